@@ -1,0 +1,19 @@
+"""Generative ranking for recommender systems: from exposure logs to served rankings."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("genrank")
+except PackageNotFoundError:  # running from a source tree that is not installed
+    __version__ = "0+source"
+
+__all__ = ["GenRanker", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    """`genrank.GenRanker`, imported on first use so that `import genrank` does not import torch."""
+    if name == "GenRanker":
+        from genrank.serving.ranker import GenRanker
+
+        return GenRanker
+    raise AttributeError(f"module 'genrank' has no attribute {name!r}")

@@ -1,0 +1,86 @@
+"""The batch that goes from the sequence builder to a model: jagged, packed, the same in training and serving.
+
+A sequence is one user's history window and the candidates of one or more of the user's requests. A batch holds B
+sequences; their tokens stand one after another, `offsets` says where each sequence begins. Shapes:
+
+    B sequences    T history tokens    C candidate tokens    I distinct items    V values of a multi-valued feature
+
+Tensors are torch's, except between the sequence builder and the loader, where they are NumPy's; this module imports
+neither. Times are int64 seconds since the epoch, UTC.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+Array = Any  # np.ndarray or torch.Tensor
+
+
+@dataclass(frozen=True)
+class Jagged:
+    """Rows of unequal length: row i is `values[offsets[i]:offsets[i + 1]]`."""
+
+    values: Array
+    offsets: Array  # int64, one more than there are rows
+
+
+# name -> int64 indices per row, Jagged int64 indices (multi-valued), or float32 rows (frozen embedding)
+FeatureColumns = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class History:
+    """Past exposures with their actions, in order of time."""
+
+    offsets: Array  # (B + 1) int64
+    item: Array  # (T) int64, row of `PackedBatch.items`
+    time: Array  # (T) int64 seconds
+    position: Array  # (T) int64, index in the window, from 0
+    request: Array  # (T) int64, distinct request times in the window up to this token, minus one
+    gap: Array  # (T) int64, seconds since the previous request of the window, -1 for its first
+    actions: Mapping[str, Array]  # (T) int64 per task and feedback: see data/sequence.py, `action_index`
+    features: FeatureColumns  # of the exposure
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Exposures to score."""
+
+    offsets: Array  # (B + 1) int64
+    item: Array  # (C) int64, row of `PackedBatch.items`
+    time: Array  # (C) int64, the request's time
+    prefix: Array  # (C) int64, how many history tokens of its sequence the candidate may see
+    request: Array  # (C) int64, as in History
+    gap: Array  # (C) int64, as in History
+    features: FeatureColumns  # of the exposure
+    exposure: Array  # (C) int64, row of the exposure in the timelines; -1 when serving
+    labels: Mapping[str, Array]  # (C) float32 per task, NaN where unknown; empty when serving
+    censored: Mapping[str, Array]  # (C) bool per duration task
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """B sequences. `items` has one row per distinct item of the batch, so that each is embedded once."""
+
+    history: History
+    candidates: Candidates
+    items: FeatureColumns  # (I)
+    users: FeatureColumns  # (B)
+
+    def to(self, device: Any) -> "PackedBatch":
+        """The batch with its torch tensors on `device`."""
+        moved: PackedBatch = _map(self, lambda tensor: tensor.to(device, non_blocking=True))
+        return moved
+
+
+def map_arrays(part: Any, function: Callable[[Array], Array]) -> Any:
+    """`part` (a batch or any piece of one) with `function` applied to every array in it."""
+    return _map(part, function)
+
+
+def _map(part: Any, function: Callable[[Array], Array]) -> Any:
+    if is_dataclass(part) and not isinstance(part, type):
+        return replace(part, **{f.name: _map(getattr(part, f.name), function) for f in fields(part)})
+    if isinstance(part, Mapping):
+        return {name: _map(value, function) for name, value in part.items()}
+    return function(part)

@@ -1,0 +1,143 @@
+"""Typed configuration: nested frozen dataclasses from plain values, and back.
+
+Every setting of genrank is a field of a frozen, keyword-only dataclass that stands beside the class it configures.
+This module is the one way from TOML, JSON or `--set path=value` to such dataclasses: unknown keys name the nearest
+valid one, wrong types name what was expected.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from genrank.errors import ConfigError, InputError
+
+Config = TypeVar("Config")
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """A hint for an unknown name: `did you mean 'x'?`, or the list of what there is."""
+    known = sorted(options)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return "there is: " + (", ".join(known) or "nothing")
+
+
+def build(cls: type[Config], values: Mapping[str, Any], *, where: str, error: type[InputError] = ConfigError) -> Config:
+    """An instance of the dataclass `cls` from nested plain values.
+
+    `where` names the origin (a file, a flag) in messages. Raises `error` for unknown or missing keys, wrong types, and
+    for a ValueError raised by the class's own validation.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in fields:
+            raise error(f"{where}: unknown key {key!r}; {nearest(key, fields)}")
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise error(f"{where}: the key {name!r} is missing; add {name} = …")
+    resolved = {key: _value(hints[key], value, f"{where}: {key}", error) for key, value in values.items()}
+    try:
+        return cls(**resolved)
+    except ValueError as problem:
+        raise error(f"{where}: {problem}") from None
+
+
+def to_dict(config: Any) -> Any:
+    """Nested plain values of a configuration, every default written out; `build` reads them back."""
+    if dataclasses.is_dataclass(config):
+        return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if isinstance(config, tuple | list):
+        return [to_dict(value) for value in config]
+    if isinstance(config, Mapping):
+        return {key: to_dict(value) for key, value in config.items()}
+    return config
+
+
+def override(config: Config, assignments: Sequence[str]) -> Config:
+    """`config` with `path.to.key=value` assignments applied; values are TOML literals, or bare strings."""
+    values = to_dict(config)
+    for assignment in assignments:
+        path, separator, text = assignment.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {assignment}: expected path=value, as in --set model.width=64")
+        _assign(config, values, path.strip(), _literal(text.strip()))
+    return build(type(config), values, where="--set " + " ".join(assignments) if assignments else "config")
+
+
+def _assign(config: Any, values: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for parent in parents:
+        if not dataclasses.is_dataclass(config) or parent not in values:
+            raise ConfigError(f"--set {path}: unknown key {parent!r}; {nearest(parent, values)}")
+        config, values = getattr(config, parent), values[parent]
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {path}: {parent!r} is a value, not a group of settings; set it directly")
+    if last not in values:
+        raise ConfigError(f"--set {path}: unknown key {last!r}; {nearest(last, values)}")
+    if isinstance(values[last], dict):
+        raise ConfigError(f"--set {path}: {last!r} is a group of settings; set one of {', '.join(values[last])}")
+    values[last] = value
+
+
+def _literal(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return None if text.lower() in ("none", "null") else text
+
+
+def _value(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _union(arguments, value, where, error)
+    if origin is Literal:
+        if value not in arguments:
+            known = [str(a) for a in arguments]
+            raise error(
+                f"{where}: {value!r} is not a choice; {nearest(str(value), known)} (choices: {', '.join(known)})"
+            )
+        return value
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise error(f"{where}: expected a table of settings, found {value!r}")
+        return build(hint, value, where=where, error=error)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise error(f"{where}: expected a list, found {value!r}")
+        return tuple(_value(arguments[0], element, f"{where}[{i}]", error) for i, element in enumerate(value))
+    if origin in (dict, Mapping) or hint is dict:
+        if not isinstance(value, Mapping):
+            raise error(f"{where}: expected a table, found {value!r}")
+        return {key: _value(arguments[1], element, f"{where}.{key}", error) for key, element in value.items()}
+    if hint is Any:
+        return value
+    return _scalar(hint, value, where, error)
+
+
+def _scalar(hint: type, value: Any, where: str, error: type[InputError]) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
+        return value
+    raise error(f"{where}: expected {hint.__name__}, found {value!r} ({type(value).__name__})")
+
+
+def _union(options: tuple[Any, ...], value: Any, where: str, error: type[InputError]) -> Any:
+    if value is None and type(None) in options:
+        return None
+    failures = []
+    for option in options:
+        if option is type(None):
+            continue
+        try:
+            return _value(option, value, where, error)
+        except InputError as failure:
+            failures.append(failure)
+    raise failures[-1]

@@ -1,0 +1,250 @@
+"""What a log's columns mean (`LogSchema`), and what a model may know about prepared data (`DataSpec`).
+
+`LogSchema` is the user's: a TOML file that gives the columns of an exposure log their roles. `DataSpec` is ours: the
+resolved features, actions and tasks with vocabulary sizes, written to the manifest by `prepare` and stored in every
+model bundle. Names of features, tasks and feedback are unique across the schema.
+"""
+
+import hashlib
+import json
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from genrank.config import build, to_dict
+from genrank.errors import SchemaError
+
+Owner = Literal["item", "user", "exposure"]
+FeatureKind = Literal["categorical", "multi", "numeric", "embedding"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Columns of the log by role. Optional ones are None where the log has none."""
+
+    user: str
+    item: str
+    time: str
+    request: str | None = None  # else: one user's exposures closer than requests.gap_seconds are one request
+    position: str | None = None  # slot in the feed; orders exposures of one request, and gives a report slice
+    target: str | None = None  # false: known history only, neither learned from nor evaluated
+
+
+@dataclass(frozen=True, kw_only=True)
+class Time:
+    """How the time column is written. `auto` takes timestamps and ISO text as they are, and numbers as seconds."""
+
+    unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requests:
+    """How requests are derived where the log has no request column."""
+
+    gap_seconds: int = 0  # 0: equal time is one request
+
+    def __post_init__(self) -> None:
+        if self.gap_seconds < 0:
+            raise ValueError(f"gap_seconds is {self.gap_seconds}; it must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """An action to predict: binary, or a duration (stored in seconds)."""
+
+    name: str
+    kind: Literal["binary", "duration"]
+    column: str
+    threshold: float | None = None  # binary: 1 where the column is at least this (a rating, say)
+    unit: Literal["s", "ms"] = "s"  # duration
+    censored: str | None = None  # duration: boolean column, true where the real duration was cut off by the log
+    maximum: float | None = None  # duration: seconds; longer ones count as censored here
+    num_buckets: int = 16  # duration: buckets of the action embedding and of the head, at training quantiles
+
+    def __post_init__(self) -> None:
+        if self.kind == "binary" and (self.censored is not None or self.maximum is not None):
+            raise ValueError(f"task {self.name!r}: 'censored' and 'maximum' are for durations")
+        if self.kind == "duration" and self.threshold is not None:
+            raise ValueError(f"task {self.name!r}: 'threshold' is for binary tasks")
+        if self.maximum is not None and self.maximum <= 0:
+            raise ValueError(f"task {self.name!r}: maximum is {self.maximum}; it must be above 0 seconds")
+        if not 2 <= self.num_buckets <= 256:
+            raise ValueError(f"task {self.name!r}: num_buckets is {self.num_buckets}; it must be 2 to 256")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feedback:
+    """Part of the action that is known in history but not predicted (a rating, a share). Categorical."""
+
+    name: str
+    column: str
+    min_count: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    """A property of the item, the user or the exposure (context), known before the exposure."""
+
+    name: str
+    owner: Owner
+    kind: FeatureKind
+    column: str | None = None  # where owner is item or user: a column of the side table, else of the log
+    min_count: int = 1  # categorical, multi: rarer values are "unknown"
+    separator: str | None = None  # multi: splits text; None: the column is a list
+    max_values: int = 16  # multi: values kept per row
+    boundaries: tuple[float, ...] = ()  # numeric: bucket edges; empty: quantiles of the training part
+    num_buckets: int = 16  # numeric, with no boundaries given
+    file: str | None = None  # embedding: an .npy beside the schema, one row per row of the owner's side table,
+    #                            or a Parquet with the owner's key and `column`
+
+    def __post_init__(self) -> None:
+        if self.kind == "embedding" and self.owner == "exposure":
+            raise ValueError(f"feature {self.name!r}: embeddings belong to items or users")
+        if self.file is not None and self.kind != "embedding":
+            raise ValueError(f"feature {self.name!r}: 'file' is for embeddings")
+        if self.column is None and not (self.file or "").endswith(".npy"):
+            raise ValueError(f"feature {self.name!r}: 'column' is missing")
+        if list(self.boundaries) != sorted(set(self.boundaries)):
+            raise ValueError(f"feature {self.name!r}: boundaries must increase")
+        if self.num_buckets < 2:
+            raise ValueError(f"feature {self.name!r}: num_buckets is {self.num_buckets}; it must be at least 2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A side table with one row per item or user: Parquet or CSV, the path relative to the schema file."""
+
+    path: str
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """Side tables by owner."""
+
+    item: Table | None = None
+    user: Table | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Global split by time: training < valid_start <= validation < test_start <= test.
+
+    Starts are ISO dates or epoch seconds; where they are absent, quantiles of the exposures' times are taken.
+    """
+
+    valid_fraction: float = 0.1
+    test_fraction: float = 0.1
+    valid_start: str | int | None = None
+    test_start: str | int | None = None
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.valid_fraction < 1 and 0 <= self.test_fraction < 1):
+            raise ValueError("valid_fraction and test_fraction must be at least 0 and below 1")
+        if self.valid_fraction + self.test_fraction >= 1:
+            raise ValueError("valid_fraction + test_fraction must be below 1")
+        if (self.valid_start is None) != (self.test_start is None):
+            raise ValueError("give both valid_start and test_start, or neither")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSchema:
+    """The roles of an exposure log's columns. See README, "Bring your own logs", for a worked example."""
+
+    name: str
+    columns: Columns
+    tasks: tuple[Task, ...]
+    feedback: tuple[Feedback, ...] = ()
+    features: tuple[Feature, ...] = ()
+    time: Time = field(default_factory=Time)
+    requests: Requests = field(default_factory=Requests)
+    tables: Tables = field(default_factory=Tables)
+    split: Split = field(default_factory=Split)
+    item_min_count: int = 1  # exposures in the training part below which an item has no embedding of its own
+    user_min_count: int = 1
+    oracle: dict[str, str] = field(default_factory=dict)  # task -> column with its true probability (simulated logs)
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ValueError("there is no [[tasks]]; a ranker needs at least one action to predict")
+        names = [part.name for part in (*self.tasks, *self.feedback, *self.features)]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"the name {name!r} is used twice among tasks, feedback and features")
+            if not name.isidentifier():
+                raise ValueError(f"the name {name!r} must be letters, digits and underscores")
+            if name in ("item_id", "user_id"):
+                raise ValueError(f"the name {name!r} is taken by genrank's own id feature; choose another")
+        binary = {task.name for task in self.tasks if task.kind == "binary"}
+        for task in self.oracle:
+            if task not in binary:
+                raise ValueError(f"oracle: {task!r} is not a binary task")
+
+    @classmethod
+    def from_toml(cls, path: Path) -> "LogSchema":
+        """The schema in a TOML file. Raises SchemaError with the place and the remedy."""
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise SchemaError(f"{path}: no such schema file; see README, 'Bring your own logs'") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+            raise SchemaError(f"{path}: not valid TOML: {problem}") from None
+        return build(cls, values, where=str(path), error=SchemaError)
+
+
+# What a model may know -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpec:
+    """A prepared feature. Index 0 means unknown or missing.
+
+    `size`: number of indices, 0 included (categorical, multi, numeric buckets). `dim`: width of an embedding.
+    """
+
+    name: str
+    owner: Owner
+    kind: FeatureKind
+    size: int = 0
+    dim: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """A task as prepared. `boundaries` are the durations' bucket edges in seconds: bucket b
+    holds edge[b-1] <= t < edge[b]."""
+
+    name: str
+    kind: Literal["binary", "duration"]
+    boundaries: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedbackSpec:
+    """Feedback as prepared: `size` indices, 0 is unknown or missing."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """All that a model is built from. `features` includes `item_id` and `user_id`, the ids' own vocabularies."""
+
+    features: tuple[FeatureSpec, ...]
+    tasks: tuple[TaskSpec, ...]
+    feedback: tuple[FeedbackSpec, ...] = ()
+
+    def of(self, owner: Owner) -> tuple[FeatureSpec, ...]:
+        """The features of one owner."""
+        return tuple(feature for feature in self.features if feature.owner == owner)
+
+    def fingerprint(self) -> str:
+        """A hash that two data sets share only if a model of one can read the other."""
+        return fingerprint(to_dict(self))
+
+
+def fingerprint(values: Any) -> str:
+    """The SHA-256 of plain values, in hex."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
