@@ -168,7 +168,8 @@ class LogSchema:
     def __post_init__(self) -> None:
         if not self.tasks:
             raise ValueError("there is no [[tasks]]; a ranker needs at least one action to predict")
-        names = [part.name for part in (*self.tasks, *self.feedback, *self.features)]
+        parts: tuple[Task | Feedback | Feature, ...] = (*self.tasks, *self.feedback, *self.features)
+        names = [part.name for part in parts]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"the name {name!r} is used twice among tasks, feedback and features")
@@ -218,6 +219,7 @@ class TaskSpec:
     name: str
     kind: Literal["binary", "duration"]
     boundaries: tuple[float, ...] = ()
+    means: tuple[float, ...] = ()  # mean duration of each bucket in the training part, one more than boundaries
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,112 @@
+"""The loader: which samples make a batch, in which order, on which rank; it can be stopped and resumed exactly.
+
+The plan of an epoch is a pure function of (samples, config, epoch), so its state is two numbers.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from genrank.batch import PackedBatch, map_arrays
+from genrank.data.sequence import Ints, Samples, SequenceBuilder, take
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """How samples become batches.
+
+    batch_tokens: history and candidate tokens of a batch over all ranks; a larger single sample is a batch of its own.
+    shuffle: false keeps the order of time.
+    bucket_batches: with shuffle, samples of this many batches are sorted by history length, so that padding is small.
+    """
+
+    batch_tokens: int = 16384
+    shuffle: bool = True
+    bucket_batches: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch_tokens < 1 or self.bucket_batches < 1:
+            raise ValueError("batch_tokens and bucket_batches must be at least 1")
+
+
+class Loader:
+    """Batches of torch tensors for one rank. Iterating yields the rest of the current epoch, then moves to the next."""
+
+    def __init__(
+        self, builder: SequenceBuilder, samples: Samples, config: LoaderConfig, *, rank: int = 0, num_ranks: int = 1
+    ):
+        if not 0 <= rank < num_ranks:
+            raise ValueError(f"rank {rank} is not one of {num_ranks}")
+        self.builder, self.samples, self.config = builder, samples, config
+        self.rank, self.num_ranks = rank, num_ranks
+        self.epoch, self.next_batch = 0, 0
+        self._plan: tuple[int, list[Ints]] | None = None
+
+    def state(self) -> dict[str, int]:
+        """Where the loader stands; `restore` continues there."""
+        return {"epoch": self.epoch, "next_batch": self.next_batch}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Continue where `state` was taken."""
+        self.epoch, self.next_batch = state["epoch"], state["next_batch"]
+
+    def __len__(self) -> int:
+        """Batches of the current epoch."""
+        return len(self.plan())
+
+    def plan(self) -> list[Ints]:
+        """The sample indices of every batch of the current epoch, over all ranks."""
+        if self._plan is None or self._plan[0] != self.epoch:
+            self._plan = (self.epoch, self._make_plan())
+        return self._plan[1]
+
+    def __iter__(self) -> Iterator[PackedBatch]:
+        plan = self.plan()
+        while self.next_batch < len(plan):
+            chosen = self._shard(plan[self.next_batch])
+            self.next_batch += 1
+            yield self.build(take(self.samples, chosen))
+        self.epoch, self.next_batch = self.epoch + 1, 0
+
+    def build(self, samples: Samples) -> PackedBatch:
+        """The torch batch of the given samples."""
+        batch: PackedBatch = map_arrays(self.builder.batch(samples), torch.from_numpy)
+        return batch
+
+    def _make_plan(self) -> list[Ints]:
+        cost = self.samples.num_history + self.samples.num_candidates
+        if not self.config.shuffle:
+            return _cut(np.arange(len(self.samples)), cost, self.config.batch_tokens)
+        random = np.random.default_rng([self.config.seed, self.epoch])
+        order = random.permutation(len(self.samples))
+        batches: list[Ints] = []
+        for bucket in _cut(order, cost, self.config.batch_tokens * self.config.bucket_batches):
+            by_length = bucket[np.argsort(self.samples.num_history[bucket], kind="stable")]
+            batches += _cut(by_length, cost, self.config.batch_tokens)
+        return [batches[i] for i in random.permutation(len(batches))]
+
+    def _shard(self, batch: Ints) -> Ints:
+        """This rank's samples of a batch: dealt out largest first, there and back, so that costs are nearly equal."""
+        if self.num_ranks == 1:
+            return batch
+        cost = (self.samples.num_history + self.samples.num_candidates)[batch]
+        place = np.arange(len(batch)) % (2 * self.num_ranks)
+        rank = np.minimum(place, 2 * self.num_ranks - 1 - place)
+        mine: Ints = batch[np.argsort(-cost, kind="stable")][rank == self.rank]
+        return mine
+
+
+def _cut(order: Ints, cost: Ints, budget: int) -> list[Ints]:
+    """Consecutive pieces of `order` whose cost stays within the budget (one sample at least)."""
+    pieces: list[Ints] = []
+    total = np.cumsum(cost[order])
+    begin = 0
+    while begin < len(order):
+        spent = total[begin - 1] if begin else 0
+        end = max(int(np.searchsorted(total, spent + budget, side="right")), begin + 1)
+        pieces.append(order[begin:end])
+        begin = end
+    return pieces

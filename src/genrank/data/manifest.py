@@ -1,0 +1,123 @@
+"""The manifest of a prepared folder: what is in it, what it was made from, and whether it is whole.
+
+docs/architecture.md describes the folder; `prepare` writes it, everything else begins with `Manifest.load`.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from genrank.config import build, to_dict
+from genrank.errors import DataError
+from genrank.schema import DataSpec, LogSchema, fingerprint
+
+FORMAT = 1
+FILE_NAME = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitTimes:
+    """Where the parts begin: training < valid_start <= validation < test_start <= test. Epoch seconds, UTC."""
+
+    valid_start: int
+    test_start: int
+    first_time: int
+    last_time: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartCounts:
+    """Size of one part of the split: target exposures, their requests, and positives per binary task."""
+
+    exposures: int
+    requests: int
+    positives: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Size of the data. `exposures` and `requests` include those that are history only."""
+
+    users: int
+    items: int
+    requests: int
+    exposures: int
+    train: PartCounts
+    valid: PartCounts
+    test: PartCounts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a prepared folder says of itself; the fields are described in docs/architecture.md."""
+
+    genrank_version: str
+    schema: LogSchema
+    spec: DataSpec
+    split: SplitTimes
+    counts: Counts
+    boundaries: dict[str, tuple[float, ...]]
+    dropped: dict[str, int]
+    warnings: tuple[str, ...]
+    files: dict[str, str]
+    source: dict[str, Any]
+    versions: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @classmethod
+    def load(cls, folder: Path) -> "Manifest":
+        """The manifest in `folder`. Raises DataError if it is missing, damaged, or of another format."""
+        path = Path(folder) / FILE_NAME
+        values = _read(path)
+        found = values.get("format")
+        if found != FORMAT:
+            raise DataError(f"{path}: expected format {FORMAT}, found {found!r}; run genrank prepare again")
+        hashes = {name: values.pop(name, None) for name in ("schema_hash", "spec_hash")}
+        manifest = build(cls, values, where=str(path), error=DataError)
+        for name, part in (("schema_hash", manifest.schema), ("spec_hash", manifest.spec)):
+            if hashes[name] != fingerprint(to_dict(part)):
+                raise DataError(f"{path}: {name} doesn't match its contents; it was edited; run genrank prepare again")
+        return manifest
+
+    def save(self, folder: Path) -> None:
+        """Writes the manifest into `folder`."""
+        values = to_dict(self)
+        values["schema_hash"] = fingerprint(values["schema"])
+        values["spec_hash"] = self.spec.fingerprint()
+        text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False)
+        (Path(folder) / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+
+    def verify(self, folder: Path) -> None:
+        """Compares every file with its hash. Raises DataError that names the first one missing or damaged."""
+        for name, expected in self.files.items():
+            path = Path(folder) / name
+            if not path.is_file():
+                raise DataError(f"{path}: listed in the manifest but missing; run genrank prepare again")
+            if hash_file(path) != expected:
+                raise DataError(f"{path}: damaged, its SHA-256 is not the manifest's; run genrank prepare again")
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_folder(folder: Path) -> dict[str, str]:
+    """Relative path → SHA-256 of every file below `folder` but the manifest, in order of path."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != FILE_NAME)
+    return {path.relative_to(folder).as_posix(): hash_file(path) for path in paths}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path.parent}: no prepared data here (no {FILE_NAME}); run genrank prepare first") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
+        raise DataError(f"{path}: damaged ({problem}); run genrank prepare again") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: damaged (not a JSON object); run genrank prepare again")
+    return values

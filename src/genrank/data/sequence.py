@@ -1,0 +1,276 @@
+"""The sequence builder: which history a request sees, how requests are packed, and the batch that comes out.
+
+One rule for training, evaluation and ranking. A request at time t sees the exposures of its user with time < t: the
+first `prefix` rows of the timeline, of which the window keeps the rows from `window_start(prefix)` on. Requests with
+the same window start are packed over one shared history, as `grouping` says. All of it is vectorised NumPy.
+
+Shapes: N exposures, R requests, S samples (sequences), T history tokens, C candidates.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrank.batch import Candidates, History, PackedBatch
+from genrank.data.tables import FeatureTable
+from genrank.data.timelines import Timelines, gather, offsets_of, ranges
+from genrank.schema import DataSpec
+
+Ints = NDArray[np.int64]
+Part = Literal["train", "valid", "test", "all"]
+
+_PERIOD = re.compile(r"(\d+)([mhd])")
+_SECONDS = {"m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceConfig:
+    """How samples are cut.
+
+    grouping: "request", "user", "pointwise" (one exposure per sample), or a period such as "1h" or "1d".
+    max_history: tokens of the window; 480 in the paper counts history and candidates.
+    max_candidates: candidates of one sample above which its next request starts another sample (ours; bounds memory).
+    """
+
+    max_history: int = 256
+    grouping: str = "user"
+    max_candidates: int = 512
+
+    def __post_init__(self) -> None:
+        if self.max_history < 2:
+            raise ValueError(f"max_history is {self.max_history}; it must be at least 2")
+        if self.max_candidates < 1:
+            raise ValueError(f"max_candidates is {self.max_candidates}; it must be at least 1")
+        if self.grouping not in ("request", "user", "pointwise") and not self.period:
+            raise ValueError(f"grouping is {self.grouping!r}; choose request, user, pointwise or a period such as 1d")
+
+    @property
+    def period(self) -> int:
+        """Seconds of a period grouping, 0 for the others."""
+        match = _PERIOD.fullmatch(self.grouping)
+        return int(match[1]) * _SECONDS[match[2]] if match else 0
+
+
+def window_start(num_past: Ints, max_history: int) -> Ints:
+    """First history token that is kept when `num_past` are visible.
+
+    Moves by half a window, so that one more event almost never shifts the window: between
+    max_history // 2 + 1 and max_history tokens are kept.
+    """
+    step = max_history // 2
+    over = np.maximum(num_past - max_history, 0)
+    return -(-over // step) * step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """S samples of packed requests. `candidates[candidate_offsets[s]:candidate_offsets[s + 1]]` are timeline rows."""
+
+    user: Ints  # (S) index into Timelines.users
+    start: Ints  # (S) first history row
+    end: Ints  # (S) one past the last history row that any of its candidates sees
+    time: Ints  # (S) time of its first request
+    candidates: Ints  # (C) timeline rows
+    candidate_offsets: Ints  # (S + 1)
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def num_history(self) -> Ints:
+        """(S) history tokens."""
+        return self.end - self.start
+
+    @property
+    def num_candidates(self) -> Ints:
+        """(S) candidate tokens."""
+        return np.diff(self.candidate_offsets)
+
+
+class SequenceBuilder:
+    """Cuts timelines into samples and packs samples into batches."""
+
+    def __init__(
+        self, config: SequenceConfig, spec: DataSpec, *, timelines: Timelines, items: FeatureTable, users: FeatureTable
+    ):
+        self.config, self.spec = config, spec
+        self.timelines, self.items, self.users = timelines, items, users
+        self._index_rows()
+
+    def _index_rows(self) -> None:
+        """Per row: its user, where its group of equal times begins, and its rank among the user's distinct times."""
+        t = self.timelines
+        self.user_of_row = t.user_of_row()
+        starts = t.offsets[:-1][np.diff(t.offsets) > 0]
+        new_time = np.ones(t.num_exposures, dtype=bool)
+        new_time[1:] = t.time[1:] != t.time[:-1]
+        new_time[starts] = True
+        rows = np.arange(t.num_exposures)
+        self.tie_start = np.maximum.accumulate(np.where(new_time, rows, 0))
+        self.time_rank = np.cumsum(new_time)
+        self._index_requests(rows)
+
+    def _index_requests(self, rows: Ints) -> None:
+        """Per row: the time of its request and the first row that the request does not see."""
+        t = self.timelines
+        # A request's rows need not be neighbours: another request may lie between them in time.
+        order = np.lexsort((rows, t.request, self.user_of_row))
+        user, request = self.user_of_row[order], t.request[order]
+        first = np.ones(len(order), dtype=bool)
+        first[1:] = (user[1:] != user[:-1]) | (request[1:] != request[:-1])
+        opening = order[first]  # rows are in order of time, so a request's first row carries its time
+        self.request_key = np.empty(len(order), np.int64)
+        self.request_key[order] = np.cumsum(first) - 1
+        self.request_time = t.time[opening][self.request_key]
+        self.visible_end = self.tie_start[opening][self.request_key]
+
+    def samples(self, *, begin: int | None = None, end: int | None = None) -> Samples:
+        """The samples whose requests' times lie in [begin, end), in order of time, then user."""
+        t, config = self.timelines, self.config
+        chosen = t.target.copy()
+        if begin is not None:
+            chosen &= self.request_time >= begin
+        if end is not None:
+            chosen &= self.request_time < end
+        rows = np.flatnonzero(chosen)
+        user = self.user_of_row[rows]
+        past = self.visible_end[rows] - t.offsets[user]
+        window = window_start(past, config.max_history)
+        order = np.lexsort((rows, self.request_key[rows], window, user))
+        rows, user, window = rows[order], user[order], window[order]
+        first = _changes(user) | _changes(window) | self._splits(rows)
+        if config.grouping == "user" or config.period:
+            first |= self._overfull(rows, first)
+        return self._collect(rows, t.offsets[user] + window, first)
+
+    def _splits(self, rows: Ints) -> NDArray[np.bool_]:
+        if self.config.grouping == "pointwise":
+            return np.ones(len(rows), dtype=bool)
+        if self.config.grouping == "request":
+            return _changes(self.request_key[rows])
+        if self.config.period:
+            return _changes(self.request_time[rows] // self.config.period)
+        return np.zeros(len(rows), dtype=bool)
+
+    def _overfull(self, rows: Ints, first: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Marks requests that would bring a sample over max_candidates."""
+        group_start = np.maximum.accumulate(np.where(first, np.arange(len(rows)), 0))
+        request_first = np.flatnonzero(_changes(self.request_key[rows]) | first)
+        marks = np.zeros(len(rows), dtype=bool)
+        if not len(rows) or np.diff(np.append(np.flatnonzero(first), len(rows))).max() <= self.config.max_candidates:
+            return marks
+        request_end = np.append(request_first[1:], len(rows))
+        current_group, current_start = -1, 0
+        for begin, end in zip(request_first.tolist(), request_end.tolist(), strict=True):
+            if group_start[begin] != current_group:
+                current_group, current_start = group_start[begin], begin
+            elif end - current_start > self.config.max_candidates:
+                marks[begin], current_start = True, begin
+        return marks
+
+    def _collect(self, rows: Ints, start: Ints, first: NDArray[np.bool_]) -> Samples:
+        opening = np.flatnonzero(first)
+        lengths = np.diff(np.append(opening, len(rows)))
+        # Within a sample the requests are in order of time, so its last candidate sees the most history.
+        samples = Samples(
+            user=self.user_of_row[rows[opening]],
+            start=start[opening],
+            end=self.visible_end[rows[opening + lengths - 1]] if len(rows) else opening,
+            time=self.request_time[rows[opening]],
+            candidates=rows,
+            candidate_offsets=offsets_of(lengths),
+        )
+        return take(samples, np.lexsort((samples.user, samples.time)))
+
+    def batch(self, samples: Samples) -> PackedBatch:
+        """The packed batch of the given samples, as NumPy arrays."""
+        t = self.timelines
+        lengths = samples.num_history
+        rows = ranges(samples.start, lengths)
+        sample_of_candidate = np.repeat(np.arange(len(samples)), samples.num_candidates)
+        items, index = np.unique(
+            np.concatenate([t.item[rows], t.item[samples.candidates]]).astype(np.int64), return_inverse=True
+        )
+        return PackedBatch(
+            history=self._history(rows, offsets_of(lengths), np.repeat(samples.start, lengths), index[: len(rows)]),
+            candidates=self._candidates(samples, samples.start[sample_of_candidate], index[len(rows) :]),
+            items=self.items.rows(items),
+            users=self.users.rows(t.users[samples.user].astype(np.int64)),
+        )
+
+    def _history(self, rows: Ints, offsets: Ints, start: Ints, item: Ints) -> History:
+        t = self.timelines
+        previous = self.tie_start[rows] - 1
+        has_previous = previous >= start
+        return History(
+            offsets=offsets,
+            item=item,
+            time=t.time[rows],
+            position=rows - start,
+            request=self.time_rank[rows] - self.time_rank[start],
+            gap=np.where(has_previous, t.time[rows] - t.time[previous], -1),
+            actions={name: self.action_index(name, rows) for name in (*t.tasks, *t.feedback)},
+            features={name: gather(column, rows) for name, column in t.features.items()},
+        )
+
+    def _candidates(self, samples: Samples, start: Ints, item: Ints) -> Candidates:
+        t, rows = self.timelines, samples.candidates
+        end = self.visible_end[rows]
+        seen = end > start
+        last = np.where(seen, end - 1, 0)  # any valid row where there is no history
+        first = np.where(seen, start, 0)
+        time = self.request_time[rows]
+        return Candidates(
+            offsets=samples.candidate_offsets,
+            item=item,
+            time=time,
+            prefix=end - start,
+            request=np.where(seen, self.time_rank[last] - self.time_rank[first] + 1, 0),
+            gap=np.where(seen, time - t.time[last], -1),
+            features={name: gather(column, rows) for name, column in t.features.items()},
+            exposure=rows,
+            labels={name: _label(t.tasks[name][rows]) for name in t.tasks},
+            censored={name: column[rows] for name, column in t.censored.items()},
+        )
+
+    def action_index(self, name: str, rows: Ints) -> Ints:
+        """Index of a part of the action. 0 unknown; binary: 1 no, 2 yes; duration: 1 + bucket; feedback: as it is."""
+        if name in self.timelines.feedback:
+            return self.timelines.feedback[name][rows].astype(np.int64)
+        task = next(task for task in self.spec.tasks if task.name == name)
+        value: Any = self.timelines.tasks[name][rows]
+        if task.kind == "binary":
+            index: Ints = value.astype(np.int64) + 1
+        else:
+            bucket = np.searchsorted(np.asarray(task.boundaries), value, side="right") + 1
+            index = np.where(np.isnan(value), 0, bucket)
+        return index
+
+
+def take(samples: Samples, chosen: Ints) -> Samples:
+    """The chosen samples, in that order."""
+    lengths = samples.num_candidates[chosen]
+    return Samples(
+        user=samples.user[chosen],
+        start=samples.start[chosen],
+        end=samples.end[chosen],
+        time=samples.time[chosen],
+        candidates=samples.candidates[ranges(samples.candidate_offsets[:-1][chosen], lengths)],
+        candidate_offsets=offsets_of(lengths),
+    )
+
+
+def _changes(values: Ints) -> NDArray[np.bool_]:
+    first = np.ones(len(values), dtype=bool)
+    first[1:] = values[1:] != values[:-1]
+    return first
+
+
+def _label(column: NDArray[Any]) -> NDArray[np.float32]:
+    label = column.astype(np.float32)
+    if column.dtype == np.int8:
+        label[column < 0] = np.nan
+    return label

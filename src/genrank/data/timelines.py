@@ -1,0 +1,133 @@
+"""Timelines in memory: every user's exposures in order of time, as flat columns with offsets.
+
+Shapes: U users, N exposures. Row n belongs to user u where offsets[u] <= n < offsets[u + 1]. The columns are those of
+docs/architecture.md, "timelines".
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from genrank.batch import Jagged
+from genrank.errors import DataError
+from genrank.schema import DataSpec, FeatureSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timelines:
+    """The exposures of U users, N rows, sorted by (user, time, request, position)."""
+
+    users: NDArray[np.int32]  # (U) row of users.parquet
+    offsets: NDArray[np.int64]  # (U + 1)
+    time: NDArray[np.int64]  # (N) seconds since the epoch
+    request: NDArray[np.int32]  # (N) numbered per user
+    position: NDArray[np.int32]  # (N) slot in the feed, -1 unknown
+    item: NDArray[np.int32]  # (N) row of items.parquet
+    target: NDArray[np.bool_]  # (N)
+    tasks: Mapping[str, NDArray[Any]]  # (N) int8 or float32
+    censored: Mapping[str, NDArray[np.bool_]]  # (N) per duration task
+    feedback: Mapping[str, NDArray[np.int32]]  # (N)
+    features: Mapping[str, Any]  # (N) int32, or Jagged
+    oracle: Mapping[str, NDArray[np.float32]]  # (N) simulated logs only
+
+    @property
+    def num_exposures(self) -> int:
+        """N."""
+        return len(self.time)
+
+    def user_of_row(self) -> NDArray[np.int64]:
+        """(N) index into `users` of every exposure."""
+        return np.repeat(np.arange(len(self.users)), np.diff(self.offsets))
+
+    @classmethod
+    def load(cls, folder: Path, spec: DataSpec) -> "Timelines":
+        """All timelines of a prepared folder. Raises DataError where a file can't be read."""
+        paths = sorted((folder / "timelines").glob("bucket=*/*.parquet"))
+        if not paths:
+            raise DataError(f"{folder}: no timelines/bucket=*/*.parquet; run genrank prepare again")
+        try:
+            table = pa.concat_tables([pq.ParquetFile(path).read() for path in paths])
+            return cls.from_table(table, spec)
+        except (pa.ArrowException, OSError, KeyError) as problem:
+            raise DataError(f"{folder}: timelines can't be read ({problem}); run genrank prepare again") from None
+
+    @classmethod
+    def from_table(cls, table: pa.Table, spec: DataSpec) -> "Timelines":
+        """Timelines from a table with one row per user and list columns."""
+        columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+        flat = {name: _flatten(column) for name, column in columns.items() if name != "user"}
+        durations = [task.name for task in spec.tasks if task.kind == "duration"]
+        oracle = [name for name in table.column_names if name.startswith("oracle_")]
+        return cls(
+            users=columns["user"].to_numpy(zero_copy_only=False).astype(np.int32),
+            offsets=_offsets(columns["time"]),
+            time=_array(flat["time"], np.int64),
+            request=_array(flat["request"], np.int32),
+            position=_array(flat["position"], np.int32),
+            item=_array(flat["item"], np.int32),
+            target=_array(flat["target"], np.bool_),
+            tasks={
+                t.name: _array(flat[f"task_{t.name}"], np.int8 if t.kind == "binary" else np.float32)
+                for t in spec.tasks
+            },
+            censored={name: _array(flat[f"censored_{name}"], np.bool_) for name in durations},
+            feedback={f.name: _array(flat[f"feedback_{f.name}"], np.int32) for f in spec.feedback},
+            features=feature_columns(spec.of("exposure"), flat, prefix="feature_"),
+            oracle={name.removeprefix("oracle_"): _array(flat[name], np.float32) for name in oracle},
+        )
+
+
+def feature_columns(
+    specs: Sequence[FeatureSpec], columns: Mapping[str, pa.Array], *, prefix: str = ""
+) -> dict[str, Any]:
+    """Feature columns from Arrow: int32 indices, or Jagged int32 for multi-valued ones. Embeddings are left out."""
+    loaded: dict[str, Any] = {}
+    for spec in specs:
+        if spec.kind == "multi":
+            column = columns[prefix + spec.name]
+            loaded[spec.name] = Jagged(_array(_flatten(column), np.int32), _offsets(column))
+        elif spec.kind != "embedding":
+            loaded[spec.name] = _array(columns[prefix + spec.name], np.int32)
+    return loaded
+
+
+def gather(column: Any, rows: NDArray[np.int64]) -> Any:
+    """The given rows of a feature column, in that order; indices become int64."""
+    if isinstance(column, Jagged):
+        starts, lengths = column.offsets[rows], np.diff(column.offsets)[rows]
+        return Jagged(column.values[ranges(starts, lengths)].astype(np.int64), offsets_of(lengths))
+    taken = column[rows]
+    return taken if taken.dtype == np.float32 else taken.astype(np.int64)
+
+
+def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The concatenation of arange(start, start + length), vectorised."""
+    total = int(lengths.sum())
+    first = np.repeat(starts - offsets_of(lengths)[:-1], lengths)
+    rows: NDArray[np.int64] = first + np.arange(total)
+    return rows
+
+
+def offsets_of(lengths: NDArray[Any]) -> NDArray[np.int64]:
+    """Offsets, one more than there are lengths."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+
+
+def _offsets(column: pa.Array) -> NDArray[np.int64]:
+    offsets: NDArray[np.int64] = np.asarray(column.offsets.to_numpy(), dtype=np.int64)
+    relative: NDArray[np.int64] = offsets - offsets[0]
+    return relative
+
+
+def _flatten(column: pa.Array) -> pa.Array:
+    return column.flatten()
+
+
+def _array(column: pa.Array, dtype: Any) -> NDArray[Any]:
+    return np.ascontiguousarray(column.to_numpy(zero_copy_only=False), dtype=dtype)

@@ -1,0 +1,211 @@
+"""Attention over a jagged context: one rule, one signature, several backends.
+
+The rule: a query sees the first `prefix` context tokens of its own sequence, and itself. For a history token the
+prefix is its own index (causal); for a candidate it is where its request begins. Candidates are no context, so
+nothing attends to them. Each query brings its own key and value for the term of itself.
+
+    out = Σ_j softmax_j(q·k_j / √D - bias(q, j)) v_j    over j in prefix ∪ {self}
+
+A backend is built once per batch from what does not change between layers (who sees whom, the bias) and then called
+per layer. Shapes:
+
+    B sequences   Q queries   T context tokens   H heads   D channels of a head   L longest context   M most queries
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Places of jagged tokens: which sequence, where in it, when."""
+
+    offsets: Tensor  # (B + 1) int64
+    position: Tensor  # (N) int64, for the bias by position
+    time: Tensor  # (N) int64 seconds, for the bias by time
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Tokens that attend. `causal`: the queries are the context itself and prefix is each one's own index."""
+
+    tokens: Tokens
+    prefix: Tensor  # (Q) int64, context tokens of its sequence that the query sees
+    sees_itself: bool = True  # false where the prefix includes the query (a fully visible history)
+    causal: bool = False
+
+
+@dataclass(frozen=True)
+class DistanceBias:
+    """ALiBi (arXiv 2108.12409): per head, slope times distance, in positions or in log2(1 + minutes).
+
+    The paper gives neither slopes nor how time enters: slopes 2^(-8h/H) are ALiBi's own, the time's scale is ours.
+    """
+
+    position_slopes: tuple[float, ...]  # (H)
+    time_slopes: tuple[float, ...]  # (H), 0 where a head has no bias by time
+
+    @property
+    def uses_time(self) -> bool:
+        """Whether any head is biased by time."""
+        return any(slope != 0 for slope in self.time_slopes)
+
+
+def alibi(num_heads: int, by: Literal["position", "time", "both", "none"]) -> DistanceBias:
+    """Slopes for `num_heads` heads; `both` gives every second head to time."""
+    slopes = [2 ** (-8 * (head + 1) / num_heads) for head in range(num_heads)]
+    of_time = {"position": (), "none": (), "time": range(num_heads), "both": range(1, num_heads, 2)}[by]
+    return DistanceBias(
+        position_slopes=tuple(0.0 if by == "none" or h in of_time else slope for h, slope in enumerate(slopes)),
+        time_slopes=tuple(slope if h in of_time else 0.0 for h, slope in enumerate(slopes)),
+    )
+
+
+def log_minutes(seconds: Tensor) -> Tensor:
+    """log2(1 + minutes) of a time difference in seconds; negative ones count as 0."""
+    return torch.log2(1 + seconds.clamp_min(0).to(torch.float64) / 60)
+
+
+class Attention(Protocol):
+    """A backend, built for one batch."""
+
+    def __init__(self, queries: Queries, context: Tokens, bias: DistanceBias) -> None: ...
+
+    def __call__(self, q_QHD: Tensor, k_THD: Tensor, v_THD: Tensor, own_k_QHD: Tensor, own_v_QHD: Tensor) -> Tensor:
+        """(Q, H, D) outputs. `k`, `v` are the context's, `own_k`, `own_v` the queries' own."""
+
+
+class ReferenceAttention:
+    """The rule, one query at a time, in float64. For reading and for tests."""
+
+    def __init__(self, queries: Queries, context: Tokens, bias: DistanceBias):
+        self.queries, self.context, self.bias = queries, context, bias
+
+    def __call__(self, q_QHD: Tensor, k_THD: Tensor, v_THD: Tensor, own_k_QHD: Tensor, own_v_QHD: Tensor) -> Tensor:
+        """See Attention."""
+        rows = []
+        query_offsets = self.queries.tokens.offsets.tolist()
+        for sequence, begin in enumerate(self.context.offsets[:-1].tolist()):
+            for i in range(query_offsets[sequence], query_offsets[sequence + 1]):
+                seen = slice(begin, begin + int(self.queries.prefix[i]))
+                keys, values, bias_HK = k_THD[seen], v_THD[seen], self._bias(i, seen)
+                if self.queries.sees_itself:
+                    keys, values = torch.cat([keys, own_k_QHD[i : i + 1]]), torch.cat([values, own_v_QHD[i : i + 1]])
+                    bias_HK = torch.cat([bias_HK, bias_HK.new_zeros(len(bias_HK), 1)], dim=1)
+                scores_HK = torch.einsum("hd,khd->hk", q_QHD[i].double(), keys.double()) / math.sqrt(q_QHD.shape[-1])
+                weights_HK = torch.softmax(scores_HK - bias_HK, dim=-1)
+                rows.append(torch.einsum("hk,khd->hd", weights_HK, values.double()))
+        return torch.stack(rows).to(q_QHD.dtype) if rows else torch.zeros_like(q_QHD)
+
+    def _bias(self, i: int, seen: slice) -> Tensor:
+        distance_K = (self.queries.tokens.position[i] - self.context.position[seen]).double()
+        minutes_K = log_minutes(self.queries.tokens.time[i] - self.context.time[seen])
+        position_H = torch.tensor(self.bias.position_slopes, dtype=torch.float64)
+        time_H = torch.tensor(self.bias.time_slopes, dtype=torch.float64)
+        return position_H[:, None] * distance_K + time_H[:, None] * minutes_K
+
+
+class Padding:
+    """Places of jagged tokens in a padded (B, L) rectangle, and the way there and back."""
+
+    def __init__(self, offsets: Tensor):
+        lengths = offsets.diff()
+        self.num_rows, self.width = len(lengths), int(lengths.max()) if len(lengths) else 0
+        column_BL = torch.arange(self.width, device=offsets.device)
+        self.inside_BL = column_BL < lengths[:, None]
+        self.slot_N = self.inside_BL.flatten().nonzero().squeeze(1)  # where token n stands
+        # Where a slot's token comes from; empty slots read the last token of their row or any other, and are masked.
+        self.source_BL = (offsets[:-1, None] + column_BL).clamp_max(max(int(offsets[-1]) - 1, 0)).flatten()
+
+    def pad(self, values_N: Tensor) -> Tensor:
+        """(N, …) to (B, L, …). Empty slots hold 0."""
+        padded: Tensor = _Pad.apply(values_N, self)  # type: ignore[no-untyped-call]
+        return padded
+
+    def unpad(self, values_BL: Tensor) -> Tensor:
+        """(B, L, …) to (N, …)."""
+        flat: Tensor = _Unpad.apply(values_BL, self)  # type: ignore[no-untyped-call]
+        return flat
+
+    def scatter(self, values_N: Tensor) -> Tensor:
+        """`pad` without autograd."""
+        out = values_N.new_zeros(self.num_rows * self.width, *values_N.shape[1:])
+        out[self.slot_N] = values_N
+        return out.view(self.num_rows, self.width, *values_N.shape[1:])
+
+    def collect(self, values_BL: Tensor) -> Tensor:
+        """`unpad` without autograd."""
+        return values_BL.reshape(self.num_rows * self.width, *values_BL.shape[2:])[self.slot_N]
+
+
+# Each is the other's gradient: no accumulation, as a generic index backward would do.
+class _Pad(torch.autograd.Function):
+    @staticmethod
+    def forward(context, values_N, padding):  # type: ignore[no-untyped-def]
+        context.padding = padding
+        return padding.scatter(values_N)
+
+    @staticmethod
+    def backward(context, gradient):  # type: ignore[no-untyped-def]
+        return context.padding.collect(gradient), None
+
+
+class _Unpad(torch.autograd.Function):
+    @staticmethod
+    def forward(context, values_BL, padding):  # type: ignore[no-untyped-def]
+        context.padding = padding
+        return padding.collect(values_BL)
+
+    @staticmethod
+    def backward(context, gradient):  # type: ignore[no-untyped-def]
+        return context.padding.scatter(gradient), None
+
+
+class PlainAttention:
+    """Padded tensors and ordinary operators, on any device and in the inputs' dtype."""
+
+    def __init__(self, queries: Queries, context: Tokens, bias: DistanceBias):
+        self.sees_itself = queries.sees_itself
+        self.query_padding, self.context_padding = Padding(queries.tokens.offsets), Padding(context.offsets)
+        self.bias_BHML = padded_bias(queries, context, bias, self.query_padding, self.context_padding)
+
+    def __call__(self, q_QHD: Tensor, k_THD: Tensor, v_THD: Tensor, own_k_QHD: Tensor, own_v_QHD: Tensor) -> Tensor:
+        """See Attention."""
+        q, own_k, own_v = (self.query_padding.pad(x).transpose(1, 2) for x in (q_QHD, own_k_QHD, own_v_QHD))
+        k, v = (self.context_padding.pad(x).transpose(1, 2) for x in (k_THD, v_THD))
+        scale = 1 / math.sqrt(q_QHD.shape[-1])
+        scores_BHML = (q @ k.transpose(-1, -2)) * scale + self.bias_BHML.to(q.dtype)
+        if self.sees_itself:
+            own_BHM1 = (q * own_k).sum(-1, keepdim=True) * scale
+            weights = torch.softmax(torch.cat([scores_BHML, own_BHM1], dim=-1), dim=-1)
+            out = weights[..., :-1] @ v + weights[..., -1:] * own_v
+        else:
+            out = torch.softmax(scores_BHML, dim=-1) @ v
+        return self.query_padding.unpad(out.transpose(1, 2))
+
+
+MASKED = -1e30  # finite: a row that sees nothing must not become NaN before its own term is merged
+
+
+def padded_bias(
+    queries: Queries, context: Tokens, bias: DistanceBias, query_padding: Padding, context_padding: Padding
+) -> Tensor:
+    """(B, H, M, L) float32: minus the distance bias where a query sees a context token, MASKED elsewhere."""
+    prefix_BM = query_padding.scatter(queries.prefix)
+    seen_BML = torch.arange(context_padding.width, device=prefix_BM.device) < prefix_BM[..., None]
+    position_BM, position_BL = (
+        query_padding.scatter(queries.tokens.position),
+        context_padding.scatter(context.position),
+    )
+    distance_BML = (position_BM[..., None] - position_BL[:, None]).float()
+    device = distance_BML.device
+    result_BHML = -torch.tensor(bias.position_slopes, device=device)[:, None, None] * distance_BML[:, None]
+    if bias.uses_time:
+        time_BM, time_BL = query_padding.scatter(queries.tokens.time), context_padding.scatter(context.time)
+        minutes_BML = log_minutes(time_BM[..., None] - time_BL[:, None]).float()
+        result_BHML -= torch.tensor(bias.time_slopes, device=device)[:, None, None] * minutes_BML[:, None]
+    return result_BHML.masked_fill_(~seen_BML[:, None], MASKED)

@@ -1,0 +1,87 @@
+"""Embeddings of features and actions: from indices to vectors of the model's width.
+
+Tables have sparse gradients: only rows that were looked up are touched. Row 0 is "unknown"; it starts at zero, and
+`id_dropout` sends a share of the known ids there while training, so that it learns to stand for a new item or user.
+
+Shapes: N rows (distinct items, users or tokens), E channels of a table, W width of the model.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrank.batch import FeatureColumns, Jagged
+from genrank.schema import DataSpec, FeatureSpec
+
+TABLE_SCALE = 0.05  # standard deviation of fresh rows; ours
+
+
+class Table(nn.Module):
+    """One embedding table with sparse gradients."""
+
+    def __init__(self, size: int, dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(size, dim) * TABLE_SCALE)
+        with torch.no_grad():
+            self.weight[0] = 0
+
+    def forward(self, index_N: Tensor) -> Tensor:
+        """(N, dim) rows of the table."""
+        return F.embedding(index_N, self.weight, sparse=True)
+
+    def mean(self, values: Jagged) -> Tensor:
+        """(N, dim) mean over each row's values; zeros where a row has none."""
+        return F.embedding_bag(values.values, self.weight, values.offsets[:-1], mode="mean", sparse=True)
+
+
+class FeatureEmbedding(nn.Module):
+    """φ: all features of one owner, concatenated and projected to the model's width."""
+
+    def __init__(self, specs: Sequence[FeatureSpec], *, dim: int, width: int, id_dropout: float):
+        super().__init__()
+        self.specs, self.width, self.id_dropout = tuple(specs), width, id_dropout
+        self.tables = nn.ModuleDict({spec.name: Table(spec.size, dim) for spec in specs if spec.kind != "embedding"})
+        self.frozen = nn.ModuleDict(
+            {spec.name: nn.Linear(spec.dim, dim, bias=False) for spec in specs if spec.kind == "embedding"}
+        )
+        self.project = nn.Linear(max(len(specs), 1) * dim, width, bias=False)
+
+    def forward(self, columns: FeatureColumns) -> Tensor:
+        """(N, W)."""
+        projected: Tensor = self.project(torch.cat([self._embed(spec, columns[spec.name]) for spec in self.specs], -1))
+        return projected
+
+    def _embed(self, spec: FeatureSpec, column: Any) -> Tensor:
+        if spec.kind == "embedding":
+            embedded: Tensor = self.frozen[spec.name](F.normalize(column, dim=-1) * spec.dim**0.5)
+            return embedded
+        table = self.tables[spec.name]
+        assert isinstance(table, Table)
+        if isinstance(column, Jagged):
+            return table.mean(column)
+        if self.training and self.id_dropout > 0 and spec.name in ("item_id", "user_id"):
+            column = column * (torch.rand(column.shape, device=column.device) >= self.id_dropout)
+        vectors: Tensor = table(column)
+        return vectors
+
+
+class ActionEmbedding(nn.Module):
+    """ϕ: the sum of one embedding per action type (each task, each feedback), by its value. Index 0, unknown, is 0."""
+
+    def __init__(self, spec: DataSpec, width: int):
+        super().__init__()
+        sizes = {task.name: 3 if task.kind == "binary" else len(task.boundaries) + 2 for task in spec.tasks}
+        sizes |= {feedback.name: feedback.size for feedback in spec.feedback}
+        self.tables = nn.ModuleDict({name: nn.Embedding(size, width, padding_idx=0) for name, size in sizes.items()})
+        for table in self.tables.values():
+            assert isinstance(table, nn.Embedding)
+            nn.init.normal_(table.weight, std=TABLE_SCALE)
+            with torch.no_grad():
+                table.weight[0] = 0
+
+    def forward(self, actions: FeatureColumns) -> Tensor:
+        """(T, W)."""
+        return torch.stack([table(actions[name]) for name, table in self.tables.items()]).sum(0)

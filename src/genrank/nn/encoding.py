@@ -1,0 +1,51 @@
+"""Position and time: the three embeddings of GenRank's equation (1), arXiv 2505.04180, section 2.
+
+    Ω_pe(i)                        index in the window; the candidates of a request share one
+    Ω_ri(|{t_1 .. t_i}|)           distinct request times so far
+    Ω_rt(bucket(t_i - max t_j))    time since the previous request
+
+Indices count from the start of the history window, whose place is a function of how much the user has done, so that a
+cached history stays valid. The paper does not give the buckets of time; ours are two per doubling from one second on.
+"""
+
+import torch
+from torch import Tensor, nn
+
+NUM_GAP_BUCKETS = 64  # two per doubling: the last one begins at 2^31 seconds, 68 years
+
+
+def gap_bucket(gap: Tensor) -> Tensor:
+    """Bucket of a gap in seconds: 0 where there is no previous request (gap below 0)."""
+    bucket = (2 * torch.log2(1 + gap.clamp_min(0).double())).long() + 1
+    return torch.where(gap < 0, 0, bucket.clamp_max(NUM_GAP_BUCKETS - 1))
+
+
+class GenRankEncoding(nn.Module):
+    """E_pe + E_ri + E_rt."""
+
+    def __init__(self, max_history: int, width: int):
+        super().__init__()
+        self.position = nn.Embedding(max_history + 1, width)  # candidates may stand after a full window
+        self.request = nn.Embedding(max_history + 1, width)
+        self.gap = nn.Embedding(NUM_GAP_BUCKETS, width)
+        for table in (self.position, self.request, self.gap):
+            nn.init.normal_(table.weight, std=0.02)
+
+    def forward(self, position_N: Tensor, request_N: Tensor, gap_N: Tensor) -> Tensor:
+        """(N, W)."""
+        encoded: Tensor = self.position(position_N) + self.request(request_N) + self.gap(gap_bucket(gap_N))
+        return encoded
+
+
+class NoEncoding(nn.Module):
+    """Nothing is added."""
+
+    def __init__(self, max_history: int, width: int):
+        super().__init__()
+        del max_history
+        self.width = width
+
+    def forward(self, position_N: Tensor, request_N: Tensor, gap_N: Tensor) -> Tensor:
+        """(N, W) zeros."""
+        del request_N, gap_N
+        return torch.zeros(len(position_N), self.width, device=position_N.device)

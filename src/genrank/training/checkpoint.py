@@ -1,0 +1,122 @@
+"""Checkpoints: everything a run needs to go on as if it had not stopped, written so that a crash leaves the old one.
+
+checkpoints/step-00000200/tensors.safetensors   weights, optimizer states, random state, running metrics
+checkpoints/step-00000200/state.json            step, loader state, best validation so far
+checkpoints/latest                              the name of the newest complete checkpoint; moves last
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from genrank.errors import BundleError, OutputError
+
+
+class Checkpoints:
+    """The checkpoints folder of a run. Keeps the newest two."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def latest(self) -> Path | None:
+        """The newest complete checkpoint."""
+        pointer = self.folder / "latest"
+        return self.folder / pointer.read_text(encoding="utf-8").strip() if pointer.exists() else None
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
+        """Write beside the final name, flush, rename, then move the pointer. Raises OutputError where the disk is full."""
+        final = self.folder / f"step-{step:08d}"
+        part = self.folder / f".{final.name}.part"
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            save_file(
+                {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part / "tensors.safetensors"
+            )
+            (part / "state.json").write_text(json.dumps(state), encoding="utf-8")
+            for path in part.iterdir():
+                sync(path)
+            shutil.rmtree(final, ignore_errors=True)
+            part.rename(final)
+            sync(self.folder)
+            replace_text(self.folder / "latest", final.name)
+        except (OSError, SafetensorError) as problem:
+            shutil.rmtree(part, ignore_errors=True)
+            kept = self.latest()
+            raise OutputError(
+                f"{final}: the checkpoint can't be written ({problem}); make room, then continue with --resume"
+                f" ({f'from {kept.name}' if kept else 'from the start'})"
+            ) from None
+        self._prune(final)
+        return final
+
+    def _prune(self, newest: Path) -> None:
+        for old in sorted(self.folder.glob("step-*"))[:-2]:
+            if old != newest:
+                shutil.rmtree(old, ignore_errors=True)
+
+    @staticmethod
+    def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """(tensors, state) of a checkpoint. BundleError where it is damaged."""
+        try:
+            return load_file(path / "tensors.safetensors"), json.loads(
+                (path / "state.json").read_text(encoding="utf-8")
+            )
+        except (OSError, SafetensorError, json.JSONDecodeError) as problem:
+            raise BundleError(f"{path}: damaged checkpoint ({problem}); train again without --resume") from None
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a small file in one move."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    sync(part)
+    part.replace(path)
+    sync(path.parent)
+
+
+def optimizer_tensors(optimizer: Optimizer, name: str) -> dict[str, Tensor]:
+    """An optimizer's state as named tensors; every state of AdamW and RowWiseAdagrad is one."""
+    state = optimizer.state_dict()["state"]
+    return {f"{name}.{i}.{key}": value for i, entries in state.items() for key, value in entries.items()}
+
+
+def restore_optimizer(optimizer: Optimizer, name: str, tensors: Mapping[str, Tensor]) -> None:
+    """The state that `optimizer_tensors` gave."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith(f"{name}."):
+            index, entry = key.removeprefix(f"{name}.").split(".")
+            state.setdefault(int(index), {})[entry] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def random_tensors(device: torch.device) -> dict[str, Tensor]:
+    """The state of torch's random generators."""
+    states = {"random.cpu": torch.get_rng_state()}
+    return states | ({"random.cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def restore_random(tensors: Mapping[str, Tensor], device: torch.device) -> None:
+    """The state that `random_tensors` gave."""
+    torch.set_rng_state(tensors["random.cpu"])
+    if device.type == "cuda" and "random.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["random.cuda"].cpu(), device)

@@ -1,0 +1,177 @@
+"""What a run says while it trains: running metrics, a progress bar, metrics.jsonl, TensorBoard."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+NUM_BINS = 512  # of the running AUC: logits between -8 and 8
+
+
+class RunningMetrics:
+    """Loss and AUC since the last read-out, kept on the device: adding to them never synchronises."""
+
+    def __init__(self, losses: Sequence[str], binary: Sequence[str], device: torch.device):
+        self.losses, self.binary = tuple(losses), tuple(binary)
+        self.totals = {name: torch.zeros(2, dtype=torch.float64, device=device) for name in losses}
+        self.histograms = {name: torch.zeros(2, NUM_BINS, dtype=torch.float64, device=device) for name in binary}
+
+    def add(self, losses: Mapping[str, Tensor], logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> None:
+        """One batch: (C) losses and labels per task, logits of the binary ones."""
+        for name in self.losses:
+            known = ~labels[name].isnan()
+            self.totals[name] += torch.stack([losses[name].detach().double().sum(), known.double().sum()])
+        for name in self.binary:
+            bins = ((logits[name].detach().float().squeeze(-1) + 8) * (NUM_BINS / 16)).long().clamp(0, NUM_BINS - 1)
+            for label in (0, 1):
+                counted = torch.bincount(bins, weights=(labels[name] == label).double(), minlength=NUM_BINS)
+                self.histograms[name][label] += counted
+
+    def read(self) -> dict[str, float]:
+        """Mean loss per task and AUC per binary task (within one bin: a tie), then start anew."""
+        values = {}
+        for name, total in self.totals.items():
+            values[f"loss/{name}"] = float(total[0] / total[1].clamp_min(1))
+            total.zero_()
+        for name, histogram in self.histograms.items():
+            negative, positive = histogram
+            below = negative.cumsum(0) - negative
+            pairs = negative.sum() * positive.sum()
+            if pairs > 0:
+                values[f"auc/{name}"] = float((positive * (below + 0.5 * negative)).sum() / pairs)
+            histogram.zero_()
+        return values
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state, for a checkpoint."""
+        return {f"loss.{n}": t for n, t in self.totals.items()} | {f"auc.{n}": t for n, t in self.histograms.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """The state of a checkpoint."""
+        for name, tensor in self.tensors().items():
+            tensor.copy_(tensors[name])
+
+
+class Reporter(Protocol):
+    """Who wants to know how training goes."""
+
+    def record(self, row: Mapping[str, Any]) -> None:
+        """A row of metrics: `kind` (train or valid), `step`, `exposures` and figures."""
+
+    def advance(self, step: int, num_steps: int, num_exposures: int) -> None:
+        """A step was done."""
+
+    def close(self) -> None:
+        """No more is coming."""
+
+
+class MetricsFile:
+    """metrics.jsonl: a row a line. Nothing in it depends on the clock, so equal runs write equal files."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def record(self, row: Mapping[str, Any]) -> None:
+        """See Reporter. The line is on disk when this returns, so that a checkpoint never runs ahead of it."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def advance(self, step: int, num_steps: int, num_exposures: int) -> None:
+        """See Reporter."""
+
+    def close(self) -> None:
+        """See Reporter."""
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after `step`: training resumes there and writes them again."""
+        kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
+        self.path.write_text("".join(kept), encoding="utf-8")
+
+    def _lines(self) -> list[str]:
+        if not self.path.exists():
+            return []
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [line for line in lines if line.endswith("\n")]  # a line cut short by a crash is written again
+
+
+class ProgressBar:
+    """A bar on stderr with throughput, loss, running AUC and time left; plain lines where stderr is no terminal."""
+
+    def __init__(self, console: Console, main_task: str):
+        self.console, self.main_task = console, main_task
+        self.text, self.exposures, self.began = "", 0, time.monotonic()
+        columns = (
+            TextColumn("[bold]training"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[speed]:,.0f} exposures/s  {task.fields[text]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self.progress = Progress(*columns, console=console, disable=not console.is_terminal, refresh_per_second=4)
+        self.bar = self.progress.add_task("training", total=None, speed=0.0, text="")
+        self.progress.start()
+
+    def record(self, row: Mapping[str, Any]) -> None:
+        """See Reporter."""
+        auc = row.get(f"auc/{self.main_task}")
+        label = "valid AUC" if row["kind"] == "valid" else "AUC"
+        figures = [f"loss {row['loss']:.4f}"] + ([f"{label} {auc:.4f}"] if auc is not None else [])
+        if row["kind"] == "valid":
+            self.console.print(f"step {row['step']:>6}  validation: " + "  ".join(figures), highlight=False)
+        else:
+            self.text = "  ".join(figures)
+            if not self.console.is_terminal:
+                self.console.print(f"step {row['step']:>6}  {self.text}  {self._speed():,.0f} exposures/s")
+
+    def advance(self, step: int, num_steps: int, num_exposures: int) -> None:
+        """See Reporter."""
+        self.exposures += num_exposures
+        self.progress.update(self.bar, completed=step, total=num_steps, speed=self._speed(), text=self.text)
+
+    def _speed(self) -> float:
+        return self.exposures / max(time.monotonic() - self.began, 1e-9)
+
+    def close(self) -> None:
+        """See Reporter."""
+        self.progress.stop()
+
+
+class TensorBoard:
+    """TensorBoard events of every figure, and the throughput."""
+
+    def __init__(self, folder: Path, *, purge_step: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder), purge_step=purge_step)
+        self.exposures, self.since = 0, time.monotonic()
+
+    def record(self, row: Mapping[str, Any]) -> None:
+        """See Reporter."""
+        for name, value in row.items():
+            if isinstance(value, float):
+                self.writer.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+        if row["kind"] == "train":
+            speed = self.exposures / max(time.monotonic() - self.since, 1e-9)
+            self.writer.add_scalar("train/exposures_per_second", speed, row["step"])
+            self.exposures, self.since = 0, time.monotonic()
+
+    def advance(self, step: int, num_steps: int, num_exposures: int) -> None:
+        """See Reporter."""
+        self.exposures += num_exposures
+
+    def close(self) -> None:
+        """See Reporter."""
+        self.writer.close()
