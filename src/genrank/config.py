@@ -74,14 +74,17 @@ def override(config: Config, assignments: Sequence[str]) -> Config:
 def _assign(config: Any, values: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
     for parent in parents:
-        if not dataclasses.is_dataclass(config) or parent not in values:
+        if parent not in values:
             raise ConfigError(f"--set {path}: unknown key {parent!r}; {nearest(parent, values)}")
         config, values = getattr(config, parent), values[parent]
         if not isinstance(values, dict):
             raise ConfigError(f"--set {path}: {parent!r} is a value, not a group of settings; set it directly")
+    if isinstance(config, Mapping):  # free keys, such as task weights
+        values[last] = value
+        return
     if last not in values:
         raise ConfigError(f"--set {path}: unknown key {last!r}; {nearest(last, values)}")
-    if isinstance(values[last], dict):
+    if dataclasses.is_dataclass(getattr(config, last)):
         raise ConfigError(f"--set {path}: {last!r} is a group of settings; set one of {', '.join(values[last])}")
     values[last] = value
 
@@ -98,12 +101,7 @@ def _value(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:
     if origin in (Union, types.UnionType):
         return _union(arguments, value, where, error)
     if origin is Literal:
-        if value not in arguments:
-            known = [str(a) for a in arguments]
-            raise error(
-                f"{where}: {value!r} is not a choice; {nearest(str(value), known)} (choices: {', '.join(known)})"
-            )
-        return value
+        return _choice(arguments, value, where, error)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
             raise error(f"{where}: expected a table of settings, found {value!r}")
@@ -119,6 +117,13 @@ def _value(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:
     if hint is Any:
         return value
     return _scalar(hint, value, where, error)
+
+
+def _choice(choices: tuple[Any, ...], value: Any, where: str, error: type[InputError]) -> Any:
+    if value in choices:
+        return value
+    known = [str(choice) for choice in choices]
+    raise error(f"{where}: {value!r} is not a choice; {nearest(str(value), known)} (choices: {', '.join(known)})")
 
 
 def _scalar(hint: type, value: Any, where: str, error: type[InputError]) -> Any:

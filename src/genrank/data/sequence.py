@@ -9,7 +9,7 @@ Shapes: N exposures, R requests, S samples (sequences), T history tokens, C cand
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,6 @@ from genrank.data.timelines import Timelines, gather, offsets_of, ranges
 from genrank.schema import DataSpec
 
 Ints = NDArray[np.int64]
-Part = Literal["train", "valid", "test", "all"]
-
 _PERIOD = re.compile(r"(\d+)([mhd])")
 _SECONDS = {"m": 60, "h": 3600, "d": 86400}
 
@@ -184,6 +182,14 @@ class SequenceBuilder:
             candidate_offsets=offsets_of(lengths),
         )
         return take(samples, np.lexsort((samples.user, samples.time)))
+
+    def request(self, rows: Ints) -> Samples:
+        """One sample for one request of one user, whatever the grouping: what ranking builds."""
+        start = self.timelines.offsets[self.user_of_row[rows[:1]]]
+        window = window_start(self.visible_end[rows[:1]] - start, self.config.max_history)
+        first = np.zeros(len(rows), dtype=bool)
+        first[0] = True
+        return self._collect(rows, np.repeat(start + window, len(rows)), first)
 
     def batch(self, samples: Samples) -> PackedBatch:
         """The packed batch of the given samples, as NumPy arrays."""

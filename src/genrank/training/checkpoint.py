@@ -6,7 +6,6 @@ checkpoints/latest                              the name of the newest complete 
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from genrank.errors import BundleError, OutputError
+from genrank.folders import new_folder, replace_text
 
 
 class Checkpoints:
@@ -33,27 +33,20 @@ class Checkpoints:
         return self.folder / pointer.read_text(encoding="utf-8").strip() if pointer.exists() else None
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-        """Write beside the final name, flush, rename, then move the pointer. Raises OutputError where the disk is full."""
+        """Write the checkpoint, then move the pointer. Raises OutputError where the disk is full."""
         final = self.folder / f"step-{step:08d}"
-        part = self.folder / f".{final.name}.part"
         try:
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-            save_file(
-                {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part / "tensors.safetensors"
-            )
-            (part / "state.json").write_text(json.dumps(state), encoding="utf-8")
-            for path in part.iterdir():
-                sync(path)
-            shutil.rmtree(final, ignore_errors=True)
-            part.rename(final)
-            sync(self.folder)
+            shutil.rmtree(final, ignore_errors=True)  # a crash may have left it after its pointer was lost
+            with new_folder(final) as part:
+                save_file(
+                    {n: tensor.detach().contiguous() for n, tensor in tensors.items()}, part / "tensors.safetensors"
+                )
+                (part / "state.json").write_text(json.dumps(state), encoding="utf-8")
             replace_text(self.folder / "latest", final.name)
-        except (OSError, SafetensorError) as problem:
-            shutil.rmtree(part, ignore_errors=True)
+        except (OSError, SafetensorError, OutputError) as problem:
             kept = self.latest()
             raise OutputError(
-                f"{final}: the checkpoint can't be written ({problem}); make room, then continue with --resume"
+                f"the checkpoint can't be written ({problem}); make room, then continue with --resume"
                 f" ({f'from {kept.name}' if kept else 'from the start'})"
             ) from None
         self._prune(final)
@@ -73,24 +66,6 @@ class Checkpoints:
             )
         except (OSError, SafetensorError, json.JSONDecodeError) as problem:
             raise BundleError(f"{path}: damaged checkpoint ({problem}); train again without --resume") from None
-
-
-def sync(path: Path) -> None:
-    """Flush a file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a small file in one move."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    sync(part)
-    part.replace(path)
-    sync(path.parent)
 
 
 def optimizer_tensors(optimizer: Optimizer, name: str) -> dict[str, Tensor]:

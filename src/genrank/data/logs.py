@@ -1,0 +1,192 @@
+"""What a reader yields (`Source`), and the log's columns as typed Ibis expressions (`typed_columns`).
+
+Typed columns are named `user`, `item`, `time`, `request`, `position`, `target`, `task_<name>`, `censored_<name>`,
+`feedback_<name>`, `feature_<name>` and `oracle_<name>`. Nothing is run here.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from genrank.config import nearest, override
+from genrank.data.engine import Column, Engine, Expression
+from genrank.errors import LogError, SchemaError
+from genrank.schema import Feature, LogSchema, Task
+
+SCALE = {"auto": 1, "s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relations:
+    """Tables of one engine: the exposures, and one row per item and per user where there are side tables."""
+
+    exposures: Expression
+    items: Expression = None
+    users: Expression = None
+
+    def of(self, owner: str) -> Expression:
+        """The side table of "item" or "user", or None."""
+        return self.items if owner == "item" else self.users
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """An exposure log that can be read. `folder`: side files (embeddings) are relative to it.
+
+    `description` goes to the manifest as it is.
+    """
+
+    schema: LogSchema
+    read: Callable[[Engine], Relations]
+    folder: Path
+    description: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def with_settings(self, assignments: Sequence[str]) -> "Source":
+        """The source with `path=value` settings of its schema changed, as in `split.test_fraction=0.2`."""
+        return replace(self, schema=override(self.schema, assignments))
+
+
+def identity(column: Column) -> Column:
+    """A column as an id or category: integers and text stay, whole floats become integers, the rest becomes text."""
+    kind = column.type()
+    if kind.is_integer() or kind.is_string():
+        return column
+    if kind.is_floating():
+        whole = column.try_cast("int64")
+        text = column.cast("string")
+        known = ~column.isnan()
+        return (known & (whole.cast(kind) == column)).ifelse(whole.cast("string"), known.ifelse(text, None))
+    return column.cast("string")
+
+
+def typed_columns(exposures: Expression, schema: LogSchema) -> dict[str, Column]:
+    """The log's columns by role, as expressions on `exposures`.
+
+    Raises LogError for a column that is missing or of a type its role can't have.
+    """
+    columns = schema.columns
+    typed = {
+        "user": identity(_column(exposures, columns.user, "columns.user")),
+        "item": identity(_column(exposures, columns.item, "columns.item")),
+        "time": seconds(_column(exposures, columns.time, "columns.time"), schema.time.unit),
+    }
+    if columns.request is not None:
+        typed["request"] = identity(_column(exposures, columns.request, "columns.request"))
+    if columns.position is not None:
+        typed["position"] = _position(_number(exposures, columns.position, "columns.position"))
+    if columns.target is not None:
+        flag = _number(exposures, columns.target, "columns.target")
+        typed["target"] = (flag != 0).fill_null(True)
+    for task in schema.tasks:
+        typed |= _task(exposures, task)
+    for part in schema.feedback:
+        typed[f"feedback_{part.name}"] = identity(_column(exposures, part.column, f"feedback {part.name!r}"))
+    for feature in schema.features:
+        if feature.owner == "exposure":
+            typed[f"feature_{feature.name}"] = feature_column(exposures, feature)
+    for name, column in schema.oracle.items():
+        typed[f"oracle_{name}"] = _number(exposures, column, f"oracle {name!r}").cast("float32")
+    return typed
+
+
+def feature_column(table: Expression, feature: Feature) -> Column:
+    """A feature's column: categories as `identity`, numbers as float64, lists as array<string>, or text to split."""
+    role = f"feature {feature.name!r}"
+    column = _column(table, str(feature.column), role)
+    if feature.kind == "categorical":
+        return identity(column)
+    if feature.kind == "numeric":
+        return _number(table, str(feature.column), role).cast("float64")
+    if feature.kind == "embedding":
+        if not column.type().is_array():
+            raise LogError(f"{role}: expected lists of numbers in column {feature.column!r}, found {column.type()}")
+        return column
+    return _multi(column, feature)
+
+
+def seconds(column: Column, unit: str) -> Column:
+    """Times as int64 seconds since the epoch, rounded down; null where they can't be read."""
+    kind = column.type()
+    if kind.is_timestamp():
+        return column.truncate("s").epoch_seconds().cast("int64")
+    if kind.is_date() or (kind.is_string() and unit == "auto"):
+        return column.try_cast("timestamp").truncate("s").epoch_seconds().cast("int64")
+    scale = SCALE[unit]
+    if kind.is_integer():
+        return column.cast("int64") if scale == 1 else (column // scale).cast("int64")
+    if kind.is_string() or kind.is_floating() or kind.is_decimal():
+        return (column.try_cast("float64") / scale).floor().try_cast("int64")
+    raise LogError(f"columns.time: expected numbers, timestamps or ISO text in {column.get_name()!r}, found {kind}")
+
+
+def _column(table: Expression, name: str, role: str) -> Column:
+    if name not in table.columns:
+        raise SchemaError(f"{role}: there is no column {name!r} in the log; {nearest(name, table.columns)}")
+    return table[name]
+
+
+def _number(table: Expression, name: str, role: str) -> Column:
+    column = _column(table, name, role)
+    kind = column.type()
+    if kind.is_numeric() or kind.is_boolean():
+        return column.cast("int8") if kind.is_boolean() else column
+    raise WrongTypeError(table, name, role)
+
+
+class WrongTypeError(LogError):
+    """A column that should hold numbers doesn't. `prepare` adds an example value."""
+
+    def __init__(self, table: Expression, column: str, role: str) -> None:
+        self.table, self.column, self.role = table, column, role
+        super().__init__(self.explain(None))
+
+    def explain(self, example: Any) -> str:
+        """The message, with an example of a value that is no number."""
+        found = f"{self.table[self.column].type()}" + (f" such as {example!r}" if example is not None else "")
+        return (
+            f"{self.role}: expected numbers in column {self.column!r}, found {found}; cast it, or name another column"
+        )
+
+
+def _position(column: Column) -> Column:
+    return (column.try_cast("int32") if column.type().is_floating() else column.cast("int32")).fill_null(-1)
+
+
+def _task(exposures: Expression, task: Task) -> dict[str, Column]:
+    role = f"task {task.name!r}"
+    value = _number(exposures, task.column, role)
+    if task.kind == "binary":
+        return {f"task_{task.name}": _label(value, task.threshold)}
+    duration = value / 1000 if task.unit == "ms" else value
+    known = (duration >= 0) & (duration < float("inf"))  # NaN is above infinity, in DuckDB and in Spark
+    typed = {}
+    if task.censored is not None or task.maximum is not None:
+        censored = duration > (float("inf") if task.maximum is None else task.maximum)
+        if task.censored is not None:
+            censored = censored | (_number(exposures, task.censored, f"{role}, censored") != 0).fill_null(False)
+        typed[f"censored_{task.name}"] = (censored & known).fill_null(False)
+    if task.maximum is not None:
+        duration = (duration > task.maximum).ifelse(task.maximum, duration)
+    typed[f"task_{task.name}"] = known.ifelse(duration.cast("float32"), None).fill_null(float("nan")).cast("float32")
+    return typed
+
+
+def _label(value: Column, threshold: float | None) -> Column:
+    """0, 1, or -1 for unknown. Without a threshold the survey has seen that the values are 0, 1, null or NaN."""
+    if value.type().is_floating():
+        value = value.isnan().ifelse(None, value)
+    label = value if threshold is None else value >= threshold
+    return label.cast("int8").fill_null(-1)
+
+
+def _multi(column: Column, feature: Feature) -> Column:
+    kind = column.type()
+    if feature.separator is None and kind.is_array():
+        return column if kind.value_type.is_string() else column.cast("array<string>")
+    if feature.separator is not None and not kind.is_array():
+        return identity(column).cast("string")
+    expected = "lists" if feature.separator is None else f"text separated by {feature.separator!r}"
+    found = f"found {kind} in column {feature.column!r}; set or remove its separator"
+    raise LogError(f"feature {feature.name!r}: expected {expected}, {found}")

@@ -1,0 +1,54 @@
+"""A prepared folder in memory, and the samples of its parts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from genrank.data.manifest import Manifest
+from genrank.data.sequence import Samples, SequenceBuilder, SequenceConfig
+from genrank.data.tables import FeatureTable
+from genrank.data.timelines import Timelines
+from genrank.errors import DataError
+
+Part = Literal["train", "valid", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedData:
+    """A prepared folder in memory."""
+
+    folder: Path
+    manifest: Manifest
+    timelines: Timelines
+    items: FeatureTable
+    users: FeatureTable
+
+    @classmethod
+    def load(cls, folder: Path) -> "PreparedData":
+        """Everything in the folder. Raises DataError for what is missing or damaged."""
+        manifest = Manifest.load(folder)
+        manifest.verify(folder)
+        return cls(
+            folder=folder,
+            manifest=manifest,
+            timelines=Timelines.load(folder, manifest.spec),
+            items=FeatureTable.load(folder, "item", manifest.spec),
+            users=FeatureTable.load(folder, "user", manifest.spec),
+        )
+
+    def builder(self, config: SequenceConfig) -> SequenceBuilder:
+        """The sequence builder over these timelines."""
+        return SequenceBuilder(config, self.manifest.spec, timelines=self.timelines, items=self.items, users=self.users)
+
+    def part(self, builder: SequenceBuilder, name: Part) -> Samples:
+        """The samples of `train`, `valid` or `test`. DataError where the part is empty."""
+        split = self.manifest.split
+        begin, end = {
+            "train": (None, split.valid_start),
+            "valid": (split.valid_start, split.test_start),
+            "test": (split.test_start, None),
+        }[name]
+        samples = builder.samples(begin=begin, end=end)
+        if not len(samples):
+            raise DataError(f"{self.folder}: the part {name!r} holds no exposures; prepare with another [split]")
+        return samples

@@ -1,0 +1,163 @@
+"""One look at the whole log before any work: what can't be used is refused, or dropped and counted."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from genrank.data.engine import Column, Engine, Expression
+from genrank.data.logs import SCALE
+from genrank.errors import LogError
+from genrank.schema import LogSchema, Task
+
+DAY = 86_400
+YEAR_1971 = 31_536_000
+YEAR_2200 = 7_258_118_400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """`rows` of the log, how many of them are `dropped` for which reason, and `warnings` for the manifest."""
+
+    rows: int
+    dropped: dict[str, int]
+    warnings: tuple[str, ...]
+
+
+def drop_reasons(exposures: Expression, typed: dict[str, Column], schema: LogSchema, now: int) -> dict[str, Column]:
+    """Reason → where a row is dropped for it; the reasons exclude each other. `now`: epoch seconds."""
+    time = typed["time"]
+    raw_time = exposures[schema.columns.time]
+    reasons = {
+        "no user": typed["user"].isnull(),
+        "no item": typed["item"].isnull(),
+        "no time": raw_time.isnull(),
+        "unreadable time": time.isnull(),
+        "time before 1970": time < 0,
+        "time in the future": time > now + DAY,
+    }
+    exclusive: dict[str, Column] = {}
+    earlier: Column = None
+    for reason, here in reasons.items():
+        here = here.fill_null(False)
+        exclusive[reason] = here if earlier is None else here & ~earlier
+        earlier = here if earlier is None else earlier | here
+    return exclusive
+
+
+def survey(engine: Engine, exposures: Expression, typed: dict[str, Column], schema: LogSchema, now: int) -> Findings:
+    """Looks at every row once. Raises LogError for what would make nonsense of the whole log."""
+    reasons = drop_reasons(exposures, typed, schema, now)
+    counts = engine.row(exposures.aggregate(**_questions(exposures, typed, schema, reasons)))
+    counts = {name: int(value or 0) for name, value in counts.items()}
+    rows = counts["rows"]
+    if rows == 0:
+        raise LogError("the log has no rows; expected one row per exposure; check the paths and the files' contents")
+    _check_times(engine, exposures, schema, counts)
+    _check_binary(engine, exposures, schema, counts)
+    dropped = {reason: counts[_key(reason)] for reason in reasons if counts[_key(reason)]}
+    if sum(dropped.values()) == rows:
+        found = ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
+        raise LogError(f"no row of the log can be used: {found}; check [columns] of the schema")
+    return Findings(rows=rows, dropped=dropped, warnings=tuple(_warnings(schema, counts)))
+
+
+def _questions(
+    exposures: Expression, typed: dict[str, Column], schema: LogSchema, reasons: dict[str, Column]
+) -> dict[str, Any]:
+    time = typed["time"]
+    questions = {"rows": exposures.count(), "late": (time > YEAR_2200).sum(), "early": (time < YEAR_1971).sum()}
+    questions |= {_key(reason): where.sum() for reason, where in reasons.items()}
+    for task in schema.tasks:
+        if task.kind == "binary" and task.threshold is None:
+            questions[f"invalid_{task.name}"] = _not_binary(exposures, task).sum()
+        elif task.kind == "duration":
+            questions[f"negative_{task.name}"] = (exposures[task.column] < 0).sum()
+    for feature in schema.features:
+        if feature.owner == "exposure" and feature.kind == "numeric":
+            number = typed[f"feature_{feature.name}"]
+            questions[f"odd_{feature.name}"] = (number.isnan() | number.isinf()).sum()
+    return questions
+
+
+def _key(reason: str) -> str:
+    return "drop_" + reason.replace(" ", "_")
+
+
+def _check_times(engine: Engine, exposures: Expression, schema: LogSchema, counts: dict[str, int]) -> None:
+    rows, unit, name = counts["rows"], schema.time.unit, schema.columns.time
+    numeric = exposures[name].type().is_numeric()
+    if 2 * counts["late"] > rows and numeric:
+        guess = _finer_unit(float(example_of(engine, exposures, name) or 0.0))
+        raise LogError(
+            f"columns.time: most times in {name!r}, read as {_words(unit)}, are after the year 2200; "
+            f"it looks like {_words(guess)}; set [time] unit = {guess!r}"
+        )
+    if 2 * counts["early"] > rows and SCALE[unit] > 1 and numeric:
+        raise LogError(
+            f"columns.time: most times in {name!r}, read as {_words(unit)}, are in 1970; "
+            "it looks like seconds; set [time] unit = 's'"
+        )
+    if 2 * counts["drop_unreadable_time"] > rows:
+        example = example_of(engine, exposures, name)
+        raise LogError(
+            f"columns.time: expected timestamps, ISO text or numbers in {name!r}, found such as {example!r}; "
+            "convert them, or set [time] unit"
+        )
+    if 2 * counts["drop_time_in_the_future"] > rows:
+        latest = float(engine.row(exposures.aggregate(last=exposures[name].max().cast("string")))["last"] or 0)
+        raise LogError(
+            f"columns.time: most times in {name!r} are in the future (latest: {_date(latest / SCALE[unit])}); "
+            "expected seconds of the past; check the column and [time] unit"
+        )
+
+
+def _finer_unit(value: float) -> str:
+    """The unit in which `value` lies between 1971 and 2200."""
+    return next((unit for unit in ("ms", "us", "ns") if value / SCALE[unit] < YEAR_2200), "ns")
+
+
+def _words(unit: str) -> str:
+    return {"ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}.get(unit, "seconds")
+
+
+def _date(time: float) -> str:
+    try:
+        return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d")
+    except (ValueError, OverflowError, OSError):
+        return "beyond the year 9999"
+
+
+def _check_binary(engine: Engine, exposures: Expression, schema: LogSchema, counts: dict[str, int]) -> None:
+    for task in schema.tasks:
+        invalid = counts.get(f"invalid_{task.name}", 0)
+        if invalid:
+            bad = exposures.filter(_not_binary(exposures, task))
+            raise LogError(
+                f"task {task.name!r}: expected 0 and 1 in column {task.column!r}, found {invalid} other values such as "
+                f"{example_of(engine, bad, task.column)!r}; set its threshold, or another column"
+            )
+
+
+def _not_binary(exposures: Expression, task: Task) -> Column:
+    column = exposures[task.column]
+    column = column.cast("int8") if column.type().is_boolean() else column
+    odd = (column != 0) & (column != 1)
+    return odd & ~column.isnan() if column.type().is_floating() else odd
+
+
+def example_of(engine: Engine, table: Expression, column: str) -> Any:
+    """One value of a column that is not null, or None."""
+    values = engine.fetch(table.filter(table[column].notnull()).select(value=table[column]).limit(1))["value"]
+    return values[0].as_py() if len(values) else None
+
+
+def _warnings(schema: LogSchema, counts: dict[str, int]) -> list[str]:
+    warnings = []
+    if 2 * counts["early"] > counts["rows"]:
+        warnings.append("most times are in 1970: are they seconds since the epoch?")
+    odd = [(f"task {task.name!r}", "negative durations", "unknown", f"negative_{task.name}") for task in schema.tasks]
+    odd += [(f"feature {f.name!r}", "values NaN or infinite", "missing", f"odd_{f.name}") for f in schema.features]
+    found = [(part, counts.get(key, 0), what, treatment) for part, what, treatment, key in odd]
+    return warnings + [
+        f"{part}: {count} {what} are treated as {treatment}" for part, count, what, treatment in found if count
+    ]

@@ -1,0 +1,46 @@
+"""RunConfig: everything that decides what a run does. Recipes return one; `--set path=value` changes one."""
+
+from dataclasses import dataclass, field
+
+from genrank.data.loader import LoaderConfig
+from genrank.data.sequence import SequenceConfig
+from genrank.models.sequence_ranker import SequenceRankerConfig
+from genrank.training.trainer import TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How a run is judged."""
+
+    batch_tokens: int = 32768
+    num_bootstrap: int = 200  # replicates of the intervals; resampled are users
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch_tokens < 1 or self.num_bootstrap < 0:
+            raise ValueError("batch_tokens must be at least 1, num_bootstrap 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A run, every default written out. Stored as config.json in the run folder."""
+
+    recipe: str
+    seed: int = 0  # of weights, dropout and the order of batches
+    threads: int = 0  # CPU threads; 0: as many as there are cores
+    device: str = "auto"  # auto: cuda where there is one, else cpu
+    sequence: SequenceConfig = field(default_factory=SequenceConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    model: SequenceRankerConfig = field(default_factory=SequenceRankerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    value: dict[str, float] = field(default_factory=dict)  # task -> weight in the ranking; empty: 1 for the first task
+
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise ValueError(f"threads is {self.threads}; it must be 0 or more")
+        if self.model.history_mask == "full" and self.sequence.grouping not in ("request", "pointwise"):
+            raise ValueError(
+                "model.history_mask=full lets history see later history, so packed requests would see their own "
+                "answers; set sequence.grouping=request"
+            )

@@ -1,0 +1,86 @@
+"""Scores for every exposure of a part, through the same builder and model that ranking uses."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genrank.batch import PackedBatch
+from genrank.data.loader import Loader
+from genrank.data.prepared import PreparedData
+from genrank.evaluation.metrics import auc, gauc
+from genrank.evaluation.predictions import Predictions
+from genrank.models.sequence_ranker import SequenceRanker
+
+
+def validation_figures(model: SequenceRanker, loader: Loader, task_weights: Mapping[str, float]) -> dict[str, float]:
+    """Loss per task, AUC and GAUC per binary task, and `score`, minus the weighted loss: what early stopping watches."""
+    totals = {task: np.zeros(2) for task in model.heads}
+    scores: dict[str, list[Tensor]] = {task.name: [] for task in model.spec.tasks if task.kind == "binary"}
+    labels: dict[str, list[Tensor]] = {task: [] for task in scores}
+    users = []
+    for batch, logits in _logits(model, loader):
+        for task, loss in model.loss(logits, batch).items():
+            totals[task] += [float(loss.sum()), float((~batch.candidates.labels[task].isnan()).sum())]
+        for task in scores:
+            scores[task].append(logits[task].squeeze(-1))
+            labels[task].append(batch.candidates.labels[task])
+        users.append(loader.builder.user_of_row[batch.candidates.exposure.cpu().numpy()])
+    figures = {f"loss/{task}": float(total[0] / max(total[1], 1)) for task, total in totals.items()}
+    user = np.concatenate(users)
+    for task in scores:
+        score, label = (torch.cat(values).double().cpu().numpy() for values in (scores[task], labels[task]))
+        known = ~np.isnan(label)
+        values = {"auc": auc(score[known], label[known]), "gauc": gauc(score[known], label[known], user[known]).value}
+        figures |= {f"{name}/{task}": value for name, value in values.items() if value is not None and value == value}
+    figures["score"] = -sum(task_weights.get(task, 1.0) * figures[f"loss/{task}"] for task in totals)
+    return figures
+
+
+def predict(model: SequenceRanker, loader: Loader, data: PreparedData) -> Predictions:
+    """The model's predictions for every exposure of the loader's samples, in order of timelines."""
+    scores: dict[str, list[np.ndarray]] = {task: [] for task in model.heads}
+    rows = []
+    for batch, logits in _logits(model, loader):
+        rows.append(batch.candidates.exposure.cpu().numpy())
+        for task, score in model.predict(logits).items():
+            scores[task].append(score.double().cpu().numpy())
+    row = np.concatenate(rows)
+    order = np.argsort(row, kind="stable")
+    return _predictions(row[order], {t: np.concatenate(s)[order] for t, s in scores.items()}, loader, data)
+
+
+def _predictions(rows: np.ndarray, scores: dict[str, np.ndarray], loader: Loader, data: PreparedData) -> Predictions:
+    t, builder = data.timelines, loader.builder
+    user, item = t.users[builder.user_of_row[rows]], t.item[rows]
+    first_time = data.items.first_time[item]
+    labels = {name: column[rows].astype(np.float32) for name, column in t.tasks.items()}
+    for name, column in t.tasks.items():
+        if column.dtype == np.int8:
+            labels[name][column[rows] < 0] = np.nan
+    return Predictions(
+        exposure=rows,
+        user=user,
+        item=item,
+        request=builder.request_key[rows],
+        time=t.time[rows],
+        position=t.position[rows],
+        history_length=(builder.visible_end[rows] - t.offsets[builder.user_of_row[rows]]).astype(np.int32),
+        item_age=np.maximum(t.time[rows] - first_time, 0).astype(np.float64),
+        item_train_count=data.items.train_count[item],
+        user_train_count=data.users.train_count[user],
+        labels=labels,
+        censored={name: column[rows] for name, column in t.censored.items()},
+        scores=scores,
+        oracle={name: column[rows].astype(np.float64) for name, column in t.oracle.items()},
+    )
+
+
+@torch.no_grad()
+def _logits(model: SequenceRanker, loader: Loader) -> Iterator[tuple[PackedBatch, dict[str, Tensor]]]:
+    device = next(model.parameters()).device
+    model.eval()
+    for batch in loader:
+        batch = batch.to(device)
+        yield batch, model(batch)

@@ -1,0 +1,176 @@
+"""A training run: from a prepared folder to a run folder with checkpoints, metrics and a model bundle.
+
+run/config.json        the resolved configuration, every default written out
+run/data.json          which prepared folder, and its hashes
+run/environment.json   versions, machine, threads, command
+run/metrics.jsonl      a row per read-out; equal runs write equal files
+run/tensorboard/ checkpoints/ bundle/
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from genrank.config import build, to_dict
+from genrank.data.loader import Loader, LoaderConfig
+from genrank.data.manifest import Manifest
+from genrank.data.prepared import PreparedData
+from genrank.errors import BundleError, ConfigError, DataError
+from genrank.folders import refuse_occupied, replace_text
+from genrank.models.sequence_ranker import SequenceRanker
+from genrank.runs.config import RunConfig
+from genrank.runs.predict import validation_figures
+from genrank.schema import fingerprint
+from genrank.serving.bundle import write_bundle
+from genrank.training.checkpoint import Checkpoints
+from genrank.training.progress import MetricsFile, ProgressBar, Reporter, TensorBoard
+from genrank.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+def start_run(data: Path, config: RunConfig, out: Path) -> None:
+    """Create the run folder with what the run is made of. OutputError where it is occupied."""
+    refuse_occupied(out)
+    manifest = Manifest.load(data)
+    _check_tasks(config, manifest)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_json(out / "data.json", {"folder": str(data.resolve()), "hash": fingerprint(manifest.files)})
+    _write_json(out / "environment.json", environment())
+    _write_json(out / "config.json", to_dict(config))  # last: a folder without it is no run
+
+
+def load_run(out: Path) -> tuple[RunConfig, Path]:
+    """(configuration, prepared folder) of a run. BundleError where `out` is no run."""
+    try:
+        values = json.loads((out / "config.json").read_text(encoding="utf-8"))
+        data = json.loads((out / "data.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as problem:
+        raise BundleError(f"{out}: no run here ({problem}); start one with genrank train DATA --out {out}") from None
+    return build(RunConfig, values, where=str(out / "config.json"), error=BundleError), Path(data["folder"])
+
+
+def train(out: Path, console: Console, *, resume: bool = False) -> Path:
+    """Run (or go on with) the training in the run folder `out`; the path of the model bundle."""
+    config, folder = load_run(out)
+    device = configure_torch(config)
+    data = PreparedData.load(folder)
+    _check_same_data(out, data)
+    torch.manual_seed(config.seed)
+    model = SequenceRanker(config.model, data.manifest.spec, max_history=config.sequence.max_history).to(device)
+    builder = data.builder(config.sequence)
+    loader = Loader(builder, data.part(builder, "train"), replace(config.loader, seed=config.seed))
+    held_out = validation_loader(data, config)
+    checkpoints = Checkpoints(out / "checkpoints")
+    latest = checkpoints.latest() if resume else None
+    metrics = MetricsFile(out / "metrics.jsonl")
+    trainer = Trainer(
+        model,
+        loader,
+        config.training,
+        checkpoints=checkpoints,
+        validate=lambda current: validation_figures(current, held_out, config.training.task_weights),
+        reporters=[metrics],
+    )
+    if latest is not None:
+        trainer.restore(latest)
+    metrics.rewind(trainer.step)
+    _describe(model, trainer, console)
+    trainer.reporters = [metrics, *_displays(out, config, data, console, trainer.step)]
+    try:
+        trainer.fit()
+    finally:
+        for reporter in trainer.reporters:
+            reporter.close()
+    value = config.value or {data.manifest.spec.tasks[0].name: 1.0}
+    return write_bundle(out / "bundle", model, data=folder, sequence=config.sequence, value=value)
+
+
+def validation_loader(data: PreparedData, config: RunConfig) -> Loader:
+    """The validation part in order of time."""
+    builder = data.builder(config.sequence)
+    return Loader(
+        builder, data.part(builder, "valid"), LoaderConfig(batch_tokens=config.evaluation.batch_tokens, shuffle=False)
+    )
+
+
+def configure_torch(config: RunConfig) -> torch.device:
+    """Threads and device of a run. ConfigError where the device is not there."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    name = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise ConfigError(f"device={name}: can't be used ({reason}); set device=cpu, or see genrank doctor") from None
+    return device
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and command of this process."""
+    packages = ("genrank", "torch", "numpy", "pyarrow", "ibis-framework", "duckdb")
+    installed = {name: importlib.metadata.version(name) for name in packages if _is_installed(name)}
+    return {
+        "versions": {"python": platform.python_version(), **installed},
+        "machine": {"system": platform.platform(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "command": ["genrank", *sys.argv[1:]],
+    }
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _displays(out: Path, config: RunConfig, data: PreparedData, console: Console, step: int) -> list[Reporter]:
+    displays: list[Reporter] = [ProgressBar(console, data.manifest.spec.tasks[0].name)]
+    if importlib.util.find_spec("tensorboard") is None:
+        log.warning("TensorBoard is not installed, so no events are written; pip install 'genrank[report]'")
+    else:
+        displays.append(TensorBoard(out / "tensorboard", purge_step=step + 1))
+    return displays
+
+
+def _describe(model: SequenceRanker, trainer: Trainer, console: Console) -> None:
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    samples = trainer.loader.samples
+    console.print(
+        f"{num_parameters:,} parameters; {len(samples.candidates):,} exposures to learn from in {len(samples):,} "
+        f"sequences with {int(samples.num_history.sum()):,} history tokens; {trainer.num_steps:,} steps"
+        + (f"; resumed at step {trainer.step:,}" if trainer.step else ""),
+        highlight=False,
+    )
+
+
+def _check_tasks(config: RunConfig, manifest: Manifest) -> None:
+    tasks = {task.name: 1.0 for task in manifest.spec.tasks}
+    for setting, weights in (("value", config.value), ("training.task_weights", config.training.task_weights)):
+        for task in weights:
+            if task not in tasks:
+                raise ConfigError(f"{setting}.{task}: the data has no such task; there is: {', '.join(tasks)}")
+
+
+def _check_same_data(out: Path, data: PreparedData) -> None:
+    recorded = json.loads((out / "data.json").read_text(encoding="utf-8"))
+    if recorded["hash"] != fingerprint(data.manifest.files):
+        raise DataError(f"{data.folder}: was prepared anew since the run {out} began; start a new run")
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    replace_text(path, json.dumps(values, indent=1) + "\n")

@@ -1,0 +1,157 @@
+"""GenRanker: from a run folder to ranked candidates, in the way training took.
+
+    ranker = GenRanker.load("runs/mine")
+    ranking = ranker.rank("u42", ["i1", "i2", "i3"])
+    for place in ranking.places:
+        print(place.item, place.value, place.scores)
+
+The user's history and the request become one timeline; the sequence builder that cut the training samples cuts this
+one; the model encodes the history and scores all candidates over it in one pass.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from genrank.batch import PackedBatch, map_arrays
+from genrank.config import nearest
+from genrank.data.manifest import Manifest
+from genrank.data.request import ContextEncoder, load_user, with_request
+from genrank.data.sequence import SequenceBuilder
+from genrank.data.tables import FeatureTable
+from genrank.errors import RequestError
+from genrank.serving.bundle import Bundle, load_bundle, require_same_schema
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """One candidate in the ranking. `known`: false where the item is in no table and its features are unknown."""
+
+    item: str
+    value: float
+    scores: dict[str, float]  # per task: a probability, or expected seconds
+    known: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Candidates in falling order of value."""
+
+    user: str
+    user_known: bool
+    time: int  # seconds since the epoch
+    num_history: int  # past exposures that the model saw
+    places: tuple[Place, ...]
+    model_version: str
+
+
+class GenRanker:
+    """A loaded bundle that ranks."""
+
+    def __init__(self, bundle: Bundle, *, data: Path | None = None, device: str = "cpu"):
+        self.bundle, self.device = bundle, device
+        self.spec = bundle.manifest.spec
+        self.data = data if data is not None else Path(bundle.config.data)
+        require_same_schema(bundle, self.data, Manifest.load(self.data))
+        self.model = bundle.model(device)
+        # Items and users come from the data, whose rows the timelines name; it may know newer ones than the bundle.
+        self.items = FeatureTable.load(self.data, "item", self.spec)
+        self.users = FeatureTable.load(self.data, "user", self.spec)
+        self.context = ContextEncoder(self.data, self.spec, bundle.manifest.boundaries)
+
+    @classmethod
+    def load(cls, run: str | Path, *, data: str | Path | None = None, device: str = "cpu") -> "GenRanker":
+        """The newest bundle of a run. `data`: a prepared folder with the histories, by default the run's own.
+
+        Raises BundleError or DataError, in one line, for what is missing, damaged or of another schema.
+        """
+        return cls(load_bundle(Path(run)), data=None if data is None else Path(data), device=device)
+
+    def rank(
+        self,
+        user: str,
+        candidates: Sequence[str],
+        *,
+        time: int | None = None,
+        context: Mapping[str, Any] | None = None,
+        value: Mapping[str, float] | None = None,
+    ) -> Ranking:
+        """Rank `candidates` for `user`.
+
+        time: seconds since the epoch; default: one second after the data's last exposure. Later exposures are unseen.
+        context: features of the exposure by name; those left out are unknown.
+        value: weight of each task's score in the order; default: the run's. A user or item that is not in the data is
+        ranked as unknown, and the answer says so. Raises RequestError for no or repeated candidates and unknown names.
+        """
+        _check(candidates)
+        weights = self._weights(value)
+        batch, row, num_history, when = self._batch(str(user), candidates, time, context or {})
+        scores = self.score(batch)
+        known = self.items.find([str(item) for item in candidates]) > 0
+        values = sum(weight * scores[task] for task, weight in weights.items())
+        order = np.argsort(-np.asarray(values), kind="stable")
+        places = tuple(
+            Place(
+                item=str(candidates[i]),
+                value=float(np.asarray(values)[i]),
+                scores={task: float(score[i]) for task, score in scores.items()},
+                known=bool(known[i]),
+            )
+            for i in order
+        )
+        return Ranking(
+            user=str(user),
+            user_known=row > 0,
+            time=when,
+            num_history=num_history,
+            places=places,
+            model_version=self.bundle.version,
+        )
+
+    @torch.no_grad()
+    def score(self, batch: PackedBatch) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
+        """Scores per task of a batch's candidates: histories are encoded once, then all candidates scored over them."""
+        batch = batch.to(self.device)
+        logits = self.model.score(self.model.encode_history(batch), batch)
+        return {task: score.double().cpu().numpy() for task, score in self.model.predict(logits).items()}
+
+    def _batch(
+        self, user: str, candidates: Sequence[str], time: int | None, context: Mapping[str, Any]
+    ) -> tuple[PackedBatch, int, int, int]:
+        row = int(self.users.find([user])[0])
+        timeline = load_user(self.data, row, self.spec)
+        when = self.bundle.manifest.split.last_time + 1 if time is None else time
+        items = self.items.find([str(item) for item in candidates])
+        timeline = with_request(
+            timeline, time=when, items=items, features=self.context.encode(context, len(candidates))
+        )
+        builder = SequenceBuilder(
+            self.bundle.config.sequence, self.spec, timelines=timeline, items=self.items, users=self.users
+        )
+        samples = builder.request(np.flatnonzero(timeline.target))
+        batch: PackedBatch = map_arrays(builder.batch(samples), torch.from_numpy)
+        return batch, row, int(samples.num_history.sum()), when
+
+    def _weights(self, value: Mapping[str, float] | None) -> dict[str, float]:
+        weights = dict(self.bundle.config.value if value is None else value)
+        tasks = [task.name for task in self.spec.tasks]
+        for task in weights:
+            if task not in tasks:
+                raise RequestError(f"value: there is no task {task!r}; {nearest(task, tasks)}")
+        return weights
+
+
+def _check(candidates: Sequence[str]) -> None:
+    if not len(candidates):
+        raise RequestError("there are no candidates to rank; give at least one item id")
+    seen: set[str] = set()
+    for item in candidates:
+        if str(item) == "":
+            raise RequestError("a candidate is empty; give item ids separated by single commas")
+        if str(item) in seen:
+            raise RequestError(f"the candidate {item!r} is given twice; give every item once")
+        seen.add(str(item))

@@ -1,0 +1,148 @@
+"""One shard of users living through the whole period: round k is the k-th request of everyone who has one.
+
+Legend: n active users, S slots of a request, R requests of the shard, X exposures.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrank.simulation.actions import Context, Outcome, act, same_topic_before
+from genrank.simulation.catalogue import DAY, HOUR, START, Catalogue
+from genrank.simulation.interests import Interests
+from genrank.simulation.options import WorldConfig
+from genrank.simulation.policy import Policy
+from genrank.simulation.population import DEVICES, Calendar, Population
+
+Array = NDArray[Any]
+
+_SATIATED_BY = 2  # requests before the present one that count
+_MAIN_DEVICE = 0.85  # share of requests that come from the user's main device
+_CUT_OFF = 0.2  # share of sessions whose last stay is cut off: the app was closed
+_SECONDS_PER_SLOT = 2
+_LONGEST_PAUSE = 40  # seconds between a request's end and the next one of its session
+_REPORT_EVERY = 16  # rounds
+
+
+class Shard:
+    """Users with all that the world remembers of them."""
+
+    def __init__(self, numbers: Array, catalogue: Catalogue, config: WorldConfig, rng: np.random.Generator) -> None:
+        self._rng, self._config, self._catalogue = rng, config, catalogue
+        # The busiest stand first, so numbers are given out in any order: a number tells nothing of its user.
+        self._population = Population.build(rng.permutation(numbers), config, rng)
+        self._calendar = Calendar.build(numbers.size, config, rng)
+        self._interests = Interests(self._population, catalogue, config)
+        self._policy = Policy(self._population, catalogue, config)
+        self._followed = np.zeros((numbers.size, config.num_authors), bool)
+        self._free = np.full(numbers.size, START, np.int64)  # when a user has done with the request before
+
+    @property
+    def population(self) -> Population:
+        """The shard's users."""
+        return self._population
+
+    def run(self, report: Callable[[float], None]) -> dict[str, Array]:
+        """All exposures as columns of equal length, in order of (timestamp, user, position).
+
+        `request` numbers the shard's requests from 0, `user` is the number in the world, `item` that in the catalogue.
+        `report` hears the share that is done.
+        """
+        self._interests.begin(self._rng)
+        num_requests = self._calendar.num_requests
+        done, blocks = 0, []
+        for k in range(num_requests[0] if num_requests.size else 0):
+            num = int(np.searchsorted(-num_requests, -k, side="left"))
+            blocks.append(self._round(k, num))
+            done += num
+            if k % _REPORT_EVERY == 0:
+                report(done / self._calendar.opens.size)
+        return _flatten(blocks, self._population, self._catalogue)
+
+    def _round(self, k: int, num: int) -> dict[str, Array]:
+        rng, rows = self._rng, self._calendar.offset[:num] + k
+        first, last = self._calendar.first[rows], self._calendar.last[rows]
+        time = np.where(first, np.maximum(self._calendar.opens[rows], self._free[:num]), self._free[:num])
+        in_time = time < START + self._config.num_days * DAY
+        hour = np.minimum((time - START) // HOUR, 24 * self._config.num_days - 1)
+        self._interests.drift(np.flatnonzero(first), rng)
+        page = self._policy.answer(hour, rng)
+        seen = page.seen & in_time[:, None]
+        author = self._catalogue.author[page.items]
+        match = self._interests.match(page.items, seen)
+        device = self._device(num)
+        context = Context(
+            items=page.items,
+            seen=seen,
+            match=match.value,
+            satiation=self._satiation(page.items, seen),
+            followed=self._followed[np.arange(num)[:, None], author],
+            time=time,
+            device=device,
+        )
+        outcome = act(context, self._population, self._catalogue, self._config, rng)
+        dwell, censored = self._cut_off(outcome, last)
+        self._interests.learn(page.items, match, outcome.click, outcome.like, rng)
+        user, slot = np.nonzero(outcome.follow)
+        self._followed[user, author[user, slot]] = True
+        pause = rng.integers(1, _LONGEST_PAUSE + 1, size=num) + _SECONDS_PER_SLOT * seen.sum(axis=1)
+        self._free[:num] = time + pause + np.ceil(dwell.sum(axis=1)).astype(np.int64)
+        return {
+            "item": page.items.astype(np.int32),
+            "seen": seen,
+            "click": outcome.click,
+            "like": outcome.like,
+            "follow": outcome.follow,
+            "dwell_ms": (1000 * dwell).astype(np.int32),
+            "dwell_censored": censored,
+            "p_click": outcome.p_click,
+            "p_like": outcome.p_like,
+            "p_follow": outcome.p_follow,
+            "timestamp": time,
+            "device": device.astype(np.int8),
+            "is_random": page.is_random,
+        }
+
+    def _device(self, num: int) -> Array:
+        anything = self._rng.integers(len(DEVICES), size=num)
+        return np.where(self._rng.random(num) < _MAIN_DEVICE, self._population.main_device[:num], anything)
+
+    def _satiation(self, items: Array, seen: Array) -> Array:
+        recent = self._policy.recent(items.shape[0], _SATIATED_BY)
+        topics = np.where(seen, self._catalogue.topic[items], -1).astype(np.int16)
+        return same_topic_before(topics, np.where(recent < 0, -2, self._catalogue.topic[recent]).astype(np.int16))
+
+    def _cut_off(self, outcome: Outcome, last: Array) -> tuple[Array, Array]:
+        """Dwell and whether it is censored, with the last stay of some sessions cut short."""
+        slots = outcome.click.shape[1]
+        final = slots - 1 - outcome.click[:, ::-1].argmax(axis=1)
+        cut = last & outcome.click.any(axis=1) & (self._rng.random(last.size) < _CUT_OFF)
+        users = np.flatnonzero(cut)
+        dwell, censored = outcome.dwell.copy(), outcome.capped.copy()
+        dwell[users, final[users]] *= self._rng.random(users.size, dtype=np.float32)
+        censored[users, final[users]] = True
+        return dwell, censored
+
+
+def _flatten(blocks: list[dict[str, Array]], population: Population, catalogue: Catalogue) -> dict[str, Array]:
+    """Rounds (n, S) as columns (X), and what follows from them."""
+    if not blocks:
+        raise AssertionError("a shard without any request")
+    per_round = [block["timestamp"].size for block in blocks]
+    user = np.concatenate([population.number[:num] for num in per_round])
+    time = np.concatenate([block["timestamp"] for block in blocks])
+    order = np.lexsort((user, time))
+    stacked = {name: np.concatenate([block[name] for block in blocks])[order] for name in blocks[0]}
+    seen = stacked.pop("seen")
+    shown, lengths = seen.any(axis=1), seen.sum(axis=1)
+    columns = {
+        name: values[seen] if values.ndim == 2 else np.repeat(values, lengths) for name, values in stacked.items()
+    }
+    columns["user"] = np.repeat(user[order], lengths)
+    columns["request"] = np.repeat(np.cumsum(shown) - 1, lengths)
+    columns["position"] = np.nonzero(seen)[1].astype(np.int16)
+    age = columns["timestamp"] - catalogue.published[columns["item"]]
+    columns["age_hours"] = (age / HOUR).astype(np.float32)
+    return columns

@@ -1,0 +1,143 @@
+"""`simulate`: from a WorldConfig to a folder with a log, its side tables, its schema and the truth.
+
+    out/exposures/part-NNNN.parquet   one row per exposure; a part holds some users over the whole period
+    out/items.parquet  content.npy    one row per item, in order of publication
+    out/users.parquet                 one row per user
+    out/schema.toml                   the LogSchema
+    out/world.json                    configuration and summary
+
+Columns of the exposures beside ids, `request_id`, `timestamp` (seconds, that of the request) and `position`: `device`,
+`item_age_hours`, the actions `click`, `like`, `follow` (0 or 1), `dwell_ms` (null where there was no click),
+`dwell_censored` (the stay was cut off, or longer than the client counts), `is_random` (answered at random), and
+`p_click`, `p_like`, `p_follow`: the probability of each action given the world's state when the exposure was made.
+"""
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrank.config import to_dict
+from genrank.errors import OutputError
+from genrank.simulation.catalogue import Catalogue
+from genrank.simulation.feed import Shard
+from genrank.simulation.options import WorldConfig
+from genrank.simulation.oracle import StreamingAuc
+from genrank.simulation.writer import BINARY_TASKS, SCHEMA_TOML, UserTable, write_exposures, write_items, write_json
+
+Array = NDArray[Any]
+Progress = Callable[[float], None]
+
+_SHARD_EXPOSURES = 1_000_000  # about; bounds the memory at some 300 MB
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulationSummary:
+    """What was simulated. `rates` and `oracle_auc` are by binary task; an AUC is None where a class is absent."""
+
+    num_exposures: int
+    num_requests: int
+    num_items: int
+    rates: dict[str, float]
+    oracle_auc: dict[str, float | None]
+    seconds: float  # wall clock
+
+    @property
+    def exposures_per_second(self) -> float:
+        """How fast the log was made, files included."""
+        return self.num_exposures / max(self.seconds, 1e-9)
+
+
+def simulate(config: WorldConfig, out: Path, *, progress: Progress | None = None) -> SimulationSummary:
+    """Simulates the feed and writes the log to `out`, which must be absent or empty.
+
+    `progress` hears the share that is done, 0 to 1. The same configuration gives the same bytes. Raises OutputError
+    where `out` can't be written; nothing is left of it then.
+    """
+    started = time.perf_counter()
+    report = progress or (lambda _: None)
+    with _complete_or_absent(out) as folder:
+        rng = np.random.default_rng([config.seed, 0])
+        catalogue = Catalogue.build(config, rng)
+        write_items(folder, catalogue, rng)
+        totals = _simulate_shards(config, catalogue, folder, report)
+        (folder / "schema.toml").write_text(SCHEMA_TOML, encoding="utf-8")
+        summary = totals.summary(catalogue.topic.size)
+        # The time it took is no property of the world, and would make two equal worlds differ.
+        write_json(folder / "world.json", {"format": 1, "config": to_dict(config), "summary": summary})
+    report(1.0)
+    return SimulationSummary(**summary, seconds=time.perf_counter() - started)
+
+
+@dataclass
+class _Totals:
+    exposures: int = 0
+    requests: int = 0
+    positives: dict[str, int] = field(default_factory=lambda: dict.fromkeys(BINARY_TASKS, 0))
+    auc: dict[str, StreamingAuc] = field(default_factory=lambda: {task: StreamingAuc() for task in BINARY_TASKS})
+
+    def add(self, columns: dict[str, Array]) -> None:
+        self.exposures += columns["click"].size
+        self.requests += int(columns["request"][-1]) + 1 if columns["request"].size else 0
+        for task in BINARY_TASKS:
+            self.positives[task] += int(columns[task].sum())
+            self.auc[task].add(columns[f"p_{task}"], columns[task])
+
+    def summary(self, num_items: int) -> dict[str, Any]:
+        return {
+            "num_exposures": self.exposures,
+            "num_requests": self.requests,
+            "num_items": num_items,
+            "rates": {task: count / max(self.exposures, 1) for task, count in self.positives.items()},
+            "oracle_auc": {task: auc.value() for task, auc in self.auc.items()},
+        }
+
+
+def _simulate_shards(config: WorldConfig, catalogue: Catalogue, folder: Path, report: Progress) -> _Totals:
+    (folder / "exposures").mkdir()
+    num_shards = max(1, round(config.num_users * config.exposures_per_user / _SHARD_EXPOSURES))
+    totals, users = _Totals(), UserTable()
+    for index, numbers in enumerate(np.array_split(np.arange(config.num_users), min(num_shards, config.num_users))):
+        rng = np.random.default_rng([config.seed, 1, index])
+        shard = Shard(numbers, catalogue, config, rng)
+        columns = shard.run(lambda share, done=index: report((done + share) / num_shards))  # type: ignore[misc]
+        if config.shuffle_labels:
+            columns = _shuffled(columns, rng)
+        path = folder / "exposures" / f"part-{index:04d}.parquet"
+        write_exposures(path, columns, first_request=totals.requests)
+        totals.add(columns)
+        users.add(shard.population)
+    users.write(folder)
+    return totals
+
+
+def _shuffled(columns: dict[str, Array], rng: np.random.Generator) -> dict[str, Array]:
+    """`columns` with the actions of all exposures dealt out anew, and their base rates as probabilities."""
+    order = rng.permutation(columns["click"].size)
+    dealt = {name: columns[name][order] for name in (*BINARY_TASKS, "dwell_ms", "dwell_censored")}
+    base = {f"p_{task}": np.full(order.size, columns[task].mean(), np.float32) for task in BINARY_TASKS}
+    return columns | dealt | base
+
+
+@contextlib.contextmanager
+def _complete_or_absent(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its name when all is written, and vanishes when something fails."""
+    folder = out.parent / f".{out.name}.unfinished-{os.getpid()}"
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise OutputError(f"{out}: expected a new or empty folder, found something there; name another or empty it")
+        folder.mkdir(parents=True)
+        yield folder
+        folder.replace(out)
+    except OSError as problem:
+        reason = problem.strerror or str(problem)
+        raise OutputError(f"{out}: can't be written: {reason}; free some space or choose another place") from problem
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
