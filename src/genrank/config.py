@@ -93,7 +93,7 @@ def _literal(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return None if text.lower() in ("none", "null") else text
+        return None if text == "null" else text
 
 
 def _value(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:

@@ -15,7 +15,7 @@ from genrank.models.sequence_ranker import SequenceRanker
 
 
 def validation_figures(model: SequenceRanker, loader: Loader, task_weights: Mapping[str, float]) -> dict[str, float]:
-    """Loss per task, AUC and GAUC per binary task, and `score`, minus the weighted loss: what early stopping watches."""
+    """Loss per task, AUC and GAUC per binary task, and `score`, the negative loss that decides which weights stay."""
     totals = {task: np.zeros(2) for task in model.heads}
     scores: dict[str, list[Tensor]] = {task.name: [] for task in model.spec.tasks if task.kind == "binary"}
     labels: dict[str, list[Tensor]] = {task: [] for task in scores}

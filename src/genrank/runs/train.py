@@ -87,7 +87,7 @@ def train(out: Path, console: Console, *, resume: bool = False) -> Path:
         trainer.restore(latest)
     metrics.rewind(trainer.step)
     _describe(model, trainer, console)
-    trainer.reporters = [metrics, *_displays(out, config, data, console, trainer.step)]
+    trainer.reporters = [metrics, *_displays(out, data, console, trainer.step)]
     try:
         trainer.fit()
     finally:
@@ -138,7 +138,7 @@ def _is_installed(package: str) -> bool:
     return True
 
 
-def _displays(out: Path, config: RunConfig, data: PreparedData, console: Console, step: int) -> list[Reporter]:
+def _displays(out: Path, data: PreparedData, console: Console, step: int) -> list[Reporter]:
     displays: list[Reporter] = [ProgressBar(console, data.manifest.spec.tasks[0].name)]
     if importlib.util.find_spec("tensorboard") is None:
         log.warning("TensorBoard is not installed, so no events are written; pip install 'genrank[report]'")

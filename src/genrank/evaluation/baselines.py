@@ -1,0 +1,69 @@
+"""Counting: what a model has to beat. Printed beside it every time.
+
+    base rate           the training part's rate
+    item rate           (clicks + 5 · base) / (exposures + 5), of the item in the training part
+    item + user rate    logit(item rate) + logit(user's own rate so far) - logit(base rate), point in time
+
+The user's rate counts exposures strictly before the request, those of the test part included, smoothed alike. Five
+pseudo-exposures are the yardstick's choice for ml-100k.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrank.data.timelines import Timelines
+from genrank.evaluation.metrics import Floats
+
+PSEUDO = 5.0
+
+
+def rate_baselines(
+    timelines: Timelines, task: str, *, rows: NDArray[np.int64], visible_end: NDArray[np.int64], valid_start: int
+) -> dict[str, Floats]:
+    """Predicted probabilities of the binary `task` for the timelines' `rows`, per baseline.
+
+    visible_end: (N) first row that each exposure's request doesn't see. Training is what lies before valid_start.
+    """
+    t = timelines
+    label = t.tasks[task]
+    known = label >= 0
+    train = known & (t.time < valid_start) & t.target
+    base = float(label[train].mean()) if train.any() else 0.5
+    items = int(t.item.max()) + 1
+    shown = np.bincount(t.item[train], minlength=items)
+    liked = np.bincount(t.item[train], weights=label[train].astype(np.float64), minlength=items)
+    item_rate = ((liked + PSEUDO * base) / (shown + PSEUDO))[t.item[rows]]
+    user_start = t.offsets[:-1][t.user_of_row()[rows]]
+    seen = _before(known.astype(np.float64), visible_end[rows], user_start)
+    done = _before(np.where(known, label, 0).astype(np.float64), visible_end[rows], user_start)
+    user_rate = (done + PSEUDO * base) / (seen + PSEUDO)
+    both = 1 / (1 + np.exp(-(_logit(item_rate) + _logit(user_rate) - _logit(np.array(base)))))
+    return {"base_rate": np.full(len(rows), base), "item_rate": item_rate, "item_user_rate": both}
+
+
+def duration_baselines(
+    timelines: Timelines, task: str, *, rows: NDArray[np.int64], valid_start: int
+) -> dict[str, Floats]:
+    """Predicted seconds: the training part's mean, and the item's smoothed mean."""
+    t = timelines
+    value = t.tasks[task].astype(np.float64)
+    train = ~np.isnan(value) & (t.time < valid_start) & t.target
+    mean = float(value[train].mean()) if train.any() else 0.0
+    items = int(t.item.max()) + 1
+    count = np.bincount(t.item[train], minlength=items)
+    total = np.bincount(t.item[train], weights=value[train], minlength=items)
+    item_mean = ((total + PSEUDO * mean) / (count + PSEUDO))[t.item[rows]]
+    return {"mean": np.full(len(rows), mean), "item_mean": item_mean}
+
+
+def _before(values: Floats, end: NDArray[np.int64], start: NDArray[np.int64]) -> Floats:
+    """Σ values[start:end] per row."""
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    sums: Floats = total[end] - total[start]
+    return sums
+
+
+def _logit(p: Floats) -> Floats:
+    p = np.clip(p, 1e-6, 1 - 1e-6)
+    logits: Floats = np.log(p / (1 - p))
+    return logits

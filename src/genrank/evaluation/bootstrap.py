@@ -1,0 +1,65 @@
+"""Uncertainty: the bootstrap over users, whose exposures are not independent. Plain and paired."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from genrank.evaluation.metrics import Floats, group_starts, sorted_auc, user_aucs
+
+Interval = tuple[float, float]
+ROW_BUDGET = 200_000_000  # rows times replicates: above, fewer replicates are drawn, but at least 50
+
+
+def interval(replicates: list[float]) -> Interval | None:
+    """The middle 95 % of the replicates."""
+    if len(replicates) < 20:
+        return None
+    low, high = np.quantile(replicates, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def user_weights(users: Floats, num_replicates: int, seed: int) -> Iterator[Floats]:
+    """(N) weights per replicate: how often each row's user was drawn, with replacement."""
+    _, index = np.unique(users, return_inverse=True)
+    num_users = int(index.max()) + 1 if len(index) else 0
+    random = np.random.default_rng(seed)
+    if num_users:
+        for _ in range(max(min(num_replicates, ROW_BUDGET // len(users)), min(num_replicates, 50))):
+            yield np.bincount(random.integers(0, num_users, num_users), minlength=num_users)[index]
+
+
+def auc_intervals(
+    scores: dict[str, Floats], labels: Floats, users: Floats, *, num_replicates: int, seed: int
+) -> tuple[dict[str, Interval | None], dict[str, list[float]]]:
+    """Per named score: the AUC's interval, and its replicates, which are paired over the names."""
+    prepared = {}
+    for name, score in scores.items():
+        order = np.argsort(score, kind="stable")
+        prepared[name] = (order, group_starts(score[order]), labels[order])
+    replicates: dict[str, list[float]] = {name: [] for name in scores}
+    for weights in user_weights(users, num_replicates, seed):
+        values = {n: sorted_auc(starts, label, weights[order]) for n, (order, starts, label) in prepared.items()}
+        for name, value in values.items():
+            if value is not None:
+                replicates[name].append(value)
+    return {name: interval(values) for name, values in replicates.items()}, replicates
+
+
+def gauc_replicates(
+    scores: dict[str, Floats], labels: Floats, users: Floats, *, num_replicates: int, seed: int
+) -> dict[str, list[float]]:
+    """Per named score: replicates of GAUC, paired over the names. Users with one class are never in it."""
+    per_name = {name: user_aucs(score, labels, users) for name, score in scores.items()}
+    first = next(iter(per_name.values()))
+    replicates: dict[str, list[float]] = {name: [] for name in scores}
+    if len(first.user):
+        for drawn in user_weights(first.user, num_replicates, seed):
+            weight = drawn * first.num_exposures
+            for name, values in per_name.items():
+                replicates[name].append(float(values.auc @ weight / weight.sum()))
+    return replicates
+
+
+def difference(one: list[float], other: list[float]) -> Interval | None:
+    """The interval of one minus the other, of paired replicates."""
+    return interval([a - b for a, b in zip(one, other, strict=True)]) if len(one) == len(other) else None

@@ -1,0 +1,32 @@
+"""What is evaluated: scores and labels of every exposure of a part, with what slices and baselines need."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+Column = NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """N exposures, in order of the timelines' rows."""
+
+    exposure: Column  # row in the timelines
+    user: Column  # row of users.parquet
+    item: Column  # row of items.parquet
+    request: Column  # unique over all users
+    time: Column  # int64 seconds
+    position: Column  # slot in the feed, -1 unknown
+    history_length: Column  # exposures that the request could see
+    item_age: Column  # seconds since the item's first exposure
+    item_train_count: Column
+    user_train_count: Column
+    labels: Mapping[str, Column]  # float32, NaN unknown; durations in seconds
+    censored: Mapping[str, Column]  # bool, duration tasks
+    scores: Mapping[str, Column]  # probability, or expected seconds
+    oracle: Mapping[str, Column]  # true probabilities, simulated logs only
+
+    def __len__(self) -> int:
+        return len(self.exposure)
