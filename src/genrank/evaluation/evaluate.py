@@ -1,0 +1,146 @@
+"""The evaluation of one set of predictions: metrics per task, intervals, slices, baselines beside the model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from genrank.evaluation import metrics as m
+from genrank.evaluation.bootstrap import auc_intervals, difference, gauc_replicates, interval
+from genrank.evaluation.predictions import Predictions
+from genrank.evaluation.slices import slices
+
+Baselines = Mapping[str, Mapping[str, m.Floats]]  # task -> baseline -> scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Nested plain values, as `genrank evaluate --json` prints them; what is undefined is None."""
+
+    tasks: dict[str, dict[str, Any]]
+    slices: dict[str, dict[str, dict[str, Any]]]
+    baselines: dict[str, dict[str, dict[str, Any]]]
+    verdicts: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract of `evaluate --json`."""
+        return {"tasks": self.tasks, "slices": self.slices, "baselines": self.baselines, "verdicts": self.verdicts}
+
+
+def evaluate(p: Predictions, baselines: Baselines, *, num_bootstrap: int = 200, seed: int = 0) -> Evaluation:
+    """Judge predictions. Intervals are 95 %, by bootstrap over users, paired where model and baseline are compared."""
+    tasks, beside, verdicts = {}, {}, []
+    for task, score in p.scores.items():
+        known = ~np.isnan(p.labels[task])
+        label, users = p.labels[task][known].astype(np.float64), p.user[known]
+        others = {name: values[known] for name, values in baselines.get(task, {}).items()}
+        if task in p.censored:
+            known_end = ~p.censored[task][known]
+            tasks[task] = _duration(score[known][known_end], label[known_end])
+            beside[task] = {name: _duration(values[known_end], label[known_end]) for name, values in others.items()}
+            continue
+        if task in p.oracle:
+            others["oracle"] = p.oracle[task][known].astype(np.float64)
+        columns = {"model": score[known], **others}
+        rows = _binary_rows(columns, label, users, num_bootstrap, seed)
+        tasks[task], beside[task] = rows.pop("model"), rows
+        verdicts += _verdicts(task, tasks[task], rows)
+    cut = {
+        group: {name: _slice(p, mask, num_bootstrap, seed) for name, mask in masks.items()}
+        for group, masks in slices(p).items()
+    }
+    return Evaluation(tasks=tasks, slices=cut, baselines=beside, verdicts=verdicts)
+
+
+def _binary_rows(
+    columns: dict[str, m.Floats], label: m.Floats, users: m.Floats, num_bootstrap: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    intervals, replicates = auc_intervals(columns, label, users, num_replicates=num_bootstrap, seed=seed)
+    gaucs = gauc_replicates(columns, label, users, num_replicates=num_bootstrap, seed=seed)
+    rows = {name: _binary(score, label, users) for name, score in columns.items()}
+    for name, row in rows.items():
+        row["auc_ci"] = _list(intervals[name])
+        row["gauc_ci"] = _list(interval(gaucs[name]))
+        if name != "model":
+            row["model_minus_this_auc_ci"] = _list(difference(replicates["model"], replicates[name]))
+            row["model_minus_this_gauc_ci"] = _list(difference(gaucs["model"], gaucs[name]))
+    oracle, counting = rows.get("oracle"), rows.get("item_user_rate")
+    if oracle and counting and oracle["auc"] and counting["auc"] and oracle["auc"] != counting["auc"]:
+        gap = oracle["auc"] - counting["auc"]
+        rows["model"]["gap_closed"] = (rows["model"]["auc"] - counting["auc"]) / gap
+        counting["gap_closed_from_half"] = (counting["auc"] - 0.5) / (oracle["auc"] - 0.5)
+    return rows
+
+
+def _binary(score: m.Floats, label: m.Floats, users: m.Floats) -> dict[str, Any]:
+    within = m.gauc(score, label, users)
+    return {
+        "auc": m.auc(score, label),
+        "gauc": within.value,
+        "gauc_unweighted": within.unweighted,
+        "gauc_coverage": within.coverage,
+        "logloss": m.logloss(score, label),
+        "ne": m.normalized_entropy(score, label),
+        "pcoc": m.pcoc(score, label),
+        "ece": m.ece(score, label),
+        "num_exposures": len(label),
+        "num_positives": int(label.sum()),
+    }
+
+
+def _duration(score: m.Floats, label: m.Floats) -> dict[str, Any]:
+    return {"mae": m.mae(score, label), "xauc": m.xauc(score, label), "num_exposures": len(label)}
+
+
+def _slice(p: Predictions, mask: m.Floats, num_bootstrap: int, seed: int) -> dict[str, Any]:
+    figures = {}
+    for task, score in p.scores.items():
+        chosen = mask & ~np.isnan(p.labels[task])
+        label, users = p.labels[task][chosen].astype(np.float64), p.user[chosen]
+        if task in p.censored:
+            figures[task] = _duration(score[chosen], label)
+            continue
+        intervals, _ = auc_intervals(
+            {"model": score[chosen]}, label, users, num_replicates=min(num_bootstrap, 100), seed=seed
+        )
+        figures[task] = {
+            "auc": m.auc(score[chosen], label),
+            "auc_ci": _list(intervals["model"]),
+            "gauc": m.gauc(score[chosen], label, users).value,
+            "logloss": m.logloss(score[chosen], label),
+            "num_exposures": len(label),
+        }
+    return figures
+
+
+def _verdicts(task: str, model: dict[str, Any], rows: dict[str, dict[str, Any]]) -> list[str]:
+    if model["auc"] is None:
+        return [f"{task}: only one class among the evaluated exposures, so AUC is not defined."]
+    said = []
+    for metric in ("auc", "gauc"):
+        best = max((n for n in rows if n != "oracle" and rows[n][metric]), key=lambda n: rows[n][metric], default=None)
+        if best and model[metric] is not None:
+            said.append(_against(task, metric.upper(), model[metric], rows[best][metric], best, rows[best]))
+    low, high = model["auc_ci"] or (0.0, 0.0)
+    if high - low > 0.02:
+        said.append(f"{task}: the AUC's interval is {high - low:.3f} wide; differences below that decide nothing here.")
+    if model["gauc_coverage"] < 0.5:
+        said.append(f"{task}: GAUC covers only {model['gauc_coverage']:.0%} of the exposures.")
+    return said
+
+
+def _against(task: str, metric: str, mine: float, theirs: float, name: str, row: dict[str, Any]) -> str:
+    low, high = row[f"model_minus_this_{metric.lower()}_ci"] or (-1.0, 1.0)
+    name = name.replace("_", " ")
+    if low > 0:
+        verb = "beats"
+    elif high < 0:
+        verb = "LOSES TO"
+    else:
+        verb = "is not told apart from"
+    return f"{task}: the model {verb} counting ({name}) on {metric}: {mine:.4f} against {theirs:.4f}."
+
+
+def _list(bounds: tuple[float, float] | None) -> list[float] | None:
+    return None if bounds is None else list(bounds)
