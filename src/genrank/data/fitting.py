@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from genrank.data.exposures import array
 from genrank.data.manifest import SplitTimes
-from genrank.data.vocabulary import Vocabulary, count_codes, multi_codes, quantile_edges
+from genrank.data.vocabulary import Vocabulary, bucket_of, count_codes, multi_codes, quantile_edges
 from genrank.errors import ConfigError, LogError
 from genrank.schema import LogSchema, Split
 
@@ -92,6 +92,7 @@ class Fitted:
     vocabularies: dict[str, Vocabulary]
     values: dict[str, pa.Array]  # the values of multi-valued features, in order of code
     boundaries: dict[str, tuple[float, ...]]
+    means: dict[str, tuple[float, ...]]  # of the training part's values in each bucket
     user_count: NDArray[np.int64]
     item_count: NDArray[np.int64]
 
@@ -126,9 +127,19 @@ def fit(
         vocabularies=vocabularies,
         values=values,
         boundaries=edges,
+        means={name: bucket_means(sample.values(), edges[name]) for name, sample in numbers.items()},
         user_count=counts["user"],
         item_count=counts["item"],
     )
+
+
+def bucket_means(values: NDArray[Any], boundaries: tuple[float, ...]) -> tuple[float, ...]:
+    """The mean of the finite values in each bucket; an empty bucket has its nearest edge, or 0."""
+    bucket = bucket_of(values, boundaries) - 1
+    counts = np.bincount(bucket, minlength=len(boundaries) + 1)
+    sums = np.bincount(bucket, weights=values.astype(np.float64), minlength=len(boundaries) + 1)
+    edges = np.array([*boundaries[:1], *boundaries] if boundaries else [0.0])
+    return tuple(float(mean) for mean in np.where(counts > 0, sums / np.maximum(counts, 1), edges))
 
 
 def _number_columns(schema: LogSchema) -> dict[str, tuple[tuple[float, ...], int]]:

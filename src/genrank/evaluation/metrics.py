@@ -107,7 +107,7 @@ class Calibration(NamedTuple):
 
     predicted: Floats
     observed: Floats
-    count: NDArray[np.int64]
+    num_rows: NDArray[np.int64]
 
 
 def calibration(probabilities: Floats, labels: Floats, num_bins: int = 20) -> Calibration:
@@ -126,7 +126,7 @@ def ece(probabilities: Floats, labels: Floats, num_bins: int = 20) -> float | No
     if not len(labels):
         return None
     bins = calibration(probabilities, labels, num_bins)
-    return float(np.average(np.abs(bins.predicted - bins.observed), weights=bins.count))
+    return float(np.average(np.abs(bins.predicted - bins.observed), weights=bins.num_rows))
 
 
 def mae(predicted: Floats, actual: Floats) -> float | None:

@@ -1,5 +1,7 @@
 """Slices: where a ranker is good or bad. Each is a mask over the evaluated exposures."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +29,7 @@ def slices(p: Predictions) -> Masks:
     return groups
 
 
-def _bands(values: NDArray[np.generic], edges: tuple[int, ...]) -> dict[str, NDArray[np.bool_]]:
+def _bands(values: NDArray[Any], edges: tuple[int, ...]) -> dict[str, NDArray[np.bool_]]:
     bands = {}
     for low, high in zip(edges, (*edges[1:], None), strict=True):
         mask = (values >= low) if high is None else (values >= low) & (values < high)

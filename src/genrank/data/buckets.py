@@ -1,0 +1,115 @@
+"""The log in buckets of users, arranged and kept as Arrow files, so that memory holds a bucket or two, never the log."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from genrank.data.engine import Engine
+from genrank.data.exposures import arrange, array
+from genrank.data.fitting import Sample
+from genrank.data.staging import Staging
+from genrank.data.vocabulary import split_values
+from genrank.data.writing import target_of
+from genrank.schema import LogSchema
+
+
+@dataclass(frozen=True, kw_only=True)
+class Buckets:
+    """Arranged buckets on disk. `times`: (a sample of) the target exposures' times; `num_rows`: without duplicates.
+
+    `multi_values`: multi-valued column → its values in order of text.
+    """
+
+    paths: tuple[Path, ...]
+    num_rows: int
+    num_duplicates: int
+    first_time: int
+    last_time: int
+    times: NDArray[np.int64]
+    multi_values: dict[str, pa.Array]
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        return (load_bucket(path) for path in self.paths)
+
+
+def choose_num_buckets(num_rows: int) -> int:
+    """A power of two that grows with the square root of the log, since every bucket is one scan of the stored log.
+
+    16 for 20 million exposures (1.2 million each), 128 for a billion (8 million each); these figures are ours.
+    """
+    wanted = np.sqrt(num_rows) / 300
+    return int(2 ** np.ceil(np.log2(max(8.0, wanted))))
+
+
+def arrange_buckets(
+    engine: Engine,
+    staging: Staging,
+    schema: LogSchema,
+    folder: Path,
+    *,
+    num_buckets: int,
+    report: Callable[[str], None],
+) -> Buckets:
+    """Sorts every bucket, drops duplicates, numbers requests, and stores the result in `folder`."""
+    sample = Sample(staging.num_rows)
+    multi = {f"feature_{f.name}": f for f in schema.features if f.owner == "exposure" and f.kind == "multi"}
+    values: dict[str, list[pa.Array]] = {name: [] for name in multi}
+    paths, dropped, rows, first, last = [], 0, 0, [], []
+    for number, table in enumerate(_prefetched(lambda n: engine.fetch(staging.bucket(n, num_buckets)), num_buckets)):
+        for name, feature in multi.items():
+            lists = split_values(table.column(name).combine_chunks(), feature.separator)
+            table = table.set_column(table.column_names.index(name), name, lists)
+        arranged, duplicates = arrange(table.combine_chunks(), gap_seconds=schema.requests.gap_seconds)
+        for name, parts in values.items():
+            parts.append(pc.unique(arranged.column(name).combine_chunks().flatten()))
+        paths.append(folder / f"bucket-{number}.arrow")
+        _save(arranged, paths[-1])
+        dropped, rows = dropped + duplicates, rows + arranged.num_rows
+        if arranged.num_rows:
+            time = array(arranged, "time")
+            sample.add(time[target_of(arranged)])
+            first.append(int(time.min()))
+            last.append(int(time.max()))
+        report(f"arranged {rows:,} exposures")
+    return Buckets(
+        paths=tuple(paths),
+        num_rows=rows,
+        num_duplicates=dropped,
+        first_time=min(first),
+        last_time=max(last),
+        times=sample.values(),
+        multi_values={name: _distinct(parts) for name, parts in values.items()},
+    )
+
+
+def load_bucket(path: Path) -> pa.Table:
+    """A stored bucket, mapped into memory."""
+    with pa.memory_map(str(path)) as file:
+        return pa.ipc.open_file(file).read_all()
+
+
+def _save(table: pa.Table, path: Path) -> None:
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+
+
+def _prefetched(fetch: Callable[[int], pa.Table], count: int) -> Iterator[pa.Table]:
+    """fetch(0), fetch(1), … with the next one under way while the caller works on the last."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        future = pool.submit(fetch, 0)
+        for number in range(count):
+            table = future.result()
+            if number + 1 < count:
+                future = pool.submit(fetch, number + 1)
+            yield table
+
+
+def _distinct(parts: list[pa.Array]) -> pa.Array:
+    values = pc.unique(pa.concat_arrays(parts))
+    return values.take(pc.sort_indices(values))

@@ -1,0 +1,122 @@
+"""From an exposure log to a prepared folder: the order of the steps, and the manifest.
+
+The folder's contract is in docs/architecture.md. Relational steps are Ibis expressions (staging, survey); what is per
+user is NumPy on one bucket of users at a time (exposures, fitting, writing).
+"""
+
+import functools
+import operator
+import re
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from genrank.data.buckets import arrange_buckets, choose_num_buckets
+from genrank.data.engine import Column, Engine, Expression, import_ibis
+from genrank.data.entities import EntityWriter
+from genrank.data.fitting import split_times
+from genrank.data.logs import Relations, Source, WrongTypeError, typed_columns
+from genrank.data.manifest import Manifest, hash_folder
+from genrank.data.staging import stage
+from genrank.data.survey import Findings, drop_reasons, example_of, survey
+from genrank.errors import LogError
+from genrank.folders import new_folder, refuse_occupied
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """How a log is prepared; nothing here changes what is learned from it."""
+
+    memory_limit: str | None = None  # of the database, as in "4GB"; None: half of the machine's memory
+    threads: int | None = None  # None: all cores
+    num_buckets: int | None = None  # users are spread over so many files; None: by the size of the log
+
+    def __post_init__(self) -> None:
+        if self.memory_limit is not None and not re.fullmatch(r"[0-9.]+ ?[KMGT]i?B", self.memory_limit):
+            raise ValueError(f"memory_limit is {self.memory_limit!r}; it must be a size, as in 4GB or 512MiB")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads is {self.threads}; it must be at least 1")
+        if self.num_buckets is not None and not 1 <= self.num_buckets <= 9999:
+            raise ValueError(f"num_buckets is {self.num_buckets}; it must be 1 to 9999")
+
+
+def prepare(
+    source: Source,
+    *,
+    out: Path,
+    options: PrepareOptions | None = None,
+    report: Report = lambda line: None,
+) -> Manifest:
+    """Prepares the log of `source` into the new folder `out`; `report` is told of progress in lines of text.
+
+    Raises an InputError of one line for what the user can mend; then nothing is left behind.
+    """
+    import_ibis()
+    refuse_occupied(out)
+    options = options or PrepareOptions()
+    with new_folder(out) as folder:
+        with TemporaryDirectory(prefix=".work-", dir=folder) as scratch:
+            preparation = _Preparation(source=source, out=folder, scratch=Path(scratch), options=options, report=report)
+            manifest = preparation.run()
+        manifest = replace(manifest, files=hash_folder(folder))
+        manifest.save(folder)
+    report(f"wrote {out}: {manifest.counts.exposures:,} exposures of {manifest.counts.users:,} users")
+    return manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Preparation:
+    source: Source
+    out: Path
+    scratch: Path
+    options: PrepareOptions
+    report: Report
+
+    def run(self) -> Manifest:
+        """The steps in their order; returns the manifest without files."""
+        schema, options = self.source.schema, self.options
+        for name in ("vocab", "embeddings", "timelines"):
+            (self.out / name).mkdir()
+        engine = Engine(self.scratch / "spill", memory_limit=options.memory_limit, threads=options.threads)
+        with closing(engine):
+            self.report("reading the log")
+            relations = self.source.read(engine)
+            kept, typed, findings = self._look(engine, relations)
+            staging = stage(engine, relations, kept.select(**typed), schema)
+            self.report(f"numbered {staging.items.num_rows - 1:,} items and {staging.users.num_rows - 1:,} users")
+            num_buckets = options.num_buckets or choose_num_buckets(staging.num_rows)
+            buckets = arrange_buckets(
+                engine, staging, schema, self.scratch, num_buckets=num_buckets, report=self.report
+            )
+            split = split_times(schema.split, buckets.times, buckets.first_time, buckets.last_time)
+            fitted = _fit(buckets, staging, schema, split)
+            log = functools.partial(_raw_log, kept, typed)
+            writer = EntityWriter(engine=engine, schema=schema, relations=relations, log=log, folder=self.source.folder)
+            entities = [
+                writer.write("item", staging.items, fitted.item_count, self.out),
+                writer.write("user", staging.users, fitted.user_count, self.out),
+            ]
+            threads = engine.threads
+        for name, vocabulary in fitted.vocabularies.items():
+            vocabulary.write(self.out / "vocab" / f"{_bare(name)}.parquet")
+        counts = self._write_timelines(buckets, fitted, split, threads)
+        return self._manifest(staging, buckets, fitted, split, entities, findings, counts)
+
+    def _look(self, engine: Engine, relations: Relations) -> tuple[Expression, dict[str, Column], Findings]:
+        """The rows to keep, their typed columns, and what was found."""
+        schema, exposures, now = self.source.schema, relations.exposures, int(time.time())
+        try:
+            typed = typed_columns(exposures, schema)
+        except WrongTypeError as problem:
+            raise LogError(problem.explain(example_of(engine, problem.table, problem.column))) from None
+        findings = survey(engine, exposures, typed, schema, now)
+        self.report(f"read {findings.rows:,} rows")
+        if findings.dropped:
+            reasons = drop_reasons(exposures, typed, schema, now)
+            exposures = exposures.filter(~functools.reduce(operator.or_, reasons.values()))
+        return exposures, typed, findings

@@ -1,0 +1,76 @@
+"""The evaluation of a run: predictions of a part, metrics beside counting, report.html."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from genrank.config import to_dict
+from genrank.data.loader import Loader, LoaderConfig
+from genrank.data.prepared import Part, PreparedData
+from genrank.data.sequence import SequenceBuilder
+from genrank.evaluation.baselines import duration_baselines, rate_baselines
+from genrank.evaluation.evaluate import Evaluation, evaluate
+from genrank.evaluation.predictions import Predictions
+from genrank.evaluation.report import ReportRun, write_report
+from genrank.runs.predict import predict
+from genrank.runs.train import configure_torch, load_run
+from genrank.serving.bundle import load_bundle, require_same_schema
+
+
+def evaluate_run(run: Path, *, data: Path | None = None, part: Part = "test", report: bool = True) -> Evaluation:
+    """Judge the newest bundle of `run` on a part of its data, or of `data`; writes report.html and evaluation.json."""
+    config, trained_on = load_run(run)
+    device = configure_torch(config)
+    bundle = load_bundle(run)
+    prepared = PreparedData.load(data or trained_on)
+    require_same_schema(bundle, prepared.folder, prepared.manifest)
+    model = bundle.model(device)
+    # Packed over the whole user: equal scores, and each history is encoded once. A full mask may not be packed.
+    grouping = "user" if config.model.history_mask == "causal" else "request"
+    builder = prepared.builder(replace(bundle.config.sequence, grouping=grouping))
+    loader = Loader(
+        builder,
+        prepared.part(builder, part),
+        LoaderConfig(batch_tokens=config.evaluation.batch_tokens, shuffle=False),
+    )
+    predictions = predict(model, loader, prepared)
+    judged = evaluate(
+        predictions,
+        counting_baselines(prepared, builder, predictions),
+        num_bootstrap=config.evaluation.num_bootstrap,
+        seed=config.evaluation.seed,
+    )
+    (run / "evaluation.json").write_text(json.dumps(judged.to_json(), indent=1) + "\n", encoding="utf-8")
+    if report:
+        about = _about(run, to_dict(config), part, sum(p.numel() for p in model.parameters()), prepared)
+        write_report(run / "report.html", evaluation=judged, predictions=predictions, run=about)
+    return judged
+
+
+def counting_baselines(data: PreparedData, builder: SequenceBuilder, p: Predictions) -> dict[str, dict[str, Any]]:
+    """Every task's counting baselines for the predicted exposures."""
+    start = data.manifest.split.valid_start
+    return {
+        task.name: rate_baselines(
+            data.timelines, task.name, rows=p.exposure, visible_end=builder.visible_end, valid_start=start
+        )
+        if task.kind == "binary"
+        else duration_baselines(data.timelines, task.name, rows=p.exposure, valid_start=start)
+        for task in data.manifest.spec.tasks
+    }
+
+
+def _about(run: Path, config: dict[str, Any], part: str, num_parameters: int, data: PreparedData) -> ReportRun:
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    return ReportRun(
+        name=run.resolve().name,
+        recipe=config["recipe"],
+        part=part,
+        num_parameters=num_parameters,
+        config=config,
+        training=[json.loads(line) for line in lines],
+        manifest=to_dict(data.manifest),
+        environment=json.loads((run / "environment.json").read_text(encoding="utf-8")),
+    )
