@@ -32,9 +32,21 @@ def genrank_small() -> RunConfig:
     )
 
 
+def genrank_demo() -> RunConfig:
+    """One epoch over the demo's 350,000 exposures in about a minute on two cores."""
+    return RunConfig(
+        recipe="genrank-demo",
+        sequence=SequenceConfig(max_history=256, grouping="user"),
+        loader=LoaderConfig(batch_tokens=4096),
+        model=SequenceRankerConfig(width=64, num_blocks=2, num_heads=4, feedforward=256, id_dropout=0.1),
+        training=TrainingConfig(learning_rate=2e-3),
+    )
+
+
 RECIPES: Mapping[str, Callable[[], RunConfig]] = {
     "genrank": genrank,
     "genrank-small": genrank_small,
+    "genrank-demo": genrank_demo,
 }
 
 

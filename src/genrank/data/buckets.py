@@ -1,4 +1,4 @@
-"""The log in buckets of users, arranged and kept as Arrow files, so that memory holds a bucket or two, never the log."""
+"""The log in buckets of users, arranged and kept as Arrow files, so that memory holds a bucket or two."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

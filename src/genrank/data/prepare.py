@@ -6,24 +6,30 @@ user is NumPy on one bucket of users at a time (exposures, fitting, writing).
 
 import functools
 import operator
+import platform
 import re
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from genrank.data.buckets import arrange_buckets, choose_num_buckets
-from genrank.data.engine import Column, Engine, Expression, import_ibis
+from genrank import __version__
+from genrank.data.buckets import Buckets, arrange_buckets, choose_num_buckets, load_bucket
+from genrank.data.engine import Column, Engine, Expression, describe_versions, import_ibis
 from genrank.data.entities import EntityWriter
-from genrank.data.fitting import split_times
+from genrank.data.fitting import Fitted, fit, split_times
 from genrank.data.logs import Relations, Source, WrongTypeError, typed_columns
-from genrank.data.manifest import Manifest, hash_folder
-from genrank.data.staging import stage
+from genrank.data.manifest import Manifest, SplitTimes, hash_folder
+from genrank.data.staging import Staging, stage
+from genrank.data.summary import bare, check_classes, data_spec, total_counts
 from genrank.data.survey import Findings, drop_reasons, example_of, survey
+from genrank.data.writing import BucketCounts, count_bucket, write_bucket
 from genrank.errors import LogError
 from genrank.folders import new_folder, refuse_occupied
+from genrank.schema import LogSchema
 
 Report = Callable[[str], None]
 
@@ -50,7 +56,7 @@ def prepare(
     *,
     out: Path,
     options: PrepareOptions | None = None,
-    report: Report = lambda line: None,
+    report: Report = lambda _: None,
 ) -> Manifest:
     """Prepares the log of `source` into the new folder `out`; `report` is told of progress in lines of text.
 
@@ -103,9 +109,28 @@ class _Preparation:
             ]
             threads = engine.threads
         for name, vocabulary in fitted.vocabularies.items():
-            vocabulary.write(self.out / "vocab" / f"{_bare(name)}.parquet")
+            vocabulary.write(self.out / "vocab" / f"{bare(name)}.parquet")
         counts = self._write_timelines(buckets, fitted, split, threads)
-        return self._manifest(staging, buckets, fitted, split, entities, findings, counts)
+        duplicates = {"duplicate": buckets.num_duplicates} if buckets.num_duplicates else {}
+        edges = {bare(name): boundaries for name, boundaries in fitted.boundaries.items()}
+        return Manifest(
+            genrank_version=__version__,
+            versions={"python": platform.python_version(), **describe_versions()},
+            schema=schema,
+            spec=data_spec(schema, fitted, entities),
+            split=split,
+            counts=total_counts(counts, users=staging.users.num_rows - 1, items=staging.items.num_rows - 1),
+            boundaries=functools.reduce(operator.or_, (part.boundaries for part in entities), edges),
+            dropped=findings.dropped | duplicates,
+            warnings=(
+                *self.source.warnings,
+                *findings.warnings,
+                *(warning for part in entities for warning in part.warnings),
+                *check_classes(counts),
+            ),
+            files={},
+            source=self.source.description | {"rows": findings.rows},
+        )
 
     def _look(self, engine: Engine, relations: Relations) -> tuple[Expression, dict[str, Column], Findings]:
         """The rows to keep, their typed columns, and what was found."""
@@ -120,3 +145,29 @@ class _Preparation:
             reasons = drop_reasons(exposures, typed, schema, now)
             exposures = exposures.filter(~functools.reduce(operator.or_, reasons.values()))
         return exposures, typed, findings
+
+    def _write_timelines(self, buckets: Buckets, fitted: Fitted, split: SplitTimes, threads: int) -> list[BucketCounts]:
+        def write(number: int) -> BucketCounts:
+            bucket = load_bucket(buckets.paths[number])
+            path = self.out / "timelines" / f"bucket={number:04d}" / "part-0.parquet"
+            write_bucket(bucket, self.source.schema, fitted, path)
+            return count_bucket(bucket, self.source.schema, split)
+
+        self.report("writing timelines")
+        with ThreadPoolExecutor(max_workers=min(threads, 4)) as pool:  # each holds a bucket in memory
+            return list(pool.map(write, range(len(buckets.paths))))
+
+
+def _fit(buckets: Buckets, staging: Staging, schema: LogSchema, split: SplitTimes) -> Fitted:
+    return fit(
+        buckets,
+        schema,
+        values=staging.categories | buckets.multi_values,
+        num_rows={"user": staging.users.num_rows, "item": staging.items.num_rows, "log": staging.num_rows},
+        is_training=lambda times: times < split.valid_start,
+    )
+
+
+def _raw_log(kept: Expression, typed: dict[str, Column]) -> Expression:
+    """The log's own columns and the typed user, item and time."""
+    return kept.mutate(genrank_user=typed["user"], genrank_item=typed["item"], genrank_time=typed["time"])

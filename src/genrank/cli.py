@@ -1,0 +1,233 @@
+"""The command line: `genrank COMMAND …`. Exit codes: 0 done, 1 a failure of ours, 2 the user's input.
+
+Progress and logs go to stderr; with --json stdout holds one JSON document and nothing else.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from genrank import __version__
+from genrank.errors import ConfigError, GenRankError, InputError
+
+# Idle OpenMP threads would spin and fight a busy neighbour for the core; read when torch is imported, later than this.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+    try:
+        options.run(options)
+    except InputError as problem:
+        return _fail(problem, 2)
+    except GenRankError as problem:
+        return _fail(problem, 1)
+    except KeyboardInterrupt:
+        return _fail(GenRankError("interrupted"), 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader (head, say) has gone
+        return 0
+    return 0
+
+
+def _fail(problem: Exception, code: int) -> int:
+    print(f"genrank: {' '.join(str(problem).split())}", file=sys.stderr)  # noqa: T201
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="genrank", description="Generative ranking for recommender systems.")
+    parser.add_argument("--version", action="version", version=f"genrank {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more on stderr")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    doctor = commands.add_parser("doctor", help="versions, device, threads, what is slow and how to mend it")
+    doctor.set_defaults(run=_doctor)
+
+    demo = commands.add_parser("demo", help="the whole way on a simulated feed, in minutes on two CPU cores")
+    demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for all that it makes (default: demo)")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.set_defaults(run=_demo)
+
+    simulate = commands.add_parser("simulate", help="an exposure log with known click probabilities")
+    simulate.add_argument("out", type=Path)
+    simulate.add_argument("--users", type=int, help="number of users")
+    simulate.add_argument("--days", type=int, help="number of days")
+    simulate.add_argument("--seed", type=int, default=0)
+    _add_set(simulate, "a setting of the world, as in num_topics=40")
+    simulate.set_defaults(run=_simulate)
+
+    prepare = commands.add_parser("prepare", help="from exposure logs to timelines")
+    prepare.add_argument("logs", nargs="+", type=Path, metavar="LOGS", help="Parquet, CSV or TSV files, or a folder")
+    prepare.add_argument("--schema", type=Path, help="what the columns mean, in TOML")
+    prepare.add_argument("--source", help="a publisher's own layout instead: movielens, mind, kuairand")
+    prepare.add_argument("--out", type=Path, required=True)
+    prepare.add_argument("--memory-limit", help="of the engine, as in 4GB (default: half of the memory)")
+    prepare.add_argument("--threads", type=int)
+    _add_set(prepare, "a setting of the schema, as in split.test_fraction=0.2")
+    prepare.set_defaults(run=_prepare)
+
+    train = commands.add_parser("train", help="train a recipe on prepared data")
+    train.add_argument("data", type=Path)
+    train.add_argument("--recipe", default="genrank")
+    train.add_argument("--out", type=Path, required=True)
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUT")
+    _add_set(train, "a setting of the recipe, as in model.width=128")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("evaluate", help="metrics per task and slice, and report.html")
+    evaluate.add_argument("run_folder", type=Path, metavar="RUN")
+    evaluate.add_argument("--data", type=Path, help="prepared data (default: what the run was trained on)")
+    evaluate.add_argument("--part", choices=("valid", "test"), default="test")
+    evaluate.add_argument("--json", action="store_true")
+    evaluate.set_defaults(run=_evaluate)
+
+    rank = commands.add_parser("rank", help="score candidates for a user")
+    rank.add_argument("run_folder", type=Path, metavar="RUN")
+    rank.add_argument("--user", required=True)
+    rank.add_argument("--candidates", required=True, metavar="I,I,I")
+    rank.add_argument("--data", type=Path, help="prepared data with the histories (default: the run's own)")
+    rank.add_argument("--time", type=int, help="seconds since the epoch (default: just after the log's end)")
+    rank.add_argument(
+        "--context", default="", metavar="NAME=VALUE,…", help="features of the exposure, as in device=phone"
+    )
+    rank.add_argument("--value", default="", metavar="TASK=WEIGHT,…", help="the order's formula, as in click=1,like=5")
+    rank.add_argument("--json", action="store_true")
+    rank.set_defaults(run=_rank)
+    return parser
+
+
+def _add_set(parser: argparse.ArgumentParser, help_text: str) -> None:
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PATH=VALUE", help=help_text)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from genrank.doctor import examine
+
+    Console().print(examine())
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from genrank.demo import demo
+
+    demo(options.out, _console(), seed=options.seed)
+
+
+def _simulate(options: argparse.Namespace) -> None:
+    from genrank.demo import simulate_with_progress
+
+    given = {"num_users": options.users, "num_days": options.days, "seed": options.seed}
+    settings = [f"{name}={value}" for name, value in given.items() if value is not None]
+    simulate_with_progress(options.out, [*settings, *options.settings], _console())
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from genrank.demo import prepare_with_progress
+
+    if (options.schema is None) == (options.source is None):
+        raise ConfigError(
+            "prepare: give either --schema S.toml for your own logs or --source NAME for a public data set"
+        )
+    prepare_with_progress(
+        options.logs,
+        out=options.out,
+        schema=options.schema,
+        source=options.source,
+        settings=options.settings,
+        limits={"memory_limit": options.memory_limit, "threads": options.threads},
+        console=_console(),
+    )
+
+
+def _train(options: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from genrank.config import override
+    from genrank.recipes import recipe
+    from genrank.runs.train import start_run, train
+
+    console = _console()
+    resume = options.resume and (options.out / "config.json").exists()
+    if not resume:
+        config = override(replace(recipe(options.recipe), seed=options.seed), options.settings)
+        start_run(options.data, config, options.out)
+    elif options.settings:
+        raise ConfigError(
+            "--set can't be combined with --resume: a resumed run keeps its configuration; start a new run"
+        )
+    bundle = train(options.out, console, resume=resume)
+    console.print(f"run [bold]{options.out}[/]: model bundle {bundle.name}. Next: genrank evaluate {options.out}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from genrank.evaluation.table import as_tables
+    from genrank.runs.evaluate import evaluate_run
+
+    judged = evaluate_run(options.run_folder, data=options.data, part=options.part)
+    if options.json:
+        sys.stdout.write(json.dumps(judged.to_json()) + "\n")
+    else:
+        Console().print(as_tables(judged))
+    _console().print(f"report: {options.run_folder / 'report.html'}")
+
+
+def _rank(options: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from genrank.demo import ranking_table
+    from genrank.serving.ranker import GenRanker
+
+    ranker = GenRanker.load(options.run_folder, data=options.data)
+    weights = {name: _number(name, text) for name, text in _pairs("--value", options.value).items()}
+    ranking = ranker.rank(
+        options.user,
+        [item.strip() for item in options.candidates.split(",")] if options.candidates.strip() else [],
+        time=options.time,
+        context=_pairs("--context", options.context),
+        value=weights or None,
+    )
+    if options.json:
+        sys.stdout.write(json.dumps(asdict(ranking)) + "\n")
+    else:
+        Console().print(ranking_table(ranking))
+
+
+def _pairs(flag: str, text: str) -> dict[str, str]:
+    pairs = {}
+    for part in filter(None, text.split(",")):
+        name, separator, value = part.partition("=")
+        if not separator:
+            raise ConfigError(f"{flag} {part}: expected NAME=VALUE, separated by commas")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"--value {name}={text}: the weight must be a number") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

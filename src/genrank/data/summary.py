@@ -1,0 +1,83 @@
+"""What the manifest says: the spec that models are built from, counts, and tasks that can't be learned."""
+
+from collections.abc import Iterable, Sequence
+
+from genrank.data.entities import Entities
+from genrank.data.fitting import Fitted
+from genrank.data.manifest import Counts, PartCounts
+from genrank.data.writing import PARTS, BucketCounts
+from genrank.errors import LogError
+from genrank.schema import DataSpec, FeatureSpec, FeedbackSpec, LogSchema, TaskSpec
+
+
+def bare(column: str) -> str:
+    """The name in a column such as `feature_<name>`."""
+    return column.partition("_")[2]
+
+
+def data_spec(schema: LogSchema, fitted: Fitted, entities: Iterable[Entities]) -> DataSpec:
+    """The resolved features, tasks and feedback: items' features, users', the exposures'."""
+    features = [spec for part in entities for spec in part.specs]
+    for feature in schema.features:
+        if feature.owner == "exposure":
+            name = f"feature_{feature.name}"
+            edges = fitted.boundaries.get(name)
+            size = fitted.vocabularies[name].size if edges is None else len(edges) + 2
+            features.append(FeatureSpec(name=feature.name, owner="exposure", kind=feature.kind, size=size))
+    return DataSpec(
+        features=tuple(features),
+        tasks=tuple(
+            TaskSpec(
+                name=task.name,
+                kind=task.kind,
+                boundaries=fitted.boundaries.get(f"task_{task.name}", ()),
+                means=fitted.means.get(f"task_{task.name}", ()),
+            )
+            for task in schema.tasks
+        ),
+        feedback=tuple(
+            FeedbackSpec(name=part.name, size=fitted.vocabularies[f"feedback_{part.name}"].size)
+            for part in schema.feedback
+        ),
+    )
+
+
+def total_counts(counts: Sequence[BucketCounts], *, users: int, items: int) -> Counts:
+    """Sums over all buckets."""
+    parts = {}
+    for number, name in enumerate(PARTS):
+        here = [bucket.parts[number] for bucket in counts]
+        parts[name] = PartCounts(
+            exposures=sum(part.exposures for part in here),
+            requests=sum(part.requests for part in here),
+            positives={task: sum(part.positives[task] for part in here) for task in here[0].positives},
+        )
+    return Counts(
+        users=users,
+        items=items,
+        requests=sum(bucket.requests for bucket in counts),
+        exposures=sum(bucket.exposures for bucket in counts),
+        **parts,
+    )
+
+
+def check_classes(counts: Sequence[BucketCounts]) -> list[str]:
+    """Warnings for binary tasks with one class only in validation or test.
+
+    Raises LogError where it is so in training: nothing could be learned.
+    """
+    warnings = []
+    for task in counts[0].parts[0].positives:
+        for number, name in enumerate(PARTS):
+            positives = sum(bucket.parts[number].positives[task] for bucket in counts)
+            known = sum(bucket.known[number][task] for bucket in counts)
+            if 0 < positives < known or not any(bucket.parts[number].exposures for bucket in counts):
+                continue
+            found = f"{positives:,} positives among {known:,} exposures with a label"
+            if name == "train":
+                raise LogError(
+                    f"task {task!r}: the training part needs positives and negatives, found {found}; "
+                    "leave the task out, or choose another column, threshold or split"
+                )
+            warnings.append(f"task {task!r}: {found} in the {name} part, so it can't be measured there")
+    return warnings

@@ -1,0 +1,130 @@
+"""What the command line tells while it simulates, prepares and ranks, and `genrank demo`, the whole way at once."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from genrank.config import override
+from genrank.data.manifest import Manifest
+from genrank.data.prepare import PrepareOptions, prepare
+from genrank.evaluation.table import as_tables
+from genrank.folders import refuse_occupied
+from genrank.recipes import recipe
+from genrank.runs.evaluate import evaluate_run
+from genrank.runs.train import start_run, train
+from genrank.serving.ranker import GenRanker, Ranking
+from genrank.simulation import SimulationSummary, WorldConfig, simulate
+
+
+def simulate_with_progress(out: Path, settings: Sequence[str], console: Console) -> SimulationSummary:
+    """`simulate` with a bar, and its summary in a sentence."""
+    config = override(WorldConfig(), settings)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("simulating", total=1.0)
+        summary = simulate(config, out, progress=lambda share: progress.update(bar, completed=share))
+    rates = ", ".join(f"{task} {rate:.1%}" for task, rate in summary.rates.items())
+    console.print(
+        f"{summary.num_exposures:,} exposures in {summary.num_requests:,} requests over {summary.num_items:,} items "
+        f"({rates}), {summary.exposures_per_second:,.0f} a second → [bold]{out}[/]",
+        highlight=False,
+    )
+    return summary
+
+
+def prepare_with_progress(
+    logs: Sequence[Path],
+    *,
+    out: Path,
+    schema: Path | None = None,
+    source: str | None = None,
+    settings: Sequence[str] = (),
+    limits: Mapping[str, Any] | None = None,
+    console: Console,
+) -> Manifest:
+    """`prepare`, and what it found in a few sentences."""
+    options = replace(PrepareOptions(), **{k: v for k, v in (limits or {}).items() if v is not None})
+    began = time.monotonic()
+    with console.status("preparing") as status:
+        manifest = prepare(
+            logs,
+            out=out,
+            schema=schema,
+            source=source,
+            settings=settings,
+            options=options,
+            report=lambda line: status.update(line),
+        )
+    counts = manifest.counts
+    console.print(
+        f"{counts.exposures:,} exposures of {counts.users:,} users and {counts.items:,} items, split by time into "
+        f"{counts.train.exposures:,} / {counts.valid.exposures:,} / {counts.test.exposures:,}, "
+        f"in {time.monotonic() - began:.1f} s → [bold]{out}[/]",
+        highlight=False,
+    )
+    for reason, number in manifest.dropped.items():
+        if number:
+            console.print(f"dropped {number:,}: {reason}", highlight=False)
+    for sentence in manifest.warnings:
+        console.print(f"[yellow]note:[/] {sentence}", highlight=False)
+    return manifest
+
+
+def ranking_table(ranking: Ranking) -> Table:
+    """A ranking for the terminal."""
+    user = ranking.user if ranking.user_known else f"{ranking.user} (unknown: ranked with an empty history)"
+    title = f"user {user}, {ranking.num_history} past exposures seen, model {ranking.model_version}"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    tasks = list(ranking.places[0].scores)
+    for name in ("", "item", "value", *tasks):
+        table.add_column(name, justify="left" if name == "item" else "right")
+    for number, place in enumerate(ranking.places, 1):
+        item = place.item if place.known else f"{place.item} (unknown)"
+        scores = (f"{place.scores[task]:.4f}" for task in tasks)
+        table.add_row(str(number), item, f"{place.value:.4f}", *scores)
+    return table
+
+
+def demo(out: Path, console: Console, *, seed: int = 0) -> None:
+    """Simulate a feed, prepare its log, train GenRank, evaluate and rank; everything lands below `out`."""
+    refuse_occupied(out)
+    began = time.monotonic()
+    feed, data, run = out / "feed", out / "data", out / "run"
+    console.rule("[bold]1. A feed's exposure log", align="left")
+    console.print(
+        "Users with drifting interests are shown items by an imperfect policy; each action's true probability is known."
+    )
+    simulate_with_progress(feed, [f"seed={seed}"], console)
+    console.rule("[bold]2. From the log to timelines", align="left")
+    console.print(f"As with your own logs: genrank prepare {feed}/exposures --schema {feed}/schema.toml --out {data}")
+    prepare_with_progress([feed / "exposures"], schema=feed / "schema.toml", out=data, console=console)
+    console.rule("[bold]3. Training GenRank", align="left")
+    console.print(f"genrank train {data} --recipe genrank-demo --out {run}")
+    start_run(data, replace(recipe("genrank-demo"), seed=seed), run)
+    train(run, console)
+    console.rule("[bold]4. How good is it?", align="left")
+    console.print(f"On the log's last days: genrank evaluate {run}")
+    console.print(as_tables(evaluate_run(run)))
+    console.rule("[bold]5. Ranking candidates", align="left")
+    ranker = GenRanker.load(run)
+    user, items = _someone(ranker)
+    console.print(f"genrank rank {run} --user {user} --candidates {','.join(items)}")
+    console.print(ranking_table(ranker.rank(user, items)))
+    console.rule("[bold]Done", align="left")
+    console.print(
+        f"In {time.monotonic() - began:.0f} s. The report: [bold]{(run / 'report.html').resolve()}[/] – open it in a browser.\n"
+        f"The schema to copy for your own logs: {feed / 'schema.toml'}; all settings of the run: {run / 'config.json'}",
+        highlight=False,
+    )
+
+
+def _someone(ranker: GenRanker) -> tuple[str, list[str]]:
+    """The most active user, and the newest eight items."""
+    user = int(ranker.users.train_count.argmax())
+    newest = ranker.items.first_time.argsort()[::-1][:8]
+    return str(ranker.users.ids[user]), [str(ranker.items.ids[int(row)]) for row in newest]

@@ -1,0 +1,73 @@
+"""`genrank doctor`: what this machine has, what is slow on it, and how to mend it."""
+
+import importlib.util
+import os
+import platform
+import time
+from dataclasses import dataclass
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from genrank.runs.train import environment
+
+EXTRAS = {"ibis": "prepare", "duckdb": "prepare", "jinja2": "report", "matplotlib": "report", "tensorboard": "report"}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Measured matrix products, GFLOP/s."""
+
+    fp32: float
+    bf16: float
+
+
+def examine() -> RenderableType:
+    """Versions, device, threads and measured rates, then advice."""
+    import torch
+
+    facts = environment()
+    rates = measure()
+    table = Table(show_header=False, title="genrank doctor", title_justify="left", title_style="bold")
+    for name, version in facts["versions"].items():
+        table.add_row(name, str(version))
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none; CPU is used"
+    table.add_row("processor", f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads")
+    table.add_row("instructions", torch.backends.cpu.get_cpu_capability())
+    table.add_row("GPU", cuda)
+    table.add_row("matrix products", f"fp32 {rates.fp32:,.0f} GFLOP/s, bf16 {rates.bf16:,.0f} GFLOP/s (CPU)")
+    return Group(table, *(Text("• " + sentence) for sentence in _advice(rates)))
+
+
+def measure(size: int = 1024, repeats: int = 5) -> Rates:
+    """The best of a few square matrix products on the CPU."""
+    import torch
+
+    def rate(dtype: torch.dtype) -> float:
+        a = torch.ones(size, size, dtype=dtype)
+        best = float("inf")
+        for _ in range(repeats):
+            start = time.perf_counter()
+            a @ a
+            best = min(best, time.perf_counter() - start)
+        return 2 * size**3 / best / 1e9
+
+    return Rates(rate(torch.float32), rate(torch.bfloat16))
+
+
+def _advice(rates: Rates) -> list[str]:
+    import torch
+
+    said = [
+        f"{name} is missing: pip install 'genrank[{extra}]'"
+        for name, extra in EXTRAS.items()
+        if importlib.util.find_spec(name) is None
+    ]
+    if os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive":
+        said.append("set OMP_WAIT_POLICY=passive before Python starts where other programs share the cores")
+    if torch.get_num_threads() > (os.cpu_count() or 1):
+        said.append("more torch threads than cores: set threads to the number of cores")
+    if rates.bf16 > 1.5 * rates.fp32:
+        said.append("bf16 products are faster here: try --set training.precision=bf16 for widths of 256 and more")
+    return said or ["nothing to mend"]
