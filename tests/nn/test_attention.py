@@ -43,7 +43,7 @@ def run(backend: str, queries: Queries, context: Tokens, by: str) -> list[torch.
     out = BACKENDS[backend](queries, context, alibi(HEADS, by))(*inputs, *own)
     weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(2))
     leaves = inputs if queries.causal else inputs + own
-    return [out.detach(), *torch.autograd.grad((out * weights).sum(), leaves)]
+    return [out.detach(), *torch.autograd.grad((out * weights).sum(), leaves, materialize_grads=True)]
 
 
 @pytest.mark.parametrize("backend", ["plain", "fused"])

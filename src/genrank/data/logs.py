@@ -34,14 +34,15 @@ class Relations:
 class Source:
     """An exposure log that can be read. `folder`: side files (embeddings) are relative to it.
 
-    `description` goes to the manifest as it is.
+    `description` goes to the manifest as it is. `optional_tasks`: binary tasks that are left out with a warning, rather
+    than refused, where the training part has one class only.
     """
 
     schema: LogSchema
     read: Callable[[Engine], Relations]
     folder: Path
     description: dict[str, Any] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    optional_tasks: tuple[str, ...] = ()
 
     def with_settings(self, assignments: Sequence[str]) -> "Source":
         """The source with `path=value` settings of its schema changed, as in `split.test_fraction=0.2`."""

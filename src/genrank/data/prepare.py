@@ -24,7 +24,7 @@ from genrank.data.fitting import Fitted, fit, split_times
 from genrank.data.logs import Relations, Source, WrongTypeError, typed_columns
 from genrank.data.manifest import Manifest, SplitTimes, hash_folder
 from genrank.data.staging import Staging, stage
-from genrank.data.summary import bare, check_classes, data_spec, total_counts
+from genrank.data.summary import bare, check_classes, data_spec, one_class_tasks, total_counts
 from genrank.data.survey import Findings, drop_reasons, example_of, survey
 from genrank.data.writing import BucketCounts, count_bucket, write_bucket
 from genrank.errors import LogError
@@ -100,6 +100,7 @@ class _Preparation:
                 engine, staging, schema, self.scratch, num_buckets=num_buckets, report=self.report
             )
             split = split_times(schema.split, buckets.times, buckets.first_time, buckets.last_time)
+            schema, left_out = self._learnable(buckets, split)
             fitted = _fit(buckets, staging, schema, split)
             log = functools.partial(_raw_log, kept, typed)
             writer = EntityWriter(engine=engine, schema=schema, relations=relations, log=log, folder=self.source.folder)
@@ -110,7 +111,7 @@ class _Preparation:
             threads = engine.threads
         for name, vocabulary in fitted.vocabularies.items():
             vocabulary.write(self.out / "vocab" / f"{bare(name)}.parquet")
-        counts = self._write_timelines(buckets, fitted, split, threads)
+        counts = self._write_timelines(buckets, schema, fitted, split, threads)
         duplicates = {"duplicate": buckets.num_duplicates} if buckets.num_duplicates else {}
         edges = {bare(name): boundaries for name, boundaries in fitted.boundaries.items()}
         return Manifest(
@@ -123,7 +124,7 @@ class _Preparation:
             boundaries=functools.reduce(operator.or_, (part.boundaries for part in entities), edges),
             dropped=findings.dropped | duplicates,
             warnings=(
-                *self.source.warnings,
+                *left_out,
                 *findings.warnings,
                 *(warning for part in entities for warning in part.warnings),
                 *check_classes(counts),
@@ -146,12 +147,28 @@ class _Preparation:
             exposures = exposures.filter(~functools.reduce(operator.or_, reasons.values()))
         return exposures, typed, findings
 
-    def _write_timelines(self, buckets: Buckets, fitted: Fitted, split: SplitTimes, threads: int) -> list[BucketCounts]:
+    def _learnable(self, buckets: Buckets, split: SplitTimes) -> tuple[LogSchema, list[str]]:
+        """The schema without optional tasks that have one class only in training, and what was left out."""
+        schema = self.source.schema
+        optional = set(self.source.optional_tasks) & {task.name for task in schema.tasks}
+        if not optional:
+            return schema, []
+        counts = [count_bucket(bucket, schema, split) for bucket in buckets]
+        poor = [name for name in one_class_tasks(counts, part=0) if name in optional]
+        tasks = tuple(task for task in schema.tasks if task.name not in poor)
+        if not any(task.kind == "binary" for task in tasks):
+            return schema, []
+        warnings = [f"task {name!r} is left out: training has one class only" for name in poor]
+        return replace(schema, tasks=tasks), warnings
+
+    def _write_timelines(
+        self, buckets: Buckets, schema: LogSchema, fitted: Fitted, split: SplitTimes, threads: int
+    ) -> list[BucketCounts]:
         def write(number: int) -> BucketCounts:
             bucket = load_bucket(buckets.paths[number])
             path = self.out / "timelines" / f"bucket={number:04d}" / "part-0.parquet"
-            write_bucket(bucket, self.source.schema, fitted, path)
-            return count_bucket(bucket, self.source.schema, split)
+            write_bucket(bucket, schema, fitted, path)
+            return count_bucket(bucket, schema, split)
 
         self.report("writing timelines")
         with ThreadPoolExecutor(max_workers=min(threads, 4)) as pool:  # each holds a bucket in memory

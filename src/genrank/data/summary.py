@@ -61,23 +61,31 @@ def total_counts(counts: Sequence[BucketCounts], *, users: int, items: int) -> C
     )
 
 
+def one_class_tasks(counts: Sequence[BucketCounts], *, part: int) -> dict[str, str]:
+    """Binary task → what was found, for those without both classes in a part that has exposures."""
+    found: dict[str, str] = {}
+    if not any(bucket.parts[part].exposures for bucket in counts):
+        return found
+    for task in counts[0].parts[part].positives:
+        positives = sum(bucket.parts[part].positives[task] for bucket in counts)
+        known = sum(bucket.known[part][task] for bucket in counts)
+        if not 0 < positives < known:
+            found[task] = f"{positives:,} positives among {known:,} exposures with a label"
+    return found
+
+
 def check_classes(counts: Sequence[BucketCounts]) -> list[str]:
     """Warnings for binary tasks with one class only in validation or test.
 
     Raises LogError where it is so in training: nothing could be learned.
     """
-    warnings = []
-    for task in counts[0].parts[0].positives:
-        for number, name in enumerate(PARTS):
-            positives = sum(bucket.parts[number].positives[task] for bucket in counts)
-            known = sum(bucket.known[number][task] for bucket in counts)
-            if 0 < positives < known or not any(bucket.parts[number].exposures for bucket in counts):
-                continue
-            found = f"{positives:,} positives among {known:,} exposures with a label"
-            if name == "train":
-                raise LogError(
-                    f"task {task!r}: the training part needs positives and negatives, found {found}; "
-                    "leave the task out, or choose another column, threshold or split"
-                )
-            warnings.append(f"task {task!r}: {found} in the {name} part, so it can't be measured there")
-    return warnings
+    for task, found in one_class_tasks(counts, part=0).items():
+        raise LogError(
+            f"task {task!r}: the training part needs positives and negatives, found {found}; "
+            "leave the task out, or choose another column, threshold or split"
+        )
+    return [
+        f"task {task!r}: {found} in the {name} part, so it can't be measured there"
+        for part, name in enumerate(PARTS[1:], start=1)
+        for task, found in one_class_tasks(counts, part=part).items()
+    ]
