@@ -10,9 +10,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from genrank.config import override
+from genrank.config import build, override
 from genrank.data.manifest import Manifest
+from genrank.data.logs import Source
 from genrank.data.prepare import PrepareOptions, prepare
+from genrank.data.sources.files import files
+from genrank.data.sources.published import published
+from genrank.errors import ConfigError
 from genrank.evaluation.table import as_tables
 from genrank.folders import refuse_occupied
 from genrank.recipes import recipe
@@ -48,18 +52,10 @@ def prepare_with_progress(
     console: Console,
 ) -> Manifest:
     """`prepare`, and what it found in a few sentences."""
-    options = replace(PrepareOptions(), **{k: v for k, v in (limits or {}).items() if v is not None})
+    options = build(PrepareOptions, {k: v for k, v in (limits or {}).items() if v is not None}, where="prepare")
     began = time.monotonic()
     with console.status("preparing") as status:
-        manifest = prepare(
-            logs,
-            out=out,
-            schema=schema,
-            source=source,
-            settings=settings,
-            options=options,
-            report=lambda line: status.update(line),
-        )
+        manifest = prepare(_source(logs, schema, source, settings), out=out, options=options, report=status.update)
     counts = manifest.counts
     console.print(
         f"{counts.exposures:,} exposures of {counts.users:,} users and {counts.items:,} items, split by time into "
@@ -73,6 +69,14 @@ def prepare_with_progress(
     for sentence in manifest.warnings:
         console.print(f"[yellow]note:[/] {sentence}", highlight=False)
     return manifest
+
+
+def _source(logs: Sequence[Path], schema: Path | None, source: str | None, settings: Sequence[str]) -> Source:
+    if schema is not None:
+        return files(logs, schema=schema).with_settings(settings)
+    if len(logs) != 1:
+        raise ConfigError(f"--source {source}: expected one folder, found {len(logs)} paths; give the unpacked folder")
+    return published(str(source), logs[0]).with_settings(settings)
 
 
 def ranking_table(ranking: Ranking) -> Table:

@@ -72,7 +72,8 @@ class Engine:
             options = {"auto_detect": False, "header": False} | options
         with self._guard():
             if text_columns:
-                options["types"] = dict.fromkeys(text_columns, "VARCHAR")
+                present = self._connection.read_csv(names, **options).columns
+                options["types"] = {name: "VARCHAR" for name in text_columns if name in present}
             return self.store(self._connection.read_csv(names, **options))
 
     @contextmanager

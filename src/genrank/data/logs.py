@@ -76,9 +76,9 @@ def typed_columns(exposures: Expression, schema: LogSchema) -> dict[str, Column]
     if columns.request is not None:
         typed["request"] = identity(_column(exposures, columns.request, "columns.request"))
     if columns.position is not None:
-        typed["position"] = _position(_number(exposures, columns.position, "columns.position"))
+        typed["position"] = _position(number_column(exposures, columns.position, "columns.position"))
     if columns.target is not None:
-        flag = _number(exposures, columns.target, "columns.target")
+        flag = number_column(exposures, columns.target, "columns.target")
         typed["target"] = (flag != 0).fill_null(True)
     for task in schema.tasks:
         typed |= _task(exposures, task)
@@ -88,7 +88,9 @@ def typed_columns(exposures: Expression, schema: LogSchema) -> dict[str, Column]
         if feature.owner == "exposure":
             typed[f"feature_{feature.name}"] = feature_column(exposures, feature)
     for name, column in schema.oracle.items():
-        typed[f"oracle_{name}"] = _number(exposures, column, f"oracle {name!r}").cast("float32")
+        typed[f"oracle_{name}"] = (
+            number_column(exposures, column, f"oracle {name!r}").cast("float32").fill_null(float("nan"))
+        )
     return typed
 
 
@@ -99,7 +101,7 @@ def feature_column(table: Expression, feature: Feature) -> Column:
     if feature.kind == "categorical":
         return identity(column)
     if feature.kind == "numeric":
-        return _number(table, str(feature.column), role).cast("float64")
+        return number_column(table, str(feature.column), role).cast("float64")
     if feature.kind == "embedding":
         if not column.type().is_array():
             raise LogError(f"{role}: expected lists of numbers in column {feature.column!r}, found {column.type()}")
@@ -128,7 +130,8 @@ def _column(table: Expression, name: str, role: str) -> Column:
     return table[name]
 
 
-def _number(table: Expression, name: str, role: str) -> Column:
+def number_column(table: Expression, name: str, role: str) -> Column:
+    """A column of numbers, booleans as 0 and 1. Raises LogError for other types."""
     column = _column(table, name, role)
     kind = column.type()
     if kind.is_numeric() or kind.is_boolean():
@@ -157,7 +160,7 @@ def _position(column: Column) -> Column:
 
 def _task(exposures: Expression, task: Task) -> dict[str, Column]:
     role = f"task {task.name!r}"
-    value = _number(exposures, task.column, role)
+    value = number_column(exposures, task.column, role)
     if task.kind == "binary":
         return {f"task_{task.name}": _label(value, task.threshold)}
     duration = value / 1000 if task.unit == "ms" else value
@@ -166,7 +169,7 @@ def _task(exposures: Expression, task: Task) -> dict[str, Column]:
     if task.censored is not None or task.maximum is not None:
         censored = duration > (float("inf") if task.maximum is None else task.maximum)
         if task.censored is not None:
-            censored = censored | (_number(exposures, task.censored, f"{role}, censored") != 0).fill_null(False)
+            censored = censored | (number_column(exposures, task.censored, f"{role}, censored") != 0).fill_null(False)
         typed[f"censored_{task.name}"] = (censored & known).fill_null(False)
     if task.maximum is not None:
         duration = (duration > task.maximum).ifelse(task.maximum, duration)

@@ -25,9 +25,8 @@ from genrank.data.logs import Relations, Source, WrongTypeError, typed_columns
 from genrank.data.manifest import Manifest, SplitTimes, hash_folder
 from genrank.data.staging import Staging, stage
 from genrank.data.summary import bare, check_classes, data_spec, one_class_tasks, total_counts
-from genrank.data.survey import Findings, drop_reasons, example_of, survey
+from genrank.data.survey import Findings, drop_reasons, explain_wrong_type, survey
 from genrank.data.writing import BucketCounts, count_bucket, write_bucket
-from genrank.errors import LogError
 from genrank.folders import new_folder, refuse_occupied
 from genrank.schema import LogSchema
 
@@ -139,7 +138,7 @@ class _Preparation:
         try:
             typed = typed_columns(exposures, schema)
         except WrongTypeError as problem:
-            raise LogError(problem.explain(example_of(engine, problem.table, problem.column))) from None
+            raise explain_wrong_type(engine, problem) from None
         findings = survey(engine, exposures, typed, schema, now)
         self.report(f"read {findings.rows:,} rows")
         if findings.dropped:

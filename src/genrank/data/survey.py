@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from genrank.data.engine import Column, Engine, Expression
-from genrank.data.logs import SCALE
+from genrank.data.logs import SCALE, WrongTypeError, number_column
 from genrank.errors import LogError
 from genrank.schema import LogSchema, Task
 
@@ -52,7 +52,7 @@ def survey(engine: Engine, exposures: Expression, typed: dict[str, Column], sche
     rows = counts["rows"]
     if rows == 0:
         raise LogError("the log has no rows; expected one row per exposure; check the paths and the files' contents")
-    _check_times(engine, exposures, schema, counts)
+    _check_times(engine, exposures, typed["time"], schema, counts)
     _check_binary(engine, exposures, schema, counts)
     dropped = {reason: counts[_key(reason)] for reason in reasons if counts[_key(reason)]}
     if sum(dropped.values()) == rows:
@@ -71,7 +71,7 @@ def _questions(
         if task.kind == "binary" and task.threshold is None:
             questions[f"invalid_{task.name}"] = _not_binary(exposures, task).sum()
         elif task.kind == "duration":
-            questions[f"negative_{task.name}"] = (exposures[task.column] < 0).sum()
+            questions[f"negative_{task.name}"] = (number_column(exposures, task.column, task.name) < 0).sum()
     for feature in schema.features:
         if feature.owner == "exposure" and feature.kind == "numeric":
             number = typed[f"feature_{feature.name}"]
@@ -83,7 +83,9 @@ def _key(reason: str) -> str:
     return "drop_" + reason.replace(" ", "_")
 
 
-def _check_times(engine: Engine, exposures: Expression, schema: LogSchema, counts: dict[str, int]) -> None:
+def _check_times(
+    engine: Engine, exposures: Expression, time: Column, schema: LogSchema, counts: dict[str, int]
+) -> None:
     rows, unit, name = counts["rows"], schema.time.unit, schema.columns.time
     numeric = exposures[name].type().is_numeric()
     if 2 * counts["late"] > rows and numeric:
@@ -104,9 +106,9 @@ def _check_times(engine: Engine, exposures: Expression, schema: LogSchema, count
             "convert them, or set [time] unit"
         )
     if 2 * counts["drop_time_in_the_future"] > rows:
-        latest = float(engine.row(exposures.aggregate(last=exposures[name].max().cast("string")))["last"] or 0)
+        latest = engine.row(exposures.aggregate(last=time.max()))["last"]
         raise LogError(
-            f"columns.time: most times in {name!r} are in the future (latest: {_date(latest / SCALE[unit])}); "
+            f"columns.time: most times in {name!r} are in the future (latest: {_date(latest)}); "
             "expected seconds of the past; check the column and [time] unit"
         )
 
@@ -120,7 +122,7 @@ def _words(unit: str) -> str:
     return {"ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}.get(unit, "seconds")
 
 
-def _date(time: float) -> str:
+def _date(time: int) -> str:
     try:
         return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d")
     except (ValueError, OverflowError, OSError):
@@ -139,8 +141,7 @@ def _check_binary(engine: Engine, exposures: Expression, schema: LogSchema, coun
 
 
 def _not_binary(exposures: Expression, task: Task) -> Column:
-    column = exposures[task.column]
-    column = column.cast("int8") if column.type().is_boolean() else column
+    column = number_column(exposures, task.column, task.name)
     odd = (column != 0) & (column != 1)
     return odd & ~column.isnan() if column.type().is_floating() else odd
 
@@ -149,6 +150,16 @@ def example_of(engine: Engine, table: Expression, column: str) -> Any:
     """One value of a column that is not null, or None."""
     values = engine.fetch(table.filter(table[column].notnull()).select(value=table[column]).limit(1))["value"]
     return values[0].as_py() if len(values) else None
+
+
+def explain_wrong_type(engine: Engine, problem: WrongTypeError) -> LogError:
+    """The error with an example of a value that is no number."""
+    column = problem.table[problem.column]
+    texts = problem.table.filter(column.try_cast("float64").isnull()) if column.type().is_string() else problem.table
+    example = example_of(engine, texts, problem.column)
+    if example is None:
+        example = example_of(engine, problem.table, problem.column)
+    return LogError(problem.explain(example))
 
 
 def _warnings(schema: LogSchema, counts: dict[str, int]) -> list[str]:

@@ -1,8 +1,8 @@
 """What users do with what they are shown: click, dwell, like, follow, and how probable that was.
 
-A like or a follow takes a click. The length of the stay comes from the same engagement as the like, so a long stay tells
-of one; a follow is more probable after a like. `p_like` and `p_follow` are the probabilities of the whole chain, the
-click included, with the engagement integrated out.
+A like or a follow takes a click. The length of the stay comes from the same engagement as the like, so a long stay
+tells of one; a follow is more probable after a like. `p_like` and `p_follow` are the probabilities of the whole chain,
+the click included, with the engagement integrated out.
 
 Legend: n active users, S slots.
 """
@@ -59,12 +59,12 @@ class Outcome:
 
 
 def act(
-    context: Context, population: Population, catalogue: Catalogue, config: WorldConfig, rng: np.random.Generator
+    context: Context, *, population: Population, catalogue: Catalogue, config: WorldConfig, rng: np.random.Generator
 ) -> Outcome:
     """Draws the outcome of a round for the first n users of the population."""
     shape = context.items.shape
     num = shape[0]
-    p_click = _sigmoid(_click_logit(context, population, catalogue, config))
+    p_click = _sigmoid(_click_logit(context, population=population, catalogue=catalogue, config=config))
     engagement = rng.standard_normal(shape, dtype=np.float32)
     like_logit = np.float32(_LIKE) + np.float32(_LIKE_MATCH) * context.match + population.like_habit[:num, None]
     follow_logit = np.float32(_FOLLOW) + np.float32(_FOLLOW_MATCH) * context.match + catalogue.quality[context.items]
@@ -75,7 +75,7 @@ def act(
     like = click & (rng.random(shape, dtype=np.float32) < p_like_engaged)
     p_follow_now = np.where(like, p_follow_liked, p_follow_unliked)
     follow = click & (rng.random(shape, dtype=np.float32) < p_follow_now)
-    stay = _stay(context, engagement, population, catalogue)
+    stay = _stay(context, engagement=engagement, population=population, catalogue=catalogue)
     p_like_clicked = _integrated(like_logit)
     p_follow_clicked = p_like_clicked * p_follow_liked + (1 - p_like_clicked) * p_follow_unliked
     return Outcome(
@@ -103,7 +103,7 @@ def same_topic_before(topics: Array, recent: Array) -> Array:
     return count
 
 
-def _click_logit(context: Context, population: Population, catalogue: Catalogue, config: WorldConfig) -> Array:
+def _click_logit(context: Context, *, population: Population, catalogue: Catalogue, config: WorldConfig) -> Array:
     num, slots = context.items.shape
     age_days = np.maximum(context.time[:, None] - catalogue.published[context.items], 0).astype(np.float32) / 86400
     users = np.arange(num)[:, None]
@@ -119,7 +119,7 @@ def _click_logit(context: Context, population: Population, catalogue: Catalogue,
     return logit
 
 
-def _stay(context: Context, engagement: Array, population: Population, catalogue: Catalogue) -> Array:
+def _stay(context: Context, *, engagement: Array, population: Population, catalogue: Catalogue) -> Array:
     """Seconds that the users stay if they click: log-normal around a part of the item's length."""
     logarithm = np.float32(_STAY) * np.log(catalogue.length[context.items])
     logarithm += np.float32(_STAY_MATCH) * context.match + np.float32(_STAY_ENGAGED) * engagement

@@ -79,7 +79,7 @@ class Catalogue:
             available_H=counts.sum(axis=0),
         )
 
-    def draw_of_topics(self, topics: Array, hour: Array, rng: np.random.Generator) -> Array:
+    def draw_of_topics(self, topics: Array, *, hour: Array, rng: np.random.Generator) -> Array:
         """Items of the given topics that are out by then, the newest more often.
 
         `topics`: (n, p) int64. `hour`: (n) int64, hours since the log's start. Returns (n, p) int64.
@@ -87,18 +87,22 @@ class Catalogue:
         available = self.available_TH[topics, hour[:, None]]
         draw = rng.random(topics.shape, dtype=np.float32)
         rank = (available * draw ** np.float32(_RECENCY)).astype(np.int64)
-        return self.by_topic[self.topic_start[topics] + available - 1 - np.minimum(rank, available - 1)]
+        newest = self.topic_start[topics] + available - 1
+        drawn: Array = self.by_topic[newest - np.minimum(rank, available - 1)]
+        return drawn
 
-    def draw_at_random(self, num: int, hour: Array, rng: np.random.Generator) -> Array:
+    def draw_at_random(self, num: int, *, hour: Array, rng: np.random.Generator) -> Array:
         """Items that are out by then, all with the same chance. Returns (n, num) int64."""
         available = self.available_H[hour][:, None]
         rank = (available * rng.random((hour.size, num), dtype=np.float32)).astype(np.int64)
-        return np.minimum(rank, available - 1)
+        drawn: Array = np.minimum(rank, available - 1)
+        return drawn
 
 
 def unit(vectors: Array) -> Array:
     """`vectors` (…, D) scaled to unit length."""
-    return vectors / np.sqrt(np.einsum("...d,...d->...", vectors, vectors))[..., None]
+    scaled: Array = vectors / np.sqrt(np.einsum("...d,...d->...", vectors, vectors))[..., None]
+    return scaled
 
 
 def around(centres: Array, rng: np.random.Generator) -> Array:
@@ -126,9 +130,11 @@ def _reveal(vectors_ID: Array, config: WorldConfig, rng: np.random.Generator) ->
     scale = 1 / np.sqrt(config.embedding_dim)
     projection = rng.standard_normal((LATENT_DIM, config.embedding_dim), dtype=np.float32) * np.float32(scale)
     noise = rng.standard_normal((vectors_ID.shape[0], config.embedding_dim), dtype=np.float32)
-    return vectors_ID @ projection + np.float32(config.embedding_noise) * noise
+    revealed: Array = vectors_ID @ projection + np.float32(config.embedding_noise) * noise
+    return revealed
 
 
 def _zipf(num: int, exponent: float) -> Array:
-    weights = np.arange(1, num + 1, dtype=np.float64) ** -exponent
-    return weights / weights.sum()
+    weights: Array = np.arange(1, num + 1, dtype=np.float64) ** -exponent
+    weights /= weights.sum()
+    return weights

@@ -29,13 +29,13 @@ _REPORT_EVERY = 16  # rounds
 class Shard:
     """Users with all that the world remembers of them."""
 
-    def __init__(self, numbers: Array, catalogue: Catalogue, config: WorldConfig, rng: np.random.Generator) -> None:
+    def __init__(self, numbers: Array, *, catalogue: Catalogue, config: WorldConfig, rng: np.random.Generator) -> None:
         self._rng, self._config, self._catalogue = rng, config, catalogue
         # The busiest stand first, so numbers are given out in any order: a number tells nothing of its user.
-        self._population = Population.build(rng.permutation(numbers), config, rng)
-        self._calendar = Calendar.build(numbers.size, config, rng)
-        self._interests = Interests(self._population, catalogue, config)
-        self._policy = Policy(self._population, catalogue, config)
+        self._population = Population.build(rng.permutation(numbers), config=config, rng=rng)
+        self._calendar = Calendar.build(numbers.size, config=config, rng=rng)
+        self._interests = Interests(self._population, catalogue=catalogue, config=config)
+        self._policy = Policy(self._population, catalogue=catalogue, config=config)
         self._followed = np.zeros((numbers.size, config.num_authors), bool)
         self._free = np.full(numbers.size, START, np.int64)  # when a user has done with the request before
 
@@ -53,7 +53,7 @@ class Shard:
         self._interests.begin(self._rng)
         num_requests = self._calendar.num_requests
         done, blocks = 0, []
-        for k in range(num_requests[0] if num_requests.size else 0):
+        for k in range(num_requests[0]):
             num = int(np.searchsorted(-num_requests, -k, side="left"))
             blocks.append(self._round(k, num))
             done += num
@@ -82,9 +82,9 @@ class Shard:
             time=time,
             device=device,
         )
-        outcome = act(context, self._population, self._catalogue, self._config, rng)
+        outcome = act(context, population=self._population, catalogue=self._catalogue, config=self._config, rng=rng)
         dwell, censored = self._cut_off(outcome, last)
-        self._interests.learn(page.items, match, outcome.click, outcome.like, rng)
+        self._interests.learn(page.items, match=match, click=outcome.click, like=outcome.like, rng=rng)
         user, slot = np.nonzero(outcome.follow)
         self._followed[user, author[user, slot]] = True
         pause = rng.integers(1, _LONGEST_PAUSE + 1, size=num) + _SECONDS_PER_SLOT * seen.sum(axis=1)
@@ -110,7 +110,7 @@ class Shard:
         return np.where(self._rng.random(num) < _MAIN_DEVICE, self._population.main_device[:num], anything)
 
     def _satiation(self, items: Array, seen: Array) -> Array:
-        recent = self._policy.recent(items.shape[0], _SATIATED_BY)
+        recent = self._policy.recent(items.shape[0], requests=_SATIATED_BY)
         topics = np.where(seen, self._catalogue.topic[items], -1).astype(np.int16)
         return same_topic_before(topics, np.where(recent < 0, -2, self._catalogue.topic[recent]).astype(np.int16))
 
@@ -128,8 +128,6 @@ class Shard:
 
 def _flatten(blocks: list[dict[str, Array]], population: Population, catalogue: Catalogue) -> dict[str, Array]:
     """Rounds (n, S) as columns (X), and what follows from them."""
-    if not blocks:
-        raise AssertionError("a shard without any request")
     per_round = [block["timestamp"].size for block in blocks]
     user = np.concatenate([population.number[:num] for num in per_round])
     time = np.concatenate([block["timestamp"] for block in blocks])

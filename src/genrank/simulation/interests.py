@@ -40,7 +40,7 @@ class Match:
 class Interests:
     """The interests of a shard's users. Methods take `num`: the first users, those that are active in the round."""
 
-    def __init__(self, population: Population, catalogue: Catalogue, config: WorldConfig) -> None:
+    def __init__(self, population: Population, *, catalogue: Catalogue, config: WorldConfig) -> None:
         self._population, self._catalogue, self._config = population, catalogue, config
         shape = (population.number.size, config.num_interests)
         self.vectors_NKD = np.zeros((*shape, catalogue.vectors_ID.shape[1]), np.float32)
@@ -72,7 +72,7 @@ class Interests:
         row, slot = np.nonzero(given_up)
         self._renew(users[row], slot, rng)
 
-    def learn(self, items: Array, match: Match, click: Array, like: Array, rng: np.random.Generator) -> None:
+    def learn(self, items: Array, *, match: Match, click: Array, like: Array, rng: np.random.Generator) -> None:
         """What a request's outcome does to the interests. All (n, S); slots not seen have no match and no click."""
         num = items.shape[0]
         change = np.where(click, np.float32(_FED), np.float32(-_STARVED)) * match.near

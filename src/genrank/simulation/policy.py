@@ -36,7 +36,7 @@ class Page:
 class Policy:
     """The logging policy with its memory of what a shard's users were shown."""
 
-    def __init__(self, population: Population, catalogue: Catalogue, config: WorldConfig) -> None:
+    def __init__(self, population: Population, *, catalogue: Catalogue, config: WorldConfig) -> None:
         self._population, self._catalogue, self._config = population, catalogue, config
         self._shown_NMS = np.full((population.number.size, REMEMBERED, config.max_slots), -1, np.int64)
         self._round = 0
@@ -47,9 +47,9 @@ class Policy:
         pool = int(_POOL * config.max_slots)
         entries = rng.integers(TABLE, size=(num, pool))
         topics = np.take_along_axis(self._population.policy_table[:num], entries, axis=1)
-        candidates = self._catalogue.draw_of_topics(topics, hour, rng)
+        candidates = self._catalogue.draw_of_topics(topics, hour=hour, rng=rng)
         is_random = rng.random(num) < config.random_share
-        candidates[is_random] = self._catalogue.draw_at_random(pool, hour[is_random], rng)
+        candidates[is_random] = self._catalogue.draw_at_random(pool, hour=hour[is_random], rng=rng)
         candidates.sort(axis=1)
         score = np.float32(_NOISE) * rng.standard_normal(candidates.shape, dtype=np.float32)
         score += np.where(is_random[:, None], 0, self._catalogue.popularity[candidates])
@@ -62,7 +62,7 @@ class Policy:
         self._remember(np.where(seen, items, -1))
         return Page(items, seen, is_random)
 
-    def recent(self, num: int, requests: int) -> Array:
+    def recent(self, num: int, *, requests: int) -> Array:
         """Items of the first `num` users' latest requests before the present one: (num, requests * S), -1 for none."""
         rows = (self._round - 2 - np.arange(requests)) % REMEMBERED
         return self._shown_NMS[:num, rows].reshape(num, -1)

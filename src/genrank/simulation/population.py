@@ -44,7 +44,7 @@ class Population:
     policy_table: Array  # (N, TABLE) int64, topics drawn from what the logging policy takes for the taste
 
     @classmethod
-    def build(cls, numbers: Array, config: WorldConfig, rng: np.random.Generator) -> "Population":
+    def build(cls, numbers: Array, *, config: WorldConfig, rng: np.random.Generator) -> "Population":
         """The users of the given numbers."""
         num, topics = numbers.size, config.num_topics
         age_group = rng.integers(len(AGE_GROUPS), size=num)
@@ -80,13 +80,15 @@ class Calendar:
     last: Array  # (R) bool, the session's last request
 
     @classmethod
-    def build(cls, num_users: int, config: WorldConfig, rng: np.random.Generator) -> "Calendar":
+    def build(cls, num_users: int, *, config: WorldConfig, rng: np.random.Generator) -> "Calendar":
         """A calendar for `num_users`, the busiest first."""
         activity = np.exp(_ACTIVITY_SPREAD * rng.standard_normal(num_users) - _ACTIVITY_SPREAD**2 / 2)
         weekday = np.where(np.arange(config.num_days) % 7 >= 5, _WEEKEND, 1.0)
         weekday *= config.num_days / weekday.sum()
         rate = config.requests_per_day / config.requests_per_session
         sessions = rng.poisson(np.outer(activity, rate * weekday))
+        absent = np.flatnonzero(sessions.sum(axis=1) == 0)  # whoever is in the log came at least once
+        sessions[absent, rng.integers(config.num_days, size=absent.size)] = 1
         user, day = np.repeat(np.indices(sessions.shape).reshape(2, -1), sessions.ravel(), axis=1)
         opens = START + day * DAY + _time_of_day(rng, user, num_users)
         length = rng.geometric(1 / config.requests_per_session, size=user.size)
@@ -97,7 +99,7 @@ class Calendar:
         user, opens, length = place[user][order], opens[order], length[order]
         num_requests = np.bincount(user, weights=length, minlength=num_users).astype(np.int64)
         ends = np.cumsum(length)
-        first, last = np.zeros(ends[-1] if ends.size else 0, bool), np.zeros(ends[-1] if ends.size else 0, bool)
+        first, last = np.zeros(ends[-1], bool), np.zeros(ends[-1], bool)
         first[ends - length] = True
         last[ends - 1] = True
         return cls(
@@ -118,17 +120,20 @@ def _time_of_day(rng: np.random.Generator, user: Array, num_users: int) -> Array
     peak = rng.choice(len(_PEAKS), user.size, p=share)
     shift = rng.normal(0, 1.0, num_users)[user]  # early and late risers
     hours = (mean[peak] + spread[peak] * rng.standard_normal(user.size) + shift) % 24
-    return np.minimum((hours * 3600).astype(np.int64), DAY - 1)
+    seconds: Array = np.minimum((hours * 3600).astype(np.int64), DAY - 1)
+    return seconds
 
 
 def _standardise(values: Array) -> Array:
-    centred = values - values.mean(axis=1, keepdims=True)
-    return centred / (centred.std(axis=1, keepdims=True) + 1e-6)
+    values = values - values.mean(axis=1, keepdims=True)
+    values /= values.std(axis=1, keepdims=True) + 1e-6
+    return values
 
 
 def _weights(taste: Array) -> Array:
-    weights = np.exp(_TASTE_SPREAD * taste)
-    return weights / weights.sum(axis=1, keepdims=True)
+    weights: Array = np.exp(_TASTE_SPREAD * taste)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights
 
 
 def _table(weights: Array, rng: np.random.Generator) -> Array:
@@ -138,4 +143,5 @@ def _table(weights: Array, rng: np.random.Generator) -> Array:
     edges = (np.cumsum(weights, axis=1) / weights.sum(axis=1, keepdims=True) + np.arange(num)[:, None]).ravel()
     draws = rng.random((num, TABLE)) + np.arange(num)[:, None]
     found = np.searchsorted(edges, draws, side="right") - topics * np.arange(num)[:, None]
-    return np.minimum(found, topics - 1)
+    drawn: Array = np.minimum(found, topics - 1)
+    return drawn

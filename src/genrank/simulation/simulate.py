@@ -67,7 +67,7 @@ def simulate(config: WorldConfig, out: Path, *, progress: Progress | None = None
         rng = np.random.default_rng([config.seed, 0])
         catalogue = Catalogue.build(config, rng)
         write_items(folder, catalogue, rng)
-        totals = _simulate_shards(config, catalogue, folder, report)
+        totals = _simulate_shards(config, catalogue=catalogue, folder=folder, report=report)
         (folder / "schema.toml").write_text(SCHEMA_TOML, encoding="utf-8")
         summary = totals.summary(catalogue.topic.size)
         # The time it took is no property of the world, and would make two equal worlds differ.
@@ -100,14 +100,15 @@ class _Totals:
         }
 
 
-def _simulate_shards(config: WorldConfig, catalogue: Catalogue, folder: Path, report: Progress) -> _Totals:
+def _simulate_shards(config: WorldConfig, *, catalogue: Catalogue, folder: Path, report: Progress) -> _Totals:
     (folder / "exposures").mkdir()
-    num_shards = max(1, round(config.num_users * config.exposures_per_user / _SHARD_EXPOSURES))
+    wanted = round(config.num_users * config.exposures_per_user / _SHARD_EXPOSURES)
+    shards = np.array_split(np.arange(config.num_users), min(max(1, wanted), config.num_users))
     totals, users = _Totals(), UserTable()
-    for index, numbers in enumerate(np.array_split(np.arange(config.num_users), min(num_shards, config.num_users))):
+    for index, numbers in enumerate(shards):
         rng = np.random.default_rng([config.seed, 1, index])
-        shard = Shard(numbers, catalogue, config, rng)
-        columns = shard.run(lambda share, done=index: report((done + share) / num_shards))  # type: ignore[misc]
+        shard = Shard(numbers, catalogue=catalogue, config=config, rng=rng)
+        columns = shard.run(lambda share, done=index: report((done + share) / len(shards)))  # type: ignore[misc]
         if config.shuffle_labels:
             columns = _shuffled(columns, rng)
         path = folder / "exposures" / f"part-{index:04d}.parquet"
@@ -129,6 +130,7 @@ def _shuffled(columns: dict[str, Array], rng: np.random.Generator) -> dict[str, 
 @contextlib.contextmanager
 def _complete_or_absent(out: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its name when all is written, and vanishes when something fails."""
+    out = out.absolute()
     folder = out.parent / f".{out.name}.unfinished-{os.getpid()}"
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -137,7 +139,7 @@ def _complete_or_absent(out: Path) -> Iterator[Path]:
         yield folder
         folder.replace(out)
     except OSError as problem:
-        reason = problem.strerror or str(problem)
-        raise OutputError(f"{out}: can't be written: {reason}; free some space or choose another place") from problem
+        reason = problem.strerror or str(problem).partition("\n")[0]
+        raise OutputError(f"{out}: can't be written: {reason}; mend that or choose another place") from problem
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from genrank.simulation.catalogue import LATENT_DIM, TAGS_PER_TOPIC, Catalogue
+from genrank.simulation.catalogue import TAGS_PER_TOPIC, Catalogue
 from genrank.simulation.population import AGE_GROUPS, COUNTRIES, DEVICES, Population
 
 Array = NDArray[Any]
@@ -210,7 +210,7 @@ def _tags(catalogue: Catalogue, rng: np.random.Generator) -> pa.ListArray:
     """Every item has the two of its topic's tags that are nearest to it, and some have a mood."""
     num = catalogue.topic.size
     tags_IGD = catalogue.tag_vectors_TGD[catalogue.topic]
-    nearness = np.matmul(tags_IGD, catalogue.vectors_ID[:, :LATENT_DIM, None])[..., 0]
+    nearness = np.matmul(tags_IGD, catalogue.vectors_ID[:, :, None])[..., 0]
     nearest = np.argsort(-nearness, axis=1, kind="stable")[:, :2]
     own = catalogue.topic[:, None] * TAGS_PER_TOPIC + nearest
     num_own = catalogue.topic_vectors_TD.shape[0] * TAGS_PER_TOPIC

@@ -15,7 +15,7 @@ from genrank.data.logs import Relations, Source
 from genrank.errors import LogError
 from genrank.schema import Columns, Feature, LogSchema, Table, Tables, Task, Time
 
-BEHAVIORS = {name: "VARCHAR" for name in ("impression", "user", "time", "history", "impressions")}
+BEHAVIORS = dict.fromkeys(("impression", "user", "time", "history", "impressions"), "VARCHAR")
 TIME_FORMAT = "%m/%d/%Y %I:%M:%S %p"
 HISTORY_GAP = 3600  # seconds between the undated history and the first impression; ours
 NEWS = pa.schema([("item", pa.string()), ("category", pa.string()), ("subcategory", pa.string())])

@@ -20,9 +20,9 @@ from genrank.schema import Columns, Feature, Feedback, LogSchema, Table, Tables,
 
 # Order of the flags in u.item, from the data set's u.genre; the first is "unknown".
 GENRES_100K = (
-    "Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror Musical Mystery "
-    "Romance Sci-Fi Thriller War Western"
-).split()
+    *("Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy"),
+    *("Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
+)
 RATINGS = {"user": "VARCHAR", "item": "VARCHAR", "rating": "DOUBLE", "timestamp": "BIGINT"}
 MOVIE = pa.schema([("item", pa.string()), ("genres", pa.list_(pa.string())), ("year", pa.float64())])
 USER = pa.schema([("user", pa.string()), ("age", pa.float64()), ("gender", pa.string()), ("occupation", pa.string())])
@@ -101,8 +101,8 @@ def _table(engine: Engine, rows: Iterable[dict[str, Any]], schema: pa.Schema) ->
 
 
 def _fields(path: Path, delimiter: str, count: int) -> Iterator[list[str]]:
-    for number, line in enumerate(path.read_text(encoding="latin-1").splitlines(), start=1):
-        fields = line.split(delimiter)
+    for number, line in enumerate(path.read_text(encoding="latin-1").rstrip("\n").split("\n"), start=1):
+        fields = line.rstrip("\r").split(delimiter)
         if len(fields) < count:
             raise LogError(
                 f"{path}, line {number}: expected {count} fields, found {len(fields)}; unpack the file again"
