@@ -18,3 +18,36 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real data sets are not beside the project")
     return folder
+
+
+@pytest.fixture(scope="session")
+def feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small simulated log with its schema."""
+    from genrank.simulation import WorldConfig, simulate
+
+    out = tmp_path_factory.mktemp("feed") / "feed"
+    simulate(WorldConfig(num_users=60, num_days=6, num_items=200, new_items_per_day=10, num_topics=8), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def data(feed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small log, prepared."""
+    from genrank.cli import main
+
+    out = tmp_path_factory.mktemp("data") / "data"
+    assert main(["prepare", str(feed / "exposures"), "--schema", str(feed / "schema.toml"), "--out", str(out)]) == 0
+    return out
+
+
+TINY = ["--recipe", "genrank-small", "--set", "model.width=16", "--set", "model.num_heads=2", "--set", "threads=1"]
+
+
+@pytest.fixture(scope="session")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model, trained on it."""
+    from genrank.cli import main
+
+    out = tmp_path_factory.mktemp("run") / "run"
+    assert main(["train", str(data), "--out", str(out), *TINY, "--set", "training.epochs=1"]) == 0
+    return out

@@ -65,14 +65,14 @@ def log(num_rows: int = 60, **columns: Sequence[Any]) -> dict[str, Sequence[Any]
 
 def prepare_log(
     folder: Path,
-    columns: dict[str, Sequence[Any]] | pa.Table,
+    rows: dict[str, Sequence[Any]] | pa.Table,
     schema: LogSchema = SCHEMA,
     options: PrepareOptions | None = None,
     **changes: Any,
 ) -> Prepared:
     """The log written as Parquet in `folder` and prepared; `changes` replace parts of the schema."""
     folder.mkdir(parents=True, exist_ok=True)
-    table = columns if isinstance(columns, pa.Table) else pa.table(columns)
+    table = rows if isinstance(rows, pa.Table) else pa.table(rows)
     pq.write_table(table, folder / "log.parquet")
     source = files([folder / "log.parquet"], schema=replace(schema, **changes), folder=folder)
     out = folder / "prepared"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from genrank import __version__
-from genrank.errors import ConfigError, GenRankError, InputError
+from genrank.errors import ConfigError, GenRankError, InputError, Interrupted
 
 # Idle OpenMP threads would spin and fight a busy neighbour for the core; read when torch is imported, later than this.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.run(options)
     except InputError as problem:
         return _fail(problem, 2)
+    except Interrupted as problem:
+        return _fail(problem, 130)
     except GenRankError as problem:
         return _fail(problem, 1)
     except KeyboardInterrupt:

@@ -83,7 +83,10 @@ def ranking_table(ranking: Ranking) -> Table:
     """A ranking for the terminal."""
     user = ranking.user if ranking.user_known else f"{ranking.user} (unknown: ranked with an empty history)"
     title = f"user {user}, {ranking.num_history} past exposures seen, model {ranking.model_version}"
-    table = Table(title=title, title_justify="left", title_style="bold")
+    missing = f"left out, so unknown to the model: {', '.join(ranking.missing_context)}"
+    table = Table(
+        title=title, title_justify="left", title_style="bold", caption=missing if ranking.missing_context else None
+    )
     tasks = list(ranking.places[0].scores)
     for name in ("", "item", "value", *tasks):
         table.add_column(name, justify="left" if name == "item" else "right")
@@ -117,8 +120,10 @@ def demo(out: Path, console: Console, *, seed: int = 0) -> None:
     console.rule("[bold]5. Ranking candidates", align="left")
     ranker = GenRanker.load(run)
     user, items = _someone(ranker)
-    console.print(f"genrank rank {run} --user {user} --candidates {','.join(items)}")
-    console.print(ranking_table(ranker.rank(user, items)))
+    console.print(f"As in: genrank rank {run} --user {user} --candidates {','.join(items)}")
+    when = ranker.bundle.manifest.split.last_time + 1
+    hours = ((when - ranker.items.first_time[ranker.items.find(items)]) / 3600).tolist()
+    console.print(ranking_table(ranker.rank(user, items, context={"device": "phone", "item_age": hours})))
     console.rule("[bold]Done", align="left")
     console.print(
         f"In {time.monotonic() - began:.0f} s. The report: [bold]{(run / 'report.html').resolve()}[/] – open it in a browser.\n"

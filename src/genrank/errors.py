@@ -2,6 +2,7 @@
 
     GenRankError                 a failure with an explanation (exit code 1)
     ├── TrainingDiverged         the loss is no longer a number
+    ├── Interrupted              stopped by the user, with a checkpoint (exit code 130)
     └── InputError               the user can mend it (exit code 2)
         ├── ConfigError          a setting: unknown key, wrong type, out of range, unknown recipe
         ├── SchemaError          the log schema: malformed, or it names what does not exist
@@ -22,6 +23,10 @@ class GenRankError(Exception):
 
 class TrainingDiverged(GenRankError):
     """The loss became NaN or infinite; the message names the step and the last good checkpoint."""
+
+
+class Interrupted(GenRankError):
+    """The user stopped a run; it left a checkpoint to go on from."""
 
 
 class InputError(GenRankError):

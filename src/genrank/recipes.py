@@ -33,13 +33,13 @@ def genrank_small() -> RunConfig:
 
 
 def genrank_demo() -> RunConfig:
-    """One epoch over the demo's 350,000 exposures in about a minute on two cores."""
+    """Two epochs over the demo's 330,000 exposures in about a minute on two cores: enough steps to learn from little."""
     return RunConfig(
         recipe="genrank-demo",
         sequence=SequenceConfig(max_history=256, grouping="user"),
-        loader=LoaderConfig(batch_tokens=4096),
+        loader=LoaderConfig(batch_tokens=2048),
         model=SequenceRankerConfig(width=64, num_blocks=2, num_heads=4, feedforward=256, id_dropout=0.1),
-        training=TrainingConfig(learning_rate=2e-3),
+        training=TrainingConfig(epochs=2, learning_rate=3e-3),
     )
 
 

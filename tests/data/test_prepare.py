@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from exposure_logs import CLICK, SCHEMA, START, log, prepare_log, shuffled
 
+from exposure_logs import CLICK, SCHEMA, START, log, prepare_log, shuffled
 from genrank.data.prepare import PrepareOptions
 from genrank.data.prepared import PreparedData
 from genrank.schema import Feature, Feedback, Requests, Split, Table, Tables, Task, Time
@@ -72,7 +72,8 @@ def test_unsorted_logs_and_any_number_of_threads_give_the_same_bytes(tmp_path: P
 
 def test_equal_times_are_one_request_where_the_log_has_no_request_column(tmp_path: Path) -> None:
     times = [START + row // 12 * 10 for row in range(60)]
-    rows = prepare_log(tmp_path, log(time=times)).rows()
+    split = Split(valid_fraction=0.2, test_fraction=0.2)
+    rows = prepare_log(tmp_path, log(time=times), split=split).rows()
     assert [row["request"] for row in rows if row["user"] == "u0"] == [n // 3 for n in range(15)]
 
 
@@ -219,7 +220,7 @@ def test_item_min_count_takes_the_ids_of_rare_items(tmp_path: Path) -> None:
 def test_multi_values_keep_their_order_without_repeats_and_unknowns(tmp_path: Path, as_text: bool) -> None:
     lists: list[list[str] | None] = [["b", "a", "b"], [], None, ["c", "new", "a", "b"], ["a", "b", "c"]]
     training = lists[:3] + [["c", "a", "b"]] * 5
-    lists = (training * 8)[:48] + [lists[3], lists[4], *[["a"]] * 10]
+    lists = [*(training * 8)[:48], lists[3], lists[4], *([["a"]] * 10)]
     values = [None if part is None else " ;".join(part) for part in lists] if as_text else lists
     tags = exposure("tags", "multi", max_values=2, separator=";" if as_text else None)
     columns = log(user=["u"] * 60, tags=values)

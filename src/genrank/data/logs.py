@@ -154,6 +154,15 @@ class WrongTypeError(LogError):
         )
 
 
+def without_nan(column: Column) -> Column:
+    """The column with null for NaN.
+
+    DuckDB's comparisons of a Parquet column forget an `isnan` beside them, as its statistics leave NaN out; so NaN is
+    made null before it is compared.
+    """
+    return column.isnan().ifelse(None, column) if column.type().is_floating() else column
+
+
 def _position(column: Column) -> Column:
     return (column.try_cast("int32") if column.type().is_floating() else column.cast("int32")).fill_null(-1)
 
@@ -179,8 +188,7 @@ def _task(exposures: Expression, task: Task) -> dict[str, Column]:
 
 def _label(value: Column, threshold: float | None) -> Column:
     """0, 1, or -1 for unknown. Without a threshold the survey has seen that the values are 0, 1, null or NaN."""
-    if value.type().is_floating():
-        value = value.isnan().ifelse(None, value)
+    value = without_nan(value)
     label = value if threshold is None else value >= threshold
     return label.cast("int8").fill_null(-1)
 

@@ -82,7 +82,10 @@ class ContextEncoder:
         }
 
     def encode(self, context: Mapping[str, Any], count: int) -> dict[str, Any]:
-        """The same context for `count` candidates. A feature that is left out is unknown; RequestError for others."""
+        """Columns for `count` candidates from one value for all, or a list with one for each (multi-valued: one for all).
+
+        A feature that is left out is unknown. Raises RequestError for names that are no context feature.
+        """
         known = {feature.name for feature in self.specs}
         for name in context:
             if name not in known:
@@ -94,13 +97,19 @@ class ContextEncoder:
             vocabulary = self.vocabularies[feature.name]
             found = [vocabulary[str(v)] for v in (value or ()) if str(v) in vocabulary]
             return Jagged(np.tile(np.array(found, np.int32), count), offsets_of(np.full(count, len(found))))
+        values = value if isinstance(value, list | tuple) else [value] * count
+        if len(values) != count:
+            raise RequestError(
+                f"context: {feature.name} has {len(values)} values for {count} candidates; give one each"
+            )
+        return np.array([self._index(feature, each) for each in values], np.int32)
+
+    def _index(self, feature: FeatureSpec, value: Any) -> int:
         if value is None:
-            index = 0
-        elif feature.kind == "categorical":
-            index = self.vocabularies[feature.name].get(str(value), 0)
-        else:
-            index = numeric_bucket(feature.name, value, self.boundaries[feature.name])
-        return np.full(count, index, np.int32)
+            return 0
+        if feature.kind == "categorical":
+            return self.vocabularies[feature.name].get(str(value), 0)
+        return numeric_bucket(feature.name, value, self.boundaries[feature.name])
 
 
 def numeric_bucket(name: str, value: Any, boundaries: Sequence[float]) -> int:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from genrank.data.engine import Column, Engine, Expression
-from genrank.data.logs import SCALE, WrongTypeError, number_column
+from genrank.data.logs import SCALE, WrongTypeError, number_column, without_nan
 from genrank.errors import LogError
 from genrank.schema import LogSchema, Task
 
@@ -75,7 +75,7 @@ def _questions(
     for feature in schema.features:
         if feature.owner == "exposure" and feature.kind == "numeric":
             number = typed[f"feature_{feature.name}"]
-            questions[f"odd_{feature.name}"] = (number.isnan() | number.isinf()).sum()
+            questions[f"odd_{feature.name}"] = number.isnan().sum() + number.isinf().sum()
     return questions
 
 
@@ -141,9 +141,8 @@ def _check_binary(engine: Engine, exposures: Expression, schema: LogSchema, coun
 
 
 def _not_binary(exposures: Expression, task: Task) -> Column:
-    column = number_column(exposures, task.column, task.name)
-    odd = (column != 0) & (column != 1)
-    return odd & ~column.isnan() if column.type().is_floating() else odd
+    column = without_nan(number_column(exposures, task.column, task.name))
+    return (column != 0) & (column != 1)
 
 
 def example_of(engine: Engine, table: Expression, column: str) -> Any:

@@ -47,6 +47,7 @@ class Ranking:
     num_history: int  # past exposures that the model saw
     places: tuple[Place, ...]
     model_version: str
+    missing_context: tuple[str, ...] = ()  # context features that the model knows and the request left out
 
 
 class GenRanker:
@@ -83,7 +84,8 @@ class GenRanker:
         """Rank `candidates` for `user`.
 
         time: seconds since the epoch; default: one second after the data's last exposure. Later exposures are unseen.
-        context: features of the exposure by name; those left out are unknown.
+        context: features of the exposure by name, one value for all candidates or a list with one for each; those left
+        out are unknown, and `missing_context` names them.
         value: weight of each task's score in the order; default: the run's. A user or item that is not in the data is
         ranked as unknown, and the answer says so. Raises RequestError for no or repeated candidates and unknown names.
         """
@@ -110,6 +112,7 @@ class GenRanker:
             num_history=num_history,
             places=places,
             model_version=self.bundle.version,
+            missing_context=tuple(f.name for f in self.spec.of("exposure") if f.name not in (context or {})),
         )
 
     @torch.no_grad()

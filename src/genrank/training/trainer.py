@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from genrank.data.loader import Loader
-from genrank.errors import GenRankError, TrainingDiverged
+from genrank.errors import Interrupted, TrainingDiverged
 from genrank.models.sequence_ranker import SequenceRanker
 from genrank.training.checkpoint import (
     Checkpoints,
@@ -63,10 +63,6 @@ class TrainingConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         if self.patience < 0 or not 0 <= self.warmup < 1:
             raise ValueError("patience must be 0 or more, and warmup at least 0 and below 1")
-
-
-class Interrupted(GenRankError):
-    """The run was stopped by the user and left a checkpoint."""
 
 
 class Trainer:
@@ -150,7 +146,9 @@ class Trainer:
         if self._stop or last or self.step % self.config.checkpoint_steps == 0:
             path = self.save()
             if self._stop and not last:
-                raise Interrupted(f"stopped at step {self.step} of {self.num_steps}; checkpoint {path.name} is saved")
+                raise Interrupted(
+                    f"stopped at step {self.step} of {self.num_steps}; {path.name} is saved, go on with --resume"
+                )
 
     def _validate(self) -> None:
         self.model.eval()
