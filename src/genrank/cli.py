@@ -118,6 +118,7 @@ def _console() -> Any:
 
 
 def _doctor(options: argparse.Namespace) -> None:
+    del options
     from rich.console import Console
 
     from genrank.doctor import examine

@@ -11,8 +11,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from genrank.config import build, override
-from genrank.data.manifest import Manifest
 from genrank.data.logs import Source
+from genrank.data.manifest import Manifest
 from genrank.data.prepare import PrepareOptions, prepare
 from genrank.data.sources.files import files
 from genrank.data.sources.published import published
@@ -126,7 +126,7 @@ def demo(out: Path, console: Console, *, seed: int = 0) -> None:
     console.print(ranking_table(ranker.rank(user, items, context={"device": "phone", "item_age": hours})))
     console.rule("[bold]Done", align="left")
     console.print(
-        f"In {time.monotonic() - began:.0f} s. The report: [bold]{(run / 'report.html').resolve()}[/] – open it in a browser.\n"
+        f"In {time.monotonic() - began:.0f} s. Open in a browser: [bold]{(run / 'report.html').resolve()}[/]\n"
         f"The schema to copy for your own logs: {feed / 'schema.toml'}; all settings of the run: {run / 'config.json'}",
         highlight=False,
     )

@@ -33,7 +33,7 @@ def genrank_small() -> RunConfig:
 
 
 def genrank_demo() -> RunConfig:
-    """Two epochs over the demo's 330,000 exposures in about a minute on two cores: enough steps to learn from little."""
+    """Two epochs over the demo's 330,000 exposures, in about a minute on two cores."""
     return RunConfig(
         recipe="genrank-demo",
         sequence=SequenceConfig(max_history=256, grouping="user"),

@@ -5,11 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import builder, timelines
 
 from genrank.batch import Jagged, PackedBatch, map_arrays
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.sequence import SequenceBuilder, SequenceConfig, take, window_start
+from worlds import builder, timelines
 
 GROUPINGS = ["request", "user", "pointwise", "1h", "1d"]
 
@@ -178,5 +178,5 @@ def test_batches_come_as_torch_tensors_with_each_item_once() -> None:
 
 @pytest.mark.parametrize("setting", [{"max_history": 1}, {"grouping": "weekly"}, {"max_candidates": 0}])
 def test_impossible_settings_are_refused(setting: dict) -> None:
-    with pytest.raises(ValueError, match="must be|choose"):
+    with pytest.raises(ValueError, match=r"must be|choose"):
         SequenceConfig(**setting)

@@ -3,11 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from worlds import SPEC, builder, timelines
 
 from genrank.batch import PackedBatch, map_arrays
-from genrank.data.sequence import Samples, SequenceBuilder
+from genrank.data.sequence import Samples, SequenceBuilder, take
 from genrank.models.sequence_ranker import SequenceRanker, SequenceRankerConfig
+from worlds import SPEC, builder, timelines
 
 SETTINGS = {
     "default": {},
@@ -54,8 +54,6 @@ def test_packed_equals_one_request_at_a_time(model: SequenceRanker, grouping: st
     packed = builder(WORLD, grouping=grouping, max_history=MAX_HISTORY)
     single: dict[int, torch.Tensor] = {}
     for number in range(len(alone.samples())):
-        from genrank.data.sequence import take
-
         single |= scores_by_exposure(model, alone, take(alone.samples(), np.array([number])))
     assert len(single) == WORLD.num_exposures
     assert_same(scores_by_exposure(model, packed, packed.samples()), single)
@@ -64,8 +62,6 @@ def test_packed_equals_one_request_at_a_time(model: SequenceRanker, grouping: st
 def test_candidates_do_not_see_each_other(model: SequenceRanker) -> None:
     b = builder(WORLD, grouping="request", max_history=MAX_HISTORY)
     largest = int(np.argmax(b.samples().num_candidates))
-    from genrank.data.sequence import take
-
     sample = take(b.samples(), np.array([largest]))
     whole = scores_by_exposure(model, b, sample)
     rows = sample.candidates[::-1][:-1].copy()  # turned around, and one of them left out
@@ -143,5 +139,5 @@ def test_unknown_labels_cost_nothing() -> None:
     "setting", [{"width": 30, "num_heads": 4}, {"dropout": 1.0}, {"num_blocks": 0}, {"id_dropout": -0.1}]
 )
 def test_impossible_settings_are_refused(setting: dict) -> None:
-    with pytest.raises(ValueError, match="must be|multiple"):
+    with pytest.raises(ValueError, match=r"must be|multiple"):
         SequenceRankerConfig(**setting)

@@ -27,7 +27,11 @@ class Engine:
     def __init__(self, scratch: Path, *, memory_limit: str | None = None, threads: int | None = None) -> None:
         self.ibis = import_ibis()
         self.threads = threads or os.cpu_count() or 1
-        settings = {"temp_directory": str(scratch), "memory_limit": memory_limit or half_of_memory()}
+        settings = {
+            "temp_directory": str(scratch),
+            "memory_limit": memory_limit or half_of_memory(),
+            "disabled_optimizers": "statistics_propagation",
+        }
         with self._guard():
             self._connection = self.ibis.duckdb.connect(":memory:", threads=self.threads, **settings)
         self._num_tables = 0

@@ -57,8 +57,7 @@ def identity(column: Column) -> Column:
     if kind.is_floating():
         whole = column.try_cast("int64")
         text = column.cast("string")
-        known = ~column.isnan()
-        return (known & (whole.cast(kind) == column)).ifelse(whole.cast("string"), known.ifelse(text, None))
+        return is_finite(column).ifelse((whole.cast(kind) == column).ifelse(whole.cast("string"), text), None)
     return column.cast("string")
 
 
@@ -154,13 +153,17 @@ class WrongTypeError(LogError):
         )
 
 
-def without_nan(column: Column) -> Column:
-    """The column with null for NaN.
+def is_finite(column: Column) -> Column:
+    """Whether a number is neither NaN nor infinite; null for null.
 
-    DuckDB's comparisons of a Parquet column forget an `isnan` beside them, as its statistics leave NaN out; so NaN is
-    made null before it is compared.
+    Written as arithmetic because DuckDB drops `isnan` on a Parquet column: its statistics leave NaN out.
     """
-    return column.isnan().ifelse(None, column) if column.type().is_floating() else column
+    return (column - column) == 0
+
+
+def finite_or_null(column: Column) -> Column:
+    """The column with null for NaN and infinities."""
+    return is_finite(column).ifelse(column, None) if column.type().is_floating() else column
 
 
 def _position(column: Column) -> Column:
@@ -173,7 +176,7 @@ def _task(exposures: Expression, task: Task) -> dict[str, Column]:
     if task.kind == "binary":
         return {f"task_{task.name}": _label(value, task.threshold)}
     duration = value / 1000 if task.unit == "ms" else value
-    known = (duration >= 0) & (duration < float("inf"))  # NaN is above infinity, in DuckDB and in Spark
+    known = (duration >= 0) & is_finite(duration)
     typed = {}
     if task.censored is not None or task.maximum is not None:
         censored = duration > (float("inf") if task.maximum is None else task.maximum)
@@ -188,7 +191,7 @@ def _task(exposures: Expression, task: Task) -> dict[str, Column]:
 
 def _label(value: Column, threshold: float | None) -> Column:
     """0, 1, or -1 for unknown. Without a threshold the survey has seen that the values are 0, 1, null or NaN."""
-    value = without_nan(value)
+    value = finite_or_null(value)
     label = value if threshold is None else value >= threshold
     return label.cast("int8").fill_null(-1)
 

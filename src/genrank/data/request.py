@@ -82,7 +82,7 @@ class ContextEncoder:
         }
 
     def encode(self, context: Mapping[str, Any], count: int) -> dict[str, Any]:
-        """Columns for `count` candidates from one value for all, or a list with one for each (multi-valued: one for all).
+        """Columns for `count` candidates from one value for all, or a list with one for each.
 
         A feature that is left out is unknown. Raises RequestError for names that are no context feature.
         """

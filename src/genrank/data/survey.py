@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from genrank.data.engine import Column, Engine, Expression
-from genrank.data.logs import SCALE, WrongTypeError, number_column, without_nan
+from genrank.data.logs import SCALE, WrongTypeError, finite_or_null, is_finite, number_column
 from genrank.errors import LogError
 from genrank.schema import LogSchema, Task
 
@@ -75,7 +75,7 @@ def _questions(
     for feature in schema.features:
         if feature.owner == "exposure" and feature.kind == "numeric":
             number = typed[f"feature_{feature.name}"]
-            questions[f"odd_{feature.name}"] = number.isnan().sum() + number.isinf().sum()
+            questions[f"odd_{feature.name}"] = (~is_finite(number)).sum()
     return questions
 
 
@@ -141,7 +141,7 @@ def _check_binary(engine: Engine, exposures: Expression, schema: LogSchema, coun
 
 
 def _not_binary(exposures: Expression, task: Task) -> Column:
-    column = without_nan(number_column(exposures, task.column, task.name))
+    column = finite_or_null(number_column(exposures, task.column, task.name))
     return (column != 0) & (column != 1)
 
 

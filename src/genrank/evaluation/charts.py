@@ -109,13 +109,14 @@ class _figure:  # noqa: N801
         from matplotlib.figure import Figure
 
         self.context = rc_context(STYLE)
-        self.make = lambda: Figure(figsize=size, layout="constrained")
+        self.size = size
+        self.make: Any = Figure
         ratios = options.pop("height_ratios", None)
         self.grid = {"nrows": rows, "ncols": columns, "height_ratios": ratios, **options}
 
     def __enter__(self) -> tuple[Any, Any]:
         self.context.__enter__()
-        figure = self.make()
+        figure = self.make(figsize=self.size, layout="constrained")
         return figure, figure.subplots(**self.grid)
 
     def __exit__(self, *error: object) -> None:

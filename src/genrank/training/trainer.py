@@ -120,9 +120,10 @@ class Trainer:
         with self._precision():
             logits = {name: value.float() for name, value in self.model(batch).items()}
         losses = self.model.loss(logits, batch)
-        weight = self.config.task_weights
-        num_candidates = max(len(batch.candidates.item), 1)
-        loss = torch.stack([weight.get(n, 1.0) * value.sum() for n, value in losses.items()]).sum() / num_candidates
+        weight, labels = self.config.task_weights, batch.candidates.labels
+        # Mean over the known labels of each task: a duration known for clicks only counts as much as the clicks do.
+        means = [weight.get(n, 1.0) * v.sum() / (~labels[n].isnan()).sum().clamp_min(1) for n, v in losses.items()]
+        loss = torch.stack(means).sum()
         if not math.isfinite(loss.item()):
             raise TrainingDiverged(self._divergence(float(loss)))
         self.dense.zero_grad()
