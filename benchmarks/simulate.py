@@ -35,8 +35,8 @@ def main() -> None:
             size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
         print(
             f"{summary.num_exposures:,} exposures in {summary.seconds:.2f} s: "
-            f"{summary.exposures_per_second:,.0f} per second, {summary.num_exposures / cpu:,.0f} per second of CPU time, "
-            f"{size / summary.num_exposures:.0f} bytes each"
+            f"{summary.exposures_per_second:,.0f} per second, "
+            f"{summary.num_exposures / cpu:,.0f} per second of CPU time, {size / summary.num_exposures:.0f} bytes each"
         )
 
 

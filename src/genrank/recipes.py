@@ -28,7 +28,7 @@ def genrank_small() -> RunConfig:
         sequence=SequenceConfig(max_history=256, grouping="user"),
         loader=LoaderConfig(batch_tokens=4096),
         model=SequenceRankerConfig(width=64, num_blocks=2, num_heads=4, feedforward=256),
-        training=TrainingConfig(epochs=3),
+        training=TrainingConfig(epochs=3, learning_rate=2e-3),
     )
 
 

@@ -139,10 +139,10 @@ def test_binary_labels_are_one_zero_and_unknown(tmp_path: Path, values: list) ->
 
 
 def test_a_threshold_makes_a_label_of_a_number(tmp_path: Path) -> None:
-    columns = log(user=["u"] * 60, stars=[5.0, 3.5, 4.0, None] * 15)
+    columns = log(user=["u"] * 60, stars=[5.0, 3.5, 4.0, None, float("nan")] * 12)
     like = Task(name="like", kind="binary", column="stars", threshold=4)
     prepared = prepare_log(tmp_path, columns, tasks=(like,), feedback=(Feedback(name="rating", column="stars"),))
-    assert [row["task_like"] for row in prepared.rows()[:4]] == [1, 0, 1, -1]
+    assert [row["task_like"] for row in prepared.rows()[:5]] == [1, 0, 1, -1, -1]
     assert [value for value, _, _ in prepared.vocabulary("rating")] == ["3.5", "4", "5"]
 
 

@@ -12,6 +12,7 @@ from genrank.schema import LogSchema, Task
 DAY = 86_400
 YEAR_1971 = 31_536_000
 YEAR_2200 = 7_258_118_400
+NO_ROWS = "the log has no rows; expected one row per exposure; check the paths and the files' contents"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ def survey(engine: Engine, exposures: Expression, typed: dict[str, Column], sche
     counts = {name: int(value or 0) for name, value in counts.items()}
     rows = counts["rows"]
     if rows == 0:
-        raise LogError("the log has no rows; expected one row per exposure; check the paths and the files' contents")
+        raise LogError(NO_ROWS)
     _check_times(engine, exposures, typed["time"], schema, counts)
     _check_binary(engine, exposures, schema, counts)
     dropped = {reason: counts[_key(reason)] for reason in reasons if counts[_key(reason)]}
@@ -152,7 +153,9 @@ def example_of(engine: Engine, table: Expression, column: str) -> Any:
 
 
 def explain_wrong_type(engine: Engine, problem: WrongTypeError) -> LogError:
-    """The error with an example of a value that is no number."""
+    """The error with an example of a value that is no number; a file without rows has no types at all."""
+    if engine.row(problem.table.aggregate(rows=problem.table.count()))["rows"] == 0:
+        return LogError(NO_ROWS)
     column = problem.table[problem.column]
     texts = problem.table.filter(column.try_cast("float64").isnull()) if column.type().is_string() else problem.table
     example = example_of(engine, texts, problem.column)

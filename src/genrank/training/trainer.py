@@ -122,10 +122,10 @@ class Trainer:
         losses = self.model.loss(logits, batch)
         weight, labels = self.config.task_weights, batch.candidates.labels
         # Mean over the known labels of each task: a duration known for clicks only counts as much as the clicks do.
-        means = [weight.get(n, 1.0) * v.sum() / (~labels[n].isnan()).sum().clamp_min(1) for n, v in losses.items()]
+        means = [weight.get(n, 1.0) * x.sum() / (~labels[n].isnan()).sum().clamp_min(1) for n, x in losses.items()]
         loss = torch.stack(means).sum()
-        if not math.isfinite(loss.item()):
-            raise TrainingDiverged(self._divergence(float(loss)))
+        if not math.isfinite(value := loss.item()):
+            raise TrainingDiverged(self._divergence(value))
         self.dense.zero_grad()
         self.sparse.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

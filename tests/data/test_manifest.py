@@ -1,0 +1,71 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from exposure_logs import Prepared, log, prepare_log
+from genrank.data.manifest import Manifest
+from genrank.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare_log(tmp_path_factory.mktemp("made"), log())
+
+
+@pytest.fixture
+def text(made: Prepared) -> str:
+    return (made.folder / "manifest.json").read_text()
+
+
+def test_what_is_saved_is_loaded(made: Prepared) -> None:
+    assert Manifest.load(made.folder) == made.manifest
+
+
+def test_every_file_is_listed_and_whole(made: Prepared) -> None:
+    made.manifest.verify(made.folder)
+    assert set(made.manifest.files) == set(made.bytes())
+
+
+def test_the_manifest_says_what_the_contract_promises(text: str) -> None:
+    values = json.loads(text)
+    assert set(values) == {
+        *("format", "genrank_version", "versions", "schema", "schema_hash", "spec", "spec_hash", "boundaries"),
+        *("split", "counts", "dropped", "warnings", "files", "source"),
+    }
+    assert set(values["counts"]["test"]) == {"exposures", "requests", "positives"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('"format": 1', '"format": 2', "expected format 1, found 2"),
+        ('"name": "tiny"', '"name": "tinny"', "schema_hash"),
+        ('"size": 11', '"size": 12', "spec_hash"),
+        ('"exposures": 60', '"exposures": "many"', "expected int"),
+        ("{", "", "damaged"),
+    ],
+)
+def test_edited_and_damaged_manifests_are_refused(
+    tmp_path: Path, text: str, before: str, after: str, message: str
+) -> None:
+    assert before in text
+    (tmp_path / "manifest.json").write_text(text.replace(before, after, 1))
+    with pytest.raises(DataError, match=message):
+        Manifest.load(tmp_path)
+
+
+def test_a_folder_without_a_manifest_is_no_prepared_data(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="run genrank prepare first"):
+        Manifest.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("damage", ["change", "remove"])
+def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
+    made = prepare_log(tmp_path, log())
+    path = made.folder / "vocab" / "item_id.parquet"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    if damage == "remove":
+        path.unlink()
+    with pytest.raises(DataError, match=r"item_id\.parquet"):
+        made.manifest.verify(made.folder)

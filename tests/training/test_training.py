@@ -1,0 +1,138 @@
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from genrank.data.loader import Loader, LoaderConfig
+from genrank.errors import OutputError, TrainingDiverged
+from genrank.models.sequence_ranker import SequenceRanker, SequenceRankerConfig
+from genrank.nn.embeddings import Table
+from genrank.nn.heads import OrdinalDurationHead
+from genrank.training.checkpoint import Checkpoints
+from genrank.training.optimizers import RowWiseAdagrad, learning_rate_scale
+from genrank.training.progress import MetricsFile, RunningMetrics
+from genrank.training.trainer import Trainer, TrainingConfig
+from worlds import SPEC, builder, timelines
+
+
+def trainer(folder: Path, **settings) -> Trainer:
+    torch.manual_seed(0)
+    model = SequenceRanker(SequenceRankerConfig(width=16, num_heads=2), SPEC, max_history=8)
+    b = builder(timelines(lengths=[30] * 8, seed=1), max_history=8)
+    return Trainer(
+        model,
+        Loader(b, b.samples(), LoaderConfig(batch_tokens=64)),
+        TrainingConfig(**settings),
+        checkpoints=Checkpoints(folder / "checkpoints"),
+        validate=lambda _: {"score": 0.0, "loss/click": 0.0},
+        reporters=[MetricsFile(folder / "metrics.jsonl")],
+    )
+
+
+def test_row_wise_adagrad_is_its_equation_and_touches_looked_up_rows_only() -> None:
+    torch.manual_seed(0)
+    table = Table(6, 3)
+    before = table.weight.detach().clone()
+    optimizer = RowWiseAdagrad([table.weight], lr=0.1)
+    total = torch.zeros(6)
+    expected = before.clone()
+    for index in ([1, 4, 1], [4]):
+        optimizer.zero_grad()
+        (table(torch.tensor(index)).square().sum()).backward()
+        gradient = torch.zeros(6, 3)
+        for row in index:
+            gradient[row] += 2 * expected[row]
+        optimizer.step()
+        rows = sorted(set(index))
+        total[rows] += gradient[rows].square().mean(1)
+        expected[rows] -= 0.1 * gradient[rows] / (total[rows].sqrt() + 1e-10)[:, None]
+    torch.testing.assert_close(table.weight.detach(), expected)
+    assert torch.equal(table.weight[[0, 2, 3, 5]], before[[0, 2, 3, 5]])
+
+
+def test_the_learning_rate_warms_up_and_decays() -> None:
+    scales = [learning_rate_scale(step, 100, warmup=0.1, final=0.05) for step in range(101)]
+    assert scales[0] == pytest.approx(0.1)
+    assert max(scales) == scales[10] == 1
+    assert scales[100] == pytest.approx(0.05)
+
+
+def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint(tmp_path: Path) -> None:
+    run = trainer(tmp_path, checkpoint_steps=1)
+    run.save()
+    with torch.no_grad():
+        run.model.mask_action.fill_(float("nan"))
+    with pytest.raises(
+        TrainingDiverged, match=r"loss is nan at step 0.*last good checkpoint is step-00000000.*learning_rate"
+    ):
+        run.fit()
+    assert run.checkpoints.latest() is not None
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trainer(tmp_path)
+    kept = run.save()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("genrank.training.checkpoint.save_file", full)
+    run.step = 7
+    with pytest.raises(OutputError, match=r"No space left on device.*--resume.*step-00000000"):
+        run.save()
+    assert run.checkpoints.latest() == kept
+    assert not list((tmp_path / "checkpoints").glob(".*part*"))
+
+
+def test_only_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
+    trainer(tmp_path, checkpoint_steps=2).fit()
+    assert len(list((tmp_path / "checkpoints").glob("step-*"))) == 2
+
+
+def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best(tmp_path: Path) -> None:
+    run = trainer(tmp_path, epochs=9, patience=2)
+    scores = iter([0.1, 0.5, 0.4, 0.3, 0.9, 0.9, 0.9, 0.9, 0.9])
+    seen = []
+
+    def validate(model: SequenceRanker) -> dict[str, float]:
+        seen.append(model.mask_action.detach().clone())
+        return {"score": next(scores)}
+
+    run.validate = validate
+    run.fit()
+    assert len(seen) == 4
+    assert torch.equal(run.model.mask_action, seen[1])
+
+
+def test_running_metrics_equal_the_batch_wise_ones() -> None:
+    random = np.random.default_rng(0)
+    logits, labels = torch.tensor(random.normal(size=(400, 1))), torch.tensor(random.integers(0, 2, 400).astype(float))
+    labels[:20] = float("nan")
+    running = RunningMetrics(["click"], ["click"], torch.device("cpu"))
+    for part in range(0, 400, 100):
+        chosen = slice(part, part + 100)
+        losses = {"click": torch.where(labels[chosen].isnan(), 0.0, 2.0)}
+        running.add(losses, {"click": logits[chosen]}, {"click": labels[chosen]})
+    read = running.read()
+    known = ~labels.isnan().numpy()
+    from genrank.evaluation.metrics import auc
+
+    assert read["loss/click"] == pytest.approx(2.0)
+    assert read["auc/click"] == pytest.approx(auc(logits[:, 0].numpy()[known], labels.numpy()[known]), abs=0.005)
+
+
+def test_a_censored_duration_teaches_only_what_was_seen() -> None:
+    head = OrdinalDurationHead(SPEC.tasks[1])
+    logits = torch.zeros(2, 3, requires_grad=True)
+    seconds = torch.tensor([3.0, 3.0])
+    head.loss(logits, seconds, torch.tensor([False, True])).sum().backward()
+    assert (logits.grad[0] != 0).tolist() == [True, True, True]
+    assert (logits.grad[1] != 0).tolist() == [True, False, False]
+
+
+def test_the_ordinal_head_predicts_the_mean_of_its_distribution() -> None:
+    head = OrdinalDurationHead(SPEC.tasks[1])
+    certain = torch.tensor([[9.0, 9.0, -9.0], [-9.0, -9.0, -9.0]]) * 5
+    assert head.predict(certain).tolist() == pytest.approx([7.0, 1.0])
