@@ -146,6 +146,20 @@ def test_a_side_table_with_a_repeated_key_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, LogError, words, lambda: prepare_log(tmp_path, log(), tables=tables))
 
 
+@pytest.mark.parametrize(
+    ("feature", "error", "words"),
+    [
+        (Feature(name="f", owner="item", kind="categorical", column="colr"), SchemaError, ["item table", "'color'"]),
+        (Feature(name="f", owner="item", kind="numeric", column="color"), LogError, ["feature 'f'", "'red'"]),
+    ],
+)
+def test_side_columns_are_checked_before_the_work(
+    tmp_path: Path, feature: Feature, error: type[InputError], words: list[str]
+) -> None:
+    tables = side_table(tmp_path, item=["i0"], color=["red"])
+    refused(tmp_path, error, words, lambda: prepare_log(tmp_path, log(), tables=tables, features=(feature,)))
+
+
 @pytest.mark.parametrize("name", ["log.parquet", "log.csv", "log.txt", "folder"])
 def test_files_that_are_missing_name_themselves(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()

@@ -118,7 +118,7 @@ def test_embedding_gradients_are_sparse_and_touch_looked_up_rows_only() -> None:
     b = builder(timelines(lengths=[3], seed=1), max_history=MAX_HISTORY)
     batch = torch_batch(b, b.samples())
     sum(loss.sum() for loss in model.loss(model(batch), batch).values()).backward()
-    gradient = model.items.tables["item_id"].weight.grad
+    gradient = model.items.tables["of_item_id"].weight.grad
     assert gradient.is_sparse
     assert set(gradient.coalesce().indices()[0].tolist()) == set(batch.items["item_id"].tolist())
 
@@ -133,6 +133,13 @@ def test_unknown_labels_cost_nothing() -> None:
         assert unknown.any()
         assert (loss[unknown] == 0).all()
         assert (loss[~unknown] > 0).any()
+
+
+def test_names_of_the_users_schema_may_be_anything() -> None:
+    tasks = tuple(replace(task, name=name) for task, name in zip(SPEC.tasks, ("forward", "keys"), strict=True))
+    features = tuple(replace(f, name="train" if f.name == "tags" else f.name) for f in SPEC.features)
+    model = SequenceRanker(SequenceRankerConfig(), replace(SPEC, tasks=tasks, features=features), max_history=8)
+    assert set(model.heads) == {"forward", "keys"}
 
 
 @pytest.mark.parametrize(

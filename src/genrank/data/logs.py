@@ -93,10 +93,13 @@ def typed_columns(exposures: Expression, schema: LogSchema) -> dict[str, Column]
     return typed
 
 
-def feature_column(table: Expression, feature: Feature) -> Column:
-    """A feature's column: categories as `identity`, numbers as float64, lists as array<string>, or text to split."""
+def feature_column(table: Expression, feature: Feature, *, place: str = "log") -> Column:
+    """A feature's column: categories as `identity`, numbers as float64, lists as array<string>, or text to split.
+
+    `place` names the table in messages. Raises SchemaError if there is no such column, LogError for its type.
+    """
     role = f"feature {feature.name!r}"
-    column = _column(table, str(feature.column), role)
+    column = _column(table, str(feature.column), role, place)
     if feature.kind == "categorical":
         return identity(column)
     if feature.kind == "numeric":
@@ -123,9 +126,17 @@ def seconds(column: Column, unit: str) -> Column:
     raise LogError(f"columns.time: expected numbers, timestamps or ISO text in {column.get_name()!r}, found {kind}")
 
 
-def _column(table: Expression, name: str, role: str) -> Column:
+def check_side_tables(relations: Relations, schema: LogSchema) -> None:
+    """Raises SchemaError or LogError for features whose side table has no such column, or one of another type."""
+    for feature in schema.features:
+        side = relations.of(feature.owner) if feature.owner != "exposure" else None
+        if side is not None and feature.file is None:
+            feature_column(side, feature, place=f"{feature.owner} table")
+
+
+def _column(table: Expression, name: str, role: str, place: str = "log") -> Column:
     if name not in table.columns:
-        raise SchemaError(f"{role}: there is no column {name!r} in the log; {nearest(name, table.columns)}")
+        raise SchemaError(f"{role}: there is no column {name!r} in the {place}; {nearest(name, table.columns)}")
     return table[name]
 
 
@@ -167,7 +178,7 @@ def finite_or_null(column: Column) -> Column:
 
 
 def _position(column: Column) -> Column:
-    return (column.try_cast("int32") if column.type().is_floating() else column.cast("int32")).fill_null(-1)
+    return column.try_cast("int32").fill_null(-1)
 
 
 def _task(exposures: Expression, task: Task) -> dict[str, Column]:

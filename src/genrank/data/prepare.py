@@ -21,7 +21,7 @@ from genrank.data.buckets import Buckets, arrange_buckets, choose_num_buckets, l
 from genrank.data.engine import Column, Engine, Expression, describe_versions, import_ibis
 from genrank.data.entities import EntityWriter
 from genrank.data.fitting import Fitted, fit, split_times
-from genrank.data.logs import Relations, Source, WrongTypeError, typed_columns
+from genrank.data.logs import Relations, Source, WrongTypeError, check_side_tables, typed_columns
 from genrank.data.manifest import Manifest, SplitTimes, hash_folder
 from genrank.data.staging import Staging, stage
 from genrank.data.summary import bare, check_classes, data_spec, one_class_tasks, total_counts
@@ -137,6 +137,7 @@ class _Preparation:
         schema, exposures, now = self.source.schema, relations.exposures, int(time.time())
         try:
             typed = typed_columns(exposures, schema)
+            check_side_tables(relations, schema)
         except WrongTypeError as problem:
             raise explain_wrong_type(engine, problem) from None
         findings = survey(engine, exposures, typed, schema, now)

@@ -153,7 +153,7 @@ def example_of(engine: Engine, table: Expression, column: str) -> Any:
 
 
 def explain_wrong_type(engine: Engine, problem: WrongTypeError) -> LogError:
-    """The error with an example of a value that is no number; a file without rows has no types at all."""
+    """The error with an example of a value that is no number. A text file without rows has no types at all."""
     if engine.row(problem.table.aggregate(rows=problem.table.count()))["rows"] == 0:
         return LogError(NO_ROWS)
     column = problem.table[problem.column]

@@ -34,8 +34,9 @@ def rate_baselines(
     liked = np.bincount(t.item[train], weights=label[train].astype(np.float64), minlength=items)
     item_rate = ((liked + PSEUDO * base) / (shown + PSEUDO))[t.item[rows]]
     user_start = t.offsets[:-1][t.user_of_row()[rows]]
-    seen = _before(known.astype(np.float64), visible_end[rows], user_start)
-    done = _before(np.where(known, label, 0).astype(np.float64), visible_end[rows], user_start)
+    counted = known & t.target  # an imported history of clicks only says nothing of a rate
+    seen = _before(counted.astype(np.float64), visible_end[rows], user_start)
+    done = _before(np.where(counted, label, 0).astype(np.float64), visible_end[rows], user_start)
     user_rate = (done + PSEUDO * base) / (seen + PSEUDO)
     both = 1 / (1 + np.exp(-(_logit(item_rate) + _logit(user_rate) - _logit(np.array(base)))))
     return {"base_rate": np.full(len(rows), base), "item_rate": item_rate, "item_user_rate": both}

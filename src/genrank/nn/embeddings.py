@@ -16,6 +16,12 @@ from torch.nn import functional as F
 from genrank.batch import FeatureColumns, Jagged
 from genrank.schema import DataSpec, FeatureSpec
 
+
+def module_key(name: str) -> str:
+    """A name from the user's schema as a key of a ModuleDict, whose own attributes (`forward`) it must not be."""
+    return f"of_{name}"
+
+
 TABLE_SCALE = 0.05  # standard deviation of fresh rows; ours
 
 
@@ -43,9 +49,11 @@ class FeatureEmbedding(nn.Module):
     def __init__(self, specs: Sequence[FeatureSpec], *, dim: int, width: int, id_dropout: float):
         super().__init__()
         self.specs, self.width, self.id_dropout = tuple(specs), width, id_dropout
-        self.tables = nn.ModuleDict({spec.name: Table(spec.size, dim) for spec in specs if spec.kind != "embedding"})
+        self.tables = nn.ModuleDict(
+            {module_key(spec.name): Table(spec.size, dim) for spec in specs if spec.kind != "embedding"}
+        )
         self.frozen = nn.ModuleDict(
-            {spec.name: nn.Linear(spec.dim, dim, bias=False) for spec in specs if spec.kind == "embedding"}
+            {module_key(spec.name): nn.Linear(spec.dim, dim, bias=False) for spec in specs if spec.kind == "embedding"}
         )
         self.project = nn.Linear(max(len(specs), 1) * dim, width, bias=False)
 
@@ -56,9 +64,9 @@ class FeatureEmbedding(nn.Module):
 
     def _embed(self, spec: FeatureSpec, column: Any) -> Tensor:
         if spec.kind == "embedding":
-            embedded: Tensor = self.frozen[spec.name](F.normalize(column, dim=-1) * spec.dim**0.5)
+            embedded: Tensor = self.frozen[module_key(spec.name)](F.normalize(column, dim=-1) * spec.dim**0.5)
             return embedded
-        table = self.tables[spec.name]
+        table = self.tables[module_key(spec.name)]
         assert isinstance(table, Table)
         if isinstance(column, Jagged):
             return table.mean(column)
@@ -75,7 +83,10 @@ class ActionEmbedding(nn.Module):
         super().__init__()
         sizes = {task.name: 3 if task.kind == "binary" else len(task.boundaries) + 2 for task in spec.tasks}
         sizes |= {feedback.name: feedback.size for feedback in spec.feedback}
-        self.tables = nn.ModuleDict({name: nn.Embedding(size, width, padding_idx=0) for name, size in sizes.items()})
+        self.names = tuple(sizes)
+        self.tables = nn.ModuleDict(
+            {module_key(name): nn.Embedding(size, width, padding_idx=0) for name, size in sizes.items()}
+        )
         for table in self.tables.values():
             assert isinstance(table, nn.Embedding)
             nn.init.normal_(table.weight, std=TABLE_SCALE)
@@ -84,4 +95,4 @@ class ActionEmbedding(nn.Module):
 
     def forward(self, actions: FeatureColumns) -> Tensor:
         """(T, W)."""
-        return torch.stack([table(actions[name]) for name, table in self.tables.items()]).sum(0)
+        return torch.stack([self.tables[module_key(name)](actions[name]) for name in self.names]).sum(0)

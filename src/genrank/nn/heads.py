@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genrank.nn.embeddings import module_key
 from genrank.schema import TaskSpec
 
 DurationHead = Literal["ordinal", "regression"]
@@ -102,10 +103,13 @@ class SharedBottom(nn.Module):
 
     def __init__(self, num_logits: Mapping[str, int], *, width: int, tower: int, dropout: float):
         super().__init__()
+        self.names = tuple(num_logits)
         self.norm = nn.LayerNorm(width)
         self.towers = nn.ModuleDict(
             {
-                name: nn.Sequential(nn.Linear(width, tower), nn.GELU(), nn.Dropout(dropout), nn.Linear(tower, size))
+                module_key(name): nn.Sequential(
+                    nn.Linear(width, tower), nn.GELU(), nn.Dropout(dropout), nn.Linear(tower, size)
+                )
                 for name, size in num_logits.items()
             }
         )
@@ -113,4 +117,4 @@ class SharedBottom(nn.Module):
     def forward(self, x_CW: Tensor) -> dict[str, Tensor]:
         """(C, logits) per task."""
         normed = self.norm(x_CW)
-        return {name: tower(normed) for name, tower in self.towers.items()}
+        return {name: self.towers[module_key(name)](normed) for name in self.names}
