@@ -66,9 +66,8 @@ def _binary_rows(
             row["model_minus_this_auc_ci"] = _list(difference(replicates["model"], replicates[name]))
             row["model_minus_this_gauc_ci"] = _list(difference(gaucs["model"], gaucs[name]))
     oracle, counting = rows.get("oracle"), rows.get("item_user_rate")
-    if oracle and counting and oracle["auc"] and counting["auc"] and oracle["auc"] != counting["auc"]:
-        gap = oracle["auc"] - counting["auc"]
-        rows["model"]["gap_closed"] = (rows["model"]["auc"] - counting["auc"]) / gap
+    if oracle and counting and oracle["auc"] and oracle["auc"] > max(counting["auc"], 0.51):  # else no gap to speak of
+        rows["model"]["gap_closed"] = (rows["model"]["auc"] - counting["auc"]) / (oracle["auc"] - counting["auc"])
         counting["gap_closed_from_half"] = (counting["auc"] - 0.5) / (oracle["auc"] - 0.5)
     return rows
 
