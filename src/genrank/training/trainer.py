@@ -92,18 +92,20 @@ class Trainer:
         self.step, self.exposures, self.validations_since_best = 0, 0, 0
         self.best_score, self.best_step = -math.inf, 0
         self.best_weights: dict[str, Tensor] = {}
-        self.num_steps = len(loader) * config.epochs
+        # Shuffled epochs differ by a few batches; the first one sets the schedule.
+        self.steps_per_epoch = max(len(loader), 1)
+        self.num_steps = self.steps_per_epoch * config.epochs
         self._stop = False
 
     def fit(self) -> None:
         """Train to the end (or to where validation stops improving); the model then holds the best weights."""
         previous = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            while self.step < self.num_steps and not self._exhausted():
+            while not self._finished():
                 for batch in self.loader:
                     self._train_step(batch.to(self.device))
                     self._after_step(len(batch.candidates.item))
-                    if self._exhausted():
+                    if self._finished():
                         break
         finally:
             for number, handler in previous.items():
@@ -111,8 +113,8 @@ class Trainer:
         if self.best_weights:
             self.model.load_state_dict(self.best_weights)
 
-    def _exhausted(self) -> bool:
-        return 0 < self.config.patience <= self.validations_since_best
+    def _finished(self) -> bool:
+        return self.step >= self.num_steps or 0 < self.config.patience <= self.validations_since_best
 
     def _train_step(self, batch: Any) -> None:
         self.model.train()
@@ -141,7 +143,7 @@ class Trainer:
         last = self.step == self.num_steps
         if self.step % self.config.log_steps == 0 or last:
             self._record("train", self.running.read())
-        every = max(round(len(self.loader) * self.config.validate_every), 1)
+        every = max(round(self.steps_per_epoch * self.config.validate_every), 1)
         if self.step % every == 0 or last:
             self._validate()
         if self._stop or last or self.step % self.config.checkpoint_steps == 0:
