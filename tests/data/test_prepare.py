@@ -100,11 +100,10 @@ def test_positions_order_the_exposures_of_a_request(tmp_path: Path) -> None:
 
 
 def test_exposures_without_a_request_id_fall_back_to_equal_times(tmp_path: Path) -> None:
-    columns = log(
-        5, user=["u"] * 5, time=[START, START, START + 1, START + 2, START + 2], request=[5, 5, 6, None, None]
-    )
+    seconds, requests = [0, 0, 1, 2, 2, 3], [5, 5, 6, None, None, None]
+    columns = log(6, user=["u"] * 6, time=[START + second for second in seconds], request=requests)
     changes = {"columns": replace(COLUMNS, request="request"), "split": Split(valid_fraction=0, test_fraction=0)}
-    assert [row["request"] for row in prepare_log(tmp_path, columns, **changes).rows()] == [0, 0, 1, 2, 2]
+    assert [row["request"] for row in prepare_log(tmp_path, columns, **changes).rows()] == [0, 0, 1, 2, 2, 3]
 
 
 @pytest.mark.parametrize(

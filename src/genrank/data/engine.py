@@ -34,6 +34,7 @@ class Engine:
         }
         with self._guard():
             self._connection = self.ibis.duckdb.connect(":memory:", threads=self.threads, **settings)
+            self._connection.raw_sql("SET enable_progress_bar = false")  # it would write over our own output
         self._num_tables = 0
 
     def close(self) -> None:

@@ -13,8 +13,8 @@ NOON = 1573477200
 
 def behaviors(*, first: str = "N1-1 N2-0 N3-0") -> str:
     lines = [
-        f"1\tU1\t{LATE}\tN7 N8 N7\t{first}",
-        "2\tU1\t11/11/2019 1:30:05 PM\tN7 N8 N7 N1\tN4-0 N1-1",
+        f"1\tU1\t{LATE}\tN7 N8 N6\t{first}",
+        "2\tU1\t11/11/2019 1:30:05 PM\tN7 N8 N6 N1\tN4-0 N1-1",
         "3\tU2\t11/12/2019 12:00:00 AM\t\tN2-1 N4-0",
         *(f"{n}\tU{n % 4}\t11/13/2019 {n % 12 + 1}:00:00 AM\tN9\tN1-{n % 2} N2-{1 - n % 2}" for n in range(4, 40)),
     ]
@@ -49,7 +49,7 @@ def test_impressions_become_requests_with_positions_and_clicks(tmp_path: Path) -
 def test_the_earliest_history_becomes_clicks_before_the_first_impression(tmp_path: Path) -> None:
     rows = [row for row in prepared(write(tmp_path / "mind")).rows() if row["user"] == "U1" and not row["target"]]
     got = [(r["item"], r["position"], r["task_click"], r["time"] - NOON, r["request"]) for r in rows]
-    assert got == [("N7", -1, 1, -3602, 0), ("N8", -1, 1, -3601, 1), ("N7", -1, 1, -3600, 2)]
+    assert got == [("N7", -1, 1, -3602, 0), ("N8", -1, 1, -3601, 1), ("N6", -1, 1, -3600, 2)]
 
 
 def test_an_empty_history_adds_nothing(tmp_path: Path) -> None:
