@@ -19,7 +19,7 @@ from genrank.simulation.population import Population
 
 Array = NDArray[Any]
 
-_CLICK, _LIKE, _FOLLOW = -2.8, -2.8, -4.8  # log-odds with nothing for or against; they set the rates
+_CLICK, _LIKE, _FOLLOW = -3.0, -2.8, -4.8  # log-odds with nothing for or against; they set the rates
 _AGEING = 0.08  # log-odds of a click lost per doubling of an item's age in days
 _DEVICE = np.array([0.0, 0.1, -0.15], np.float32)  # log-odds of a click by device
 _FOLLOWED = 0.5  # log-odds of a click gained where the user follows the author

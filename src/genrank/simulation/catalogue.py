@@ -22,8 +22,8 @@ DAY = 24 * HOUR
 LATENT_DIM = 16  # enough for some dozens of topics to be told apart, and two of them to be near now and then
 TAGS_PER_TOPIC = 6
 _BACKLOG_DAYS = 14  # before the log begins, over which the first items were published
-_SPREAD = 0.45  # of a topic's items around it, as a share of the topic's own length
-_SECOND_TOPIC = 0.15  # how much of another topic an item has
+_SPREAD = 0.36  # of a topic's items around it, as a share of the topic's own length
+_SECOND_TOPIC = 0.08  # how much of another topic an item has
 _OWN_TOPIC = 0.8  # share of an author's items that are on the author's main topic
 _RECENCY = 2.2  # exponent that turns a uniform draw into a rank from the newest; 1 knows no freshness
 
@@ -58,8 +58,8 @@ class Catalogue:
         topic[: config.num_topics] = np.arange(config.num_topics)  # no topic is ever empty
         topics = unit(rng.standard_normal((config.num_topics, LATENT_DIM), dtype=np.float32))
         vectors = unit(around(topics[topic], rng) + np.float32(_SECOND_TOPIC) * topics[other])
-        author_quality = 0.2 * rng.standard_normal(config.num_authors)
-        quality = (author_quality[author] + 0.25 * rng.standard_normal(topic.size)).astype(np.float32)
+        author_quality = 0.15 * rng.standard_normal(config.num_authors)
+        quality = (author_quality[author] + 0.2 * rng.standard_normal(topic.size)).astype(np.float32)
         by_topic = np.lexsort((published, topic))
         counts = _available(topic, published, config)
         return cls(

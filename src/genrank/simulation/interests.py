@@ -19,7 +19,7 @@ from genrank.simulation.population import TABLE, Population
 
 Array = NDArray[Any]
 
-_STEEPNESS, _MIDDLE = 10.0, 0.45  # of the match as a function of the cosine: own topic about 0.9, another's about 0.05
+_STEEPNESS, _MIDDLE = 10.0, 0.45  # of the match as a function of the cosine: own topic 0.99, another 0.06
 _WEAK, _STRONG = 0.3, 1.3  # bounds of the strength
 _FED, _STARVED = 0.15, 0.04  # what a click adds to an interest's strength, and what a skipped match takes
 _WANDER = 0.05  # noise on an interest's vector from session to session

@@ -41,7 +41,7 @@ class WorldConfig:
 
     num_interests: int = 3  # that a user has at a time
     interest_switch: float = 0.05  # chance that an interest is given up between two sessions
-    interest_boost: float = 2.5  # what a full interest adds
+    interest_boost: float = 2.7  # what a full interest adds
     taste_gain: float = 0.3  # per standard deviation of the long-term taste
     position_bias: float = 0.2  # per natural logarithm of 1 + slot
     satiation: float = 0.1  # per exposure of the same topic in this request and the two before

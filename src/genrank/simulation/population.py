@@ -21,8 +21,8 @@ AGE_GROUPS = ("13-17", "18-24", "25-34", "35-44", "45-54", "55+")
 COUNTRIES = ("AR", "BR", "DE", "ID", "IN", "MX", "NG", "US")
 DEVICES = ("phone", "tablet", "desktop")
 TABLE = 64  # draws from a user's distribution over topics, made once and then looked up
-_TASTE_SPREAD = 1.5  # of the log-weights over topics: about five topics have two thirds of the weight
-_ACTIVITY_SPREAD = 0.8  # of the log-activity: the busiest hundredth of users is four to seven times as busy as the mean
+_TASTE_SPREAD = 1.5  # of the log-weights over topics: of twenty topics five have three quarters of the weight
+_ACTIVITY_SPREAD = 0.8  # of the log-activity: the busiest hundredth of users is six times as busy as the mean
 # Hour-of-day: share, mean, spread in hours of the morning, noon and evening peaks.
 _PEAKS = ((0.2, 8.0, 1.2), (0.25, 12.7, 1.5), (0.55, 20.7, 2.0))
 _WEEKEND = 1.3

@@ -35,7 +35,7 @@ from genrank.simulation.writer import BINARY_TASKS, SCHEMA_TOML, UserTable, writ
 Array = NDArray[Any]
 Progress = Callable[[float], None]
 
-_SHARD_EXPOSURES = 1_000_000  # about; bounds the memory at some 300 MB
+_SHARD_EXPOSURES = 1_000_000  # about; bounds the memory at some 400 MB
 
 
 @dataclass(frozen=True, kw_only=True)
