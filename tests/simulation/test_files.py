@@ -142,7 +142,7 @@ def test_an_empty_folder_is_taken(tmp_path):
 
 def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path):
     (tmp_path / "precious.txt").write_text("keep me")
-    with pytest.raises(OutputError, match="empty folder"):
+    with pytest.raises(OutputError, match="not empty"):
         simulate(TINY, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 

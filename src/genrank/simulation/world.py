@@ -12,11 +12,8 @@ Columns of the exposures beside ids, `request_id`, `timestamp` (seconds, that of
 `p_click`, `p_like`, `p_follow`: the probability of each action given the world's state when the exposure was made.
 """
 
-import contextlib
-import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrank.config import to_dict
-from genrank.errors import OutputError
+from genrank.folders import new_folder, refuse_occupied
 from genrank.simulation.catalogue import Catalogue
 from genrank.simulation.feed import Shard
 from genrank.simulation.options import WorldConfig
@@ -63,7 +60,8 @@ def simulate(config: WorldConfig, out: Path, *, progress: Progress | None = None
     """
     started = time.perf_counter()
     report = progress or (lambda _: None)
-    with _complete_or_absent(out) as folder:
+    refuse_occupied(out)
+    with new_folder(out) as folder:
         rng = np.random.default_rng([config.seed, 0])
         catalogue = Catalogue.build(config, rng)
         write_items(folder, catalogue, rng)
@@ -125,21 +123,3 @@ def _shuffled(columns: dict[str, Array], rng: np.random.Generator) -> dict[str, 
     dealt = {name: columns[name][order] for name in (*BINARY_TASKS, "dwell_ms", "dwell_censored")}
     base = {f"p_{task}": np.full(order.size, columns[task].mean(), np.float32) for task in BINARY_TASKS}
     return columns | dealt | base
-
-
-@contextlib.contextmanager
-def _complete_or_absent(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its name when all is written, and vanishes when something fails."""
-    out = out.absolute()
-    folder = out.parent / f".{out.name}.unfinished-{os.getpid()}"
-    try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise OutputError(f"{out}: expected a new or empty folder, found something there; name another or empty it")
-        folder.mkdir(parents=True)
-        yield folder
-        folder.replace(out)
-    except OSError as problem:
-        reason = problem.strerror or str(problem).partition("\n")[0]
-        raise OutputError(f"{out}: can't be written: {reason}; mend that or choose another place") from problem
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
