@@ -26,7 +26,7 @@ from genrank.config import build, to_dict
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.manifest import Manifest
 from genrank.data.prepared import PreparedData
-from genrank.errors import BundleError, ConfigError, DataError
+from genrank.errors import BundleError, ConfigError, DataError, OutputError
 from genrank.folders import refuse_occupied, replace_text
 from genrank.models.sequence_ranker import SequenceRanker
 from genrank.runs.config import RunConfig
@@ -42,6 +42,10 @@ log = logging.getLogger(__name__)
 
 def start_run(data: Path, config: RunConfig, out: Path) -> None:
     """Create the run folder with what the run is made of. OutputError where it is occupied."""
+    if (out / "config.json").exists():
+        raise OutputError(
+            f"{out}: the output folder is not empty, it holds a run; go on with --resume or choose another"
+        )
     refuse_occupied(out)
     manifest = Manifest.load(data)
     _check_tasks(config, manifest)

@@ -13,7 +13,6 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -160,8 +159,3 @@ def _verify(folder: Path, config: BundleConfig) -> None:
             raise BundleError(f"{folder / name}: missing from the bundle; copy the whole folder again, or train again")
         if hash_file(folder / name) != expected:
             raise BundleError(f"{folder / name}: damaged (its SHA-256 has changed); copy it again, or train again")
-
-
-def json_config(bundle: Bundle) -> Any:
-    """The bundle's configuration as plain values."""
-    return to_dict(bundle.config)
