@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from exposure_logs import CLICK, SCHEMA, START, log, prepare_log, shuffled
+from genrank.data.buckets import choose_num_buckets
 from genrank.data.prepare import PrepareOptions
 from genrank.data.prepared import PreparedData
 from genrank.schema import Feature, Feedback, Requests, Split, Table, Tables, Task, Time
@@ -311,3 +312,8 @@ def test_a_request_belongs_to_the_part_of_its_first_exposure(tmp_path: Path) -> 
     counts = prepare_log(tmp_path, columns, split=split, columns=replace(COLUMNS, request="request")).manifest.counts
     assert (counts.train.exposures, counts.valid.exposures, counts.test.exposures) == (84, 8, 8)
     assert (counts.train.requests, counts.valid.requests, counts.test.requests) == (21, 2, 2)
+
+
+@pytest.mark.parametrize(("rows", "buckets"), [(1, 8), (20_000_000, 8), (100_000_000, 32), (1_000_000_000, 128)])
+def test_buckets_become_more_and_larger_with_the_log(rows: int, buckets: int) -> None:
+    assert choose_num_buckets(rows) == buckets

@@ -39,11 +39,11 @@ class Buckets:
 
 
 def choose_num_buckets(num_rows: int) -> int:
-    """A power of two that grows with the square root of the log, since every bucket is one scan of the stored log.
+    """A power of two that grows more slowly than the log, since every bucket is one scan of the stored log.
 
-    16 for 20 million exposures (1.2 million each), 128 for a billion (8 million each); these figures are ours.
+    8 up to 20 million exposures (2.5 million each), 128 for a billion (8 million each); these figures are ours.
     """
-    wanted = np.sqrt(num_rows) / 300
+    wanted = 8 * (num_rows / 20e6) ** (2 / 3)
     return int(2 ** np.ceil(np.log2(max(8.0, wanted))))
 
 
