@@ -76,7 +76,8 @@ def prepare_log(
     pq.write_table(table, folder / "log.parquet")
     source = files([folder / "log.parquet"], schema=replace(schema, **changes), folder=folder)
     out = folder / "prepared"
-    return Prepared(out, prepare(source, out=out, options=options or PrepareOptions(threads=2, memory_limit="1GB")))
+    options = options or PrepareOptions(threads=2, memory_limit="1GB", num_buckets=2)
+    return Prepared(out, prepare(source, out=out, options=options))
 
 
 def shuffled(columns: dict[str, Sequence[Any]], seed: int = 0) -> dict[str, Sequence[Any]]:

@@ -66,7 +66,7 @@ def test_unsorted_logs_and_any_number_of_threads_give_the_same_bytes(tmp_path: P
     )
     features = (exposure("tab", "categorical"), exposure("tags", "multi", separator=","), exposure("price", "numeric"))
     first = prepare_log(tmp_path / "a", columns, features=features).bytes()
-    one = PrepareOptions(threads=1)
+    one = PrepareOptions(threads=1, num_buckets=2)
     second = prepare_log(tmp_path / "b", shuffled(columns), features=features, options=one).bytes()
     assert first == second
 

@@ -113,6 +113,19 @@ def test_gradients_reach_every_parameter(model: SequenceRanker) -> None:
     assert missing == []
 
 
+def test_bf16_is_close_to_fp32_and_trains(model: SequenceRanker) -> None:
+    b = builder(WORLD, grouping="user", max_history=MAX_HISTORY)
+    batch = torch_batch(b, b.samples())
+    exact = model(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = model(batch)
+    for task, logits in exact.items():
+        torch.testing.assert_close(rough[task].float(), logits, atol=2e-2, rtol=2e-2)
+    losses = model.loss({task: logits.float() for task, logits in rough.items()}, batch)
+    sum(loss.sum() for loss in losses.values()).backward()
+    assert all(p.grad is None or p.grad.to_dense().isfinite().all() for p in model.parameters())
+
+
 def test_embedding_gradients_are_sparse_and_touch_looked_up_rows_only() -> None:
     model = SequenceRanker(SequenceRankerConfig(id_dropout=0.0), SPEC, max_history=MAX_HISTORY)
     b = builder(timelines(lengths=[3], seed=1), max_history=MAX_HISTORY)

@@ -178,13 +178,13 @@ class PlainAttention:
         q, own_k, own_v = (self.query_padding.pad(x).transpose(1, 2) for x in (q_QHD, own_k_QHD, own_v_QHD))
         k, v = (self.context_padding.pad(x).transpose(1, 2) for x in (k_THD, v_THD))
         scale = 1 / math.sqrt(q_QHD.shape[-1])
-        scores_BHML = (q @ k.transpose(-1, -2)) * scale + self.bias_BHML.to(q.dtype)
+        scores_BHML = ((q @ k.transpose(-1, -2)) * scale).float() + self.bias_BHML  # beyond bf16's eight bits
         if self.sees_itself:
             own_BHM1 = (q * own_k).sum(-1, keepdim=True) * scale
-            weights = torch.softmax(torch.cat([scores_BHML, own_BHM1], dim=-1), dim=-1)
+            weights = torch.softmax(torch.cat([scores_BHML, own_BHM1.float()], dim=-1), dim=-1).to(v.dtype)
             out = weights[..., :-1] @ v + weights[..., -1:] * own_v
         else:
-            out = torch.softmax(scores_BHML, dim=-1) @ v
+            out = torch.softmax(scores_BHML, dim=-1).to(v.dtype) @ v
         return self.query_padding.unpad(out.transpose(1, 2))
 
 

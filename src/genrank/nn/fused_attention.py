@@ -32,7 +32,12 @@ class FusedAttention:
             self.bias_BHML = padded_bias(queries, context, bias, self.query_padding, self.context_padding)
 
     def __call__(self, q_QHD: Tensor, k_THD: Tensor, v_THD: Tensor, own_k_QHD: Tensor, own_v_QHD: Tensor) -> Tensor:
-        """See Attention."""
+        """See Attention. Computes in fp32: the bias of a long history is beyond bf16's eight bits."""
+        dtype = q_QHD.dtype
+        q_QHD, k_THD, v_THD, own_k_QHD, own_v_QHD = (x.float() for x in (q_QHD, k_THD, v_THD, own_k_QHD, own_v_QHD))
+        return self._attend(q_QHD, k_THD, v_THD, own_k_QHD, own_v_QHD).to(dtype)
+
+    def _attend(self, q_QHD: Tensor, k_THD: Tensor, v_THD: Tensor, own_k_QHD: Tensor, own_v_QHD: Tensor) -> Tensor:
         if self.context_padding.width == 0 or self.query_padding.width == 0:
             return own_v_QHD + 0 * (q_QHD * own_k_QHD).sum(-1, keepdim=True)  # a query that sees itself only
         q = self.query_padding.pad(q_QHD).transpose(1, 2)

@@ -41,11 +41,11 @@ def write_csv(folder: Path) -> None:
 LAYOUTS = {"100k": write_100k, "1m": write_1m, "csv": write_csv}
 
 
-@pytest.fixture(params=sorted(LAYOUTS))
-def made(request: pytest.FixtureRequest, tmp_path: Path) -> Prepared:
-    LAYOUTS[request.param](tmp_path)
-    out = tmp_path / "out"
-    return Prepared(out, prepare(published("movielens", tmp_path), out=out))
+@pytest.fixture(scope="module", params=sorted(LAYOUTS))
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    folder = tmp_path_factory.mktemp(request.param)
+    LAYOUTS[request.param](folder)
+    return Prepared(folder / "out", prepare(published("movielens", folder), out=folder / "out"))
 
 
 def test_a_rating_of_four_is_a_like(made: Prepared) -> None:
