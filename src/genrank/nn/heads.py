@@ -1,26 +1,24 @@
-"""Heads: from a candidate's vector to each task's logits, predictions and losses.
+"""Heads: from a task's logits to predictions and losses. Durations' heads are in `durations.py`.
 
-Binary tasks have one logit. A duration has one logit per bucket edge e_k, for P(t >= e_k): an ordinal distribution,
-as in CREAD (arXiv 2401.07521) without its error-adaptive edges. Its mean is
-
-    E[t] = m_0 + Σ_k P(t >= e_k) (m_k - m_{k-1}),    m_k the mean duration of bucket k in training,
-
-and a censored duration c teaches only the edges below c. `regression` is the plain control: E[t] by squared error.
-
-Shapes: C candidates, W width, K edges.
+Shapes: C candidates, W width.
 """
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genrank.nn.durations import (
+    D2QDurationHead,
+    DurationHead,
+    OrdinalDurationHead,
+    QuantileDurationHead,
+    RegressionDurationHead,
+    WLRDurationHead,
+)
 from genrank.nn.embeddings import module_key
 from genrank.schema import TaskSpec
-
-DurationHead = Literal["ordinal", "regression"]
 
 
 class BinaryHead:
@@ -40,53 +38,16 @@ class BinaryHead:
         return torch.where(known, loss, 0.0)
 
 
-class OrdinalDurationHead:
-    """A distribution over the training part's duration buckets."""
+DurationModel = OrdinalDurationHead | RegressionDurationHead | WLRDurationHead | D2QDurationHead | QuantileDurationHead
+Head = BinaryHead | DurationModel
 
-    def __init__(self, task: TaskSpec):
-        self.edges = torch.tensor(task.boundaries, dtype=torch.float32)
-        means = task.means or (*task.boundaries, task.boundaries[-1])
-        self.first, self.steps = means[0], torch.tensor(means, dtype=torch.float32).diff()
-        self.num_logits = len(task.boundaries)
-
-    def predict(self, logits_CK: Tensor) -> Tensor:
-        """(C) expected seconds."""
-        # P(t >= e_k) falls with k; the running minimum makes it so where the logits disagree.
-        at_least_CK = torch.cummin(torch.sigmoid(logits_CK), dim=-1).values
-        return self.first + at_least_CK @ self.steps.to(logits_CK)
-
-    def loss(self, logits_CK: Tensor, label_C: Tensor, censored_C: Tensor | None = None) -> Tensor:
-        """(C) mean cross-entropy over the edges; NaN labels give 0."""
-        reached_CK = label_C[:, None] >= self.edges.to(label_C.device)
-        known_CK = ~label_C.isnan()[:, None] & torch.ones_like(reached_CK)
-        if censored_C is not None:
-            known_CK &= reached_CK | ~censored_C[:, None]
-        loss_CK = F.binary_cross_entropy_with_logits(logits_CK, reached_CK.to(logits_CK), reduction="none")
-        return torch.where(known_CK, loss_CK, 0.0).mean(-1)
-
-
-class RegressionDurationHead:
-    """Seconds by squared error, in units of the training part's mean: the plain control."""
-
-    num_logits = 1
-
-    def __init__(self, task: TaskSpec):
-        means = task.means or task.boundaries
-        self.scale = max(sum(means) / len(means), 1e-6)
-
-    def predict(self, logits_C1: Tensor) -> Tensor:
-        """(C) expected seconds."""
-        return logits_C1.squeeze(-1).clamp_min(0) * self.scale
-
-    def loss(self, logits_C1: Tensor, label_C: Tensor, censored_C: Tensor | None = None) -> Tensor:
-        """(C) squared error; NaN labels give 0; a censored duration costs nothing where more is predicted."""
-        error = logits_C1.squeeze(-1) - label_C.nan_to_num() / self.scale
-        if censored_C is not None:
-            error = torch.where(censored_C, error.clamp_max(0), error)
-        return torch.where(label_C.isnan(), 0.0, error.square())
-
-
-Head = BinaryHead | OrdinalDurationHead | RegressionDurationHead
+DURATION_HEADS: dict[DurationHead, type[DurationModel]] = {
+    "ordinal": OrdinalDurationHead,
+    "regression": RegressionDurationHead,
+    "wlr": WLRDurationHead,
+    "d2q": D2QDurationHead,
+    "quantile": QuantileDurationHead,
+}
 
 
 def task_head(task: TaskSpec, duration: DurationHead) -> Head:
@@ -95,7 +56,7 @@ def task_head(task: TaskSpec, duration: DurationHead) -> Head:
         return BinaryHead()
     if not task.boundaries:
         raise ValueError(f"the duration task {task.name!r} has no bucket edges; its training part holds one value only")
-    return OrdinalDurationHead(task) if duration == "ordinal" else RegressionDurationHead(task)
+    return DURATION_HEADS[duration](task)
 
 
 class SharedBottom(nn.Module):
