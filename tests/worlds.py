@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from genrank.batch import Jagged
+from genrank.data.search import SearchConfig
 from genrank.data.sequence import SequenceBuilder, SequenceConfig
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines, offsets_of
@@ -14,6 +15,7 @@ from genrank.schema import DataSpec, FeatureSpec, FeedbackSpec, TaskSpec
 SPEC = DataSpec(
     features=(
         FeatureSpec(name="item_id", owner="item", kind="categorical", size=31),
+        FeatureSpec(name="topic", owner="item", kind="categorical", size=5),
         FeatureSpec(name="tags", owner="item", kind="multi", size=6),
         FeatureSpec(name="content", owner="item", kind="embedding", dim=4),
         FeatureSpec(name="age", owner="user", kind="numeric", size=4),
@@ -24,6 +26,7 @@ SPEC = DataSpec(
         TaskSpec(name="dwell", kind="duration", boundaries=(2.0, 5.0, 9.0), means=(1.0, 3.0, 7.0, 12.0)),
     ),
     feedback=(FeedbackSpec(name="rating", size=4),),
+    statistics=("item_1d_count", "item_1d_click_rate", "user_all_click_rate"),
 )
 
 
@@ -51,6 +54,7 @@ def timelines(*, lengths: list[int], seed: int = 0, max_gap: int = 3, slots: int
         censored={"dwell": random.random(count) < 0.1},
         feedback={"rating": random.integers(0, 4, count).astype(np.int32)},
         features={"device": random.integers(0, 4, count).astype(np.int32)},
+        statistics=random.normal(size=(count, 3)).astype(np.float16),
         oracle={},
     )
 
@@ -62,6 +66,7 @@ def tables(num_users: int, seed: int = 0) -> tuple[FeatureTable, FeatureTable]:
     lengths[0] = 0
     features: dict[str, Any] = {
         "item_id": np.arange(31, dtype=np.int32),
+        "topic": np.concatenate([[0], random.integers(1, 5, 30)]).astype(np.int32),
         "tags": Jagged(random.integers(1, 6, lengths.sum()).astype(np.int32), offsets_of(lengths)),
         "content": random.normal(size=(31, 4)).astype(np.float32),
     }
@@ -80,6 +85,6 @@ def tables(num_users: int, seed: int = 0) -> tuple[FeatureTable, FeatureTable]:
     return items, users
 
 
-def builder(t: Timelines, **settings: Any) -> SequenceBuilder:
+def builder(t: Timelines, *, search: SearchConfig | None = None, **settings: Any) -> SequenceBuilder:
     items, users = tables(len(t.users))
-    return SequenceBuilder(SequenceConfig(**settings), SPEC, timelines=t, items=items, users=users)
+    return SequenceBuilder(SequenceConfig(**settings), SPEC, timelines=t, items=items, users=users, search=search)

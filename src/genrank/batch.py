@@ -3,7 +3,7 @@
 A sequence is one user's history window and the candidates of one or more of the user's requests. A batch holds B
 sequences; their tokens stand one after another, `offsets` says where each sequence begins. Shapes:
 
-    B sequences    T history tokens    C candidate tokens    I distinct items    V values of a multi-valued feature
+    B sequences    T history events    C candidates    I distinct items    E long-history events
 
 Tensors are torch's, except between the sequence builder and the loader, where they are NumPy's; this module imports
 neither. Times are int64 seconds since the epoch, UTC.
@@ -29,6 +29,16 @@ FeatureColumns = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where exposures stand when they are candidates: what is known of a request before it is answered. (N) int64."""
+
+    prefix: Array  # how many history events of its sequence the request sees
+    time: Array  # seconds, the request's time
+    request: Array  # distinct request times in the window before it
+    gap: Array  # seconds since the previous request of the window, -1 where there is none
+
+
+@dataclass(frozen=True)
 class History:
     """Past exposures with their actions, in order of time."""
 
@@ -38,6 +48,8 @@ class History:
     position: Array  # (T) int64, index in the window, from 0
     request: Array  # (T) int64, distinct request times in the window up to this token, minus one
     gap: Array  # (T) int64, seconds since the previous request of the window, -1 for its first
+    next_time: Array  # (T) int64 seconds, of the user's next exposure: at most the time of a request that sees this one
+    asked: Places  # (T) as it stood when it was a candidate itself
     actions: Mapping[str, Array]  # (T) int64 per task and feedback: see data/sequence.py, `action_index`
     features: FeatureColumns  # of the exposure
 
@@ -53,9 +65,21 @@ class Candidates:
     request: Array  # (C) int64, as in History
     gap: Array  # (C) int64, as in History
     features: FeatureColumns  # of the exposure
-    exposure: Array  # (C) int64, row of the exposure in the timelines; -1 when serving
+    statistics: Array  # (C, S) float32 window statistics at the request's time
+    exposure: Array  # (C) int64, row of the exposure in the timelines
+    in_history: Array  # (C) int64, which history event is this very exposure, -1 where none is
     labels: Mapping[str, Array]  # (C) float32 per task, NaN where unknown; empty when serving
     censored: Mapping[str, Array]  # (C) bool per duration task
+
+
+@dataclass(frozen=True)
+class LongHistory:
+    """Events before the window, in order of time: of every candidate (hard search) or of every sequence (soft)."""
+
+    offsets: Array  # (C + 1) or (B + 1) int64; one zero where there is no search
+    item: Array  # (E) int64, row of `PackedBatch.items`
+    time: Array  # (E) int64 seconds
+    actions: Mapping[str, Array]  # (E) as in History
 
 
 @dataclass(frozen=True)
@@ -64,6 +88,7 @@ class PackedBatch:
 
     history: History
     candidates: Candidates
+    long: LongHistory
     items: FeatureColumns  # (I)
     users: FeatureColumns  # (B)
 

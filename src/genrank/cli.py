@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("run_folder", type=Path, metavar="RUN")
     evaluate.add_argument("--data", type=Path, help="prepared data (default: what the run was trained on)")
     evaluate.add_argument("--part", choices=("valid", "test"), default="test")
+    evaluate.add_argument("--trees", action="store_true", help="print gradient-boosted trees beside the model")
     evaluate.add_argument("--json", action="store_true")
     evaluate.set_defaults(run=_evaluate)
 
@@ -184,7 +185,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from genrank.evaluation.table import as_tables
     from genrank.runs.evaluate import evaluate_run
 
-    judged = evaluate_run(options.run_folder, data=options.data, part=options.part)
+    judged = evaluate_run(options.run_folder, data=options.data, part=options.part, trees=options.trees)
     if options.json:
         sys.stdout.write(json.dumps(judged.to_json()) + "\n")
     else:

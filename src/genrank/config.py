@@ -134,11 +134,19 @@ def _scalar(hint: type, value: Any, where: str, error: type[InputError]) -> Any:
     raise error(f"{where}: expected {hint.__name__}, found {value!r} ({type(value).__name__})")
 
 
+def _of_kind(options: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
+    """Of several dataclasses with a field `kind`, the one whose kind the value names; else all options."""
+    kinds = {option: getattr(option, "kind", None) for option in options}
+    if not isinstance(value, Mapping) or not all(kinds.values()):
+        return options
+    return tuple(option for option, kind in kinds.items() if kind == value.get("kind")) or options
+
+
 def _union(options: tuple[Any, ...], value: Any, where: str, error: type[InputError]) -> Any:
     if value is None and type(None) in options:
         return None
     failures = []
-    for option in options:
+    for option in _of_kind(options, value):
         if option is type(None):
             continue
         try:

@@ -220,6 +220,8 @@ class TaskSpec:
     kind: Literal["binary", "duration"]
     boundaries: tuple[float, ...] = ()
     means: tuple[float, ...] = ()  # mean duration of each bucket in the training part, one more than boundaries
+    group: str = ""  # durations: the item feature whose index is the duration group
+    group_quantiles: tuple[tuple[float, ...], ...] = ()  # per group index: quantiles of training durations, 0 to 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,6 +239,7 @@ class DataSpec:
     features: tuple[FeatureSpec, ...]
     tasks: tuple[TaskSpec, ...]
     feedback: tuple[FeedbackSpec, ...] = ()
+    statistics: tuple[str, ...] = ()  # names of the window statistics' columns, in order
 
     def of(self, owner: Owner) -> tuple[FeatureSpec, ...]:
         """The features of one owner."""

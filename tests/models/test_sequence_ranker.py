@@ -1,158 +1,105 @@
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from genrank.batch import PackedBatch, map_arrays
-from genrank.data.sequence import Samples, SequenceBuilder, take
-from genrank.models.sequence_ranker import SequenceRanker, SequenceRankerConfig
+from genrank.models.pointwise_ranker import PointwiseRankerConfig
+from genrank.models.ranker import Ranker, build_ranker
+from genrank.models.sequence_ranker import SequenceRankerConfig
 from worlds import SPEC, builder, timelines
+from zoo import HSTU, ranker
 
-SETTINGS = {
-    "default": {},
-    "both-alibi": {"alibi": "both"},
-    "time-alibi": {"alibi": "time"},
-    "no-encoding": {"encoding": "none", "alibi": "none"},
-    "user-prefix": {"user_features": "prefix"},
-    "no-user": {"user_features": "none", "attention_gate": False},
-    "regression": {"duration_head": "regression"},
-    "three-blocks": {"num_blocks": 3, "attention": "plain"},
-}
 MAX_HISTORY = 10
-
-
-@pytest.fixture(params=SETTINGS, scope="module")
-def model(request: pytest.FixtureRequest) -> SequenceRanker:
-    torch.manual_seed(0)
-    config = SequenceRankerConfig(width=16, num_heads=2, feedforward=32, tower=8, **SETTINGS[request.param])
-    return SequenceRanker(config, SPEC, max_history=MAX_HISTORY).eval()
-
-
-def torch_batch(b: SequenceBuilder, samples: Samples) -> PackedBatch:
-    return map_arrays(b.batch(samples), torch.from_numpy)
-
-
-@torch.no_grad()
-def scores_by_exposure(model: SequenceRanker, b: SequenceBuilder, samples: Samples) -> dict[int, torch.Tensor]:
-    batch = torch_batch(b, samples)
-    logits = torch.cat(list(model(batch).values()), dim=1)
-    return dict(zip(batch.candidates.exposure.tolist(), logits, strict=True))
-
-
-def assert_same(one: dict[int, torch.Tensor], other: dict[int, torch.Tensor]) -> None:
-    for exposure, logits in other.items():
-        torch.testing.assert_close(one[exposure], logits, atol=2e-5, rtol=1e-4)
-
-
 WORLD = timelines(lengths=[37, 0, 5, 1, 18], seed=5)
 
 
-@pytest.mark.parametrize("grouping", ["user", "1h", "pointwise"])
-def test_packed_equals_one_request_at_a_time(model: SequenceRanker, grouping: str) -> None:
-    alone = builder(WORLD, grouping="request", max_history=MAX_HISTORY)
-    packed = builder(WORLD, grouping=grouping, max_history=MAX_HISTORY)
-    single: dict[int, torch.Tensor] = {}
-    for number in range(len(alone.samples())):
-        single |= scores_by_exposure(model, alone, take(alone.samples(), np.array([number])))
-    assert len(single) == WORLD.num_exposures
-    assert_same(scores_by_exposure(model, packed, packed.samples()), single)
+def batch_of(lengths: list[int] | None = None, **settings: Any) -> PackedBatch:
+    b = builder(WORLD if lengths is None else timelines(lengths=lengths, seed=1), max_history=MAX_HISTORY, **settings)
+    return map_arrays(b.batch(b.samples()), torch.from_numpy)
 
 
-def test_candidates_do_not_see_each_other(model: SequenceRanker) -> None:
-    b = builder(WORLD, grouping="request", max_history=MAX_HISTORY)
-    largest = int(np.argmax(b.samples().num_candidates))
-    sample = take(b.samples(), np.array([largest]))
-    whole = scores_by_exposure(model, b, sample)
-    rows = sample.candidates[::-1][:-1].copy()  # turned around, and one of them left out
-    fewer = replace(sample, candidates=rows, candidate_offsets=np.array([0, len(rows)]))
-    assert len(rows) >= 2
-    assert_same(whole, scores_by_exposure(model, b, fewer))
-
-
-def test_a_candidate_never_sees_its_own_request(model: SequenceRanker) -> None:
-    b = builder(WORLD, grouping="user", max_history=MAX_HISTORY)
-    before = scores_by_exposure(model, b, b.samples())
-    row = 20
-    own = b.request_key == b.request_key[row]
-    flipped = replace(WORLD, tasks=WORLD.tasks | {"click": np.where(own, 1, WORLD.tasks["click"]).astype(np.int8)})
-    flipped = replace(flipped, feedback={"rating": np.where(own, 2, WORLD.feedback["rating"]).astype(np.int32)})
-    after_builder = builder(flipped, grouping="user", max_history=MAX_HISTORY)
-    after = scores_by_exposure(model, after_builder, after_builder.samples())
-    torch.testing.assert_close(before[row], after[row])
-    changed = [e for e in before if not torch.allclose(before[e], after[e], atol=1e-6)]
-    assert changed  # later requests do see it
-    assert all(b.request_time[e] > b.request_time[row] for e in changed)
-
-
-def test_cached_history_equals_the_whole_forward(model: SequenceRanker) -> None:
-    b = builder(WORLD, grouping="user", max_history=MAX_HISTORY)
-    batch = torch_batch(b, b.samples())
-    with torch.no_grad():
-        whole, cached = model(batch), model.score(model.encode_history(batch), batch)
-    for task, logits in whole.items():
-        torch.testing.assert_close(cached[task], logits)
-
-
-def test_empty_histories_and_single_candidates_are_scored(model: SequenceRanker) -> None:
-    lone = timelines(lengths=[1, 1], seed=9)
-    b = builder(lone, max_history=MAX_HISTORY)
-    scores = scores_by_exposure(model, b, b.samples())
-    assert len(scores) == 2
-    assert all(logits.isfinite().all() for logits in scores.values())
-
-
-def test_gradients_reach_every_parameter(model: SequenceRanker) -> None:
-    b = builder(WORLD, grouping="user", max_history=MAX_HISTORY)
-    batch = torch_batch(b, b.samples())
-    model.zero_grad()
-    model.train()
-    sum(loss.sum() for loss in model.loss(model(batch), batch).values()).backward()
-    model.eval()
-    missing = [n for n, p in model.named_parameters() if p.grad is None or p.grad.to_dense().abs().sum() == 0]
-    assert missing == []
-
-
-def test_bf16_is_close_to_fp32_and_trains(model: SequenceRanker) -> None:
-    b = builder(WORLD, grouping="user", max_history=MAX_HISTORY)
-    batch = torch_batch(b, b.samples())
-    exact = model(batch)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough = model(batch)
-    for task, logits in exact.items():
-        torch.testing.assert_close(rough[task].float(), logits, atol=2e-2, rtol=2e-2)
-    losses = model.loss({task: logits.float() for task, logits in rough.items()}, batch)
-    sum(loss.sum() for loss in losses.values()).backward()
-    assert all(p.grad is None or p.grad.to_dense().isfinite().all() for p in model.parameters())
+def summed_loss(model: Ranker, batch: PackedBatch) -> torch.Tensor:
+    return sum(loss.sum() for loss in model.loss(model(batch), batch).values())
 
 
 def test_embedding_gradients_are_sparse_and_touch_looked_up_rows_only() -> None:
-    model = SequenceRanker(SequenceRankerConfig(id_dropout=0.0), SPEC, max_history=MAX_HISTORY)
-    b = builder(timelines(lengths=[3], seed=1), max_history=MAX_HISTORY)
-    batch = torch_batch(b, b.samples())
-    sum(loss.sum() for loss in model.loss(model(batch), batch).values()).backward()
-    gradient = model.items.tables["of_item_id"].weight.grad
+    model = build_ranker(SequenceRankerConfig(id_dropout=0.0), SPEC, max_history=MAX_HISTORY)
+    batch = batch_of([3])
+    summed_loss(model, batch).backward()
+    gradient = model.inputs.items.tables["of_item_id"].weight.grad
     assert gradient.is_sparse
     assert set(gradient.coalesce().indices()[0].tolist()) == set(batch.items["item_id"].tolist())
 
 
-def test_unknown_labels_cost_nothing() -> None:
-    model = SequenceRanker(SequenceRankerConfig(), SPEC, max_history=MAX_HISTORY).eval()
-    b = builder(WORLD, max_history=MAX_HISTORY)
-    batch = torch_batch(b, b.samples())
-    losses = model.loss(model(batch), batch)
-    for task, loss in losses.items():
-        unknown = batch.candidates.labels[task].isnan()
-        assert unknown.any()
-        assert (loss[unknown] == 0).all()
-        assert (loss[~unknown] > 0).any()
+@pytest.mark.parametrize("name", ["hstu", "hstu-user-prefix", "hstu-one-block", "hstu-sim"])
+def test_predicting_at_item_tokens_equals_predicting_at_copies(name: str) -> None:
+    search = ranker(name, SPEC, max_history=MAX_HISTORY).config.search
+    batch = batch_of(search=search)
+    in_place = batch.candidates.in_history >= 0
+    assert in_place.sum() > 10  # most exposures are history to a later request
+    assert not in_place.all()
+    tokens, copies = (ranker(name, SPEC, max_history=MAX_HISTORY, candidate_copies=c) for c in (False, True))
+    for task, logits in tokens(batch).items():
+        torch.testing.assert_close(copies(batch)[task], logits, atol=1e-5, rtol=1e-4)
+    gradients = []
+    for model in (tokens, copies):
+        summed_loss(model, batch).backward()
+        gradients.append([p.grad.to_dense() for p in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
 
 
-def test_names_of_the_users_schema_may_be_anything() -> None:
-    tasks = tuple(replace(task, name=name) for task, name in zip(SPEC.tasks, ("forward", "keys"), strict=True))
-    features = tuple(replace(f, name="train" if f.name == "tags" else f.name) for f in SPEC.features)
-    model = SequenceRanker(SequenceRankerConfig(), replace(SPEC, tasks=tasks, features=features), max_history=8)
-    assert set(model.heads) == {"forward", "keys"}
+def test_no_copy_is_made_where_history_holds_every_exposure(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ranker("hstu", SPEC, max_history=MAX_HISTORY)
+    seen: list[int] = []
+    first = model.blocks[0]
+    first.register_forward_pre_hook(lambda _, arguments: seen.append(len(arguments[0])))
+    batch = batch_of()
+    model(batch)
+    context, copies = seen
+    assert context == 2 * len(batch.history.item)
+    assert copies == int((batch.candidates.in_history < 0).sum())
+
+
+def test_an_item_tokens_request_is_hidden_from_it_and_its_action_is_shown_to_later_ones() -> None:
+    history = batch_of().history
+    assert (history.asked.prefix <= history.position).all()
+    assert (history.asked.time <= history.time).all()
+    assert (history.next_time >= history.time).all()
+
+
+def test_loss_on_history_predicts_every_exposure_of_the_window_once_per_sample() -> None:
+    b = builder(WORLD, max_history=MAX_HISTORY, grouping="request", loss_on_history=True)
+    plain = b.samples()
+    both = b.with_history(plain)
+    assert len(both) == len(plain)
+    assert len(both.candidates) > 2 * len(plain.candidates)
+    batch = map_arrays(b.batch(both), torch.from_numpy)
+    sequence = np.repeat(np.arange(len(both)), both.num_candidates)
+    assert len(set(zip(sequence.tolist(), batch.candidates.exposure.tolist(), strict=True))) == len(both.candidates)
+    model = ranker("genrank", SPEC, max_history=MAX_HISTORY)
+    with torch.no_grad():
+        logits = model(batch)["click"][:, 0]
+    alone = b.batch(plain)
+    with torch.no_grad():
+        expected = model(map_arrays(alone, torch.from_numpy))["click"][:, 0]
+    own = np.isin(
+        both.candidates + sequence * 10**6,
+        plain.candidates + 10**6 * np.repeat(np.arange(len(plain)), plain.num_candidates),
+    )
+    torch.testing.assert_close(logits[torch.from_numpy(own)], expected, atol=2e-5, rtol=1e-4)
+
+
+def test_a_fully_visible_history_changes_what_its_tokens_say() -> None:
+    batch = batch_of(grouping="request")
+    causal, full = (ranker("genrank", SPEC, max_history=MAX_HISTORY, history_mask=m) for m in ("causal", "full"))
+    with torch.no_grad():
+        assert not torch.allclose(causal(batch)["click"], full(batch)["click"], atol=1e-4)
+    for organization in (HSTU, {}):
+        model = ranker("genrank", SPEC, max_history=MAX_HISTORY, history_mask="full", **organization)
+        assert all(logits.isfinite().all() for logits in model(batch).values())
 
 
 @pytest.mark.parametrize(
@@ -161,3 +108,9 @@ def test_names_of_the_users_schema_may_be_anything() -> None:
 def test_impossible_settings_are_refused(setting: dict) -> None:
     with pytest.raises(ValueError, match=r"must be|multiple"):
         SequenceRankerConfig(**setting)
+
+
+@pytest.mark.parametrize("setting", [{"mlp": ()}, {"mlp": (0,)}, {"num_cross_layers": -1}, {"width": 0}])
+def test_impossible_pointwise_settings_are_refused(setting: dict) -> None:
+    with pytest.raises(ValueError, match="must"):
+        PointwiseRankerConfig(**setting)

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrank.nn.attention import Queries, Tokens, alibi
+from genrank.nn.attention import TIME_BUCKETS, LearnedBias, Queries, Scoring, Tokens, alibi
 from genrank.nn.backends import BACKENDS, choose_backend
 
 HEADS, DIM = 2, 8
@@ -23,61 +23,80 @@ def case(lengths: list[int], num_queries: list[int] | None, seed: int) -> tuple[
     position = places(lengths)
     context = Tokens(offsets(lengths), position, position * 90)
     if num_queries is None:
-        return Queries(context, position, causal=True), context
+        return Queries(context, position, position * 90 + 90, causal=True), context
     prefix = torch.cat(
         [torch.randint(0, n + 1, (m,), generator=random) for n, m in zip(lengths, num_queries, strict=True)]
     )
-    return Queries(Tokens(offsets(num_queries), prefix, prefix * 90 + 5), prefix), context
+    time = prefix * 90 + 5
+    return Queries(Tokens(offsets(num_queries), prefix, time), prefix, time + 7), context
 
 
-def run(backend: str, queries: Queries, context: Tokens, by: str) -> list[torch.Tensor]:
+def run(
+    backend: str, queries: Queries, context: Tokens, by: str, *, weighting: str = "softmax", learned: bool = False
+) -> list[torch.Tensor]:
     """Output and all gradients."""
     random = torch.Generator().manual_seed(1)
     num_queries, num_context = len(queries.prefix), len(context.position)
 
-    def tensor(n: int) -> torch.Tensor:
-        return torch.randn(n, HEADS, DIM, generator=random, requires_grad=True)
+    def tensor(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=random, requires_grad=True)
 
-    inputs = [tensor(num_queries), tensor(num_context), tensor(num_context)]
-    own = inputs[1:] if queries.causal else [tensor(num_queries), tensor(num_queries)]
-    out = BACKENDS[backend](queries, context, alibi(HEADS, by))(*inputs, *own)
+    inputs = [tensor(n, HEADS, DIM) for n in (num_queries, num_context, num_context)]
+    own = inputs[1:] if queries.causal else [tensor(num_queries, HEADS, DIM) for _ in range(2)]
+    tables = [tensor(6), tensor(TIME_BUCKETS)] if learned else []  # distances beyond the sixth share its entry
+    scoring = Scoring(alibi(HEADS, by), weighting, normalizer=50.0)
+    bias = LearnedBias(*tables) if learned else None
+    out = BACKENDS[backend](queries, context, scoring)(*inputs, *own, bias)
     weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(2))
-    leaves = inputs if queries.causal else inputs + own
+    leaves = (inputs if queries.causal else inputs + own) + tables
     return [out.detach(), *torch.autograd.grad((out * weights).sum(), leaves, materialize_grads=True)]
 
 
-@pytest.mark.parametrize("backend", ["plain", "fused"])
+KINDS = {
+    "plain": ("plain", "softmax", False),
+    "fused": ("fused", "softmax", False),
+    "plain-learned": ("plain", "softmax", True),
+    "plain-silu": ("plain", "silu", False),
+    "plain-silu-learned": ("plain", "silu", True),
+}
+
+
+@pytest.mark.parametrize(("backend", "weighting", "learned"), KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("by", ["position", "time", "both", "none"])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     lengths=st.lists(st.integers(0, 9), min_size=1, max_size=4),
     counts=st.lists(st.integers(1, 5), min_size=4, max_size=4),
     causal=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_every_backend_equals_the_reference_forward_and_backward(backend, by, lengths, counts, causal, seed) -> None:
+def test_every_backend_equals_the_reference_forward_and_backward(
+    backend, weighting, learned, by, lengths, counts, causal, seed
+) -> None:
     if causal and sum(lengths) == 0:
         lengths = [*lengths, 1]
     queries, context = case(lengths, None if causal else counts[: len(lengths)], seed)
-    for ours, reference in zip(run(backend, queries, context, by), run("reference", queries, context, by), strict=True):
+    kind = {"weighting": weighting, "learned": learned}
+    expected = run("reference", queries, context, by, **kind)
+    for ours, reference in zip(run(backend, queries, context, by, **kind), expected, strict=True):
         torch.testing.assert_close(ours, reference, atol=5e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("backend", ["plain", "fused"])
-def test_a_very_long_history_beside_an_empty_one_equals_the_reference(backend) -> None:
+@pytest.mark.parametrize(("backend", "weighting", "learned"), KINDS.values(), ids=KINDS)
+def test_a_very_long_history_beside_an_empty_one_equals_the_reference(backend, weighting, learned) -> None:
     queries, context = case([700, 0, 3], [2, 1, 2], 0)
-    for ours, reference in zip(
-        run(backend, queries, context, "position"), run("reference", queries, context, "position"), strict=True
-    ):
+    kind = {"weighting": weighting, "learned": learned}
+    expected = run("reference", queries, context, "position", **kind)
+    for ours, reference in zip(run(backend, queries, context, "position", **kind), expected, strict=True):
         torch.testing.assert_close(ours, reference, atol=2e-5, rtol=1e-4)
 
 
 def test_a_query_without_a_prefix_sees_itself_only() -> None:
     queries, context = case([4], [1], 0)
-    queries = Queries(queries.tokens, torch.zeros(1, dtype=torch.long))
+    queries = Queries(queries.tokens, torch.zeros(1, dtype=torch.long), queries.next_time)
     own_v = torch.randn(1, HEADS, DIM)
     for backend in BACKENDS.values():
-        out = backend(queries, context, alibi(HEADS, "position"))(
+        out = backend(queries, context, Scoring(alibi(HEADS, "position")))(
             torch.randn(1, HEADS, DIM), torch.randn(4, HEADS, DIM), torch.randn(4, HEADS, DIM), own_v, own_v
         )
         torch.testing.assert_close(out, own_v)
@@ -89,8 +108,12 @@ def test_half_of_the_heads_are_biased_by_time_when_both_are_asked_for() -> None:
     assert [slope > 0 for slope in bias.time_slopes] == [False, True, False, True]
 
 
-def test_the_fused_backend_is_chosen_on_cpu_and_refused_elsewhere() -> None:
-    assert choose_backend("auto", torch.device("cpu")) == "fused"
-    assert choose_backend("auto", torch.device("cuda")) == "plain"
+def test_the_fused_backend_is_chosen_where_it_can_run_and_refused_elsewhere() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert choose_backend("auto", cpu, fusible=True) == "fused"
+    assert choose_backend("auto", cpu, fusible=False) == "plain"
+    assert choose_backend("auto", cuda, fusible=True) == "plain"
     with pytest.raises(ValueError, match="runs on CPU"):
-        choose_backend("fused", torch.device("cuda"))
+        choose_backend("fused", cuda, fusible=True)
+    with pytest.raises(ValueError, match="neither SiLU nor a learned bias"):
+        choose_backend("fused", cpu, fusible=False)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from genrank.data.manifest import Manifest
+from genrank.data.search import SearchConfig
 from genrank.data.sequence import Samples, SequenceBuilder, SequenceConfig
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines
@@ -36,9 +37,11 @@ class PreparedData:
             users=FeatureTable.load(folder, "user", manifest.spec),
         )
 
-    def builder(self, config: SequenceConfig) -> SequenceBuilder:
-        """The sequence builder over these timelines."""
-        return SequenceBuilder(config, self.manifest.spec, timelines=self.timelines, items=self.items, users=self.users)
+    def builder(self, config: SequenceConfig, search: SearchConfig | None = None) -> SequenceBuilder:
+        """The sequence builder over these timelines; `search` is the model's."""
+        return SequenceBuilder(
+            config, self.manifest.spec, timelines=self.timelines, items=self.items, users=self.users, search=search
+        )
 
     def part(self, builder: SequenceBuilder, name: Part) -> Samples:
         """The samples of `train`, `valid` or `test`. DataError where the part is empty."""
@@ -51,4 +54,4 @@ class PreparedData:
         samples = builder.samples(begin=begin, end=end)
         if not len(samples):
             raise DataError(f"{self.folder}: the part {name!r} holds no exposures; prepare with another [split]")
-        return samples
+        return builder.with_history(samples) if name == "train" and builder.config.loss_on_history else samples

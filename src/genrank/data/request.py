@@ -57,6 +57,7 @@ def with_request(timeline: Timelines, *, time: int, items: NDArray[np.int64], fe
         censored={n: extend(c, False) for n, c in timeline.censored.items()},
         feedback={n: extend(c, 0) for n, c in timeline.feedback.items()},
         features={n: _extend_feature(c, past, features[n]) for n, c in timeline.features.items()},
+        statistics=np.zeros((len(past) + count, timeline.statistics.shape[1]), np.float16),
         oracle={},
     )
 

@@ -8,13 +8,14 @@ Shapes: N exposures, R requests, S samples (sequences), T history tokens, C cand
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genrank.batch import Candidates, History, PackedBatch
+from genrank.batch import Candidates, History, LongHistory, PackedBatch, Places
+from genrank.data.search import CategoryIndex, SearchConfig, category_of_item, latest_rows
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines, gather, offsets_of, ranges
 from genrank.schema import DataSpec
@@ -31,11 +32,14 @@ class SequenceConfig:
     grouping: "request", "user", "pointwise" (one exposure per sample), or a period such as "1h" or "1d".
     max_history: tokens of the window; 480 in the paper counts history and candidates.
     max_candidates: candidates of one sample above which its next request starts another sample (ours; bounds memory).
+    loss_on_history: training samples predict the exposures of their history window too (the paper's control, which it
+        found to cost more than 0.01 AUC). It differs from packing only where several samples share history.
     """
 
     max_history: int = 256
     grouping: str = "user"
     max_candidates: int = 512
+    loss_on_history: bool = False
 
     def __post_init__(self) -> None:
         if self.max_history < 2:
@@ -92,11 +96,22 @@ class SequenceBuilder:
     """Cuts timelines into samples and packs samples into batches."""
 
     def __init__(
-        self, config: SequenceConfig, spec: DataSpec, *, timelines: Timelines, items: FeatureTable, users: FeatureTable
+        self,
+        config: SequenceConfig,
+        spec: DataSpec,
+        *,
+        timelines: Timelines,
+        items: FeatureTable,
+        users: FeatureTable,
+        search: SearchConfig | None = None,
     ):
         self.config, self.spec = config, spec
         self.timelines, self.items, self.users = timelines, items, users
+        self.search = search or SearchConfig()
         self._index_rows()
+        if self.search.kind == "hard":
+            categories = category_of_item(items.features[search_feature(self.search, spec)])
+            self.categories = CategoryIndex(self.user_of_row, timelines.item, categories)
 
     def _index_rows(self) -> None:
         """Per row: its user, where its group of equal times begins, and its rank among the user's distinct times."""
@@ -143,6 +158,18 @@ class SequenceBuilder:
         if config.grouping == "user" or config.period:
             first |= self._overfull(rows, first)
         return self._collect(rows, t.offsets[user] + window, first)
+
+    def with_history(self, samples: Samples) -> Samples:
+        """The samples with the exposures of their history windows as candidates too (`loss_on_history`)."""
+        rows = ranges(samples.start, samples.num_history)
+        sample = np.repeat(np.arange(len(samples)), samples.num_history)
+        # An event whose request began before the window has no place in it.
+        kept = self.timelines.target[rows] & (self.visible_end[rows] >= samples.start[sample])
+        rows = np.concatenate([samples.candidates, rows[kept]])
+        sample = np.concatenate([np.repeat(np.arange(len(samples)), samples.num_candidates), sample[kept]])
+        pairs = np.unique(np.stack([sample, rows]), axis=1)  # in order of sample, then row
+        counts = np.bincount(pairs[0], minlength=len(samples))
+        return replace(samples, candidates=pairs[1], candidate_offsets=offsets_of(counts))
 
     def _splits(self, rows: Ints) -> NDArray[np.bool_]:
         if self.config.grouping == "pointwise":
@@ -197,12 +224,16 @@ class SequenceBuilder:
         lengths = samples.num_history
         rows = ranges(samples.start, lengths)
         sample_of_candidate = np.repeat(np.arange(len(samples)), samples.num_candidates)
+        found, found_offsets = self._search(samples, sample_of_candidate)
         items, index = np.unique(
-            np.concatenate([t.item[rows], t.item[samples.candidates]]).astype(np.int64), return_inverse=True
+            np.concatenate([t.item[rows], t.item[samples.candidates], t.item[found]]).astype(np.int64),
+            return_inverse=True,
         )
+        of_history, of_candidates, of_found = np.split(index, np.cumsum([len(rows), len(samples.candidates)]))
         return PackedBatch(
-            history=self._history(rows, offsets_of(lengths), np.repeat(samples.start, lengths), index[: len(rows)]),
-            candidates=self._candidates(samples, samples.start[sample_of_candidate], index[len(rows) :]),
+            history=self._history(rows, offsets_of(lengths), np.repeat(samples.start, lengths), of_history),
+            candidates=self._candidates(samples, sample_of_candidate, of_candidates),
+            long=LongHistory(offsets=found_offsets, item=of_found, time=t.time[found], actions=self._actions(found)),
             items=self.items.rows(items),
             users=self.users.rows(t.users[samples.user].astype(np.int64)),
         )
@@ -218,29 +249,61 @@ class SequenceBuilder:
             position=rows - start,
             request=self.time_rank[rows] - self.time_rank[start],
             gap=np.where(has_previous, t.time[rows] - t.time[previous], -1),
-            actions={name: self.action_index(name, rows) for name in (*t.tasks, *t.feedback)},
+            next_time=t.time[np.minimum(rows + 1, t.offsets[self.user_of_row[rows] + 1] - 1)],
+            asked=self._places(rows, start),
+            actions=self._actions(rows),
             features={name: gather(column, rows) for name, column in t.features.items()},
         )
 
-    def _candidates(self, samples: Samples, start: Ints, item: Ints) -> Candidates:
+    def _candidates(self, samples: Samples, sample: Ints, item: Ints) -> Candidates:
         t, rows = self.timelines, samples.candidates
-        end = self.visible_end[rows]
-        seen = end > start
-        last = np.where(seen, end - 1, 0)  # any valid row where there is no history
-        first = np.where(seen, start, 0)
-        time = self.request_time[rows]
+        places = self._places(rows, samples.start[sample])
+        in_window = rows < samples.end[sample]  # a packed request is history for the requests after it
+        history_start = offsets_of(samples.num_history)[:-1]
         return Candidates(
             offsets=samples.candidate_offsets,
             item=item,
-            time=time,
-            prefix=end - start,
-            request=np.where(seen, self.time_rank[last] - self.time_rank[first] + 1, 0),
-            gap=np.where(seen, time - t.time[last], -1),
+            time=places.time,
+            prefix=places.prefix,
+            request=places.request,
+            gap=places.gap,
             features={name: gather(column, rows) for name, column in t.features.items()},
+            statistics=t.statistics[rows].astype(np.float32),
             exposure=rows,
+            in_history=np.where(in_window, history_start[sample] + rows - samples.start[sample], -1),
             labels={name: _label(t.tasks[name][rows]) for name in t.tasks},
             censored={name: column[rows] for name, column in t.censored.items()},
         )
+
+    def _places(self, rows: Ints, start: Ints) -> Places:
+        """Where exposures stand as candidates, in windows that begin at `start`."""
+        t, end = self.timelines, self.visible_end[rows]
+        seen = end > start  # an event at the window's edge may be of a request that began before it
+        last = np.where(seen, end - 1, 0)  # any valid row where there is no history
+        first = np.where(seen, start, 0)
+        time = self.request_time[rows]
+        return Places(
+            prefix=np.where(seen, end - start, 0),
+            time=time,
+            request=np.where(seen, self.time_rank[last] - self.time_rank[first] + 1, 0),
+            gap=np.where(seen, time - t.time[last], -1),
+        )
+
+    def _search(self, samples: Samples, sample: Ints) -> tuple[Ints, Ints]:
+        """Rows of the long history and their offsets: per candidate (hard), per sample (soft), or none."""
+        t, search = self.timelines, self.search
+        if search.kind == "hard":
+            rows = samples.candidates
+            item = t.item[rows].astype(np.int64)
+            end = samples.start[sample]
+            found, length = self.categories.latest(self.user_of_row[rows], item, end, search.num_retrieved)
+            return found, offsets_of(length)
+        if search.kind == "soft":
+            return latest_rows(t.offsets[samples.user], samples.start, search.max_events)
+        return np.zeros(0, np.int64), np.zeros(1, np.int64)
+
+    def _actions(self, rows: Ints) -> dict[str, Ints]:
+        return {name: self.action_index(name, rows) for name in (*self.timelines.tasks, *self.timelines.feedback)}
 
     def action_index(self, name: str, rows: Ints) -> Ints:
         """Index of a part of the action. 0 unknown; binary: 1 no, 2 yes; duration: 1 + bucket; feedback: as it is."""
@@ -254,6 +317,18 @@ class SequenceBuilder:
             bucket = np.searchsorted(np.asarray(task.boundaries), value, side="right") + 1
             index = np.where(np.isnan(value), 0, bucket)
         return index
+
+
+def search_feature(search: SearchConfig, spec: DataSpec) -> str:
+    """The item's feature that hard search goes by. ValueError where the data has none of that name or kind."""
+    known = [f.name for f in spec.of("item") if f.kind in ("categorical", "multi") and f.name != "item_id"]
+    name = search.by or next(iter(known), "")
+    if name in known:
+        return name
+    raise ValueError(
+        f"search.kind=hard needs a categorical feature of the item{f' named {name!r}' if name else ''}; "
+        f"the data has {', '.join(known) or 'none'}; set search.by to one, or search.kind=soft"
+    )
 
 
 def take(samples: Samples, chosen: Ints) -> Samples:

@@ -34,6 +34,7 @@ class Timelines:
     censored: Mapping[str, NDArray[np.bool_]]  # (N) per duration task
     feedback: Mapping[str, NDArray[np.int32]]  # (N)
     features: Mapping[str, Any]  # (N) int32, or Jagged
+    statistics: NDArray[np.float16]  # (N, S) window statistics at each exposure's request
     oracle: Mapping[str, NDArray[np.float32]]  # (N) simulated logs only
 
     @property
@@ -79,6 +80,7 @@ class Timelines:
             censored={name: _array(flat[f"censored_{name}"], np.bool_) for name in durations},
             feedback={f.name: _array(flat[f"feedback_{f.name}"], np.int32) for f in spec.feedback},
             features=feature_columns(spec.of("exposure"), flat, prefix="feature_"),
+            statistics=np.zeros((len(flat["time"]), 0), np.float16),
             oracle={name.removeprefix("oracle_"): _array(flat[name], np.float32) for name in oracle},
         )
 

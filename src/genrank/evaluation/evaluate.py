@@ -131,14 +131,14 @@ def _verdicts(task: str, model: dict[str, Any], rows: dict[str, dict[str, Any]])
 
 def _against(task: str, metric: str, mine: float, theirs: float, name: str, row: dict[str, Any]) -> str:
     low, high = row[f"model_minus_this_{metric.lower()}_ci"] or (-1.0, 1.0)
-    name = name.replace("_", " ")
+    opponent = "gradient-boosted trees" if name == "trees" else f"counting ({name.replace('_', ' ')})"
     if low > 0:
         verb = "beats"
     elif high < 0:
         verb = "LOSES TO"
     else:
         verb = "is not told apart from"
-    return f"{task}: the model {verb} counting ({name}) on {metric}: {mine:.4f} against {theirs:.4f}."
+    return f"{task}: the model {verb} {opponent} on {metric}: {mine:.4f} against {theirs:.4f}."
 
 
 def _list(bounds: tuple[float, float] | None) -> list[float] | None:

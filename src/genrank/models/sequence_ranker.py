@@ -8,9 +8,12 @@ GenRank, arXiv 2505.04180, equation (1):
 φ is the item with its features, ϕ the sum of one embedding per action type. Features of the exposure are added to
 both kinds of token; those of the user are added too, or stand as one token before the history. A candidate sees the
 history of earlier requests and itself. Only candidates reach the heads, so the last block needs the history's keys
-and values only.
+and values only. SIM's long history and the window statistics join the candidate's vector behind the blocks, so that
+the cached history knows nothing of them.
 
-Shapes: B sequences, T history tokens, X = T or T + B context tokens, C candidates, W width.
+HSTU is the same with `organization`, `encoding` and `block` set to its own: see models/organization.py, nn/blocks.py.
+
+Shapes: B sequences, T history events, X context tokens, C candidates, W width.
 """
 
 import logging
@@ -20,52 +23,71 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from genrank.batch import PackedBatch
-from genrank.nn.attention import Attention, Queries, Tokens, alibi
+from genrank.batch import Candidates, PackedBatch
+from genrank.models.inputs import Inputs, RankerConfig
+from genrank.models.organization import (
+    Context,
+    Organization,
+    action_context,
+    fully_visible,
+    interleaved_context,
+    per_token,
+    tokens_per_event,
+    with_user_tokens,
+)
+from genrank.models.outputs import Outputs
+from genrank.nn.attention import Attention, Queries, Scoring, Tokens, alibi
 from genrank.nn.backends import BACKENDS, Backend, choose_backend
-from genrank.nn.blocks import KeysValues, TransformerBlock
-from genrank.nn.embeddings import ActionEmbedding, FeatureEmbedding
-from genrank.nn.encoding import GenRankEncoding, NoEncoding
-from genrank.nn.heads import DurationHead, SharedBottom, task_head
+from genrank.nn.blocks import Block, HSTUBlock, KeysValues, RelativeBias, TransformerBlock
+from genrank.nn.encoding import GenRankEncoding
 from genrank.schema import DataSpec
 
 log = logging.getLogger(__name__)
 
-ENCODINGS = {"genrank": GenRankEncoding, "none": NoEncoding}
-
 
 @dataclass(frozen=True, kw_only=True)
-class SequenceRankerConfig:
-    """The parts of a sequence ranker. The paper's setting: 3 blocks, 8 heads, width 768."""
+class SequenceRankerConfig(RankerConfig):
+    """The parts of a sequence ranker. The paper's setting: 3 blocks, 8 heads, width 768.
 
-    organization: Literal["action"] = "action"
-    encoding: Literal["genrank", "none"] = "genrank"
-    block: Literal["transformer"] = "transformer"
+    encoding: `genrank` (the three embeddings and ALiBi, each of which can be left out), `hstu` (learned relative bias
+    by position and time), `none`.
+    """
+
+    kind: Literal["sequence"] = "sequence"
+    organization: Organization = "action"
+    encoding: Literal["genrank", "hstu", "none"] = "genrank"
+    block: Literal["transformer", "hstu"] = "transformer"
     history_mask: Literal["causal", "full"] = "causal"
-    alibi: Literal["position", "time", "both", "none"] = "position"
-    width: int = 64
+    alibi: Literal["position", "time", "both", "none"] = "position"  # of the encoding `genrank`, as the next three
+    position_embedding: bool = True
+    request_embedding: bool = True
+    gap_embedding: bool = True  # the paper's pre-request time
     num_blocks: int = 2
-    num_heads: int = 4
-    feedforward: int = 256
-    tower: int = 64
-    embedding_dim: int = 32  # of each feature, before the projection to `width`
+    feedforward: int = 256  # of the transformer block, as the next two
     attention_gate: bool = True
+    qk_norm: bool = False
+    candidate_copies: bool = False  # interleaved, encoding hstu: copies even where history holds the exposure itself
     user_features: Literal["prefix", "token", "none"] = "token"
-    duration_head: DurationHead = "ordinal"
-    dropout: float = 0.1
     embedding_dropout: float = 0.0  # on a token's whole input vector
-    id_dropout: float = 0.05  # share of item and user ids that count as unknown while training
     attention: Backend = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("width", "num_blocks", "num_heads", "feedforward", "tower", "embedding_dim"):
+        super().__post_init__()
+        for name in ("num_blocks", "feedforward"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.width % self.num_heads:
-            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
-        for name in ("dropout", "embedding_dropout", "id_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        if not 0 <= self.embedding_dropout < 1:
+            raise ValueError(f"embedding_dropout is {self.embedding_dropout}; it must be at least 0 and below 1")
+
+    @property
+    def predicts_in_place(self) -> bool:
+        """Whether a past exposure's own item token predicts its action: see models/organization.py."""
+        return self.organization == "interleaved" and self.encoding == "hstu" and not self.candidate_copies
+
+    @property
+    def fusible(self) -> bool:
+        """Whether PyTorch's fused attention can compute it."""
+        return self.block == "transformer" and self.encoding != "hstu"
 
 
 @dataclass(frozen=True)
@@ -74,8 +96,8 @@ class HistoryState:
 
     context: Tokens  # X places
     keys_values: tuple[KeysValues, ...]  # per block
+    user_BW: Tensor | None  # the users' vectors
     num_prefix_tokens: int
-    user_BW: Tensor | None  # the users' vectors, where they are added to candidates
 
 
 class SequenceRanker(nn.Module):
@@ -83,142 +105,170 @@ class SequenceRanker(nn.Module):
 
     def __init__(self, config: SequenceRankerConfig, spec: DataSpec, *, max_history: int):
         super().__init__()
-        self.config, self.spec, self.max_history = config, spec, max_history
-        width = config.width
-        self.items = self._features("item")
-        self.contexts = self._features("exposure") if spec.of("exposure") else None
-        self.users = self._features("user") if spec.of("user") and config.user_features != "none" else None
-        self.actions = ActionEmbedding(spec, width)
-        self.mask_action = nn.Parameter(torch.randn(width) * 0.02)
-        self.encoding = ENCODINGS[config.encoding](max_history, width)
+        self.config, self.spec, width = config, spec, config.width
+        self.inputs = Inputs(config, spec, use_users=config.user_features != "none")
+        self.event_tokens = tokens_per_event(config.organization)
+        self.num_positions = self.event_tokens * max_history + 2  # a user token before, a candidate behind
+        if config.organization == "action":
+            self.mask_action = nn.Parameter(torch.randn(width) * 0.02)
+        uses = config.encoding == "genrank"
+        self.encoding = GenRankEncoding(
+            self.num_positions,
+            width,
+            position=uses and config.position_embedding,
+            request=uses and config.request_embedding,
+            gap=uses and config.gap_embedding,
+        )
         self.input_norm = nn.LayerNorm(width)
         self.input_dropout = nn.Dropout(config.embedding_dropout)
         self.blocks = nn.ModuleList(self._block() for _ in range(config.num_blocks))
-        self.heads = {task.name: task_head(task, config.duration_head) for task in spec.tasks}
-        self.towers = SharedBottom(
-            {name: head.num_logits for name, head in self.heads.items()},
+        self.outputs = Outputs(
+            spec,
+            config.heads,
             width=width,
-            tower=config.tower,
+            prior=self.inputs.prior,
             dropout=config.dropout,
+            duration=config.duration_head,
         )
-        self.bias = alibi(config.num_heads, config.alibi)
+        self.scoring = Scoring(
+            alibi(config.num_heads, config.alibi if uses else "none"),
+            "softmax" if config.block == "transformer" else "silu",
+            float(self.num_positions),
+        )
         self._logged: set[str] = set()
 
-    def _features(self, owner: Literal["item", "user", "exposure"]) -> FeatureEmbedding:
+    def _block(self) -> Block:
         config = self.config
-        return FeatureEmbedding(
-            self.spec.of(owner), dim=config.embedding_dim, width=config.width, id_dropout=config.id_dropout
-        )
-
-    def _block(self) -> TransformerBlock:
-        config = self.config
+        relative = RelativeBias(self.num_positions) if config.encoding == "hstu" else None
+        if config.block == "hstu":
+            return HSTUBlock(config.width, config.num_heads, dropout=config.dropout, relative=relative)
         return TransformerBlock(
             config.width,
             config.num_heads,
             feedforward=config.feedforward,
             dropout=config.dropout,
             gate=config.attention_gate,
+            qk_norm=config.qk_norm,
+            relative=relative,
         )
 
     def forward(self, batch: PackedBatch) -> dict[str, Tensor]:
         """Logits per task, (C, logits of the task's head)."""
-        items_IW = self.items(batch.items)
-        return self._score(self._encode(batch, items_IW), batch, items_IW)
+        items_IW = self.inputs.items(batch.items)
+        state, x_XW = self._encode(batch, items_IW)
+        in_place_C = batch.candidates.in_history
+        if not self.config.predicts_in_place:
+            in_place_C = torch.full_like(in_place_C, -1)
+        return self._score(state, batch, items_IW, x_XW=x_XW, in_place_C=in_place_C)
 
     def encode_history(self, batch: PackedBatch) -> HistoryState:
         """The batch's histories; its candidates are not looked at."""
-        return self._encode(batch, self.items(batch.items))
+        return self._encode(batch, self.inputs.items(batch.items))[0]
 
     def score(self, state: HistoryState, batch: PackedBatch) -> dict[str, Tensor]:
         """Logits of the batch's candidates over histories that were encoded before; its history is not looked at."""
-        return self._score(state, batch, self.items(batch.items))
+        copies = torch.full_like(batch.candidates.in_history, -1)
+        return self._score(state, batch, self.inputs.items(batch.items), x_XW=None, in_place_C=copies)
 
-    def predict(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
+    def predict(self, logits: dict[str, Tensor], batch: PackedBatch) -> dict[str, Tensor]:
         """(C) per task: a probability, or expected seconds."""
-        return {name: head.predict(logits[name]) for name, head in self.heads.items()}
+        return self.outputs.predict(logits, batch)
 
     def loss(self, logits: dict[str, Tensor], batch: PackedBatch) -> dict[str, Tensor]:
         """(C) per task: each candidate's loss, 0 where its label is unknown."""
-        c = batch.candidates
-        return {
-            name: head.loss(logits[name], c.labels[name], c.censored.get(name)) for name, head in self.heads.items()
-        }
+        return self.outputs.loss(logits, batch)
 
-    def _encode(self, batch: PackedBatch, items_IW: Tensor) -> HistoryState:
-        history = batch.history
-        x_TW = items_IW[history.item] + self.actions(history.actions)
-        x_TW = x_TW + self.encoding(history.position, history.request, history.gap)
-        if self.contexts is not None:
-            x_TW = x_TW + self.contexts(history.features)
-        user_BW = self.users(batch.users) if self.users is not None else None
+    def _encode(self, batch: PackedBatch, items_IW: Tensor) -> tuple[HistoryState, Tensor]:
+        """The state, and what goes into the last block (X, W)."""
+        user_BW = self.inputs.user_vectors(batch)
+        context = self._context(batch, items_IW, user_BW)
         prefixed = user_BW is not None and self.config.user_features == "prefix"
-        context = Tokens(history.offsets, history.position, history.time)
-        if user_BW is not None:
-            x_TW, context = (
-                self._prefixed(x_TW, user_BW, context)
-                if prefixed
-                else (x_TW + _per_token(user_BW, history.offsets), context)
-            )
-        return HistoryState(context, self._context_blocks(x_TW, context), int(prefixed), None if prefixed else user_BW)
-
-    def _context_blocks(self, x_XW: Tensor, context: Tokens) -> tuple[KeysValues, ...]:
-        x_XW = self.input_dropout(self.input_norm(x_XW))
-        causal = self.config.history_mask == "causal"
-        begin_X = _per_token(context.offsets[:-1], context.offsets)
-        index_X = torch.arange(len(x_XW), device=x_XW.device) - begin_X
-        prefix_X = index_X if causal else _per_token(context.offsets.diff(), context.offsets)
-        attention = self._attention(Queries(context, prefix_X, sees_itself=causal, causal=causal), context)
+        if prefixed:
+            assert user_BW is not None
+            context = with_user_tokens(context, user_BW)
+        if self.config.history_mask == "full":
+            context = fully_visible(context)
+        attention = self._attention(context.queries, context.tokens)
+        x_XW = self.input_dropout(self.input_norm(context.x_XW))
         states: list[KeysValues] = []
-        for number, block in enumerate(self.blocks):
-            assert isinstance(block, TransformerBlock)
-            if number == len(self.blocks) - 1:
-                states.append(block.keys_values(x_XW))
-            else:
-                x_XW, own = block(x_XW, attention, None)
-                states.append(own)
-        return tuple(states)
+        for block in self.blocks[:-1]:
+            x_XW, own = block(x_XW, attention, None)
+            states.append(own)
+        last = self.blocks[-1]
+        assert isinstance(last, Block)
+        states.append(last.keys_values(x_XW))
+        return HistoryState(context.tokens, tuple(states), user_BW, int(prefixed)), x_XW
 
-    def _score(self, state: HistoryState, batch: PackedBatch, items_IW: Tensor) -> dict[str, Tensor]:
+    def _context(self, batch: PackedBatch, items_IW: Tensor, user_BW: Tensor | None) -> Context:
+        history, inputs = batch.history, self.inputs
+        item_TW = items_IW[history.item]
+        if inputs.contexts is not None:
+            item_TW = item_TW + inputs.contexts(history.features)
+        added_TW = (
+            0 if user_BW is None or self.config.user_features == "prefix" else per_token(user_BW, history.offsets)
+        )
+        if self.config.organization == "action":
+            encoded_TW = self.encoding(history.position, history.request, history.gap)
+            return action_context(inputs.events(item_TW, history.actions) + encoded_TW + added_TW, history)
+        assert inputs.actions is not None
+        action_TW, place = inputs.actions(history.actions), 2 * history.position
+        item_TW = item_TW + self.encoding(place, history.request, history.gap) + added_TW
+        action_TW = action_TW + self.encoding(place + 1, history.request, history.gap) + added_TW
+        return interleaved_context(item_TW, action_TW, history, as_asked=self.config.encoding == "hstu")
+
+    def _score(
+        self, state: HistoryState, batch: PackedBatch, items_IW: Tensor, *, x_XW: Tensor | None, in_place_C: Tensor
+    ) -> dict[str, Tensor]:
+        """`in_place_C`: the history event whose item token the candidate is, -1 where it needs a token of its own."""
         c = batch.candidates
-        x_CW = items_IW[c.item] + self.mask_action + self.encoding(c.prefix, c.request, c.gap)
-        if self.contexts is not None:
-            x_CW = x_CW + self.contexts(c.features)
-        if state.user_BW is not None:
-            x_CW = x_CW + _per_token(state.user_BW, c.offsets)
-        x_CW = self.input_dropout(self.input_norm(x_CW))
-        prefix = c.prefix + state.num_prefix_tokens
-        attention = self._attention(Queries(Tokens(c.offsets, prefix, c.time), prefix), state.context)
-        for block, keys_values in zip(self.blocks, state.keys_values, strict=True):
+        own = in_place_C < 0
+        x_CW = self._candidates(state, batch, items_IW, own)
+        prefix_C = self.event_tokens * c.prefix + state.num_prefix_tokens
+        attention = self._attention(_queries(c, prefix_C, own), state.context)
+        for block, keys_values in zip(self.blocks[:-1], state.keys_values[:-1], strict=True):
             x_CW, _ = block(x_CW, attention, keys_values)
-        logits: dict[str, Tensor] = self.towers(x_CW)
+        if x_XW is not None and not bool(own.all()):
+            at_X = self._item_tokens(batch, state)[in_place_C[~own]]
+            x_CW = x_XW.new_zeros(len(own), x_XW.shape[1]).index_copy(0, own.nonzero().squeeze(1), x_CW)
+            x_CW = x_CW.index_copy(0, (~own).nonzero().squeeze(1), x_XW[at_X])
+            attention = self._attention(_queries(c, prefix_C, torch.ones_like(own)), state.context)
+        x_CW, _ = self.blocks[-1](x_CW, attention, state.keys_values[-1])
+        for beside in (self.inputs.long_history(batch, items_IW), self.inputs.window_statistics(batch)):
+            x_CW = x_CW if beside is None else x_CW + beside
+        logits: dict[str, Tensor] = self.outputs(x_CW, self.inputs.prior_of(batch, items_IW, state.user_BW))
         return logits
 
-    def _prefixed(self, x_TW: Tensor, user_BW: Tensor, context: Tokens) -> tuple[Tensor, Tokens]:
-        """The context with one token of the user before each history, as old as its first event."""
-        num_users = len(user_BW)
-        offsets = context.offsets + torch.arange(num_users + 1, device=x_TW.device)
-        at_user = offsets[:-1]
-        at_history = (
-            torch.arange(len(x_TW), device=x_TW.device)
-            + 1
-            + _per_token(torch.arange(num_users, device=x_TW.device), context.offsets)
-        )
-        x_XW = x_TW.new_zeros(len(x_TW) + num_users, x_TW.shape[1])
-        x_XW = x_XW.index_copy(0, at_history, x_TW).index_copy(0, at_user, user_BW)
-        position, time = (x_XW.new_zeros(len(x_XW), dtype=torch.int64) for _ in range(2))
-        position[at_history], time[at_history] = context.position + 1, context.time
-        has_history = context.offsets.diff() > 0
-        time[at_user[has_history]] = context.time[context.offsets[:-1][has_history]]
-        return x_XW, Tokens(offsets, position, time)
+    def _candidates(self, state: HistoryState, batch: PackedBatch, items_IW: Tensor, own: Tensor) -> Tensor:
+        """(C', W) input vectors of the candidates that need a token of their own."""
+        c = batch.candidates
+        x_CW = items_IW[c.item] + self.encoding(self.event_tokens * c.prefix, c.request, c.gap)
+        if self.config.organization == "action":
+            x_CW = x_CW + self.mask_action
+        if self.inputs.contexts is not None:
+            x_CW = x_CW + self.inputs.contexts(c.features)
+        if state.user_BW is not None and not state.num_prefix_tokens:
+            x_CW = x_CW + per_token(state.user_BW, c.offsets)
+        chosen: Tensor = self.input_dropout(self.input_norm(x_CW[own]))
+        return chosen
+
+    def _item_tokens(self, batch: PackedBatch, state: HistoryState) -> Tensor:
+        """(T) the context token of every history event's item."""
+        history = batch.history
+        begin_T = per_token(state.context.offsets[:-1], history.offsets)
+        token_T: Tensor = begin_T + state.num_prefix_tokens + self.event_tokens * history.position
+        return token_T
 
     def _attention(self, queries: Queries, context: Tokens) -> Attention:
-        name = choose_backend(self.config.attention, queries.prefix.device)
+        name = choose_backend(self.config.attention, queries.prefix.device, fusible=self.config.fusible)
         if name not in self._logged:
             self._logged.add(name)
             log.info("attention backend: %s on %s", name, queries.prefix.device)
-        return BACKENDS[name](queries, context, self.bias)
+        backend: Attention = BACKENDS[name](queries, context, self.scoring)
+        return backend
 
 
-def _per_token(values_B: Tensor, offsets: Tensor) -> Tensor:
-    """Each sequence's value for all of its tokens: (B, …) to (N, …)."""
-    return torch.repeat_interleave(values_B, offsets.diff(), dim=0)
+def _queries(c: Candidates, prefix_C: Tensor, chosen: Tensor) -> Queries:
+    """The chosen candidates as queries."""
+    counted = torch.cat([chosen.new_zeros(1, dtype=torch.int64), chosen.cumsum(0)])
+    prefix, time = prefix_C[chosen], c.time[chosen]
+    return Queries(Tokens(counted[c.offsets], prefix, time), prefix, time)

@@ -4,9 +4,11 @@ The rule: a query sees the first `prefix` context tokens of its own sequence, an
 prefix is its own index (causal); for a candidate it is where its request begins. Candidates are no context, so
 nothing attends to them. Each query brings its own key and value for the term of itself.
 
-    out = Σ_j softmax_j(q·k_j / √D - bias(q, j)) v_j    over j in prefix ∪ {self}
+    softmax   out = Σ_j softmax_j(q·k_j / √D + bias(q, j)) v_j     over j in prefix ∪ {self}
+    silu      out = Σ_j silu(q·k_j + bias(q, j)) / N v_j            HSTU, arXiv 2402.17152: N is a constant
 
-A backend is built once per batch from what does not change between layers (who sees whom, the bias) and then called
+The bias is ALiBi's (no parameters) plus, where a layer brings one, HSTU's learned table.
+A backend is built once per batch from what does not change between layers (who sees whom, distances) and then called
 per layer. Shapes:
 
     B sequences   Q queries   T context tokens   H heads   D channels of a head   L longest context   M most queries
@@ -14,7 +16,8 @@ per layer. Shapes:
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from functools import cached_property
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -35,13 +38,14 @@ class Queries:
 
     tokens: Tokens
     prefix: Tensor  # (Q) int64, context tokens of its sequence that the query sees
+    next_time: Tensor  # (Q) int64 seconds, of the next token: what the learned bias measures time from
     sees_itself: bool = True  # false where the prefix includes the query (a fully visible history)
     causal: bool = False
 
 
 @dataclass(frozen=True)
 class DistanceBias:
-    """ALiBi (arXiv 2108.12409): per head, slope times distance, in positions or in log2(1 + minutes).
+    """ALiBi (arXiv 2108.12409): per head, minus slope times distance, in positions or in log2(1 + minutes).
 
     The paper gives neither slopes nor how time enters: slopes 2^(-8h/H) are ALiBi's own, the time's scale is ours.
     """
@@ -54,6 +58,11 @@ class DistanceBias:
         """Whether any head is biased by time."""
         return any(slope != 0 for slope in self.time_slopes)
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether there is no bias at all."""
+        return not self.uses_time and not any(self.position_slopes)
+
 
 def alibi(num_heads: int, by: Literal["position", "time", "both", "none"]) -> DistanceBias:
     """Slopes for `num_heads` heads; `both` gives every second head to time."""
@@ -65,48 +74,105 @@ def alibi(num_heads: int, by: Literal["position", "time", "both", "none"]) -> Di
     )
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """How scores become weights: a property of the block."""
+
+    bias: DistanceBias
+    weighting: Literal["softmax", "silu"] = "softmax"
+    normalizer: float = 1.0  # silu: N, the longest context there can be
+
+    def scale(self, channels: int) -> float:
+        """What q·k is multiplied with."""
+        return 1 / math.sqrt(channels) if self.weighting == "softmax" else 1.0
+
+
+class LearnedBias(NamedTuple):
+    """HSTU's tables of one layer, shared by its heads."""
+
+    position: Tensor  # (P) by distance in tokens; farther ones share the last entry
+    time: Tensor  # (TIME_BUCKETS) by bucket of the seconds from the context token to the query's next token
+
+
+TIME_BUCKETS = 129
+
+
 def log_minutes(seconds: Tensor) -> Tensor:
     """log2(1 + minutes) of a time difference in seconds; negative ones count as 0."""
     return torch.log2(1 + seconds.clamp_min(0).to(torch.float64) / 60)
 
 
+def time_bucket(seconds: Tensor) -> Tensor:
+    """HSTU's bucket of a time difference: ⌊ln(max(1, |s|)) / 0.301⌋, at most 128."""
+    return (torch.log(seconds.abs().clamp_min(1).double()) / 0.301).long().clamp_max(TIME_BUCKETS - 1)
+
+
 class Attention(Protocol):
     """A backend, built for one batch."""
 
-    def __init__(self, queries: Queries, context: Tokens, bias: DistanceBias) -> None: ...
+    def __init__(self, queries: Queries, context: Tokens, scoring: Scoring) -> None: ...
 
-    def __call__(self, q_QHD: Tensor, k_THD: Tensor, v_THD: Tensor, own_k_QHD: Tensor, own_v_QHD: Tensor) -> Tensor:
+    def __call__(
+        self,
+        q_QHD: Tensor,
+        k_THD: Tensor,
+        v_THD: Tensor,
+        own_k_QHD: Tensor,
+        own_v_QHD: Tensor,
+        learned: LearnedBias | None = None,
+    ) -> Tensor:
         """(Q, H, D) outputs. `k`, `v` are the context's, `own_k`, `own_v` the queries' own."""
 
 
 class ReferenceAttention:
     """The rule, one query at a time, in float64. For reading and for tests."""
 
-    def __init__(self, queries: Queries, context: Tokens, bias: DistanceBias):
-        self.queries, self.context, self.bias = queries, context, bias
+    def __init__(self, queries: Queries, context: Tokens, scoring: Scoring):
+        self.queries, self.context, self.scoring = queries, context, scoring
 
-    def __call__(self, q_QHD: Tensor, k_THD: Tensor, v_THD: Tensor, own_k_QHD: Tensor, own_v_QHD: Tensor) -> Tensor:
+    def __call__(
+        self,
+        q_QHD: Tensor,
+        k_THD: Tensor,
+        v_THD: Tensor,
+        own_k_QHD: Tensor,
+        own_v_QHD: Tensor,
+        learned: LearnedBias | None = None,
+    ) -> Tensor:
         """See Attention."""
         rows = []
         query_offsets = self.queries.tokens.offsets.tolist()
+        scale = self.scoring.scale(q_QHD.shape[-1])
         for sequence, begin in enumerate(self.context.offsets[:-1].tolist()):
             for i in range(query_offsets[sequence], query_offsets[sequence + 1]):
                 seen = slice(begin, begin + int(self.queries.prefix[i]))
-                keys, values, bias_HK = k_THD[seen], v_THD[seen], self._bias(i, seen)
+                keys, values = k_THD[seen], v_THD[seen]
+                position_K, time_K = self.context.position[seen], self.context.time[seen]
                 if self.queries.sees_itself:
                     keys, values = torch.cat([keys, own_k_QHD[i : i + 1]]), torch.cat([values, own_v_QHD[i : i + 1]])
-                    bias_HK = torch.cat([bias_HK, bias_HK.new_zeros(len(bias_HK), 1)], dim=1)
-                scores_HK = torch.einsum("hd,khd->hk", q_QHD[i].double(), keys.double()) / math.sqrt(q_QHD.shape[-1])
-                weights_HK = torch.softmax(scores_HK - bias_HK, dim=-1)
-                rows.append(torch.einsum("hk,khd->hd", weights_HK, values.double()))
+                    position_K = torch.cat([position_K, self.queries.tokens.position[i : i + 1]])
+                    time_K = torch.cat([time_K, self.queries.tokens.time[i : i + 1]])
+                scores_HK = torch.einsum("hd,khd->hk", q_QHD[i].double(), keys.double()) * scale
+                scores_HK = scores_HK + self._bias(i, position_K, time_K, learned)
+                rows.append(torch.einsum("hk,khd->hd", self._weights(scores_HK), values.double()))
         return torch.stack(rows).to(q_QHD.dtype) if rows else torch.zeros_like(q_QHD)
 
-    def _bias(self, i: int, seen: slice) -> Tensor:
-        distance_K = (self.queries.tokens.position[i] - self.context.position[seen]).double()
-        minutes_K = log_minutes(self.queries.tokens.time[i] - self.context.time[seen])
-        position_H = torch.tensor(self.bias.position_slopes, dtype=torch.float64)
-        time_H = torch.tensor(self.bias.time_slopes, dtype=torch.float64)
-        return position_H[:, None] * distance_K + time_H[:, None] * minutes_K
+    def _weights(self, scores_HK: Tensor) -> Tensor:
+        if self.scoring.weighting == "softmax":
+            return torch.softmax(scores_HK, dim=-1)
+        return scores_HK * torch.sigmoid(scores_HK) / self.scoring.normalizer
+
+    def _bias(self, i: int, position_K: Tensor, time_K: Tensor, learned: LearnedBias | None) -> Tensor:
+        distance_K = (self.queries.tokens.position[i] - position_K).abs()  # backwards only if history is fully visible
+        minutes_K = log_minutes(self.queries.tokens.time[i] - time_K)
+        position_H = torch.tensor(self.scoring.bias.position_slopes, dtype=torch.float64)
+        time_H = torch.tensor(self.scoring.bias.time_slopes, dtype=torch.float64)
+        bias_HK = -position_H[:, None] * distance_K.double() - time_H[:, None] * minutes_K
+        if learned is not None:
+            bucket_K = time_bucket(self.queries.next_time[i] - time_K)
+            bias_HK = bias_HK + learned.position[distance_K.clamp_max(len(learned.position) - 1)]
+            bias_HK = bias_HK + learned.time[bucket_K]
+        return bias_HK
 
 
 class Padding:
@@ -168,40 +234,102 @@ class _Unpad(torch.autograd.Function):
 class PlainAttention:
     """Padded tensors and ordinary operators, on any device and in the inputs' dtype."""
 
-    def __init__(self, queries: Queries, context: Tokens, bias: DistanceBias):
-        self.sees_itself = queries.sees_itself
+    def __init__(self, queries: Queries, context: Tokens, scoring: Scoring):
+        self.queries, self.context, self.scoring = queries, context, scoring
         self.query_padding, self.context_padding = Padding(queries.tokens.offsets), Padding(context.offsets)
-        self.bias_BHML = padded_bias(queries, context, bias, self.query_padding, self.context_padding)
+        self.bias_BHML = padded_bias(queries, context, scoring.bias, self.query_padding, self.context_padding)
 
-    def __call__(self, q_QHD: Tensor, k_THD: Tensor, v_THD: Tensor, own_k_QHD: Tensor, own_v_QHD: Tensor) -> Tensor:
+    def __call__(
+        self,
+        q_QHD: Tensor,
+        k_THD: Tensor,
+        v_THD: Tensor,
+        own_k_QHD: Tensor,
+        own_v_QHD: Tensor,
+        learned: LearnedBias | None = None,
+    ) -> Tensor:
         """See Attention."""
         q, own_k, own_v = (self.query_padding.pad(x).transpose(1, 2) for x in (q_QHD, own_k_QHD, own_v_QHD))
         k, v = (self.context_padding.pad(x).transpose(1, 2) for x in (k_THD, v_THD))
-        scale = 1 / math.sqrt(q_QHD.shape[-1])
-        scores_BHML = ((q @ k.transpose(-1, -2)) * scale).float() + self.bias_BHML  # beyond bf16's eight bits
-        if self.sees_itself:
-            own_BHM1 = (q * own_k).sum(-1, keepdim=True) * scale
-            weights = torch.softmax(torch.cat([scores_BHML, own_BHM1.float()], dim=-1), dim=-1).to(v.dtype)
+        scale = self.scoring.scale(q_QHD.shape[-1])
+        wide = torch.promote_types(q.dtype, torch.float32)  # scores with their bias are beyond bf16's eight bits
+        scores_BHML = ((q @ k.transpose(-1, -2)) * scale).to(wide) + self.bias_BHML
+        own_BHM1 = ((q * own_k).sum(-1, keepdim=True) * scale).to(wide)
+        if learned is not None:
+            scores_BHML = scores_BHML + self._learned(learned)[:, None]
+            own_BHM1 = own_BHM1 + self._own_learned(learned)
+        if not self.queries.sees_itself:
+            own_BHM1 = own_BHM1 + MASKED
+        if self.scoring.weighting == "softmax":
+            weights = torch.softmax(torch.cat([scores_BHML, own_BHM1], dim=-1), dim=-1).to(v.dtype)
             out = weights[..., :-1] @ v + weights[..., -1:] * own_v
         else:
-            out = torch.softmax(scores_BHML, dim=-1).to(v.dtype) @ v
+            weights, own = (silu_weights(s).to(v.dtype) for s in (scores_BHML, own_BHM1))
+            out = (weights @ v + own * own_v) / self.scoring.normalizer
         return self.query_padding.unpad(out.transpose(1, 2))
+
+    def _learned(self, learned: LearnedBias) -> Tensor:
+        """(B, M, L)"""
+        distance_BML, bucket_BML = self._indices
+        return look_up(learned.position, distance_BML.clamp_max(len(learned.position) - 1)) + look_up(
+            learned.time, bucket_BML
+        )
+
+    def _own_learned(self, learned: LearnedBias) -> Tensor:
+        """(B, 1, M, 1)"""
+        bucket_BM = self.query_padding.scatter(time_bucket(self.queries.next_time - self.queries.tokens.time))
+        return (learned.position[0] + look_up(learned.time, bucket_BM))[:, None, :, None]
+
+    @cached_property
+    def _indices(self) -> tuple[Tensor, Tensor]:
+        """(B, M, L) distances in tokens and buckets of time."""
+        pad, context_pad, tokens = self.query_padding.scatter, self.context_padding.scatter, self.queries.tokens
+        distance_BML = (pad(tokens.position)[..., None] - context_pad(self.context.position)[:, None]).abs()
+        seconds_BML = pad(self.queries.next_time)[..., None] - context_pad(self.context.time)[:, None]
+        return distance_BML, time_bucket(seconds_BML)
 
 
 MASKED = -1e30  # finite: a row that sees nothing must not become NaN before its own term is merged
 
 
+def silu_weights(scores: Tensor) -> Tensor:
+    """silu(scores): 0, with gradient 0, where they are MASKED."""
+    return torch.nn.functional.silu(scores)
+
+
+def look_up(table_P: Tensor, index: Tensor) -> Tensor:
+    """table[index] for a small table and a large index: the gradient is one histogram, without index accumulation."""
+    found: Tensor = _LookUp.apply(table_P, index)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _LookUp(torch.autograd.Function):
+    @staticmethod
+    def forward(saved, table, index):  # type: ignore[no-untyped-def]
+        saved.save_for_backward(index)
+        saved.size = len(table)
+        return table[index]
+
+    @staticmethod
+    def backward(saved, gradient):  # type: ignore[no-untyped-def]
+        (index,) = saved.saved_tensors
+        sums = torch.bincount(index.flatten(), weights=gradient.flatten(), minlength=saved.size)
+        return sums.to(gradient.dtype), None
+
+
 def padded_bias(
     queries: Queries, context: Tokens, bias: DistanceBias, query_padding: Padding, context_padding: Padding
 ) -> Tensor:
-    """(B, H, M, L) float32: minus the distance bias where a query sees a context token, MASKED elsewhere."""
+    """(B, H, M, L) float32: ALiBi where a query sees a context token, MASKED elsewhere; H is 1 without ALiBi."""
     prefix_BM = query_padding.scatter(queries.prefix)
     seen_BML = torch.arange(context_padding.width, device=prefix_BM.device) < prefix_BM[..., None]
+    if bias.is_zero:
+        return torch.where(seen_BML, 0.0, MASKED)[:, None]
     position_BM, position_BL = (
         query_padding.scatter(queries.tokens.position),
         context_padding.scatter(context.position),
     )
-    distance_BML = (position_BM[..., None] - position_BL[:, None]).float()
+    distance_BML = (position_BM[..., None] - position_BL[:, None]).abs().float()
     device = distance_BML.device
     result_BHML = -torch.tensor(bias.position_slopes, device=device)[:, None, None] * distance_BML[:, None]
     if bias.uses_time:

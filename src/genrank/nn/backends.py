@@ -17,10 +17,15 @@ BACKENDS: Mapping[str, type[Attention]] = {
 }
 
 
-def choose_backend(name: Backend, device: torch.device) -> str:
-    """The backend that runs: `auto` is `fused` on CPU and `plain` elsewhere. ValueError for `fused` off the CPU."""
+def choose_backend(name: Backend, device: torch.device, *, fusible: bool) -> str:
+    """The backend that runs. `auto` is `fused` on CPU where `fusible` (softmax, no learned bias), else `plain`.
+
+    ValueError for `fused` where it can't run.
+    """
     if name == "auto":
-        return "fused" if device.type == "cpu" else "plain"
+        return "fused" if device.type == "cpu" and fusible else "plain"
     if name == "fused" and device.type != "cpu":
         raise ValueError(f"the attention backend 'fused' runs on CPU, not on {device.type}; set it to 'auto'")
+    if name == "fused" and not fusible:
+        raise ValueError("the attention backend 'fused' knows neither SiLU nor a learned bias; set it to 'auto'")
     return name

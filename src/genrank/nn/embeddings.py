@@ -6,6 +6,7 @@ Tables have sparse gradients: only rows that were looked up are touched. Row 0 i
 Shapes: N rows (distinct items, users or tokens), E channels of a table, W width of the model.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,8 +60,12 @@ class FeatureEmbedding(nn.Module):
 
     def forward(self, columns: FeatureColumns) -> Tensor:
         """(N, W)."""
-        projected: Tensor = self.project(torch.cat([self._embed(spec, columns[spec.name]) for spec in self.specs], -1))
+        projected: Tensor = self.project(self.fields(columns))
         return projected
+
+    def fields(self, columns: FeatureColumns) -> Tensor:
+        """(N, features · dim): the features' own vectors side by side, before the projection."""
+        return torch.cat([self._embed(spec, columns[spec.name]) for spec in self.specs], -1)
 
     def _embed(self, spec: FeatureSpec, column: Any) -> Tensor:
         if spec.kind == "embedding":
@@ -76,13 +81,18 @@ class FeatureEmbedding(nn.Module):
         return vectors
 
 
+def action_sizes(spec: DataSpec) -> dict[str, int]:
+    """Number of values of every part of an action, index 0 (unknown) included."""
+    sizes = {task.name: 3 if task.kind == "binary" else len(task.boundaries) + 2 for task in spec.tasks}
+    return sizes | {feedback.name: feedback.size for feedback in spec.feedback}
+
+
 class ActionEmbedding(nn.Module):
     """ϕ: the sum of one embedding per action type (each task, each feedback), by its value. Index 0, unknown, is 0."""
 
     def __init__(self, spec: DataSpec, width: int):
         super().__init__()
-        sizes = {task.name: 3 if task.kind == "binary" else len(task.boundaries) + 2 for task in spec.tasks}
-        sizes |= {feedback.name: feedback.size for feedback in spec.feedback}
+        sizes = action_sizes(spec)
         self.names = tuple(sizes)
         self.tables = nn.ModuleDict(
             {module_key(name): nn.Embedding(size, width, padding_idx=0) for name, size in sizes.items()}
@@ -96,3 +106,40 @@ class ActionEmbedding(nn.Module):
     def forward(self, actions: FeatureColumns) -> Tensor:
         """(T, W)."""
         return torch.stack([self.tables[module_key(name)](actions[name]) for name in self.names]).sum(0)
+
+
+MAX_COMBINATIONS = 2**16  # rows of the table of combinations; beyond them, combinations share rows (ours)
+
+
+class CombinationEmbedding(nn.Module):
+    """ϕ, the control: one embedding per combination of all action types' values. Everything unknown is row 0."""
+
+    def __init__(self, spec: DataSpec, width: int):
+        super().__init__()
+        self.sizes = action_sizes(spec)
+        self.table = Table(min(math.prod(self.sizes.values()), MAX_COMBINATIONS), width)
+
+    def forward(self, actions: FeatureColumns) -> Tensor:
+        """(T, W)."""
+        index, rows = torch.zeros((), dtype=torch.int64), len(self.table.weight)
+        for name, size in self.sizes.items():
+            index = (index.to(actions[name].device) * size + actions[name]) % (2**40)
+        if rows == MAX_COMBINATIONS:  # mixed, so that combinations which share a row have nothing else in common
+            index = torch.where(index == 0, 0, 1 + (index * 2654435761 % (2**31)) % (rows - 1))
+        vectors: Tensor = self.table(index)
+        return vectors
+
+
+class StatisticsEmbedding(nn.Module):
+    """Window statistics of a candidate, a dense vector, to the model's width through one hidden layer."""
+
+    def __init__(self, num_statistics: int, width: int):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(num_statistics, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, width)
+        )
+
+    def forward(self, statistics_CS: Tensor) -> Tensor:
+        """(C, W)."""
+        embedded: Tensor = self.net(statistics_CS)
+        return embedded

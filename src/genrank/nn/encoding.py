@@ -21,31 +21,24 @@ def gap_bucket(gap: Tensor) -> Tensor:
 
 
 class GenRankEncoding(nn.Module):
-    """E_pe + E_ri + E_rt."""
+    """E_pe + E_ri + E_rt, or those of the three that are asked for."""
 
-    def __init__(self, max_history: int, width: int):
+    def __init__(self, num_positions: int, width: int, *, position: bool, request: bool, gap: bool):
         super().__init__()
-        self.position = nn.Embedding(max_history + 1, width)  # candidates may stand after a full window
-        self.request = nn.Embedding(max_history + 1, width)
-        self.gap = nn.Embedding(NUM_GAP_BUCKETS, width)
-        for table in (self.position, self.request, self.gap):
+        self.width = width
+        sizes = (num_positions if position else 0, num_positions if request else 0, NUM_GAP_BUCKETS if gap else 0)
+        self.position, self.request, self.gap = (nn.Embedding(size, width) if size else None for size in sizes)
+        for table in self.children():
+            assert isinstance(table, nn.Embedding)
             nn.init.normal_(table.weight, std=0.02)
 
     def forward(self, position_N: Tensor, request_N: Tensor, gap_N: Tensor) -> Tensor:
         """(N, W)."""
-        encoded: Tensor = self.position(position_N) + self.request(request_N) + self.gap(gap_bucket(gap_N))
+        encoded = torch.zeros(1, self.width, device=position_N.device)
+        if self.position is not None:
+            encoded = encoded + self.position(position_N)
+        if self.request is not None:
+            encoded = encoded + self.request(request_N)
+        if self.gap is not None:
+            encoded = encoded + self.gap(gap_bucket(gap_N))
         return encoded
-
-
-class NoEncoding(nn.Module):
-    """Nothing is added."""
-
-    def __init__(self, max_history: int, width: int):
-        super().__init__()
-        del max_history
-        self.width = width
-
-    def forward(self, position_N: Tensor, request_N: Tensor, gap_N: Tensor) -> Tensor:
-        """(N, W) zeros."""
-        del request_N, gap_N
-        return torch.zeros(len(position_N), self.width, device=position_N.device)

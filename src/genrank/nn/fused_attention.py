@@ -16,14 +16,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genrank.nn.attention import DistanceBias, Padding, Queries, Tokens, padded_bias
+from genrank.nn.attention import LearnedBias, Padding, Queries, Scoring, Tokens, padded_bias
 
 
 class FusedAttention:
-    """See Attention. CPU only: other devices use `plain`."""
+    """See Attention. CPU and softmax only, and without a learned bias, for whose gradient the kernel has no place."""
 
-    def __init__(self, queries: Queries, context: Tokens, bias: DistanceBias):
-        self.sees_itself, self.bias = queries.sees_itself, bias
+    def __init__(self, queries: Queries, context: Tokens, scoring: Scoring):
+        assert scoring.weighting == "softmax"
+        self.sees_itself, self.bias = queries.sees_itself, scoring.bias
+        bias = scoring.bias
         self.query_padding, self.context_padding = Padding(queries.tokens.offsets), Padding(context.offsets)
         self.causal = queries.causal and not bias.uses_time
         if self.causal:
@@ -31,8 +33,17 @@ class FusedAttention:
         else:
             self.bias_BHML = padded_bias(queries, context, bias, self.query_padding, self.context_padding)
 
-    def __call__(self, q_QHD: Tensor, k_THD: Tensor, v_THD: Tensor, own_k_QHD: Tensor, own_v_QHD: Tensor) -> Tensor:
+    def __call__(
+        self,
+        q_QHD: Tensor,
+        k_THD: Tensor,
+        v_THD: Tensor,
+        own_k_QHD: Tensor,
+        own_v_QHD: Tensor,
+        learned: LearnedBias | None = None,
+    ) -> Tensor:
         """See Attention. Computes in fp32: the bias of a long history is beyond bf16's eight bits."""
+        assert learned is None
         dtype = q_QHD.dtype
         q_QHD, k_THD, v_THD, own_k_QHD, own_v_QHD = (x.float() for x in (q_QHD, k_THD, v_THD, own_k_QHD, own_v_QHD))
         return self._attend(q_QHD, k_THD, v_THD, own_k_QHD, own_v_QHD).to(dtype)
@@ -46,7 +57,7 @@ class FusedAttention:
             out = self._causal(q, k, v)
         elif self.sees_itself:
             own_k, own_v = (self.query_padding.pad(x).transpose(1, 2) for x in (own_k_QHD, own_v_QHD))
-            bias = self.bias_BHML.to(q.dtype)
+            bias = self.bias_BHML.to(q.dtype).expand(-1, q.shape[1], -1, -1)
             out = _MergedAttention.apply(q, k, v, own_k, own_v, bias)  # type: ignore[no-untyped-call]
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias_BHML.to(q.dtype))

@@ -3,10 +3,8 @@
 Shapes: C candidates, W width.
 """
 
-from collections.abc import Mapping
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from genrank.nn.durations import (
@@ -17,7 +15,6 @@ from genrank.nn.durations import (
     RegressionDurationHead,
     WLRDurationHead,
 )
-from genrank.nn.embeddings import module_key
 from genrank.schema import TaskSpec
 
 
@@ -57,25 +54,3 @@ def task_head(task: TaskSpec, duration: DurationHead) -> Head:
     if not task.boundaries:
         raise ValueError(f"the duration task {task.name!r} has no bucket edges; its training part holds one value only")
     return DURATION_HEADS[duration](task)
-
-
-class SharedBottom(nn.Module):
-    """One tower per task on the shared candidate vector."""
-
-    def __init__(self, num_logits: Mapping[str, int], *, width: int, tower: int, dropout: float):
-        super().__init__()
-        self.names = tuple(num_logits)
-        self.norm = nn.LayerNorm(width)
-        self.towers = nn.ModuleDict(
-            {
-                module_key(name): nn.Sequential(
-                    nn.Linear(width, tower), nn.GELU(), nn.Dropout(dropout), nn.Linear(tower, size)
-                )
-                for name, size in num_logits.items()
-            }
-        )
-
-    def forward(self, x_CW: Tensor) -> dict[str, Tensor]:
-        """(C, logits) per task."""
-        normed = self.norm(x_CW)
-        return {name: self.towers[module_key(name)](normed) for name in self.names}

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from genrank.data.loader import LoaderConfig
 from genrank.data.sequence import SequenceConfig
+from genrank.models.ranker import ModelConfig
 from genrank.models.sequence_ranker import SequenceRankerConfig
 from genrank.training.trainer import TrainingConfig
 
@@ -31,7 +32,7 @@ class RunConfig:
     device: str = "auto"  # auto: cuda where there is one, else cpu
     sequence: SequenceConfig = field(default_factory=SequenceConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
-    model: SequenceRankerConfig = field(default_factory=SequenceRankerConfig)
+    model: ModelConfig = field(default_factory=SequenceRankerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     value: dict[str, float] = field(default_factory=dict)  # task -> weight in the ranking; empty: 1 for the first task
@@ -39,7 +40,13 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.threads < 0:
             raise ValueError(f"threads is {self.threads}; it must be 0 or more")
-        if self.model.history_mask == "full" and self.sequence.grouping not in ("request", "pointwise"):
+        if not isinstance(self.model, SequenceRankerConfig) or self.model.history_mask == "causal":
+            return
+        if self.sequence.loss_on_history:
+            raise ValueError(
+                "sequence.loss_on_history asks for the answers that model.history_mask=full shows; set one of them back"
+            )
+        if self.sequence.grouping not in ("request", "pointwise"):
             raise ValueError(
                 "model.history_mask=full lets history see later history, so packed requests would see their own "
                 "answers; set sequence.grouping=request"

@@ -13,13 +13,22 @@ from genrank.evaluation.baselines import duration_baselines, rate_baselines
 from genrank.evaluation.evaluate import Evaluation, evaluate
 from genrank.evaluation.predictions import Predictions
 from genrank.evaluation.report import ReportRun, write_report
+from genrank.evaluation.trees import import_lightgbm, tree_baseline
+from genrank.models.sequence_ranker import SequenceRankerConfig
 from genrank.runs.predict import predict
 from genrank.runs.train import configure_torch, load_run
 from genrank.serving.bundle import load_bundle, require_same_schema
 
 
-def evaluate_run(run: Path, *, data: Path | None = None, part: Part = "test", report: bool = True) -> Evaluation:
-    """Judge the newest bundle of `run` on a part of its data, or of `data`; writes report.html and evaluation.json."""
+def evaluate_run(
+    run: Path, *, data: Path | None = None, part: Part = "test", report: bool = True, trees: bool = False
+) -> Evaluation:
+    """Judge the newest bundle of `run` on a part of its data, or of `data`; writes report.html and evaluation.json.
+
+    trees: put gradient-boosted trees beside the model. Raises MissingExtraError where LightGBM is not installed.
+    """
+    if trees:
+        import_lightgbm()  # before the model's minutes are spent
     config, trained_on = load_run(run)
     device = configure_torch(config)
     bundle = load_bundle(run)
@@ -27,17 +36,21 @@ def evaluate_run(run: Path, *, data: Path | None = None, part: Part = "test", re
     require_same_schema(bundle, prepared.folder, prepared.manifest)
     model = bundle.model(device)
     # Packed over the whole user: equal scores, and each history is encoded once. A full mask may not be packed.
-    grouping = "user" if config.model.history_mask == "causal" else "request"
-    builder = prepared.builder(replace(bundle.config.sequence, grouping=grouping))
+    full = isinstance(config.model, SequenceRankerConfig) and config.model.history_mask == "full"
+    sequence = replace(bundle.config.sequence, grouping="request" if full else "user")
+    builder = prepared.builder(sequence, config.model.search)
     loader = Loader(
         builder,
         prepared.part(builder, part),
         LoaderConfig(batch_tokens=config.evaluation.batch_tokens, shuffle=False),
     )
     predictions = predict(model, loader, prepared)
+    baselines = counting_baselines(prepared, builder, predictions)
+    if trees:
+        _add_trees(baselines, prepared, builder, predictions, config.seed)
     judged = evaluate(
         predictions,
-        counting_baselines(prepared, builder, predictions),
+        baselines,
         num_bootstrap=config.evaluation.num_bootstrap,
         seed=config.evaluation.seed,
     )
@@ -59,6 +72,16 @@ def counting_baselines(data: PreparedData, builder: SequenceBuilder, p: Predicti
         else duration_baselines(data.timelines, task.name, rows=p.exposure, valid_start=start)
         for task in data.manifest.spec.tasks
     }
+
+
+def _add_trees(
+    baselines: dict[str, dict[str, Any]], data: PreparedData, builder: SequenceBuilder, p: Predictions, seed: int
+) -> None:
+    for task in data.manifest.spec.tasks:
+        if task.kind == "binary":
+            found = tree_baseline(data, builder, task.name, rows=p.exposure, seed=seed)
+            if found is not None:
+                baselines[task.name]["trees"] = found.scores
 
 
 def _about(run: Path, config: dict[str, Any], part: str, num_parameters: int, data: PreparedData) -> ReportRun:

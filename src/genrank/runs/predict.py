@@ -11,12 +11,12 @@ from genrank.data.loader import Loader
 from genrank.data.prepared import PreparedData
 from genrank.evaluation.metrics import auc, gauc
 from genrank.evaluation.predictions import Predictions
-from genrank.models.sequence_ranker import SequenceRanker
+from genrank.models.ranker import Ranker
 
 
-def validation_figures(model: SequenceRanker, loader: Loader, task_weights: Mapping[str, float]) -> dict[str, float]:
+def validation_figures(model: Ranker, loader: Loader, task_weights: Mapping[str, float]) -> dict[str, float]:
     """Loss per task, AUC and GAUC per binary task, and `score`, the negative loss that decides which weights stay."""
-    totals = {task: np.zeros(2) for task in model.heads}
+    totals = {task: np.zeros(2) for task in model.outputs.heads}
     scores: dict[str, list[Tensor]] = {task.name: [] for task in model.spec.tasks if task.kind == "binary"}
     labels: dict[str, list[Tensor]] = {task: [] for task in scores}
     users = []
@@ -38,13 +38,13 @@ def validation_figures(model: SequenceRanker, loader: Loader, task_weights: Mapp
     return figures
 
 
-def predict(model: SequenceRanker, loader: Loader, data: PreparedData) -> Predictions:
+def predict(model: Ranker, loader: Loader, data: PreparedData) -> Predictions:
     """The model's predictions for every exposure of the loader's samples, in order of timelines."""
-    scores: dict[str, list[np.ndarray]] = {task: [] for task in model.heads}
+    scores: dict[str, list[np.ndarray]] = {task: [] for task in model.outputs.heads}
     rows = []
     for batch, logits in _logits(model, loader):
         rows.append(batch.candidates.exposure.cpu().numpy())
-        for task, score in model.predict(logits).items():
+        for task, score in model.predict(logits, batch).items():
             scores[task].append(score.double().cpu().numpy())
     row = np.concatenate(rows)
     order = np.argsort(row, kind="stable")
@@ -78,7 +78,7 @@ def _predictions(rows: np.ndarray, scores: dict[str, np.ndarray], loader: Loader
 
 
 @torch.no_grad()
-def _logits(model: SequenceRanker, loader: Loader) -> Iterator[tuple[PackedBatch, dict[str, Tensor]]]:
+def _logits(model: Ranker, loader: Loader) -> Iterator[tuple[PackedBatch, dict[str, Tensor]]]:
     device = next(model.parameters()).device
     model.eval()
     for batch in loader:

@@ -28,7 +28,8 @@ from genrank.data.manifest import Manifest
 from genrank.data.prepared import PreparedData
 from genrank.errors import BundleError, ConfigError, DataError, OutputError
 from genrank.folders import refuse_occupied, replace_text
-from genrank.models.sequence_ranker import SequenceRanker
+from genrank.models.inputs import check_data
+from genrank.models.ranker import Ranker, build_ranker
 from genrank.runs.config import RunConfig
 from genrank.runs.predict import validation_figures
 from genrank.schema import fingerprint
@@ -49,6 +50,10 @@ def start_run(data: Path, config: RunConfig, out: Path) -> None:
     refuse_occupied(out)
     manifest = Manifest.load(data)
     _check_tasks(config, manifest)
+    try:
+        check_data(config.model, manifest.spec)
+    except ValueError as problem:
+        raise ConfigError(f"{data}: model.{problem}") from None
     out.mkdir(parents=True, exist_ok=True)
     _write_json(out / "data.json", {"folder": str(data.resolve()), "hash": fingerprint(manifest.files)})
     _write_json(out / "environment.json", environment())
@@ -72,8 +77,8 @@ def train(out: Path, console: Console, *, resume: bool = False) -> Path:
     data = PreparedData.load(folder)
     _check_same_data(out, data)
     torch.manual_seed(config.seed)
-    model = SequenceRanker(config.model, data.manifest.spec, max_history=config.sequence.max_history).to(device)
-    builder = data.builder(config.sequence)
+    model = build_ranker(config.model, data.manifest.spec, max_history=config.sequence.max_history).to(device)
+    builder = data.builder(config.sequence, config.model.search)
     loader = Loader(builder, data.part(builder, "train"), replace(config.loader, seed=config.seed))
     held_out = validation_loader(data, config)
     checkpoints = Checkpoints(out / "checkpoints")
@@ -103,7 +108,7 @@ def train(out: Path, console: Console, *, resume: bool = False) -> Path:
 
 def validation_loader(data: PreparedData, config: RunConfig) -> Loader:
     """The validation part in order of time."""
-    builder = data.builder(config.sequence)
+    builder = data.builder(config.sequence, config.model.search)
     return Loader(
         builder, data.part(builder, "valid"), LoaderConfig(batch_tokens=config.evaluation.batch_tokens, shuffle=False)
     )
@@ -151,7 +156,7 @@ def _displays(out: Path, data: PreparedData, console: Console, step: int) -> lis
     return displays
 
 
-def _describe(model: SequenceRanker, trainer: Trainer, console: Console) -> None:
+def _describe(model: Ranker, trainer: Trainer, console: Console) -> None:
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     samples = trainer.loader.samples
     console.print(

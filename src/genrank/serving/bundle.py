@@ -23,17 +23,17 @@ from genrank.data.manifest import Manifest, hash_file
 from genrank.data.sequence import SequenceConfig
 from genrank.errors import BundleError
 from genrank.folders import new_folder, replace_text
-from genrank.models.sequence_ranker import SequenceRanker, SequenceRankerConfig
+from genrank.models.ranker import ModelConfig, Ranker, build_ranker
 from genrank.schema import fingerprint
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class BundleConfig:
     """What a bundle says of itself. `data`: the prepared folder it was trained on, for users' histories."""
 
-    model: SequenceRankerConfig
+    model: ModelConfig
     sequence: SequenceConfig
     value: dict[str, float]
     data: str
@@ -55,9 +55,9 @@ class Bundle:
         """The bundle's own name."""
         return self.folder.name
 
-    def model(self, device: torch.device | str = "cpu") -> SequenceRanker:
+    def model(self, device: torch.device | str = "cpu") -> Ranker:
         """The model in evaluation mode. Raises BundleError where the weights don't fit the configuration."""
-        model = SequenceRanker(self.config.model, self.manifest.spec, max_history=self.config.sequence.max_history)
+        model = build_ranker(self.config.model, self.manifest.spec, max_history=self.config.sequence.max_history)
         try:
             model.load_state_dict(load_file(self.folder / "model.safetensors"))
         except (RuntimeError, SafetensorError) as problem:
@@ -68,9 +68,7 @@ class Bundle:
         return model.to(device).eval()
 
 
-def write_bundle(
-    folder: Path, model: SequenceRanker, *, data: Path, sequence: SequenceConfig, value: dict[str, float]
-) -> Path:
+def write_bundle(folder: Path, model: Ranker, *, data: Path, sequence: SequenceConfig, value: dict[str, float]) -> Path:
     """Write a new version below `folder` and point `latest` at it."""
     manifest = Manifest.load(data)
     staged = folder / ".staged"

@@ -119,8 +119,9 @@ class GenRanker:
     def score(self, batch: PackedBatch) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
         """Scores per task of a batch's candidates: histories are encoded once, then all candidates scored over them."""
         batch = batch.to(self.device)
-        logits = self.model.score(self.model.encode_history(batch), batch)
-        return {task: score.double().cpu().numpy() for task, score in self.model.predict(logits).items()}
+        state: Any = self.model.encode_history(batch)
+        predictions = self.model.predict(self.model.score(state, batch), batch)
+        return {task: score.double().cpu().numpy() for task, score in predictions.items()}
 
     def _batch(
         self, user: str, candidates: Sequence[str], time: int | None, context: Mapping[str, Any]
@@ -133,7 +134,12 @@ class GenRanker:
             timeline, time=when, items=items, features=self.context.encode(context, len(candidates))
         )
         builder = SequenceBuilder(
-            self.bundle.config.sequence, self.spec, timelines=timeline, items=self.items, users=self.users
+            self.bundle.config.sequence,
+            self.spec,
+            timelines=timeline,
+            items=self.items,
+            users=self.users,
+            search=self.bundle.config.model.search,
         )
         samples = builder.request(np.flatnonzero(timeline.target))
         batch: PackedBatch = map_arrays(builder.batch(samples), torch.from_numpy)

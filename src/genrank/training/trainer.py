@@ -18,7 +18,7 @@ from torch import Tensor
 
 from genrank.data.loader import Loader
 from genrank.errors import Interrupted, TrainingDiverged
-from genrank.models.sequence_ranker import SequenceRanker
+from genrank.models.ranker import Ranker
 from genrank.training.checkpoint import (
     Checkpoints,
     optimizer_tensors,
@@ -29,7 +29,7 @@ from genrank.training.checkpoint import (
 from genrank.training.optimizers import RowWiseAdagrad, dense_optimizer, learning_rate_scale, split_parameters
 from genrank.training.progress import Reporter, RunningMetrics
 
-Validate = Callable[[SequenceRanker], Mapping[str, float]]
+Validate = Callable[[Ranker], Mapping[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: SequenceRanker,
+        model: Ranker,
         loader: Loader,
         config: TrainingConfig,
         *,
@@ -166,7 +166,7 @@ class Trainer:
 
     def _record(self, kind: str, figures: dict[str, float]) -> None:
         weights = self.config.task_weights
-        loss = sum(weights.get(n, 1.0) * figures.get(f"loss/{n}", 0.0) for n in self.model.heads)
+        loss = sum(weights.get(n, 1.0) * figures.get(f"loss/{n}", 0.0) for n in self.model.outputs.heads)
         row = {"kind": kind, "step": self.step, "exposures": self.exposures, "loss": loss, **figures}
         row["learning_rate"] = self.dense.param_groups[0]["lr"]
         for reporter in self.reporters:

@@ -1,0 +1,71 @@
+"""The general search of SIM (arXiv 2006.05639): which events of the life-long history a candidate may look at.
+
+Only events before the sample's window are searched; the window itself is the models' own business. `hard` takes the
+latest events of the candidate's category, from an index over the timelines: a binary search per candidate, whatever
+the length of the history. `soft` hands over each user's latest events, among which the model picks the most relevant.
+
+Shapes: N exposures, S samples, C candidates, E events found.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrank.batch import Jagged
+from genrank.data.timelines import offsets_of, ranges
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """SIM's search. `num_retrieved` and `max_events` are ours; the paper retrieves some 200 of up to 54,000."""
+
+    kind: Literal["none", "hard", "soft"] = "none"
+    by: str = ""  # hard: a categorical or multi-valued feature of the item (its first value); empty: the first there is
+    num_retrieved: int = 32  # events that the exact search attends to
+    max_events: int = 2048  # soft: latest events before the window that are looked through
+
+    def __post_init__(self) -> None:
+        for name in ("num_retrieved", "max_events"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+class CategoryIndex:
+    """Rows of the timelines by (user, category), in order of time."""
+
+    def __init__(self, user_of_row: Ints, item_of_row: NDArray[np.int32], category_of_item: Ints):
+        self.category_of_item = category_of_item
+        self.num_categories = int(category_of_item.max(initial=0)) + 1
+        self.num_rows = len(user_of_row)
+        key = user_of_row * self.num_categories + category_of_item[item_of_row]
+        self.rows = np.argsort(key, kind="stable")
+        self.sorted_keys = key[self.rows] * self.num_rows + self.rows
+
+    def latest(self, user: Ints, item: Ints, end: Ints, count: int) -> tuple[Ints, Ints]:
+        """Rows below `end` of each candidate's user and category, the latest `count` in order; and how many (C)."""
+        key = (user * self.num_categories + self.category_of_item[item]) * self.num_rows
+        first, last = np.searchsorted(self.sorted_keys, key), np.searchsorted(self.sorted_keys, key + end)
+        # An item without a category (index 0) has no history of its kind.
+        length = np.where(self.category_of_item[item] == 0, 0, np.minimum(last - first, count))
+        return self.rows[ranges(last - length, length)], length
+
+
+def category_of_item(column: Any) -> Ints:
+    """(I) the category of every item; of several values the first."""
+    if not isinstance(column, Jagged):
+        categories: Ints = column.astype(np.int64)
+        return categories
+    lengths = np.diff(column.offsets)
+    first = np.zeros(len(lengths), np.int64)
+    first[lengths > 0] = column.values[column.offsets[:-1][lengths > 0]]
+    return first
+
+
+def latest_rows(begin: Ints, end: Ints, count: int) -> tuple[Ints, Ints]:
+    """The last `count` rows of every range [begin, end), and their offsets."""
+    length = np.minimum(end - begin, count)
+    return ranges(end - length, length), offsets_of(length)

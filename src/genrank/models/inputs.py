@@ -1,0 +1,122 @@
+"""What both rankers share before their bodies: embeddings of items, users, contexts, actions; SIM; window statistics.
+
+Shapes: I distinct items, B sequences, T history events, C candidates, W width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from genrank.batch import PackedBatch
+from genrank.data.search import SearchConfig
+from genrank.data.sequence import search_feature
+from genrank.models.organization import per_token
+from genrank.nn.durations import DurationHead
+from genrank.nn.embeddings import ActionEmbedding, CombinationEmbedding, FeatureEmbedding, StatisticsEmbedding
+from genrank.nn.experts import MultiTaskConfig
+from genrank.nn.sim import ExactSearch
+from genrank.schema import DataSpec, Owner
+
+Use = Literal["auto", "on", "off"]  # auto: where the data has it
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankerConfig:
+    """What every ranker can choose."""
+
+    width: int = 64
+    num_heads: int = 4
+    embedding_dim: int = 32  # of each feature, before the projection to `width`
+    action_embedding: Literal["type", "combination"] = "type"  # the sum over action types, or one per combination
+    content: Use = "auto"  # frozen embeddings of items
+    statistics: Use = "auto"  # window statistics of candidates
+    search: SearchConfig = field(default_factory=SearchConfig)  # SIM: a branch over the history before the window
+    heads: MultiTaskConfig = field(default_factory=MultiTaskConfig)
+    duration_head: DurationHead = "ordinal"
+    dropout: float = 0.1
+    id_dropout: float = 0.05  # share of item and user ids that count as unknown while training
+
+    def __post_init__(self) -> None:
+        for name in ("width", "num_heads", "embedding_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
+        for name in ("dropout", "id_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+
+
+def check_data(config: RankerConfig, spec: DataSpec) -> None:
+    """ValueError, naming the setting, where the data lacks what the configuration asks for."""
+    if config.content == "on" and not any(f.kind == "embedding" for f in spec.of("item")):
+        raise ValueError("content=on needs a feature of the item of kind embedding, and the data has none; set it off")
+    if config.statistics == "on" and not spec.statistics:
+        raise ValueError("statistics=on needs window statistics; prepare again with --set statistics.enabled=true")
+    if config.search.kind == "hard":
+        search_feature(config.search, spec)
+    if config.duration_head != "ordinal" and not any(task.kind == "duration" for task in spec.tasks):
+        raise ValueError(f"duration_head={config.duration_head} needs a duration task, and the data has none")
+
+
+class Inputs(nn.Module):
+    """φ of items, users and contexts, ϕ of actions, and what goes straight to a candidate's vector."""
+
+    def __init__(self, config: RankerConfig, spec: DataSpec, *, use_users: bool = True, use_actions: bool = True):
+        super().__init__()
+        self.config, self.spec, width = config, spec, config.width
+        self.items = self._features("item")
+        self.contexts = self._features("exposure") if spec.of("exposure") else None
+        self.users = self._features("user") if spec.of("user") and use_users else None
+        embedding = ActionEmbedding if config.action_embedding == "type" else CombinationEmbedding
+        self.actions = embedding(spec, width) if use_actions else None
+        uses_statistics = bool(spec.statistics) and config.statistics != "off"
+        self.statistics = StatisticsEmbedding(len(spec.statistics), width) if uses_statistics else None
+        search = config.search
+        self.sim = (
+            ExactSearch(search.kind, width, num_heads=config.num_heads, num_retrieved=search.num_retrieved)
+            if search.kind != "none"
+            else None
+        )
+
+    def _features(self, owner: Owner) -> FeatureEmbedding:
+        config, specs = self.config, self.spec.of(owner)
+        if config.content == "off":
+            specs = tuple(spec for spec in specs if spec.kind != "embedding")
+        return FeatureEmbedding(specs, dim=config.embedding_dim, width=config.width, id_dropout=config.id_dropout)
+
+    @property
+    def prior(self) -> int:
+        """Width of `prior_of`."""
+        return self.config.width * (1 if self.users is None else 2)
+
+    def prior_of(self, batch: PackedBatch, items_IW: Tensor, user_BW: Tensor | None) -> Tensor:
+        """(C, prior) PPNet's prior: the item with its author, and the user."""
+        c = batch.candidates
+        parts = [items_IW[c.item]] + ([] if user_BW is None else [per_token(user_BW, c.offsets)])
+        return torch.cat(parts, -1)
+
+    def user_vectors(self, batch: PackedBatch) -> Tensor | None:
+        """(B, W), None where users have no features."""
+        return None if self.users is None else self.users(batch.users)
+
+    def long_history(self, batch: PackedBatch, items_IW: Tensor) -> Tensor | None:
+        """(C, W) SIM's answer, None without it."""
+        if self.sim is None:
+            return None
+        events_EW = self.events(items_IW[batch.long.item], batch.long.actions)
+        found: Tensor = self.sim(items_IW[batch.candidates.item], batch.candidates, events_EW, batch.long)
+        return found
+
+    def events(self, item_EW: Tensor, actions: Mapping[str, Tensor]) -> Tensor:
+        """(E, W) items with what was done with them."""
+        assert self.actions is not None
+        acted: Tensor = item_EW + self.actions(actions)
+        return acted
+
+    def window_statistics(self, batch: PackedBatch) -> Tensor | None:
+        """(C, W), None without them."""
+        return None if self.statistics is None else self.statistics(batch.candidates.statistics)

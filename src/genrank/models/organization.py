@@ -1,0 +1,102 @@
+"""Token organizations: how past exposures become context tokens.
+
+    action         e_i = item + action, one token per exposure (GenRank, arXiv 2505.04180)
+    interleaved    Φ_0, a_0, Φ_1, a_1, …: a token for the item, one for the action (HSTU, arXiv 2402.17152)
+
+An item token sees what its request saw; an action token is causal. Under HSTU's relative bias an item token asks from
+where it stood as a candidate, so that where history holds the very exposure to be predicted, its item token is the
+candidate, and no copy is needed. GenRank's absolute positions don't allow that: candidates of a request share one, and
+past items need their own, or actions could not tell which of a request's items they answer.
+
+Shapes: B sequences, T history events, X context tokens (T or 2T, and B more where a user token stands before), W width.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from genrank.batch import History
+from genrank.nn.attention import Queries, Tokens
+
+Organization = Literal["action", "interleaved"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Context tokens: their vectors, their places as keys, and how they attend."""
+
+    x_XW: Tensor
+    tokens: Tokens
+    queries: Queries
+
+
+def tokens_per_event(organization: Organization) -> int:
+    """Context tokens of one past exposure."""
+    return 2 if organization == "interleaved" else 1
+
+
+def per_token(values_B: Tensor, offsets: Tensor) -> Tensor:
+    """Each sequence's value for all of its tokens: (B, …) to (N, …)."""
+    return torch.repeat_interleave(values_B, offsets.diff(), dim=0)
+
+
+def action_context(x_TW: Tensor, history: History) -> Context:
+    """One token per event."""
+    tokens = Tokens(history.offsets, history.position, history.time)
+    return Context(x_TW, tokens, Queries(tokens, history.position, history.next_time, causal=True))
+
+
+def interleaved_context(item_TW: Tensor, action_TW: Tensor, history: History, *, as_asked: bool) -> Context:
+    """Item and action tokens by turns. `as_asked`: item tokens ask from their request's place, not their own."""
+    asked, index = history.asked, 2 * history.position
+
+    def by_turns(of_item: Tensor, of_action: Tensor) -> Tensor:
+        return torch.stack([of_item, of_action], dim=1).flatten(0, 1)
+
+    offsets = 2 * history.offsets
+    time = by_turns(asked.time, history.time)
+    keys = Tokens(offsets, by_turns(index, index + 1), time)
+    prefix = by_turns(2 * asked.prefix, index + 1)  # an action token's prefix is its index
+    standing = Tokens(offsets, prefix if as_asked else keys.position, time)
+    next_time = by_turns(asked.time, history.next_time)
+    return Context(by_turns(item_TW, action_TW), keys, Queries(standing, prefix, next_time))
+
+
+def with_user_tokens(context: Context, user_BW: Tensor) -> Context:
+    """The context with one token of the user before each sequence.
+
+    Its time is 0, long before any event: a time taken from the history would differ between a request that has seen
+    none of it and the packed requests behind.
+    """
+    x_XW, offsets = context.x_XW, context.tokens.offsets
+    num_users = len(user_BW)
+    shift = torch.arange(num_users + 1, device=x_XW.device)
+    at_user = (offsets + shift)[:-1]
+    at_token = torch.arange(len(x_XW), device=x_XW.device) + 1 + per_token(shift[:-1], offsets)
+    zero_B, queries = torch.zeros_like(at_user), context.queries
+
+    def joined(of_token: Tensor, of_user: Tensor) -> Tensor:
+        whole = of_token.new_zeros(len(of_token) + num_users, *of_token.shape[1:])
+        return whole.index_copy(0, at_token, of_token).index_copy(0, at_user, of_user)
+
+    keys = Tokens(offsets + shift, joined(context.tokens.position + 1, zero_B), joined(context.tokens.time, zero_B))
+    standing = Tokens(keys.offsets, joined(queries.tokens.position + 1, zero_B), joined(queries.tokens.time, zero_B))
+    return Context(
+        joined(x_XW, user_BW),
+        keys,
+        Queries(
+            keys if queries.causal else standing,
+            joined(queries.prefix + 1, zero_B),
+            joined(queries.next_time, zero_B),
+            causal=queries.causal,
+        ),
+    )
+
+
+def fully_visible(context: Context) -> Context:
+    """The paper's control: every history token sees the whole history."""
+    tokens, queries = context.tokens, context.queries
+    whole = per_token(tokens.offsets.diff(), tokens.offsets)
+    return Context(context.x_XW, tokens, Queries(queries.tokens, whole, queries.next_time, sees_itself=False))

@@ -1,0 +1,64 @@
+"""What both rankers share behind the candidate's vector: task towers, predictions, losses."""
+
+import torch
+from torch import Tensor, nn
+
+from genrank.batch import PackedBatch
+from genrank.nn.durations import DurationHead
+from genrank.nn.experts import MultiTaskConfig, TaskTowers
+from genrank.nn.heads import BinaryHead, Head, task_head
+from genrank.schema import DataSpec
+
+
+class Outputs(nn.Module):
+    """From a candidate's vector to logits, and from logits to predictions and losses."""
+
+    def __init__(
+        self, spec: DataSpec, config: MultiTaskConfig, *, width: int, prior: int, dropout: float, duration: DurationHead
+    ):
+        super().__init__()
+        self.tasks = {task.name: task for task in spec.tasks}
+        self.heads: dict[str, Head] = {task.name: task_head(task, duration) for task in spec.tasks}
+        self.towers = TaskTowers(
+            {name: head.num_logits for name, head in self.heads.items()},
+            config,
+            width=width,
+            prior=prior if config.ppnet else 0,
+            dropout=dropout,
+        )
+        self.uses_prior = config.ppnet
+
+    def forward(self, x_CW: Tensor, prior_CP: Tensor) -> dict[str, Tensor]:
+        """(C, logits of the task's head) per task. `prior_CP`: PPNet's prior, of user and item."""
+        logits: dict[str, Tensor] = self.towers(x_CW, prior_CP if self.uses_prior else None)
+        return logits
+
+    def predict(self, logits: dict[str, Tensor], batch: PackedBatch) -> dict[str, Tensor]:
+        """(C) per task: a probability, or expected seconds."""
+        predictions = {}
+        for name, head in self.heads.items():
+            if isinstance(head, BinaryHead):
+                predictions[name] = head.predict(logits[name])
+            else:
+                predictions[name] = head.predict(logits[name], self._group(name, batch))
+        return predictions
+
+    def loss(self, logits: dict[str, Tensor], batch: PackedBatch) -> dict[str, Tensor]:
+        """(C) per task: each candidate's loss, 0 where its label is unknown."""
+        c, losses = batch.candidates, {}
+        for name, head in self.heads.items():
+            if isinstance(head, BinaryHead):
+                losses[name] = head.loss(logits[name], c.labels[name])
+            else:
+                group = self._group(name, batch)
+                losses[name] = head.loss(logits[name], c.labels[name], c.censored.get(name), group)
+        return losses
+
+    def _group(self, name: str, batch: PackedBatch) -> Tensor | None:
+        """(C) the duration group of each candidate's item; None where the task has no groups."""
+        group = self.tasks[name].group
+        if not group:
+            return None
+        column = batch.items[group]
+        assert isinstance(column, torch.Tensor)
+        return column[batch.candidates.item]
