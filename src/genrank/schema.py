@@ -7,6 +7,7 @@ model bundle. Names of features, tasks and feedback are unique across the schema
 
 import hashlib
 import json
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +62,7 @@ class Task:
     censored: str | None = None  # duration: boolean column, true where the real duration was cut off by the log
     maximum: float | None = None  # duration: seconds; longer ones count as censored here
     num_buckets: int = 16  # duration: buckets of the action embedding and of the head, at training quantiles
+    group: str | None = None  # duration: a feature of the item (its length, say) within whose values D2Q ranks
 
     def __post_init__(self) -> None:
         if self.kind == "binary" and (self.censored is not None or self.maximum is not None):
@@ -69,6 +71,8 @@ class Task:
             raise ValueError(f"task {self.name!r}: 'threshold' is for binary tasks")
         if self.maximum is not None and self.maximum <= 0:
             raise ValueError(f"task {self.name!r}: maximum is {self.maximum}; it must be above 0 seconds")
+        if self.kind == "binary" and self.group is not None:
+            raise ValueError(f"task {self.name!r}: 'group' is for durations")
         if not 2 <= self.num_buckets <= 256:
             raise ValueError(f"task {self.name!r}: num_buckets is {self.num_buckets}; it must be 2 to 256")
 
@@ -149,6 +153,34 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """Window statistics that `prepare` computes point in time: see data/statistics.py."""
+
+    enabled: bool = False
+    windows: tuple[str, ...] = ("1h", "6h", "1d", "7d", "all")
+    tasks: tuple[str, ...] = ()  # binary tasks; empty: all of them
+    by: tuple[str, ...] = ()  # categorical or multi-valued features of the item; empty: all of them
+    smoothing: float = 5.0  # pseudo-exposures at the base rate
+
+    def __post_init__(self) -> None:
+        for window in self.windows:
+            if window != "all" and not re.fullmatch(r"[1-9]\d*[mhd]", window):
+                raise ValueError(
+                    f"statistics.windows: {window!r} is no window; write minutes, hours or days as in 6h, or all"
+                )
+        if not self.windows or len(set(self.windows)) != len(self.windows):
+            raise ValueError("statistics.windows must hold at least one window, each once")
+        if self.smoothing <= 0:
+            raise ValueError(f"statistics.smoothing is {self.smoothing}; it must be above 0")
+
+    @property
+    def window_seconds(self) -> tuple[int | None, ...]:
+        """Seconds of every window, None for `all`."""
+        seconds = {"m": 60, "h": 3600, "d": 86400}
+        return tuple(None if w == "all" else int(w[:-1]) * seconds[w[-1]] for w in self.windows)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LogSchema:
     """The roles of an exposure log's columns. See README, "Bring your own logs", for a worked example."""
 
@@ -161,6 +193,7 @@ class LogSchema:
     requests: Requests = field(default_factory=Requests)
     tables: Tables = field(default_factory=Tables)
     split: Split = field(default_factory=Split)
+    statistics: Statistics = field(default_factory=Statistics)
     item_min_count: int = 1  # exposures in the training part below which an item has no embedding of its own
     user_min_count: int = 1
     oracle: dict[str, str] = field(default_factory=dict)  # task -> column with its true probability (simulated logs)
@@ -181,6 +214,23 @@ class LogSchema:
         for task in self.oracle:
             if task not in binary:
                 raise ValueError(f"oracle: {task!r} is not a binary task")
+        self._check_references(binary)
+
+    def _check_references(self, binary: set[str]) -> None:
+        """Names in `statistics` and in durations' `group` must be there."""
+        of_item = [f for f in self.features if f.owner == "item"]
+        counted = [f.name for f in of_item if f.kind in ("categorical", "multi")]
+        grouping = [f.name for f in of_item if f.kind in ("categorical", "numeric")]
+        wanted = [("statistics.tasks", name, sorted(binary), "binary task") for name in self.statistics.tasks]
+        wanted += [("statistics.by", name, counted, "categorical feature of the item") for name in self.statistics.by]
+        wanted += [
+            (f"task {task.name!r}: group", task.group, grouping, "categorical or numeric feature of the item")
+            for task in self.tasks
+            if task.group is not None
+        ]
+        for setting, name, known, kind in wanted:
+            if name not in known:
+                raise ValueError(f"{setting}: {name!r} is no {kind}; there is: {', '.join(known) or 'none'}")
 
     @classmethod
     def from_toml(cls, path: Path) -> "LogSchema":

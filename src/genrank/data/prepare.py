@@ -23,9 +23,11 @@ from genrank.data.entities import EntityWriter
 from genrank.data.fitting import Fitted, fit, split_times
 from genrank.data.logs import Relations, Source, WrongTypeError, check_side_tables, typed_columns
 from genrank.data.manifest import Manifest, SplitTimes, hash_folder
+from genrank.data.point_in_time import with_duration_groups, write_statistics
 from genrank.data.staging import Staging, stage
 from genrank.data.summary import bare, check_classes, data_spec, one_class_tasks, total_counts
 from genrank.data.survey import Findings, drop_reasons, explain_wrong_type, survey
+from genrank.data.tables import FeatureTable
 from genrank.data.writing import BucketCounts, count_bucket, write_bucket
 from genrank.folders import new_folder, refuse_occupied
 from genrank.schema import LogSchema
@@ -111,13 +113,19 @@ class _Preparation:
         for name, vocabulary in fitted.vocabularies.items():
             vocabulary.write(self.out / "vocab" / f"{bare(name)}.parquet")
         counts = self._write_timelines(buckets, schema, fitted, split, threads)
+        spec = data_spec(schema, fitted, entities)
+        items = FeatureTable.load(self.out, "item", spec)
+        spec, rates = with_duration_groups(spec, buckets, schema, items, split), {}
+        if schema.statistics.enabled:
+            rates = write_statistics(buckets, schema, items, split, self.out, report=self.report)
         duplicates = {"duplicate": buckets.num_duplicates} if buckets.num_duplicates else {}
         edges = {bare(name): boundaries for name, boundaries in fitted.boundaries.items()}
         return Manifest(
             genrank_version=__version__,
             versions={"python": platform.python_version(), **describe_versions()},
             schema=schema,
-            spec=data_spec(schema, fitted, entities),
+            spec=spec,
+            base_rates=rates,
             split=split,
             counts=total_counts(counts, users=staging.users.num_rows - 1, items=staging.items.num_rows - 1),
             boundaries=functools.reduce(operator.or_, (part.boundaries for part in entities), edges),
@@ -158,6 +166,8 @@ class _Preparation:
         tasks = tuple(task for task in schema.tasks if task.name not in poor)
         if not any(task.kind == "binary" for task in tasks):
             return schema, []
+        counted = tuple(name for name in schema.statistics.tasks if name not in poor)
+        schema = replace(schema, statistics=replace(schema.statistics, tasks=counted))
         warnings = [f"task {name!r} is left out: training has one class only" for name in poor]
         return replace(schema, tasks=tasks), warnings
 

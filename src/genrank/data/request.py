@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 
 from genrank.batch import Jagged
 from genrank.config import nearest
+from genrank.data.exposures import request_times
+from genrank.data.manifest import Manifest
+from genrank.data.statistics import WindowStatistics, events_of, statistics_tasks
+from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines, gather, offsets_of
 from genrank.errors import DataError, RequestError
 from genrank.schema import DataSpec, FeatureSpec
@@ -33,10 +37,18 @@ def load_user(folder: Path, user: int, spec: DataSpec) -> Timelines:
     return Timelines.from_table(table, spec)
 
 
-def with_request(timeline: Timelines, *, time: int, items: NDArray[np.int64], features: Mapping[str, Any]) -> Timelines:
+def with_request(
+    timeline: Timelines,
+    *,
+    time: int,
+    items: NDArray[np.int64],
+    features: Mapping[str, Any],
+    statistics: NDArray[np.float16],
+) -> Timelines:
     """One user's timeline before `time`, then a request of `items` at `time` with unknown actions.
 
-    `features`: context of every candidate, (C) int32 indices or Jagged. Only the request's rows are targets.
+    `features`: context of every candidate, (C) int32 indices or Jagged; `statistics`: (C, S), theirs at `time`. Only
+    the request's rows are targets.
     """
     past = np.flatnonzero(timeline.time < time)
     count = len(items)
@@ -57,7 +69,7 @@ def with_request(timeline: Timelines, *, time: int, items: NDArray[np.int64], fe
         censored={n: extend(c, False) for n, c in timeline.censored.items()},
         feedback={n: extend(c, 0) for n, c in timeline.feedback.items()},
         features={n: _extend_feature(c, past, features[n]) for n, c in timeline.features.items()},
-        statistics=np.zeros((len(past) + count, timeline.statistics.shape[1]), np.float16),
+        statistics=np.concatenate([timeline.statistics[past], statistics]),
         oracle={},
     )
 
@@ -68,6 +80,18 @@ def _extend_feature(column: Any, past: NDArray[np.int64], added: Any) -> Any:
         lengths = np.concatenate([np.diff(kept.offsets), np.diff(added.offsets)])
         return Jagged(np.concatenate([kept.values, added.values]), offsets_of(lengths))
     return np.concatenate([column[past], added])
+
+
+def load_statistics(folder: Path, manifest: Manifest, items: FeatureTable) -> WindowStatistics:
+    """The window statistics of a prepared folder's whole log, ready for questions.
+
+    Memory: about 8 + 24 per task bytes for each exposure and entity counted (docs/architecture.md).
+    """
+    timelines = Timelines.load(folder, manifest.spec)
+    user = timelines.users.astype(np.int64)[timelines.user_of_row()]
+    times = request_times(user, timelines.request, timelines.time)
+    events = events_of(timelines, times, statistics_tasks(manifest.schema))
+    return WindowStatistics(manifest.schema, events, rates=manifest.base_rates, item_features=items.features)
 
 
 class ContextEncoder:

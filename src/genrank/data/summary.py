@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from genrank.data.entities import Entities
 from genrank.data.fitting import Fitted
 from genrank.data.manifest import Counts, PartCounts
+from genrank.data.statistics import statistics_columns
 from genrank.data.writing import PARTS, BucketCounts
 from genrank.errors import LogError
 from genrank.schema import DataSpec, FeatureSpec, FeedbackSpec, LogSchema, TaskSpec
@@ -39,6 +40,7 @@ def data_spec(schema: LogSchema, fitted: Fitted, entities: Iterable[Entities]) -
             FeedbackSpec(name=part.name, size=fitted.vocabularies[f"feedback_{part.name}"].size)
             for part in schema.feedback
         ),
+        statistics=statistics_columns(schema),
     )
 
 

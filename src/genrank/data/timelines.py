@@ -5,7 +5,7 @@ docs/architecture.md, "timelines".
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,9 @@ class Timelines:
             raise DataError(f"{folder}: no timelines/bucket=*/*.parquet; run genrank prepare again")
         try:
             table = pa.concat_tables([pq.ParquetFile(path).read() for path in paths])
-            return cls.from_table(table, spec)
-        except (pa.ArrowException, OSError, KeyError) as problem:
+            timelines = cls.from_table(table, spec)
+            return replace(timelines, statistics=_statistics(folder, timelines.num_exposures, spec))
+        except (pa.ArrowException, OSError, KeyError, ValueError) as problem:
             raise DataError(f"{folder}: timelines can't be read ({problem}); run genrank prepare again") from None
 
     @classmethod
@@ -80,7 +81,7 @@ class Timelines:
             censored={name: _array(flat[f"censored_{name}"], np.bool_) for name in durations},
             feedback={f.name: _array(flat[f"feedback_{f.name}"], np.int32) for f in spec.feedback},
             features=feature_columns(spec.of("exposure"), flat, prefix="feature_"),
-            statistics=np.zeros((len(flat["time"]), 0), np.float16),
+            statistics=np.zeros((len(flat["time"]), len(spec.statistics)), np.float16),
             oracle={name.removeprefix("oracle_"): _array(flat[name], np.float32) for name in oracle},
         )
 
@@ -119,6 +120,18 @@ def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.
 def offsets_of(lengths: NDArray[Any]) -> NDArray[np.int64]:
     """Offsets, one more than there are lengths."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+
+
+def _statistics(folder: Path, num_rows: int, spec: DataSpec) -> NDArray[np.float16]:
+    paths = sorted((folder / "statistics").glob("bucket=*.npy"))
+    parts = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
+    whole = np.concatenate(parts) if parts else np.zeros((num_rows, 0), np.float16)
+    if whole.shape != (num_rows, len(spec.statistics)):
+        expected = (num_rows, len(spec.statistics))
+        raise DataError(
+            f"{folder}/statistics: expected {expected} numbers, found {whole.shape}; run genrank prepare again"
+        )
+    return whole
 
 
 def _offsets(column: pa.Array) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ one; the model encodes the history and scores all candidates over it in one pass
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ import torch
 from genrank.batch import PackedBatch, map_arrays
 from genrank.config import nearest
 from genrank.data.manifest import Manifest
-from genrank.data.request import ContextEncoder, load_user, with_request
+from genrank.data.request import ContextEncoder, load_statistics, load_user, with_request
 from genrank.data.sequence import SequenceBuilder
+from genrank.data.statistics import WindowStatistics
 from genrank.data.tables import FeatureTable
 from genrank.errors import RequestError
 from genrank.serving.bundle import Bundle, load_bundle, require_same_schema
@@ -131,7 +133,11 @@ class GenRanker:
         when = self.bundle.manifest.split.last_time + 1 if time is None else time
         items = self.items.find([str(item) for item in candidates])
         timeline = with_request(
-            timeline, time=when, items=items, features=self.context.encode(context, len(candidates))
+            timeline,
+            time=when,
+            items=items,
+            features=self.context.encode(context, len(candidates)),
+            statistics=self._statistics_of(row, items, when),
         )
         builder = SequenceBuilder(
             self.bundle.config.sequence,
@@ -144,6 +150,18 @@ class GenRanker:
         samples = builder.request(np.flatnonzero(timeline.target))
         batch: PackedBatch = map_arrays(builder.batch(samples), torch.from_numpy)
         return batch, row, int(samples.num_history.sum()), when
+
+    def _statistics_of(self, user: int, items: np.ndarray, time: int) -> np.ndarray:
+        """(C, S) the candidates' window statistics at the request's time."""
+        if not self.spec.statistics:
+            return np.zeros((len(items), 0), np.float16)
+        count = len(items)
+        return self.statistics.answers(np.full(count, user), items.astype(np.int64), np.full(count, time))
+
+    @cached_property
+    def statistics(self) -> WindowStatistics:
+        """Counts over the whole log: read at the first request that needs them."""
+        return load_statistics(self.data, Manifest.load(self.data), self.items)
 
     def _weights(self, value: Mapping[str, float] | None) -> dict[str, float]:
         weights = dict(self.bundle.config.value if value is None else value)

@@ -1,0 +1,242 @@
+"""Window statistics against a count by hand, and between preparing and ranking."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exposure_logs import CLICK, SCHEMA, START, Prepared, log, prepare_log
+from genrank.data.prepared import PreparedData
+from genrank.data.request import load_statistics
+from genrank.data.sequence import SequenceConfig
+from genrank.data.tables import FeatureTable
+from genrank.schema import Columns, Feature, LogSchema, Requests, Statistics, Task, TaskSpec
+
+WINDOWS = {"2m": 120, "1h": 3600, "all": None}
+SMOOTHING = 3.0
+LIKE = Task(name="like", kind="binary", column="like")
+FEATURES = (
+    Feature(name="author", owner="item", kind="categorical", column="author"),
+    Feature(name="tags", owner="item", kind="multi", column="tags"),
+)
+ENTITIES = ("item", "user", "author", "tags", "user_by_author", "user_by_tags")
+
+
+def schema(*, request: bool, gap: int) -> LogSchema:
+    return replace(
+        SCHEMA,
+        columns=Columns(user="user", item="item", time="time", target="target", request="request" if request else None),
+        tasks=(CLICK, LIKE),
+        features=FEATURES,
+        requests=Requests(gap_seconds=gap),
+        statistics=Statistics(enabled=True, windows=tuple(WINDOWS), smoothing=SMOOTHING),
+    )
+
+
+def random_log(seed: int, size: int = 70) -> dict[str, Any]:
+    """Many equal times, unknown labels, rows that are no targets, items with no, one and two tags."""
+    random = np.random.default_rng(seed)
+    item = random.integers(0, 7, size)
+    authors, tags = ["a", "b", None], [[], ["x"], ["x", "y"], ["y"]]
+    label = np.where(random.random(size) < 0.15, None, random.integers(0, 2, size))
+    click = random.integers(0, 2, size)
+    click[:2], click[-2:] = (0, 1), (0, 1)
+    return {
+        "user": [f"u{n}" for n in random.integers(0, 3, size)],
+        "item": [f"i{n}" for n in item],
+        "time": (START + np.sort(random.integers(0, 40, size)) * 25).tolist(),
+        "click": click.tolist(),
+        "like": label.tolist(),
+        "target": (random.random(size) < 0.85).tolist(),
+        "request": [f"r{n}" for n in random.integers(0, 25, size)],
+        "author": [authors[n % 3] for n in item],
+        "tags": [tags[n % 4] for n in item],
+    }
+
+
+def loaded(prepared: Prepared) -> tuple[PreparedData, np.ndarray]:
+    """The data, and every exposure's request time."""
+    data = PreparedData.load(prepared.folder)
+    return data, data.builder(SequenceConfig()).request_time
+
+
+class ByHand:
+    """The definition, event by event."""
+
+    def __init__(self, data: PreparedData, request_time: np.ndarray):
+        self.t, self.request_time = data.timelines, request_time
+        self.items, self.rows = data.items.features, range(data.timelines.num_exposures)
+        self.user = self.t.users[self.t.user_of_row()]
+        self.valid_start = data.manifest.split.valid_start
+        self.rates = {task: self.base(task) for task in ("click", "like")}
+
+    def keys(self, entity: str, row: int) -> list[Any]:
+        item, user, tags = int(self.t.item[row]), int(self.user[row]), self.items["tags"]
+        if entity in ("item", "user"):
+            return [item if entity == "item" else user]
+        values = tags.values[tags.offsets[item] : tags.offsets[item + 1]].tolist()
+        values = [int(self.items["author"][item])] if entity.endswith("author") else values
+        known = [value for value in values if value > 0]
+        return [(user, value) for value in known] if entity.startswith("user") else known
+
+    def counted(self, task: str) -> list[int]:
+        return [row for row in self.rows if self.t.target[row] and self.t.tasks[task][row] >= 0]
+
+    def yes(self, task: str, rows: list[int]) -> int:
+        return sum(int(self.t.tasks[task][row]) for row in rows)
+
+    def base(self, task: str) -> float:
+        rows = [row for row in self.counted(task) if self.t.time[row] < self.valid_start]
+        return min(max(self.yes(task, rows) / len(rows), 1e-4), 1 - 1e-4)
+
+    def smooth(self, task: str, rows: list[int]) -> float:
+        return (self.yes(task, rows) + SMOOTHING * self.rates[task]) / (len(rows) + SMOOTHING)
+
+    def residual(self, task: str, row: int, owner: str) -> float:
+        mine = self.keys(owner, row)
+        past = [
+            r for r in self.counted(task) if self.keys(owner, r) == mine and self.t.time[r] < self.request_time[row]
+        ]
+        return int(self.t.tasks[task][row]) - self.smooth(task, past)
+
+    def hits(self, task: str, entity: str, row: int, seconds: int | None) -> list[int]:
+        """Events in the window, once for every value that they share with the exposure."""
+        end, wanted = self.request_time[row], self.keys(entity, row)
+        begin = -math.inf if seconds is None else end - seconds
+        rows = [r for r in self.counted(task) if begin <= self.t.time[r] < end]
+        return [r for r in rows for key in self.keys(entity, r) if key in wanted]
+
+    def table(self) -> np.ndarray:
+        """(N, S)."""
+        return np.array([[value for entity in ENTITIES for value in self.entity(entity, row)] for row in self.rows])
+
+    def entity(self, entity: str, row: int) -> list[float]:
+        owner = "item" if entity.startswith("user") else "user"
+        values: list[float] = []
+        for seconds in WINDOWS.values():
+            for task, rate in self.rates.items():
+                hits = self.hits(task, entity, row, seconds)
+                smooth = self.smooth(task, hits)
+                values += [math.log1p(len(hits))] if task == "click" else []
+                values.append(math.log(smooth / (1 - smooth)) - math.log(rate / (1 - rate)))
+                values.append(sum(self.residual(task, r, owner) for r in hits) / (len(hits) + SMOOTHING))
+        return values
+
+
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 10_000), request_column=st.booleans(), gap=st.sampled_from([0, 60]))
+def test_statistics_equal_a_count_by_hand(tmp_path_factory, seed: int, request_column: bool, gap: int) -> None:
+    folder = tmp_path_factory.mktemp("log")
+    data, request_time = loaded(prepare_log(folder, random_log(seed), schema(request=request_column, gap=gap)))
+    expected = ByHand(data, request_time).table()
+    assert data.manifest.spec.statistics[:3] == ("item_2m_count", "item_2m_click_rate", "item_2m_click_residual")
+    assert data.timelines.statistics.shape == expected.shape
+    np.testing.assert_allclose(data.timelines.statistics, expected, atol=2e-3, rtol=1e-3)
+
+
+def test_events_at_or_after_a_request_change_nothing_of_it(tmp_path: Path) -> None:
+    rows, by_time = random_log(1), schema(request=False, gap=0)
+    data, request_time = loaded(prepare_log(tmp_path / "one", rows, by_time))
+    moment = data.manifest.split.valid_start  # base rates are of the training part: what is changed lies behind it
+    later = np.array(rows["time"]) >= moment
+    changed = dict(rows)
+    for task in ("click", "like"):
+        flipped = [value if value is None else 1 - value for value in rows[task]]
+        changed[task] = [new if flip else old for old, new, flip in zip(rows[task], flipped, later, strict=True)]
+    other, _ = loaded(prepare_log(tmp_path / "two", changed, by_time))
+    unaware = request_time <= moment
+    assert (request_time == moment).any()
+    assert not unaware.all()
+    assert data.timelines.statistics[unaware].tobytes() == other.timelines.statistics[unaware].tobytes()
+    assert data.timelines.statistics.tobytes() != other.timelines.statistics.tobytes()
+
+
+@pytest.mark.parametrize("gap", [0, 60])
+def test_ranking_counts_what_preparing_counted(tmp_path: Path, gap: int) -> None:
+    prepared = prepare_log(tmp_path, random_log(5), schema(request=gap == 0, gap=gap))
+    data, request_time = loaded(prepared)
+    statistics = load_statistics(prepared.folder, data.manifest, data.items)
+    t = data.timelines
+    user = t.users.astype(np.int64)[t.user_of_row()]
+    answers = statistics.answers(user, t.item.astype(np.int64), request_time)
+    assert answers.tobytes() == t.statistics.tobytes()
+
+
+def test_an_unknown_item_and_user_are_as_everywhere(tmp_path: Path) -> None:
+    prepared = prepare_log(tmp_path, random_log(5), schema(request=True, gap=0))
+    items = FeatureTable.load(prepared.folder, "item", prepared.manifest.spec)
+    zero = np.zeros(1, np.int64)
+    answer = load_statistics(prepared.folder, prepared.manifest, items).answers(zero, zero, zero + START + 10**6)
+    assert (answer == 0).all()
+
+
+def test_statistics_are_off_unless_asked_for(tmp_path: Path) -> None:
+    prepared = prepare_log(tmp_path, log())
+    assert not (prepared.folder / "statistics").exists()
+    assert PreparedData.load(prepared.folder).timelines.statistics.shape == (60, 0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"tasks": ("buy",)}, r"statistics.tasks: 'buy' is no binary task; there is: click"),
+        ({"by": ("city",)}, r"statistics.by: 'city' is no categorical feature of the item; there is: none"),
+        ({"windows": ("1w",)}, r"'1w' is no window"),
+        ({"windows": ()}, r"at least one window"),
+        ({"smoothing": 0.0}, r"above 0"),
+    ],
+)
+def test_impossible_statistics_are_refused(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SCHEMA, statistics=Statistics(enabled=True, **setting))
+
+
+def test_durations_are_ranked_within_the_items_group(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    item = random.integers(0, 10, 400)
+    seconds = (random.gamma(2, 3, 400) * np.where(item % 2 == 0, 1, 10)).round(3)
+    rows = log(
+        400,
+        item=[f"i{n}" for n in item],
+        dwell=seconds.tolist(),
+        length=["short" if n % 2 == 0 else "long" for n in item],
+    )
+    dwell = Task(name="dwell", kind="duration", column="dwell", group="length")
+    feature = Feature(name="length", owner="item", kind="categorical", column="length")
+    prepared = prepare_log(tmp_path, rows, tasks=(CLICK, dwell), features=(feature,))
+    task = prepared.manifest.spec.tasks[1]
+    assert isinstance(task, TaskSpec)
+    assert task.group == "length"
+    assert [len(row) for row in task.group_quantiles] == [33, 33, 33]
+    vocabulary = {value: index for value, index, _ in prepared.vocabulary("length")}
+    training = np.array(rows["time"]) < prepared.manifest.split.valid_start
+    for name, parity in (("short", 0), ("long", 1)):
+        mine = seconds[training & (item % 2 == parity)]
+        assert task.group_quantiles[vocabulary[name]][16] == pytest.approx(np.median(mine), rel=1e-3)
+
+
+def test_a_group_that_is_no_feature_of_the_item_is_refused() -> None:
+    dwell = Task(name="dwell", kind="duration", column="dwell", group="length")
+    with pytest.raises(ValueError, match=r"group: 'length' is no categorical or numeric feature"):
+        replace(SCHEMA, tasks=(CLICK, dwell))
+
+
+def test_the_setting_reaches_the_schema_from_the_command_line(feed: Path, tmp_path: Path, capsys) -> None:
+    from genrank.cli import main
+
+    arguments = [
+        "prepare",
+        str(feed / "exposures"),
+        "--schema",
+        str(feed / "schema.toml"),
+        "--out",
+        str(tmp_path / "x"),
+    ]
+    assert main([*arguments, "--set", "statistics.by=[nothing]"]) == 2
+    assert "statistics.by" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
