@@ -15,7 +15,7 @@ from genrank.data.prepared import PreparedData
 from genrank.data.request import load_statistics
 from genrank.data.sequence import SequenceConfig
 from genrank.data.tables import FeatureTable
-from genrank.schema import Columns, Feature, LogSchema, Requests, Statistics, Task, TaskSpec
+from genrank.schema import Columns, Feature, LogSchema, Requests, Split, Statistics, Task, TaskSpec
 
 WINDOWS = {"2m": 120, "1h": 3600, "all": None}
 SMOOTHING = 3.0
@@ -140,9 +140,11 @@ def test_statistics_equal_a_count_by_hand(tmp_path_factory, seed: int, request_c
 
 
 def test_events_at_or_after_a_request_change_nothing_of_it(tmp_path: Path) -> None:
-    rows, by_time = random_log(1), schema(request=False, gap=0)
+    rows = random_log(1)
+    moment = rows["time"][50]  # base rates are of the training part: what is changed lies behind it
+    split = Split(valid_start=moment, test_start=rows["time"][60])
+    by_time = replace(schema(request=False, gap=0), split=split)
     data, request_time = loaded(prepare_log(tmp_path / "one", rows, by_time))
-    moment = data.manifest.split.valid_start  # base rates are of the training part: what is changed lies behind it
     later = np.array(rows["time"]) >= moment
     changed = dict(rows)
     for task in ("click", "like"):

@@ -16,7 +16,7 @@ def layer_by_the_equations(
     x: torch.Tensor, time: torch.Tensor, next_time: torch.Tensor, block: HSTUBlock, relative: RelativeBias
 ) -> torch.Tensor:
     """One causal sequence: y_i = W_o (U_i ⊙ norm(Σ_j≤i silu(q_i·k_j + rab_ij) v_j / N)) + x_i."""
-    normed = F.layer_norm(x, (WIDTH,))
+    normed = F.layer_norm(x, (WIDTH,), eps=1e-6)
     gate, query = F.silu(normed @ block.gate_query.weight.T).split(WIDTH, dim=1)
     key, value = F.silu(normed @ block.key_value.weight.T).split(WIDTH, dim=1)
     per_head = WIDTH // HEADS
@@ -30,7 +30,7 @@ def layer_by_the_equations(
                 bucket = min(int(math.log(max(1, seconds)) / 0.301), 128)
                 score = query[i, channels] @ key[j, channels] + relative.position[i - j] + relative.time[bucket]
                 attended[channels] += score * torch.sigmoid(score) / NORMALIZER * value[j, channels]
-        gated = gate[i] * F.layer_norm(attended, (WIDTH,))
+        gated = gate[i] * F.layer_norm(attended, (WIDTH,), eps=1e-6)
         rows.append(block.out.weight @ gated + block.out.bias + x[i])
     return torch.stack(rows)
 

@@ -137,7 +137,7 @@ class HSTUBlock(nn.Module):
         return x_NW + self.out(self.dropout(gate_NW * self._norm(attended))), own
 
     def _norm(self, x_NW: Tensor) -> Tensor:
-        return F.layer_norm(x_NW, (self.width,))
+        return F.layer_norm(x_NW, (self.width,), eps=1e-6)
 
     def _keys_values(self, normed_NW: Tensor) -> KeysValues:
         k, v = F.silu(self.key_value(normed_NW)).view(len(normed_NW), 2, self.num_heads, -1).unbind(1)
