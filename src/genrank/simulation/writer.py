@@ -57,6 +57,7 @@ kind = "duration"
 column = "dwell_ms"
 unit = "ms"
 censored = "dwell_censored"
+group = "length"
 
 [[features]]
 name = "topic"

@@ -67,9 +67,18 @@ def test_side_tables_give_authors_tags_and_durations(tmp_path: Path) -> None:
     assert items["9"]["first_time"] is None
 
 
-def test_without_side_tables_the_logs_own_duration_is_a_feature(tmp_path: Path) -> None:
-    spec = prepared(write(tmp_path / "k", side_tables=False)).manifest.spec
-    assert [feature.name for feature in spec.of("exposure")] == ["tab", "hour", "video_duration"]
+def test_without_side_tables_the_logs_own_duration_is_a_feature_of_the_video(tmp_path: Path) -> None:
+    made = prepared(write(tmp_path / "k", side_tables=False))
+    assert [feature.name for feature in made.manifest.spec.of("item")] == ["item_id", "video_duration"]
+    assert made.table("items.parquet")["video_duration"].to_pylist()[1:] == [1] * 5
+
+
+@pytest.mark.parametrize("side_tables", [True, False])
+def test_play_times_are_grouped_by_the_videos_duration(tmp_path: Path, side_tables: bool) -> None:
+    spec = prepared(write(tmp_path / "k", side_tables=side_tables)).manifest.spec
+    play, length = spec.tasks[-1], next(feature for feature in spec.of("item") if feature.name == "video_duration")
+    assert (play.name, play.group) == ("play_time", "video_duration")
+    assert len(play.group_quantiles) == length.size
 
 
 def test_hours_are_whole(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Tasks with one class only in training are left out with a warning. https://kuair
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from genrank.data.engine import Engine
@@ -74,8 +75,6 @@ def _schema(columns: Sequence[str], videos: list[Path], users: list[Path]) -> Lo
         for name, choices in BINARY.items()
         if set(choices) & set(columns)
     ]
-    if "play_time_ms" in columns:
-        tasks.append(Task(name="play_time", kind="duration", column="play_time_ms", unit="ms", maximum=LONGEST_PLAY))
     context = [("tab", "tab"), ("hour", "hourmin")]
     features = [
         Feature(name=name, owner="exposure", kind="categorical", column=name)
@@ -85,12 +84,16 @@ def _schema(columns: Sequence[str], videos: list[Path], users: list[Path]) -> Lo
     if videos:
         features += _video_features(_header(videos[0], ","))
     elif "duration_ms" in columns:
-        features.append(Feature(name="video_duration", owner="exposure", kind="numeric", column="duration_ms"))
+        features.append(Feature(name="video_duration", owner="item", kind="numeric", column="duration_ms"))
     if users:
         present = _header(users[0], ",")
         features += [
             Feature(name=name, owner="user", kind="categorical", column=name) for name in USER if name in present
         ]
+    if "play_time_ms" in columns:
+        length = next((feature.name for feature in features if feature.name == "video_duration"), None)
+        play = Task(name="play_time", kind="duration", column="play_time_ms", unit="ms", maximum=LONGEST_PLAY)
+        tasks.append(replace(play, group=length))
     return LogSchema(
         name="kuairand",
         columns=Columns(user="user_id", item="video_id", time="time_ms"),
