@@ -168,8 +168,12 @@ class Statistics:
                 raise ValueError(
                     f"statistics.windows: {window!r} is no window; write minutes, hours or days as in 6h, or all"
                 )
-        if not self.windows or len(set(self.windows)) != len(self.windows):
-            raise ValueError("statistics.windows must hold at least one window, each once")
+        if not self.windows:
+            raise ValueError("statistics.windows must hold at least one window")
+        for setting in ("windows", "tasks", "by"):
+            values = getattr(self, setting)
+            if len(set(values)) != len(values):
+                raise ValueError(f"statistics.{setting} must hold each of its values once")
         if self.smoothing <= 0:
             raise ValueError(f"statistics.smoothing is {self.smoothing}; it must be above 0")
 
@@ -231,6 +235,19 @@ class LogSchema:
         for setting, name, known, kind in wanted:
             if name not in known:
                 raise ValueError(f"{setting}: {name!r} is no {kind}; there is: {', '.join(known) or 'none'}")
+        if self.statistics.enabled:
+            self._check_statistics(binary, self.statistics.by or tuple(counted))
+
+    def _check_statistics(self, binary: set[str], by: tuple[str, ...]) -> None:
+        if not binary:
+            raise ValueError("statistics.enabled: there is no binary task to count")
+        entities = ("item", "user", *by, *(f"user_{name}" for name in by))
+        for name in by:
+            if entities.count(name) > 1:
+                raise ValueError(
+                    f"statistics.by: the columns of feature {name!r} would have the names of others; rename it, or "
+                    "name the features to count by"
+                )
 
     @classmethod
     def from_toml(cls, path: Path) -> "LogSchema":

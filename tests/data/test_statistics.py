@@ -11,20 +11,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exposure_logs import CLICK, SCHEMA, START, Prepared, log, prepare_log
+from genrank.cli import main
 from genrank.data.prepared import PreparedData
 from genrank.data.request import load_statistics
-from genrank.data.sequence import SequenceConfig
 from genrank.data.tables import FeatureTable
+from genrank.models.ranker import build_ranker
+from genrank.recipes import recipe
 from genrank.schema import Columns, Feature, LogSchema, Requests, Split, Statistics, Task, TaskSpec
+from genrank.serving.bundle import write_bundle
+from genrank.serving.ranker import GenRanker
 
-WINDOWS = {"2m": 120, "1h": 3600, "all": None}
+WINDOWS = {"5m": 300, "1h": 3600, "all": None}  # exposures are multiples of 25 s apart, so some stand at an edge
 SMOOTHING = 3.0
 LIKE = Task(name="like", kind="binary", column="like")
 FEATURES = (
     Feature(name="author", owner="item", kind="categorical", column="author"),
     Feature(name="tags", owner="item", kind="multi", column="tags"),
 )
-ENTITIES = ("item", "user", "author", "tags", "user_by_author", "user_by_tags")
+ENTITIES = ("item", "user", "author", "tags", "user_author", "user_tags")
 
 
 def schema(*, request: bool, gap: int) -> LogSchema:
@@ -60,9 +64,14 @@ def random_log(seed: int, size: int = 70) -> dict[str, Any]:
 
 
 def loaded(prepared: Prepared) -> tuple[PreparedData, np.ndarray]:
-    """The data, and every exposure's request time."""
+    """The data, and every exposure's request time: that of the request's first exposure."""
     data = PreparedData.load(prepared.folder)
-    return data, data.builder(SequenceConfig()).request_time
+    t = data.timelines
+    first: dict[tuple[int, int], int] = {}
+    rows = list(zip(t.user_of_row().tolist(), t.request.tolist(), t.time.tolist(), strict=True))
+    for user, request, time in rows:
+        first[user, request] = min(time, first.get((user, request), time))
+    return data, np.array([first[user, request] for user, request, _ in rows])
 
 
 class ByHand:
@@ -134,16 +143,22 @@ def test_statistics_equal_a_count_by_hand(tmp_path_factory, seed: int, request_c
     folder = tmp_path_factory.mktemp("log")
     data, request_time = loaded(prepare_log(folder, random_log(seed), schema(request=request_column, gap=gap)))
     expected = ByHand(data, request_time).table()
-    assert data.manifest.spec.statistics[:3] == ("item_2m_count", "item_2m_click_rate", "item_2m_click_residual")
+    assert data.manifest.spec.statistics == tuple(
+        f"{entity}_{window}_{what}"
+        for entity in ENTITIES
+        for window in WINDOWS
+        for what in ("count", "click_rate", "click_residual", "like_rate", "like_residual")
+    )
     assert data.timelines.statistics.shape == expected.shape
     np.testing.assert_allclose(data.timelines.statistics, expected, atol=2e-3, rtol=1e-3)
 
 
-def test_events_at_or_after_a_request_change_nothing_of_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gap", [0, 60])
+def test_events_at_or_after_a_request_change_nothing_of_it(tmp_path: Path, gap: int) -> None:
     rows = random_log(1)
     moment = rows["time"][50]  # base rates are of the training part: what is changed lies behind it
     split = Split(valid_start=moment, test_start=rows["time"][60])
-    by_time = replace(schema(request=False, gap=0), split=split)
+    by_time = replace(schema(request=gap == 0, gap=gap), split=split)
     data, request_time = loaded(prepare_log(tmp_path / "one", rows, by_time))
     later = np.array(rows["time"]) >= moment
     changed = dict(rows)
@@ -152,8 +167,9 @@ def test_events_at_or_after_a_request_change_nothing_of_it(tmp_path: Path) -> No
         changed[task] = [new if flip else old for old, new, flip in zip(rows[task], flipped, later, strict=True)]
     other, _ = loaded(prepare_log(tmp_path / "two", changed, by_time))
     unaware = request_time <= moment
-    assert (request_time == moment).any()
+    assert unaware.any()
     assert not unaware.all()
+    assert gap or (request_time == moment).any()
     assert data.timelines.statistics[unaware].tobytes() == other.timelines.statistics[unaware].tobytes()
     assert data.timelines.statistics.tobytes() != other.timelines.statistics.tobytes()
 
@@ -164,9 +180,61 @@ def test_ranking_counts_what_preparing_counted(tmp_path: Path, gap: int) -> None
     data, request_time = loaded(prepared)
     statistics = load_statistics(prepared.folder, data.manifest, data.items)
     t = data.timelines
-    user = t.users.astype(np.int64)[t.user_of_row()]
-    answers = statistics.answers(user, t.item.astype(np.int64), request_time)
+    answers = statistics.answers(t.users[t.user_of_row()], t.item, request_time)
     assert answers.tobytes() == t.statistics.tobytes()
+
+
+def test_the_ranker_sees_the_statistics_that_were_prepared(tmp_path: Path, monkeypatch) -> None:
+    prepared = prepare_log(tmp_path, random_log(5, size=200), schema(request=False, gap=0))
+    data, request_time = loaded(prepared)
+    config = recipe("genrank-small")
+    model = build_ranker(config.model, data.manifest.spec, max_history=config.sequence.max_history)
+    write_bundle(tmp_path / "run", model, data=prepared.folder, sequence=config.sequence, value={"click": 1.0})
+    ranker = GenRanker.load(tmp_path / "run")
+    batches, score = [], ranker.score
+    monkeypatch.setattr(ranker, "score", lambda batch: (batches.append(batch), score(batch))[1])
+    t, compared = data.timelines, 0
+    user, item_ids, user_ids = t.users[t.user_of_row()], data.items.ids.to_pylist(), data.users.ids.to_pylist()
+    for row in np.flatnonzero(request_time >= data.manifest.split.test_start):
+        ranker.rank(user_ids[user[row]], [item_ids[t.item[row]], "no such item"], time=int(request_time[row]))
+        served = batches[-1].candidates.statistics.numpy().astype(np.float16)
+        assert served[0].tobytes() == t.statistics[row].tobytes()
+        compared += 1
+    assert compared > 10
+
+
+def test_a_ranker_keeps_the_smoothing_and_base_rates_that_it_was_trained_with(tmp_path: Path) -> None:
+    wanted = schema(request=True, gap=0)
+    prepared = prepare_log(tmp_path / "one", random_log(5), wanted)
+    again = prepare_log(
+        tmp_path / "two", random_log(5), replace(wanted, statistics=replace(wanted.statistics, smoothing=50.0))
+    )
+    data, _ = loaded(prepared)
+    config = recipe("genrank-small")
+    model = build_ranker(config.model, data.manifest.spec, max_history=config.sequence.max_history)
+    write_bundle(tmp_path / "run", model, data=prepared.folder, sequence=config.sequence, value={"click": 1.0})
+    ranker = GenRanker.load(tmp_path / "run", data=again.folder)
+    assert ranker.statistics.config.smoothing == SMOOTHING
+    assert ranker.statistics.rates == data.manifest.base_rates
+
+
+def test_a_features_name_changes_nothing(tmp_path: Path) -> None:
+    rows = random_log(3)
+    tables = []
+    for name in ("maker", "user_maker", "item_maker"):
+        feature = Feature(name=name, owner="item", kind="categorical", column="author")
+        wanted = replace(schema(request=True, gap=0), features=(feature,))
+        tables.append(loaded(prepare_log(tmp_path / name, rows, wanted))[0].timelines.statistics)
+    assert tables[0].tobytes() == tables[1].tobytes() == tables[2].tobytes()
+
+
+def test_a_log_of_one_user_leaves_buckets_empty(tmp_path: Path) -> None:
+    rows = random_log(4) | {"user": ["u"] * 70}
+    prepared = prepare_log(tmp_path, rows, schema(request=True, gap=0))
+    sizes = [len(np.load(path)) for path in sorted((prepared.folder / "statistics").iterdir())]
+    assert sorted(sizes)[0] == 0
+    assert "statistics/bucket=0001.npy" in prepared.manifest.files
+    assert len(loaded(prepared)[0].timelines.statistics) == sum(sizes)
 
 
 def test_an_unknown_item_and_user_are_as_everywhere(tmp_path: Path) -> None:
@@ -190,12 +258,31 @@ def test_statistics_are_off_unless_asked_for(tmp_path: Path) -> None:
         ({"by": ("city",)}, r"statistics.by: 'city' is no categorical feature of the item; there is: none"),
         ({"windows": ("1w",)}, r"'1w' is no window"),
         ({"windows": ()}, r"at least one window"),
+        ({"windows": ("1d", "1d")}, r"statistics.windows must hold each of its values once"),
         ({"smoothing": 0.0}, r"above 0"),
     ],
 )
 def test_impossible_statistics_are_refused(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(SCHEMA, statistics=Statistics(enabled=True, **setting))
+
+
+def test_columns_of_one_name_are_refused() -> None:
+    def named(*names: str) -> LogSchema:
+        features = tuple(Feature(name=name, owner="item", kind="categorical", column="author") for name in names)
+        return replace(SCHEMA, features=features, statistics=Statistics(enabled=True))
+
+    assert named("maker", "user_kind").statistics.enabled
+    with pytest.raises(ValueError, match=r"statistics.by: the columns of feature 'user_maker' .* rename it"):
+        named("maker", "user_maker")
+    with pytest.raises(ValueError, match=r"statistics.by: the columns of feature 'item'"):
+        named("item")
+
+
+def test_a_log_without_binary_tasks_has_nothing_to_count() -> None:
+    dwell = Task(name="dwell", kind="duration", column="dwell")
+    with pytest.raises(ValueError, match=r"statistics.enabled: there is no binary task"):
+        replace(SCHEMA, tasks=(dwell,), statistics=Statistics(enabled=True))
 
 
 def test_durations_are_ranked_within_the_items_group(tmp_path: Path) -> None:
@@ -222,23 +309,55 @@ def test_durations_are_ranked_within_the_items_group(tmp_path: Path) -> None:
         assert task.group_quantiles[vocabulary[name]][16] == pytest.approx(np.median(mine), rel=1e-3)
 
 
+def test_rare_groups_censored_and_later_durations(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    item = np.where(np.arange(400) % 40 == 0, 9, random.integers(0, 4, 400))  # item 9 is shown ten times
+    seconds = random.gamma(2, 3, 400).round(3)
+    cut = random.random(400) < 0.2
+    rows = log(
+        400,
+        item=[f"i{n}" for n in item],
+        dwell=np.where(cut, 1000.0, seconds).tolist(),
+        cut=cut.tolist(),
+        length=np.where(item == 9, 300.0, 10.0).tolist(),
+    )
+    dwell = Task(name="dwell", kind="duration", column="dwell", censored="cut", group="length")
+    feature = Feature(name="length", owner="item", kind="numeric", column="length", boundaries=(60.0,))
+    prepared = prepare_log(tmp_path / "grouped", rows, tasks=(CLICK, dwell), features=(feature,))
+    quantiles = prepared.manifest.spec.tasks[1].group_quantiles
+    training = ~cut & (np.array(rows["time"]) < prepared.manifest.split.valid_start)
+    levels = np.arange(33) / 32
+    every, short = (np.quantile(seconds[training & mask], levels) for mask in (item >= 0, item != 9))
+    np.testing.assert_allclose(np.array(quantiles), [every, short, every], rtol=1e-5)
+
+    plain = prepare_log(
+        tmp_path / "plain", rows, tasks=(CLICK, replace(dwell, group=None)), features=(feature,)
+    ).manifest.spec.tasks[1]
+    assert plain.group == ""
+    np.testing.assert_allclose(np.array(plain.group_quantiles), [every], rtol=1e-5)
+
+
 def test_a_group_that_is_no_feature_of_the_item_is_refused() -> None:
     dwell = Task(name="dwell", kind="duration", column="dwell", group="length")
     with pytest.raises(ValueError, match=r"group: 'length' is no categorical or numeric feature"):
         replace(SCHEMA, tasks=(CLICK, dwell))
 
 
-def test_the_setting_reaches_the_schema_from_the_command_line(feed: Path, tmp_path: Path, capsys) -> None:
-    from genrank.cli import main
+def test_the_setting_reaches_a_publishers_log_from_the_command_line(tmp_path: Path) -> None:
+    ratings = (f"{n % 4}\t{n * 7 % 10}\t{1 + n % 5}\t{START + n}\n" for n in range(200))
+    (tmp_path / "u.data").write_text("".join(ratings))
+    arguments = ["prepare", str(tmp_path), "--source", "movielens", "--out", str(tmp_path / "x")]
+    assert main([*arguments, "--set", "statistics.enabled=true", "--set", "statistics.windows=['1h']"]) == 0
+    columns = [f"{owner}_1h_{what}" for owner in ("item", "user") for what in ("count", "like_rate", "like_residual")]
+    data = PreparedData.load(tmp_path / "x")
+    assert data.manifest.spec.statistics == tuple(columns)
+    assert list(data.manifest.base_rates) == ["like"]
+    assert data.timelines.statistics.any(axis=0).all()
 
-    arguments = [
-        "prepare",
-        str(feed / "exposures"),
-        "--schema",
-        str(feed / "schema.toml"),
-        "--out",
-        str(tmp_path / "x"),
-    ]
+
+def test_the_setting_reaches_the_schema_from_the_command_line(feed: Path, tmp_path: Path, capsys) -> None:
+    arguments = ["prepare", str(feed / "exposures"), "--schema", str(feed / "schema.toml")]
+    arguments += ["--out", str(tmp_path / "x")]
     assert main([*arguments, "--set", "statistics.by=[nothing]"]) == 2
     assert "statistics.by" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()

@@ -167,7 +167,8 @@ class _Preparation:
         if not any(task.kind == "binary" for task in tasks):
             return schema, []
         counted = tuple(name for name in schema.statistics.tasks if name not in poor)
-        schema = replace(schema, statistics=replace(schema.statistics, tasks=counted))
+        enabled = schema.statistics.enabled and bool(counted or not schema.statistics.tasks)  # no name means all
+        schema = replace(schema, statistics=replace(schema.statistics, tasks=counted, enabled=enabled))
         warnings = [f"task {name!r} is left out: training has one class only" for name in poor]
         return replace(schema, tasks=tasks), warnings
 

@@ -17,7 +17,7 @@ from genrank.batch import Jagged
 from genrank.config import nearest
 from genrank.data.exposures import request_times
 from genrank.data.manifest import Manifest
-from genrank.data.statistics import WindowStatistics, events_of, statistics_tasks
+from genrank.data.statistics import Events, WindowStatistics, statistics_tasks
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines, gather, offsets_of
 from genrank.errors import DataError, RequestError
@@ -83,14 +83,23 @@ def _extend_feature(column: Any, past: NDArray[np.int64], added: Any) -> Any:
 
 
 def load_statistics(folder: Path, manifest: Manifest, items: FeatureTable) -> WindowStatistics:
-    """The window statistics of a prepared folder's whole log, ready for questions.
+    """The window statistics of a prepared folder's whole log, ready for questions; `manifest` says which they are.
 
-    Memory: about 8 + 24 per task bytes for each exposure and entity counted (docs/architecture.md).
+    Memory: 25 bytes an exposure and 17 per task, and from the first question on 8 and 24 per task for every entity
+    (an exposure whose item has k values of a feature takes k times that in the feature's two).
     """
-    timelines = Timelines.load(folder, manifest.spec)
-    user = timelines.users.astype(np.int64)[timelines.user_of_row()]
-    times = request_times(user, timelines.request, timelines.time)
-    events = events_of(timelines, times, statistics_tasks(manifest.schema))
+    counted = statistics_tasks(manifest.schema)
+    tasks = tuple(task for task in manifest.spec.tasks if task.name in counted)
+    t = Timelines.load(folder, DataSpec(features=(), tasks=tasks))
+    user = t.users[t.user_of_row()]
+    events = Events(
+        user=user,
+        item=t.item,
+        time=t.time,
+        request_time=request_times(user.astype(np.int64), t.request, t.time),
+        target=t.target,
+        labels={name: t.tasks[name] for name in counted},
+    )
     return WindowStatistics(manifest.schema, events, rates=manifest.base_rates, item_features=items.features)
 
 

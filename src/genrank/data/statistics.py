@@ -3,7 +3,7 @@
 Per entity (item, user, each feature F of the item named in the schema, user × F), window w and binary task, over the
 events with t - w <= time < t, t the request's time:
 
-    count       log(1 + n)
+    count       log(1 + n)                               n the events, once per window: of the first task
     rate        logit((c + αp) / (n + α)) - logit(p)     c yeses, p the training part's rate: 0 is "as everywhere"
     residual    Σ (y - r) / (n + α)                      r the rate, at the event's own request, of the user (for item
                                                          and F) or of the item (for user and user × F)
@@ -17,27 +17,43 @@ Shapes: N exposures, Q questions, T tasks, S columns.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genrank.batch import Jagged
 from genrank.data.counting import EventCounts, Ints, spread, summed
-from genrank.data.timelines import Timelines
 from genrank.schema import LogSchema, Statistics
 
 Halves = NDArray[np.float16]
+Rows = NDArray[np.integer]  # of users.parquet or items.parquet
 FIXED_POINT = 2**20  # residuals are summed as integers
-RESIDUAL_OF = {True: "item", False: "user"}  # whose rate an event of a user-side entity is measured against
+
+
+class Entity(NamedTuple):
+    """Whose events are counted: those of the item or of items with its value of `feature`, the user's own or all."""
+
+    of_user: bool
+    feature: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The beginning of its columns' names."""
+        if self.feature is None:
+            return "user" if self.of_user else "item"
+        return f"user_{self.feature}" if self.of_user else self.feature
+
+
+ITEM, USER = Entity(of_user=False), Entity(of_user=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Events:
-    """What is counted: N exposures. 26 bytes each, and one per task."""
+    """What is counted: N exposures. 25 bytes each, and one per task."""
 
-    user: Ints  # (N) row of users.parquet
-    item: Ints  # (N) row of items.parquet
+    user: NDArray[np.int32]  # (N) row of users.parquet
+    item: NDArray[np.int32]  # (N) row of items.parquet
     time: Ints  # (N)
     request_time: Ints  # (N)
     target: NDArray[np.bool_]  # (N)
@@ -49,18 +65,19 @@ def statistics_tasks(schema: LogSchema) -> tuple[str, ...]:
     return schema.statistics.tasks or tuple(task.name for task in schema.tasks if task.kind == "binary")
 
 
-def statistics_features(schema: LogSchema) -> tuple[str, ...]:
-    """The item's features that are counted by."""
+def statistics_entities(schema: LogSchema) -> tuple[Entity, ...]:
+    """The entities in the order of their columns."""
     known = (f.name for f in schema.features if f.owner == "item" and f.kind in ("categorical", "multi"))
-    return schema.statistics.by or tuple(known)
+    features = schema.statistics.by or tuple(known)
+    return (ITEM, USER, *(Entity(False, name) for name in features), *(Entity(True, name) for name in features))
 
 
 def statistics_columns(schema: LogSchema) -> tuple[str, ...]:
     """The names of the columns, in order; none where statistics are off."""
     if not schema.statistics.enabled:
         return ()
-    entities = _entities(statistics_features(schema))
-    return tuple(name for entity in entities for name in _names(entity, schema.statistics, statistics_tasks(schema)))
+    tasks = statistics_tasks(schema)
+    return tuple(name for entity in statistics_entities(schema) for name in _names(entity, schema.statistics, tasks))
 
 
 def base_rates(schema: LogSchema, events: Events, valid_start: int) -> dict[str, float]:
@@ -75,20 +92,20 @@ def base_rates(schema: LogSchema, events: Events, valid_start: int) -> dict[str,
 
 
 class WindowStatistics:
-    """Answers questions (user, item, time) from events."""
+    """Answers questions (user, item, time) from events. Beside them it holds 16 bytes per event and task."""
 
     def __init__(
         self, schema: LogSchema, events: Events, *, rates: Mapping[str, float], item_features: Mapping[str, Any]
     ):
         """`item_features`: columns by row of items.parquet, int32 or Jagged. `rates`: `base_rates` of training."""
         self.config, self.tasks, self.rates = schema.statistics, statistics_tasks(schema), rates
-        self.features = statistics_features(schema)
-        self.columns = {name: _as_jagged(item_features[name]) for name in self.features}
-        self.events, self.entities = events, _entities(self.features)
-        self.residuals = {owner: self._residuals(owner) for owner in ("item", "user")}
-        self._indices: dict[str, EventCounts] = {}
+        self.events, self.entities = events, statistics_entities(schema)
+        features = {entity.feature for entity in self.entities if entity.feature is not None}
+        self.columns = {name: _as_jagged(item_features[name]) for name in features}
+        self.residuals = {owner: self._residuals(owner) for owner in (ITEM, USER)}
+        self._indices: dict[Entity, EventCounts] = {}
 
-    def answers(self, user: Ints, item: Ints, time: Ints) -> Halves:
+    def answers(self, user: Rows, item: Rows, time: Ints) -> Halves:
         """(Q, S) float16. Every entity's index stays in memory for the next question."""
         for entity in self.entities:
             if entity not in self._indices:
@@ -96,11 +113,11 @@ class WindowStatistics:
         blocks = [self.block(entity, self._indices[entity], user, item, time) for entity in self.entities]
         return np.concatenate(blocks, axis=1)
 
-    def names(self, entity: str) -> list[str]:
+    def names(self, entity: Entity) -> list[str]:
         """The columns of an entity."""
         return _names(entity, self.config, self.tasks)
 
-    def block(self, entity: str, index: EventCounts, user: Ints, item: Ints, time: Ints) -> Halves:
+    def block(self, entity: Entity, index: EventCounts, user: Rows, item: Rows, time: Ints) -> Halves:
         """(Q, columns of the entity). `index`: the entity's own."""
         keys, offsets = self._keys(entity, user, item)
         repeated = np.repeat(time, np.diff(offsets))
@@ -123,71 +140,61 @@ class WindowStatistics:
             columns.append(residual / FIXED_POINT / (n + alpha))
         return columns
 
-    def index(self, entity: str) -> EventCounts:
+    def index(self, entity: Entity) -> EventCounts:
         """The entity's events, counted."""
-        e = self.events
-        of_user = entity.startswith("user")
-        keys, offsets = self._keys(entity, e.user, e.item)
-        row = np.repeat(np.arange(len(e.user)), np.diff(offsets))
-        parts = []
+        residuals = self.residuals[ITEM if entity.of_user else USER]
+        values: list[NDArray[np.integer]] = []
         for task in self.tasks:
-            known = ((e.labels[task] >= 0) & e.target).astype(np.int64)
-            parts += [known, known * (e.labels[task] == 1), known * self.residuals[RESIDUAL_OF[of_user]][task]]
-        return EventCounts(keys, e.time[row], np.stack(parts, axis=1)[row])
+            known, yes = self._known(task)
+            values += [known, yes, known * residuals[task]]
+        keys, offsets = self._keys(entity, self.events.user, self.events.item)
+        return EventCounts(keys, _row_of(offsets), times=self.events.time, values=values)
 
-    def _residuals(self, owner: str) -> dict[str, Ints]:
+    def _residuals(self, owner: Entity) -> dict[str, Ints]:
         """(N) per task: label minus the owner's rate at the event's own request, in fixed point."""
-        e, alpha = self.events, self.config.smoothing
-        keys, offsets = self._keys(owner, e.user, e.item)
-        row = np.repeat(np.arange(len(e.user)), np.diff(offsets))
+        events, alpha = self.events, self.config.smoothing
+        keys, offsets = self._keys(owner, events.user, events.item)
+        row = _row_of(offsets)
         residuals = {}
         for task in self.tasks:
-            known = ((e.labels[task] >= 0) & e.target).astype(np.int64)
-            yes = known * (e.labels[task] == 1)
-            index = EventCounts(keys, e.time[row], np.stack([known, yes], axis=1)[row])
-            sums = summed(index.between(keys, [None], e.request_time[row])[0], offsets).astype(np.float64)
+            known, yes = self._known(task)
+            index = EventCounts(keys, row, times=events.time, values=[known, yes])
+            sums = summed(index.between(keys, [None], events.request_time[row])[0], offsets).astype(np.float64)
             rate = (sums[:, 1] + alpha * self.rates[task]) / (sums[:, 0] + alpha)
             residuals[task] = np.rint((yes - rate) * FIXED_POINT).astype(np.int64)
         return residuals
 
-    def _keys(self, entity: str, user: Ints, item: Ints) -> tuple[Ints, Ints]:
+    def _known(self, task: str) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+        """(N) 1 where the task's label counts, and where it is a yes too."""
+        label = self.events.labels[task]
+        known = self.events.target & (label >= 0)
+        return known.astype(np.int8), (known & (label == 1)).astype(np.int8)
+
+    def _keys(self, entity: Entity, user: Rows, item: Rows) -> tuple[Ints, Ints]:
         """The keys that each row counts for, one after another, and their offsets; unknown ones have none."""
-        if entity == "user":
-            return user, np.arange(len(user) + 1)
-        if entity == "item":
-            values, offsets = item, np.arange(len(item) + 1)
+        if entity == USER:
+            return user.astype(np.int64), np.arange(len(user) + 1)
+        if entity.feature is None:
+            values, offsets = item.astype(np.int64), np.arange(len(item) + 1)
         else:
-            values, offsets = spread(self.columns[entity.removeprefix("user_by_")], item)
+            values, offsets = spread(self.columns[entity.feature], item)
         known = values > 0
         lengths = np.diff(np.concatenate([[0], np.cumsum(known)])[offsets])
-        if entity.startswith("user_by_"):
-            values = np.repeat(user, np.diff(offsets)) * 2**31 + values
+        if entity.of_user:
+            values = np.repeat(user.astype(np.int64), np.diff(offsets)) * 2**31 + values
         return values[known], np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
 
-def events_of(timelines: Timelines, request_time: Ints, tasks: tuple[str, ...]) -> Events:
-    """All of the timelines' exposures."""
-    t = timelines
-    return Events(
-        user=t.users.astype(np.int64)[t.user_of_row()],
-        item=t.item.astype(np.int64),
-        time=t.time,
-        request_time=request_time,
-        target=t.target,
-        labels={task: t.tasks[task] for task in tasks},
-    )
+def _row_of(offsets: Ints) -> Ints:
+    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
 
 
-def _entities(features: tuple[str, ...]) -> list[str]:
-    return ["item", "user", *features, *(f"user_by_{name}" for name in features)]
-
-
-def _names(entity: str, config: Statistics, tasks: tuple[str, ...]) -> list[str]:
+def _names(entity: Entity, config: Statistics, tasks: tuple[str, ...]) -> list[str]:
     names = []
     for window in config.windows:
-        names.append(f"{entity}_{window}_count")
+        names.append(f"{entity.name}_{window}_count")
         for task in tasks:
-            names += [f"{entity}_{window}_{task}_rate", f"{entity}_{window}_{task}_residual"]
+            names += [f"{entity.name}_{window}_{task}_{what}" for what in ("rate", "residual")]
     return names
 
 

@@ -48,12 +48,12 @@ class Timelines:
 
     @classmethod
     def load(cls, folder: Path, spec: DataSpec) -> "Timelines":
-        """All timelines of a prepared folder. Raises DataError where a file can't be read."""
+        """A prepared folder's timelines: the columns that `spec` names. Raises DataError where a file can't be read."""
         paths = sorted((folder / "timelines").glob("bucket=*/*.parquet"))
         if not paths:
             raise DataError(f"{folder}: no timelines/bucket=*/*.parquet; run genrank prepare again")
         try:
-            table = pa.concat_tables([pq.ParquetFile(path).read() for path in paths])
+            table = pa.concat_tables([_read(path, spec) for path in paths])
             timelines = cls.from_table(table, spec)
             return replace(timelines, statistics=_statistics(folder, timelines.num_exposures, spec))
         except (pa.ArrowException, OSError, KeyError, ValueError) as problem:
@@ -122,7 +122,20 @@ def offsets_of(lengths: NDArray[Any]) -> NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
+def _read(path: Path, spec: DataSpec) -> pa.Table:
+    """The columns of one file that the spec asks for."""
+    file = pq.ParquetFile(path)
+    wanted = {"user", "time", "request", "position", "item", "target"}
+    wanted |= {f"{prefix}_{task.name}" for prefix in ("task", "censored") for task in spec.tasks}
+    wanted |= {f"feedback_{part.name}" for part in spec.feedback}
+    wanted |= {f"feature_{feature.name}" for feature in spec.of("exposure")}
+    names = file.schema_arrow.names
+    return file.read(columns=[name for name in names if name in wanted or name.startswith("oracle_")])
+
+
 def _statistics(folder: Path, num_rows: int, spec: DataSpec) -> NDArray[np.float16]:
+    if not spec.statistics:
+        return np.zeros((num_rows, 0), np.float16)
     paths = sorted((folder / "statistics").glob("bucket=*.npy"))
     parts = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
     whole = np.concatenate(parts) if parts else np.zeros((num_rows, 0), np.float16)

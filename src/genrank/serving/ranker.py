@@ -156,12 +156,15 @@ class GenRanker:
         if not self.spec.statistics:
             return np.zeros((len(items), 0), np.float16)
         count = len(items)
-        return self.statistics.answers(np.full(count, user), items.astype(np.int64), np.full(count, time))
+        return self.statistics.answers(np.full(count, user), items, np.full(count, time))
 
     @cached_property
     def statistics(self) -> WindowStatistics:
-        """Counts over the whole log: read at the first request that needs them."""
-        return load_statistics(self.data, Manifest.load(self.data), self.items)
+        """Counts over the whole log, read at the first request: `load_statistics` says what memory they take.
+
+        Smoothing and base rates are those that the model was trained with.
+        """
+        return load_statistics(self.data, self.bundle.manifest, self.items)
 
     def _weights(self, value: Mapping[str, float] | None) -> dict[str, float]:
         weights = dict(self.bundle.config.value if value is None else value)
