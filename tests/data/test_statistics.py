@@ -337,6 +337,14 @@ def test_rare_groups_censored_and_later_durations(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.array(plain.group_quantiles), [every], rtol=1e-5)
 
 
+def test_durations_that_are_never_seen_in_full_have_no_groups(tmp_path: Path) -> None:
+    rows = log(dwell=[float(n % 7) for n in range(60)], cut=[True] * 60, length=[f"{n * 7 % 10}" for n in range(60)])
+    dwell = Task(name="dwell", kind="duration", column="dwell", censored="cut", group="length")
+    feature = Feature(name="length", owner="item", kind="categorical", column="length")
+    task = prepare_log(tmp_path, rows, tasks=(CLICK, dwell), features=(feature,)).manifest.spec.tasks[1]
+    assert (task.group, task.group_quantiles) == ("", ())
+
+
 def test_a_group_that_is_no_feature_of_the_item_is_refused() -> None:
     dwell = Task(name="dwell", kind="duration", column="dwell", group="length")
     with pytest.raises(ValueError, match=r"group: 'length' is no categorical or numeric feature"):

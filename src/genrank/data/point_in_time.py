@@ -112,7 +112,8 @@ def with_duration_groups(
         if task.name in groups:
             seconds, group = (sample.values() for sample in samples[task.name])
             quantiles = _quantiles(seconds, group, _size(spec, task, groups))
-            task = replace(task, group=groups[task.name] or "", group_quantiles=quantiles)
+            feature = groups[task.name] if quantiles else None  # no duration is known: nothing to rank within
+            task = replace(task, group=feature or "", group_quantiles=quantiles)
         tasks.append(task)
     return replace(spec, tasks=tuple(tasks))
 
