@@ -76,8 +76,8 @@ def test_the_exact_search_costs_what_is_retrieved_whatever_the_histories_length(
 def test_what_hard_search_goes_by_must_be_in_the_data() -> None:
     assert search_feature(HARD, SPEC) == "topic"
     assert search_feature(replace(HARD, by="tags"), SPEC) == "tags"
-    with pytest.raises(ValueError, match="named 'genre'.*the data has topic, tags.*search.by"):
+    with pytest.raises(ValueError, match=r"named 'genre'.*the data has topic, tags.*search.by"):
         search_feature(replace(HARD, by="genre"), SPEC)
     bare = replace(SPEC, features=SPEC.features[:1])
-    with pytest.raises(ValueError, match="needs a categorical feature of the item.*has none"):
+    with pytest.raises(ValueError, match=r"needs a categorical feature of the item.*has none"):
         search_feature(HARD, bare)

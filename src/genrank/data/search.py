@@ -32,6 +32,8 @@ class SearchConfig:
         for name in ("num_retrieved", "max_events"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.by and self.kind != "hard":
+            raise ValueError(f"search.by names {self.by!r}, but search.kind is {self.kind}; set search.kind=hard")
 
 
 class CategoryIndex:

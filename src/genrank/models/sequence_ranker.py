@@ -79,6 +79,9 @@ class SequenceRankerConfig(RankerConfig):
         if not 0 <= self.embedding_dropout < 1:
             raise ValueError(f"embedding_dropout is {self.embedding_dropout}; it must be at least 0 and below 1")
 
+        if self.attention == "fused" and not self.fusible:
+            raise ValueError("the attention backend 'fused' knows neither SiLU nor a learned bias; set attention=auto")
+
     @property
     def predicts_in_place(self) -> bool:
         """Whether a past exposure's own item token predicts its action: see models/organization.py."""

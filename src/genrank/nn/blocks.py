@@ -120,6 +120,9 @@ class HSTUBlock(nn.Module):
         self.key_value = nn.Linear(width, 2 * width, bias=False)
         self.out = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
+        # Three times PyTorch's default, which is ours: smaller weights leave SiLU's attention flat for long.
+        for layer in (self.gate_query, self.key_value):
+            nn.init.uniform_(layer.weight, -3 / width**0.5, 3 / width**0.5)
 
     def keys_values(self, x_NW: Tensor) -> KeysValues:
         """See TransformerBlock."""
@@ -132,7 +135,7 @@ class HSTUBlock(nn.Module):
         k_THD, v_THD = own if context is None else context
         gate_NW, query_NW = torch.split(F.silu(self.gate_query(normed)), self.width, dim=-1)
         learned = self.relative() if self.relative is not None else None
-        q_NHD = query_NW.view(len(query_NW), self.num_heads, -1)
+        q_NHD = query_NW.view(len(query_NW), self.num_heads, self.width // self.num_heads)
         attended = attention(q_NHD, k_THD, v_THD, own.k_THD, own.v_THD, learned).flatten(-2)
         return x_NW + self.out(self.dropout(gate_NW * self._norm(attended))), own
 
@@ -140,7 +143,11 @@ class HSTUBlock(nn.Module):
         return F.layer_norm(x_NW, (self.width,), eps=1e-6)
 
     def _keys_values(self, normed_NW: Tensor) -> KeysValues:
-        k, v = F.silu(self.key_value(normed_NW)).view(len(normed_NW), 2, self.num_heads, -1).unbind(1)
+        k, v = (
+            F.silu(self.key_value(normed_NW))
+            .view(len(normed_NW), 2, self.num_heads, self.width // self.num_heads)
+            .unbind(1)
+        )
         return KeysValues(k, v)
 
 
