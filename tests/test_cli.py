@@ -138,6 +138,18 @@ def test_data_of_another_schema_is_refused(run, feed, tmp_path, capsys) -> None:
     assert "another schema" in refused(capsys, "evaluate", run, "--data", other)
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [("statistics.enabled=true", "the window statistics differ"), ("statistics.smoothing=9", "smoothed or measured")],
+)
+def test_data_with_other_window_statistics_is_refused(run, feed, tmp_path, capsys, setting, said) -> None:
+    log, schema, out = str(feed / "exposures"), str(feed / "schema.toml"), str(tmp_path / "data")
+    assert main(["prepare", log, "--schema", schema, "--out", out, "--set", setting]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--data", out]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_damaged_timelines_are_refused(data, run, tmp_path, capsys) -> None:
     copy = tmp_path / "data"
     shutil.copytree(data, copy)

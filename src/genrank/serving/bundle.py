@@ -124,6 +124,12 @@ def require_same_schema(bundle: Bundle, data: Path, manifest: Manifest) -> None:
             f"{data}: prepared with another schema or vocabulary ({_difference(bundle.manifest, manifest)}) than the "
             f"model in {bundle.folder}; evaluate on the data it was trained on ({bundle.config.data}), or train on this"
         )
+    mine = bundle.manifest
+    if (mine.schema.statistics, mine.base_rates) != (manifest.schema.statistics, manifest.base_rates):
+        raise BundleError(
+            f"{data}: its window statistics are smoothed or measured otherwise than those of the model in "
+            f"{bundle.folder}; evaluate on the data it was trained on ({bundle.config.data}), or train on this"
+        )
     for name, expected in bundle.manifest.files.items():
         if name.startswith("vocab/") and manifest.files.get(name) != expected:
             raise BundleError(
@@ -139,6 +145,8 @@ def _difference(mine: Manifest, theirs: Manifest) -> str:
         for name in [*one, *two]:
             if one.get(name) != two.get(name):
                 return f"{kind}: {name!r} differs"
+    if mine.spec.statistics != theirs.spec.statistics:
+        return "the window statistics differ"
     return "the order of features differs"
 
 
