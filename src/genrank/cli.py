@@ -85,6 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_set(train, "a setting of the recipe, as in model.width=128")
     train.set_defaults(run=_train)
 
+    _add_uses_of_a_run(commands)
+    return parser
+
+
+def _add_uses_of_a_run(commands: Any) -> None:
     evaluate = commands.add_parser("evaluate", help="metrics per task and slice, and report.html")
     evaluate.add_argument("run_folder", type=Path, metavar="RUN")
     evaluate.add_argument("--data", type=Path, help="prepared data (default: what the run was trained on)")
@@ -105,7 +110,6 @@ def _parser() -> argparse.ArgumentParser:
     rank.add_argument("--value", default="", metavar="TASK=WEIGHT,…", help="the order's formula, as in click=1,like=5")
     rank.add_argument("--json", action="store_true")
     rank.set_defaults(run=_rank)
-    return parser
 
 
 def _add_set(parser: argparse.ArgumentParser, help_text: str) -> None:

@@ -70,7 +70,8 @@ def test_an_item_tokens_request_is_hidden_from_it_and_its_action_is_shown_to_lat
     assert (history.next_time >= history.time).all()
 
 
-def test_loss_on_history_predicts_every_exposure_of_the_window_once_per_sample() -> None:
+@pytest.mark.parametrize("name", ["genrank", "hstu", "din"])
+def test_loss_on_history_predicts_every_exposure_of_the_window_once_per_sample(name: str) -> None:
     b = builder(WORLD, max_history=MAX_HISTORY, grouping="request", loss_on_history=True)
     plain = b.samples()
     both = b.with_history(plain)
@@ -79,7 +80,7 @@ def test_loss_on_history_predicts_every_exposure_of_the_window_once_per_sample()
     batch = map_arrays(b.batch(both), torch.from_numpy)
     sequence = np.repeat(np.arange(len(both)), both.num_candidates)
     assert len(set(zip(sequence.tolist(), batch.candidates.exposure.tolist(), strict=True))) == len(both.candidates)
-    model = ranker("genrank", SPEC, max_history=MAX_HISTORY)
+    model = ranker(name, SPEC, max_history=MAX_HISTORY)
     with torch.no_grad():
         logits = model(batch)["click"][:, 0]
     alone = b.batch(plain)
