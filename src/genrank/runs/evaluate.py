@@ -17,7 +17,7 @@ from genrank.evaluation.trees import import_lightgbm, tree_baseline
 from genrank.models.sequence_ranker import SequenceRankerConfig
 from genrank.runs.predict import predict
 from genrank.runs.train import configure_torch, load_run
-from genrank.serving.bundle import load_bundle, require_same_schema
+from genrank.serving.bundle import load_bundle, require_same_schema, require_same_statistics
 
 
 def evaluate_run(
@@ -34,6 +34,7 @@ def evaluate_run(
     bundle = load_bundle(run)
     prepared = PreparedData.load(data or trained_on)
     require_same_schema(bundle, prepared.folder, prepared.manifest)
+    require_same_statistics(bundle, prepared.folder, prepared.manifest)
     model = bundle.model(device)
     # Packed over the whole user: equal scores, and each history is encoded once. A full mask may not be packed.
     full = isinstance(config.model, SequenceRankerConfig) and config.model.history_mask == "full"

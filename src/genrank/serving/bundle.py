@@ -124,18 +124,25 @@ def require_same_schema(bundle: Bundle, data: Path, manifest: Manifest) -> None:
             f"{data}: prepared with another schema or vocabulary ({_difference(bundle.manifest, manifest)}) than the "
             f"model in {bundle.folder}; evaluate on the data it was trained on ({bundle.config.data}), or train on this"
         )
-    mine = bundle.manifest
-    if (mine.schema.statistics, mine.base_rates) != (manifest.schema.statistics, manifest.base_rates):
-        raise BundleError(
-            f"{data}: its window statistics are smoothed or measured otherwise than those of the model in "
-            f"{bundle.folder}; evaluate on the data it was trained on ({bundle.config.data}), or train on this"
-        )
     for name, expected in bundle.manifest.files.items():
         if name.startswith("vocab/") and manifest.files.get(name) != expected:
             raise BundleError(
                 f"{data / name}: not the vocabulary that the model in {bundle.folder} was trained with; "
                 f"evaluate on {bundle.config.data}, or train on this data"
             )
+
+
+def require_same_statistics(bundle: Bundle, data: Path, manifest: Manifest) -> None:
+    """BundleError where prepared statistics are smoothed or measured otherwise than those the model learned from.
+
+    Ranking needs no such check: it counts anew, in the bundle's way.
+    """
+    mine = bundle.manifest
+    if (mine.schema.statistics, mine.base_rates) != (manifest.schema.statistics, manifest.base_rates):
+        raise BundleError(
+            f"{data}: its window statistics are smoothed or measured otherwise than those of the model in "
+            f"{bundle.folder}; evaluate on the data it was trained on ({bundle.config.data}), or train on this"
+        )
 
 
 def _difference(mine: Manifest, theirs: Manifest) -> str:
