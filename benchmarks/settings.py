@@ -9,6 +9,7 @@ again. The table goes to stdout as Markdown. A setting that the data can't serve
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -74,6 +75,7 @@ def run_cell(data: Path, name: str, seed: int, out: Path, extra: list[str]) -> d
     """Train and evaluate one setting; the row of the table."""
     recipe, settings = SETTINGS[name]
     folder = out / f"{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
+    shutil.rmtree(folder, ignore_errors=True)  # of a cell that was interrupted
     arguments = [argument for setting in [*extra, *settings] for argument in ("--set", setting)]
     began = time.monotonic()
     command = ["genrank", "train", str(data), "--recipe", recipe, "--seed", str(seed), "--out", str(folder)]
