@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from genrank.cli import main
+from genrank.models.ranker import build_ranker
 from genrank.recipes import RECIPES, recipe
 from genrank.runs.evaluate import evaluate_run
 from genrank.serving.ranker import GenRanker
 from parity import assert_ranked_as_judged
+from worlds import SPEC
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["threads=1", "training.epochs=1", "model.width=16", "model.num_heads=2", "evaluation.num_bootstrap=0"]
@@ -59,9 +61,12 @@ def test_every_setting_trains_and_ranks_from_the_command_line(name: str, counted
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_is_a_run_that_says_what_it_is(name: str) -> None:
-    assert recipe(name).recipe == name
+def test_every_recipe_is_a_run_that_can_be_built(name: str) -> None:
+    chosen = recipe(name)
+    assert chosen.recipe == name
     assert RECIPES[name].__doc__
+    model = build_ranker(chosen.model, SPEC, max_history=chosen.sequence.max_history)
+    assert set(model.outputs.heads) == {task.name for task in SPEC.tasks}
 
 
 @pytest.mark.parametrize("name", ["din-small", "hstu-small"])
