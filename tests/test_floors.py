@@ -13,11 +13,11 @@ FLOORS = {
     "training": 3, "evaluation": 3, "serving": 3,
     "runs": 4,
     "recipes": 5, "simulation": 5,
-    "demo": 6, "doctor": 6,
+    "bench": 6, "demo": 6, "doctor": 6,
     "cli": 7,
 }  # fmt: skip
 # data/ is read on GPU machines that have torch only; preparation, which needs Ibis, is imported when it is called.
-LIGHT = {"torch", "numpy", "pyarrow", "safetensors", "rich", "genrank"}
+LIGHT = {"torch", "triton", "numpy", "pyarrow", "safetensors", "rich", "genrank"}
 LIGHT_ROOMS = ("nn", "models", "training")
 
 

@@ -111,6 +111,14 @@ def _add_uses_of_a_run(commands: Any) -> None:
     rank.add_argument("--json", action="store_true")
     rank.set_defaults(run=_rank)
 
+    bench = commands.add_parser("bench", help="how fast it is here")
+    bench.add_argument("name", metavar="NAME", help="attention, training, data, optimizer, scoring")
+    bench.add_argument("--size", default="small", help="tiny, small (width 256, the default), paper (768)")
+    bench.add_argument("--minutes", type=float, help="about how long to measure (default: by the bench, 1 to 6)")
+    bench.add_argument("--seed", type=int, default=0)
+    bench.add_argument("--json", action="store_true")
+    bench.set_defaults(run=_bench)
+
 
 def _add_set(parser: argparse.ArgumentParser, help_text: str) -> None:
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PATH=VALUE", help=help_text)
@@ -218,6 +226,23 @@ def _rank(options: argparse.Namespace) -> None:
         sys.stdout.write(json.dumps(asdict(ranking)) + "\n")
     else:
         Console().print(ranking_table(ranking))
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from genrank.bench.options import BenchOptions
+    from genrank.bench.suite import run_bench
+    from genrank.bench.table import as_tables
+    from genrank.config import build
+
+    given = {name: getattr(options, name) for name in ("name", "size", "minutes", "seed")}
+    with _console().status("warming up") as status:
+        result = run_bench(build(BenchOptions, given, where="bench"), status.update)
+    if options.json:
+        sys.stdout.write(json.dumps(result) + "\n")
+    else:
+        Console().print(as_tables(result))
 
 
 def _pairs(flag: str, text: str) -> dict[str, str]:

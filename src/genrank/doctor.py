@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from genrank.nn.native.library import BuildError, build
 from genrank.runs.train import environment
 
 EXTRAS = {"ibis": "prepare", "duckdb": "prepare", "jinja2": "report", "matplotlib": "report", "tensorboard": "report"}
@@ -36,8 +37,18 @@ def examine() -> RenderableType:
     table.add_row("processor", f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads")
     table.add_row("instructions", torch.backends.cpu.get_cpu_capability())
     table.add_row("GPU", cuda)
+    table.add_row("C++ kernels", kernels())
     table.add_row("matrix products", f"fp32 {rates.fp32:,.0f} GFLOP/s, bf16 {rates.bf16:,.0f} GFLOP/s (CPU)")
     return Group(table, *(Text("• " + sentence) for sentence in _advice(rates)))
+
+
+def kernels() -> str:
+    """Whether the C++ kernels are there, built if need be."""
+    try:
+        build()
+    except BuildError as problem:
+        return f"none: {problem}; attention and embedding updates run in PyTorch, two to ten times slower"
+    return "built for this processor"
 
 
 def measure(size: int = 1024, repeats: int = 5) -> Rates:

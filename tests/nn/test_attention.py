@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from genrank.nn.attention import TIME_BUCKETS, LearnedBias, Queries, Scoring, Tokens, alibi
 from genrank.nn.backends import BACKENDS, choose_backend
+from genrank.nn.native import library
 
 HEADS, DIM = 2, 8
 
@@ -55,6 +56,10 @@ def run(
 KINDS = {
     "plain": ("plain", "softmax", False),
     "fused": ("fused", "softmax", False),
+    "native": ("native", "softmax", False),
+    "native-learned": ("native", "softmax", True),
+    "native-silu": ("native", "silu", False),
+    "native-silu-learned": ("native", "silu", True),
     "plain-learned": ("plain", "softmax", True),
     "plain-silu": ("plain", "silu", False),
     "plain-silu-learned": ("plain", "silu", True),
@@ -95,8 +100,8 @@ def test_a_query_without_a_prefix_sees_itself_only() -> None:
     queries, context = case([4], [1], 0)
     queries = Queries(queries.tokens, torch.zeros(1, dtype=torch.long), queries.next_time)
     own_v = torch.randn(1, HEADS, DIM)
-    for backend in BACKENDS.values():
-        out = backend(queries, context, Scoring(alibi(HEADS, "position")))(
+    for backend in ("reference", "plain", "fused", "native"):
+        out = BACKENDS[backend](queries, context, Scoring(alibi(HEADS, "position")))(
             torch.randn(1, HEADS, DIM), torch.randn(4, HEADS, DIM), torch.randn(4, HEADS, DIM), own_v, own_v
         )
         torch.testing.assert_close(out, own_v)
@@ -108,12 +113,27 @@ def test_half_of_the_heads_are_biased_by_time_when_both_are_asked_for() -> None:
     assert [slope > 0 for slope in bias.time_slopes] == [False, True, False, True]
 
 
-def test_the_fused_backend_is_chosen_where_it_can_run_and_refused_elsewhere() -> None:
+def test_a_backend_is_chosen_where_it_can_run_and_refused_elsewhere() -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert choose_backend("auto", cpu, fusible=True) == "fused"
-    assert choose_backend("auto", cpu, fusible=False) == "plain"
-    assert choose_backend("auto", cuda, fusible=True) == "plain"
-    with pytest.raises(ValueError, match="runs on CPU"):
-        choose_backend("fused", cuda, fusible=True)
-    with pytest.raises(ValueError, match="neither SiLU nor a learned bias"):
-        choose_backend("fused", cpu, fusible=False)
+    assert choose_backend("auto", cpu, fusible=False, channels=16) == "native"
+    assert choose_backend("auto", cuda, fusible=True, channels=16) == "triton"
+    assert choose_backend("auto", cuda, fusible=True, channels=192) == "plain"
+    for name, device, reason in (
+        ("fused", cuda, "runs on CPU"),
+        ("native", cuda, "runs on CPU"),
+        ("fused", cpu, "neither SiLU nor a learned bias"),
+        ("flex", cpu, "trains on CUDA only"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            choose_backend(name, device, fusible=False, channels=16)
+
+
+def test_without_a_compiler_pytorch_computes_instead_and_the_log_says_why(monkeypatch, caplog) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("genrank.nn.backends.load", library.load.__wrapped__)
+    cpu = torch.device("cpu")
+    assert choose_backend("auto", cpu, fusible=True, channels=16) == "fused"
+    assert choose_backend("auto", cpu, fusible=False, channels=16) == "plain"
+    assert "no C++ compiler found" in caplog.text
+    with pytest.raises(ValueError, match="needs a C"):
+        choose_backend("native", cpu, fusible=True, channels=16)

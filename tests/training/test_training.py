@@ -11,7 +11,7 @@ from genrank.models.sequence_ranker import SequenceRanker, SequenceRankerConfig
 from genrank.nn.embeddings import Table
 from genrank.nn.heads import OrdinalDurationHead
 from genrank.training.checkpoint import Checkpoints
-from genrank.training.optimizers import RowWiseAdagrad, learning_rate_scale
+from genrank.training.optimizers import RowWiseAdagrad, learning_rate_scale, native_update
 from genrank.training.progress import MetricsFile, RunningMetrics
 from genrank.training.trainer import Trainer, TrainingConfig
 from worlds import SPEC, builder, timelines
@@ -50,6 +50,35 @@ def test_row_wise_adagrad_is_its_equation_and_touches_looked_up_rows_only() -> N
         expected[rows] -= 0.1 * gradient[rows] / (total[rows].sqrt() + 1e-10)[:, None]
     torch.testing.assert_close(table.weight.detach(), expected)
     assert torch.equal(table.weight[[0, 2, 3, 5]], before[[0, 2, 3, 5]])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_update_in_cpp_equals_the_one_in_pytorch_whatever_repeats(threads) -> None:
+    random = torch.Generator().manual_seed(0)
+    rows = torch.randint(0, 300, (5000,), generator=random)
+    values = torch.randn(5000, 20, generator=random)
+    weights, sums = [torch.randn(400, 20, generator=random)], [torch.rand(400, generator=random)]
+    weights.append(weights[0].clone())
+    sums.append(sums[0].clone())
+    group = {"lr": 0.1, "weight_decay": 0.01, "eps": 1e-10}
+    for weight in weights:
+        weight.grad = torch.sparse_coo_tensor(rows[None], values, weight.shape, check_invariants=False)
+    torch.set_num_threads(threads)
+    try:
+        native_update(weights[0], sums[0], **group)
+    finally:
+        torch.set_num_threads(1)
+    plain = RowWiseAdagrad([torch.nn.Parameter(torch.zeros(1, 1))], lr=0.1)
+    plain._plain_update(weights[1], sums[1], group)
+    torch.testing.assert_close(weights[0], weights[1])
+    torch.testing.assert_close(sums[0], sums[1])
+
+
+def test_an_update_beyond_the_table_is_refused() -> None:
+    weight = torch.zeros(3, 2)
+    weight.grad = torch.sparse_coo_tensor([[5]], torch.ones(1, 2), (3, 2), check_invariants=False)
+    with pytest.raises(IndexError, match="within the 3 of the table"):
+        native_update(weight, torch.zeros(3), lr=0.1, weight_decay=0.0, eps=1e-10)
 
 
 def test_the_learning_rate_warms_up_and_decays() -> None:

@@ -262,10 +262,12 @@ class SequenceRanker(nn.Module):
         return token_T
 
     def _attention(self, queries: Queries, context: Tokens) -> Attention:
-        name = choose_backend(self.config.attention, queries.prefix.device, fusible=self.config.fusible)
+        config, device = self.config, queries.prefix.device
+        channels = config.width // config.num_heads
+        name = choose_backend(config.attention, device, fusible=config.fusible, channels=channels)
         if name not in self._logged:
             self._logged.add(name)
-            log.info("attention backend: %s on %s", name, queries.prefix.device)
+            log.info("attention backend: %s on %s", name, device)
         backend: Attention = BACKENDS[name](queries, context, self.scoring)
         return backend
 

@@ -103,7 +103,7 @@ class Trainer:
         try:
             while not self._finished():
                 for batch in self.loader:
-                    self._train_step(batch.to(self.device))
+                    self.train_step(batch.to(self.device))
                     self._after_step(len(batch.candidates.item))
                     if self._finished():
                         break
@@ -116,10 +116,11 @@ class Trainer:
     def _finished(self) -> bool:
         return self.step >= self.num_steps or 0 < self.config.patience <= self.validations_since_best
 
-    def _train_step(self, batch: Any) -> None:
+    def train_step(self, batch: Any) -> None:
+        """One update of the weights from a batch on the model's device."""
         self.model.train()
         self._set_learning_rates()
-        with self._precision():
+        with self.autocast():
             logits = {name: value.float() for name, value in self.model(batch).items()}
         losses = self.model.loss(logits, batch)
         weight, labels = self.config.task_weights, batch.candidates.labels
@@ -180,7 +181,7 @@ class Trainer:
         for group in self.sparse.param_groups:
             group["lr"] = config.sparse_learning_rate * scale
 
-    def _precision(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
         """bf16 where it pays: on GPUs. On two CPU cores the demo's model gains nothing from it."""
         chosen = self.config.precision
         if chosen == "bf16" or (chosen == "auto" and self.device.type == "cuda"):

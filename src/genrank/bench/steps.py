@@ -1,0 +1,82 @@
+"""What is one training step? The trainer's own, over batches that are in memory already, one after another."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from genrank.batch import PackedBatch
+from genrank.bench.flops import training_flops
+from genrank.bench.machine import Precision, bench_device
+from genrank.data.loader import Loader
+from genrank.models.organization import tokens_per_event
+from genrank.models.sequence_ranker import SequenceRanker, SequenceRankerConfig
+from genrank.training.checkpoint import Checkpoints
+from genrank.training.trainer import Trainer, TrainingConfig
+
+
+class Steps:
+    """A model in training. Every call trains on the next batch, after the last on the first again."""
+
+    def __init__(
+        self,
+        config: SequenceRankerConfig,
+        loader: Loader,
+        batches: Sequence[PackedBatch],
+        *,
+        training: TrainingConfig | None = None,
+        seed: int = 0,
+    ):
+        self.device = bench_device()
+        torch.manual_seed(seed)
+        builder = loader.builder
+        self.model = SequenceRanker(config, builder.spec, max_history=builder.config.max_history).to(self.device)
+        self.batches, self.done = batches, 0
+        self.trainer = Trainer(
+            self.model,
+            loader,
+            training or TrainingConfig(),
+            checkpoints=Checkpoints(Path("never-written")),
+            validate=lambda _: {"score": 0.0},
+            reporters=[],
+        )
+
+    def __call__(self) -> None:
+        """One step."""
+        self.train(self.batches[self.done % len(self.batches)])
+        self.done += 1
+
+    def train_on_all(self) -> None:
+        """A step on every batch."""
+        for batch in self.batches:
+            self.train(batch)
+
+    def train(self, batch: PackedBatch) -> None:
+        """One step on this batch."""
+        self.trainer.train_step(batch.to(self.device))
+
+    @property
+    def precision(self) -> Precision:
+        """What the step's matrix products are computed in."""
+        with self.trainer.autocast():
+            return "bf16" if torch.is_autocast_enabled(self.device.type) else "fp32"
+
+    def flops(self) -> float:
+        """Of a step, by the model's mathematics: the mean over the batches."""
+        return sum(training_flops(self.model, batch.to(self.device)) for batch in self.batches) / len(self.batches)
+
+    def tokens(self) -> float:
+        """Tokens of a step that the model's organization makes: the mean over the batches."""
+        return sum(num_tokens(self.model.config, batch) for batch in self.batches) / len(self.batches)
+
+
+def num_exposures(batches: Sequence[PackedBatch]) -> int:
+    """Exposures that the batches learn from."""
+    return sum(len(batch.candidates.item) for batch in batches)
+
+
+def num_tokens(config: SequenceRankerConfig, batch: PackedBatch) -> int:
+    """History tokens, and those of the candidates that need one of their own."""
+    own = batch.candidates.in_history < 0
+    num_own = int(own.sum()) if config.predicts_in_place else len(own)
+    return tokens_per_event(config.organization) * len(batch.history.item) + num_own

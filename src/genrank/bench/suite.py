@@ -1,0 +1,42 @@
+"""The benches by name, and what all of them report: the machine, the size, the figures."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from genrank.bench.attention import attention
+from genrank.bench.data import data
+from genrank.bench.machine import describe
+from genrank.bench.optimizer import optimizer
+from genrank.bench.options import BenchOptions
+from genrank.bench.scoring import scoring
+from genrank.bench.training import training
+
+Say = Callable[[str], None]
+
+BENCHES: Mapping[str, Callable[[BenchOptions, Say], dict[str, Any]]] = {
+    "attention": attention,
+    "training": training,
+    "data": data,
+    "optimizer": optimizer,
+    "scoring": scoring,
+}
+
+
+def run_bench(options: BenchOptions, say: Say = lambda _: None) -> dict[str, Any]:
+    """The bench's figures as plain values; those with a spread are {"value", "low", "high"}: median and quartiles.
+
+    say: hears what is being measured.
+    """
+    figures = BENCHES[options.name](options, say)
+    return {"bench": options.name, "size": options.size, "seed": options.seed, "machine": describe(), **_plain(figures)}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value

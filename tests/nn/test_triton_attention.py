@@ -1,0 +1,240 @@
+"""The Triton kernels against the reference: in Triton's interpreter, or on the GPU where there is one."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from genrank.nn.attention import (
+    TIME_BUCKETS,
+    Attention,
+    LearnedBias,
+    Queries,
+    ReferenceAttention,
+    Scoring,
+    Tokens,
+    alibi,
+)
+from genrank.nn.triton_attention import TritonAttention
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first imported
+triton = pytest.importorskip("triton")
+if not torch.cuda.is_available() and isinstance(triton.language.sum, triton.JITFunction):
+    pytest.skip("Triton was imported before TRITON_INTERPRET was set", allow_module_level=True)
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+HEADS, POSITIONS = 2, 12  # farther positions share the table's last entry
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),  # the interpreter's sigmoid, as it should
+    *([pytest.mark.gpu] if DEVICE.type == "cuda" else []),
+]
+
+
+@dataclass
+class Problem:
+    """Everything a backend is given. `leaves` require gradients; the context's keys are the queries' own if causal."""
+
+    queries: Queries
+    context: Tokens
+    scoring: Scoring
+    leaves: dict[str, torch.Tensor]
+
+    def run(self, backend: type[Attention]) -> list[torch.Tensor]:
+        """The output and every leaf's gradient."""
+        x = self.leaves
+        learned = LearnedBias(x["position"], x["time"]) if "position" in x else None
+        own_k, own_v = x.get("own_k", x["k"]), x.get("own_v", x["v"])
+        out = backend(self.queries, self.context, self.scoring)(x["q"], x["k"], x["v"], own_k, own_v, learned)
+        weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(2)).to(out)
+        return [out.detach(), *torch.autograd.grad(out, list(x.values()), weights, materialize_grads=True)]
+
+
+def offsets(lengths: list[int]) -> torch.Tensor:
+    return torch.tensor([0, *lengths]).cumsum(0)
+
+
+def history(lengths: list[int], random: torch.Generator) -> Tokens:
+    position = torch.cat([torch.arange(n) for n in lengths])
+    time = [torch.randint(0, 200_000, (n,), generator=random).sort().values for n in lengths]
+    return Tokens(offsets(lengths), position, torch.cat(time) + 1_700_000_000)
+
+
+def candidates(context: Tokens, num_queries: list[int], random: torch.Generator) -> Queries:
+    """Of each sequence so many, in order of their prefixes; the last two change places."""
+    lengths = context.offsets.diff().tolist()
+    prefixes = [
+        torch.randint(0, n + 1, (m,), generator=random).sort().values for n, m in zip(lengths, num_queries, strict=True)
+    ]
+    prefix = torch.cat([torch.cat([p[:-2], p[-2:].flip(0)]) for p in prefixes])
+    time = torch.full_like(prefix, 1_700_200_000) + torch.randint(0, 999, prefix.shape, generator=random)
+    return Queries(Tokens(offsets(num_queries), prefix, time), prefix, time + 7)
+
+
+def problem(
+    lengths: list[int],
+    num_queries: list[int] | None,
+    *,
+    by: str = "position",
+    weighting: str = "softmax",
+    learned: bool = False,
+    channels: int = 16,
+    dtype: torch.dtype = torch.float32,
+) -> Problem:
+    """Queries are the context itself where `num_queries` is None."""
+    random = torch.Generator().manual_seed(sum(lengths))
+    context = history(lengths, random)
+    if num_queries is None:
+        queries = Queries(context, context.position, context.time + 30, causal=True)
+    else:
+        queries = candidates(context, num_queries, random)
+    rows = {"q": len(queries.prefix), "k": len(context.position), "v": len(context.position)}
+    if not queries.causal:
+        rows |= {"own_k": len(queries.prefix), "own_v": len(queries.prefix)}
+    leaves = {name: torch.randn(n, HEADS, channels, generator=random).to(dtype) for name, n in rows.items()}
+    if learned:
+        leaves["position"] = torch.randn(POSITIONS, generator=random)
+        leaves["time"] = torch.randn(TIME_BUCKETS, generator=random)
+    scoring = Scoring(alibi(HEADS, by), weighting, normalizer=20.0)
+    return Problem(queries, context, scoring, {name: leaf.requires_grad_() for name, leaf in leaves.items()})
+
+
+def on_device(case: Problem) -> Problem:
+    def moved(tokens: Tokens) -> Tokens:
+        return Tokens(tokens.offsets.to(DEVICE), tokens.position.to(DEVICE), tokens.time.to(DEVICE))
+
+    queries = replace(
+        case.queries,
+        tokens=moved(case.queries.tokens),
+        prefix=case.queries.prefix.to(DEVICE),
+        next_time=case.queries.next_time.to(DEVICE),
+    )
+    leaves = {name: leaf.detach().to(DEVICE).requires_grad_() for name, leaf in case.leaves.items()}
+    return Problem(queries, moved(case.context), case.scoring, leaves)
+
+
+def check(case: Problem, *, atol: float = 1e-5, rtol: float = 1e-4) -> None:
+    expected = case.run(ReferenceAttention)
+    for ours, reference in zip(on_device(case).run(TritonAttention), expected, strict=True):
+        torch.testing.assert_close(ours.cpu(), reference, atol=atol, rtol=rtol)
+
+
+@pytest.fixture
+def _deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("weighting", ["softmax", "silu"])
+@pytest.mark.parametrize("learned", [False, True], ids=["given", "learned"])
+@pytest.mark.parametrize("by", ["position", "time", "both", "none"])
+@pytest.mark.parametrize("num_queries", [None, [3, 1]], ids=["history", "candidates"])
+def test_every_weighting_and_bias_equals_the_reference_forward_and_backward(
+    weighting, learned, by, num_queries
+) -> None:
+    check(problem([34, 3], num_queries, by=by, weighting=weighting, learned=learned))
+
+
+@pytest.mark.parametrize("channels", [8, 32, 40, 96])
+def test_heads_of_any_size_equal_the_reference(channels) -> None:
+    check(problem([21, 5], [18, 2], channels=channels))
+
+
+@pytest.mark.parametrize(("weighting", "learned"), [("softmax", False), ("silu", True)])
+def test_bf16_is_near_the_reference(weighting, learned) -> None:
+    case = problem([21, 5], [18, 2], by="both", weighting=weighting, learned=learned, channels=32, dtype=torch.bfloat16)
+    check(case, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("num_queries", [None, [40, 1, 1]], ids=["history", "candidates"])
+def test_a_long_history_beside_an_empty_one_equals_the_reference(num_queries) -> None:
+    check(problem([300, 0, 1], num_queries), atol=2e-5)
+
+
+def test_a_sequence_without_queries_has_no_gradient() -> None:
+    case = problem([20, 30], [0, 3])
+    check(case)
+    _, _, d_k, *_ = on_device(case).run(TritonAttention)
+    assert not d_k[:20].any()
+
+
+def test_no_context_at_all_leaves_each_query_its_own_value() -> None:
+    case = problem([0, 0], [1, 2])
+    check(case)
+    torch.testing.assert_close(on_device(case).run(TritonAttention)[0].cpu(), case.leaves["own_v"].detach())
+
+
+def test_no_query_at_all_gives_an_empty_output_and_no_gradient() -> None:
+    out, *gradients = on_device(problem([3, 2], [0, 0], learned=True)).run(TritonAttention)
+    assert len(out) == 0
+    assert not any(gradient.any() for gradient in gradients)
+
+
+def test_a_fully_visible_history_equals_the_reference() -> None:
+    case = problem([18, 35], None, by="both", learned=True)
+    whole = torch.repeat_interleave(case.context.offsets.diff(), case.context.offsets.diff())
+    case.queries = replace(case.queries, prefix=whole, sees_itself=False, causal=False)
+    check(case)
+
+
+def test_items_and_actions_by_turns_equal_the_reference() -> None:
+    case = problem([20, 16], [20, 16], weighting="silu", learned=True)
+    index = case.context.position
+    prefix = torch.where(index % 2 == 0, index // 6 * 6, index)  # three items a request
+    case.queries = Queries(Tokens(case.context.offsets, prefix, case.context.time), prefix, case.context.time + 9)
+    check(case)
+
+
+@pytest.mark.parametrize("num_queries", [None, [9, 3]], ids=["history", "candidates"])
+def test_keys_and_values_may_be_views_of_one_tensor(num_queries) -> None:
+    case = on_device(problem([20, 5], num_queries))
+    expected = case.run(TritonAttention)
+    both = torch.stack([case.leaves["k"], case.leaves["v"]], dim=1).detach().requires_grad_()
+    case.leaves |= dict(zip("kv", both.unbind(1), strict=True))
+    case.leaves["q"] = case.leaves["q"].detach().transpose(0, 2).contiguous().transpose(0, 2).requires_grad_()
+    for ours, reference in zip(case.run(TritonAttention), expected, strict=True):
+        torch.testing.assert_close(ours, reference)
+
+
+def test_a_gradient_that_is_one_number_everywhere_is_accepted() -> None:
+    case = on_device(problem([20], None))
+    out = TritonAttention(case.queries, case.context, case.scoring)(*(case.leaves[n] for n in "qkvkv"))
+    (summed,) = torch.autograd.grad(out.sum(), case.leaves["v"], retain_graph=True)
+    (weighted,) = torch.autograd.grad(out, case.leaves["v"], torch.ones_like(out))
+    torch.testing.assert_close(summed, weighted)
+
+
+def test_times_beyond_int32_keep_their_differences() -> None:
+    case = problem([20], [5], by="time", learned=True)
+    long_after = 2**33
+    queries, context = case.queries, case.context
+    case.context = replace(context, time=context.time + long_after)
+    tokens = replace(queries.tokens, time=queries.tokens.time + long_after)
+    case.queries = replace(queries, tokens=tokens, next_time=queries.next_time + long_after)
+    check(case)
+
+
+@pytest.mark.usefixtures("_deterministic")
+@pytest.mark.parametrize("num_queries", [None, [9, 3]], ids=["history", "candidates"])
+def test_deterministic_gradients_equal_the_reference_and_each_other(num_queries) -> None:
+    case = problem([20, 5], num_queries, by="both", weighting="silu", learned=True)
+    check(case)
+    once, again = (on_device(case).run(TritonAttention) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+
+
+def test_no_seen_key_is_left_out_of_a_block_whose_queries_are_out_of_order() -> None:
+    case = problem([70], [40])
+    shuffled = case.queries.prefix[torch.randperm(40, generator=torch.Generator().manual_seed(0))]
+    tokens = replace(case.queries.tokens, position=shuffled)
+    case.queries = replace(case.queries, tokens=tokens, prefix=shuffled)
+    check(case)
+
+
+def test_too_many_channels_are_refused() -> None:
+    case = problem([3], None, channels=136)
+    with pytest.raises(ValueError, match="heads of up to 128 channels, not 136"):
+        case.run(TritonAttention)
