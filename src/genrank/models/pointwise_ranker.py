@@ -21,6 +21,7 @@ from genrank.models.inputs import Inputs, RankerConfig
 from genrank.models.organization import per_token
 from genrank.models.outputs import Outputs
 from genrank.nn.crosses import CrossNetwork
+from genrank.nn.dropout import Dropout
 from genrank.nn.encoding import NUM_GAP_BUCKETS, gap_bucket
 from genrank.nn.pooling import MeanPooling, TargetAttention
 from genrank.schema import DataSpec
@@ -80,7 +81,7 @@ class PointwiseRanker(nn.Module):
         widths = (joined, *config.mlp)
         self.mlp = nn.Sequential(
             *(
-                nn.Sequential(nn.Linear(one, other), nn.LayerNorm(other), nn.GELU(), nn.Dropout(config.dropout))
+                nn.Sequential(nn.Linear(one, other), nn.LayerNorm(other), nn.GELU(), Dropout(config.dropout))
                 for one, other in itertools.pairwise(widths)
             )
         )

@@ -39,6 +39,7 @@ from genrank.models.outputs import Outputs
 from genrank.nn.attention import Attention, Queries, Scoring, Tokens, alibi
 from genrank.nn.backends import BACKENDS, Backend, choose_backend
 from genrank.nn.blocks import Block, HSTUBlock, KeysValues, RelativeBias, TransformerBlock
+from genrank.nn.dropout import Dropout
 from genrank.nn.encoding import GenRankEncoding
 from genrank.schema import DataSpec
 
@@ -123,7 +124,7 @@ class SequenceRanker(nn.Module):
             gap=uses and config.gap_embedding,
         )
         self.input_norm = nn.LayerNorm(width)
-        self.input_dropout = nn.Dropout(config.embedding_dropout)
+        self.input_dropout = Dropout(config.embedding_dropout)
         self.blocks = nn.ModuleList(self._block() for _ in range(config.num_blocks))
         self.outputs = Outputs(
             spec,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genrank.nn.attention import TIME_BUCKETS, Attention, LearnedBias
+from genrank.nn.dropout import Dropout
 
 
 class KeysValues(NamedTuple):
@@ -77,7 +78,7 @@ class TransformerBlock(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
         self.feedforward_norm = nn.LayerNorm(width)
         self.feedforward = nn.Sequential(nn.Linear(width, feedforward), nn.GELU(), nn.Linear(feedforward, width))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def keys_values(self, x_NW: Tensor) -> KeysValues:
         """Keys and values of context tokens: all that the last block needs of the history."""
@@ -119,7 +120,7 @@ class HSTUBlock(nn.Module):
         self.gate_query = nn.Linear(width, 2 * width, bias=False)
         self.key_value = nn.Linear(width, 2 * width, bias=False)
         self.out = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         # Three times PyTorch's default, which is ours: smaller weights leave SiLU's attention flat for long.
         for layer in (self.gate_query, self.key_value):
             nn.init.uniform_(layer.weight, -3 / width**0.5, 3 / width**0.5)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genrank.nn.dropout import Dropout
+
 GATE_SCALE = 0.01  # standard deviation of fresh W₂: gates start near 1, so the tower starts as if it had none; ours
 
 
@@ -36,7 +38,7 @@ class Tower(nn.Module):
         super().__init__()
         sizes = [width] + [tower] * num_layers
         self.hidden = nn.ModuleList(
-            nn.Sequential(nn.Linear(size, tower), nn.GELU(), nn.Dropout(dropout)) for size in sizes[:-1]
+            nn.Sequential(nn.Linear(size, tower), nn.GELU(), Dropout(dropout)) for size in sizes[:-1]
         )
         self.out = nn.Linear(tower, num_logits)
         self.gates = nn.ModuleList(PriorGate(prior=prior, width=width, size=size) for size in sizes if prior > 0)

@@ -89,7 +89,7 @@ def dense_optimizer(params: list[nn.Parameter], *, lr: float, weight_decay: floa
         {"params": [p for p in params if p.dim() > 1], "weight_decay": weight_decay},
         {"params": [p for p in params if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    return AdamW(groups, lr=lr, betas=(0.9, 0.98))
+    return AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
 
 
 def learning_rate_scale(step: int, num_steps: int, *, warmup: float, final: float) -> float:
