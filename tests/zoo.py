@@ -29,6 +29,7 @@ SEQUENCE: dict[str, dict[str, Any]] = {
     "no-user": {"user_features": "none"},
     "three-blocks-plain": {"num_blocks": 3, "attention": "plain"},
     "one-block": {"num_blocks": 1},
+    "recompute": {"num_blocks": 3, "recompute": True},
     "combined-actions": {"action_embedding": "combination"},
     "no-content": {"content": "off"},
     "no-statistics": {"statistics": "off"},

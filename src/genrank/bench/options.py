@@ -16,10 +16,11 @@ class Size:
 
     model: SequenceRankerConfig
     world: WorldConfig  # the simulated feed
+    narrow: SequenceRankerConfig  # a small recipe's model, of whose step attention is the larger part
     pace: float  # of the time that a bench takes at size small
     positions: int = 480  # of a user, history and candidates
     long_positions: int = 512  # where fused attention is held against plain
-    sequences: int = 4  # of a training step
+    sequences: int = 8  # of a training step
     group: int = 4  # users of the simulated feed in a round of packed against unpacked
     batch_tokens: int = 4096
     max_history: int = 256  # on the simulated feed
@@ -31,10 +32,13 @@ class Size:
     scored: tuple[int, int] = (512, 500)  # history, candidates
 
 
+TINY_MODEL = SequenceRankerConfig(
+    width=16, num_blocks=2, num_heads=2, feedforward=32, embedding_dim=8, heads=MultiTaskConfig(tower=8)
+)
+NARROW_MODEL = SequenceRankerConfig(width=64, num_blocks=2)  # of the recipes genrank-small and genrank-demo
 TINY = Size(
-    model=SequenceRankerConfig(
-        width=16, num_blocks=2, num_heads=2, feedforward=32, embedding_dim=8, heads=MultiTaskConfig(tower=8)
-    ),
+    model=TINY_MODEL,
+    narrow=TINY_MODEL,
     world=WorldConfig(num_users=24, num_days=5, requests_per_day=8, num_items=200, new_items_per_day=10),
     pace=0.002,
     positions=40,
@@ -54,10 +58,11 @@ SMALL = Size(
     model=SequenceRankerConfig(
         width=256, num_blocks=4, num_heads=4, feedforward=1024, embedding_dim=64, heads=MultiTaskConfig(tower=128)
     ),
+    narrow=NARROW_MODEL,
     world=WorldConfig(num_users=250),
     pace=1.0,
 )
-PAPER = Size(model=PAPER_SEQUENCE, world=WorldConfig(num_users=1500), pace=2.0)
+PAPER = Size(model=PAPER_SEQUENCE, narrow=NARROW_MODEL, world=WorldConfig(num_users=1500), pace=2.0)
 SIZES: Mapping[str, Size] = {"tiny": TINY, "small": SMALL, "paper": PAPER}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from genrank.batch import PackedBatch
-from genrank.bench.machine import settle
+from genrank.bench.machine import bench_device, settle
 from genrank.bench.measure import interleave
 from genrank.bench.options import BenchOptions
 from genrank.bench.steps import Steps, num_exposures, num_tokens
@@ -22,6 +22,7 @@ from genrank.bench.worlds import batches_of, simulated
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import Samples, SequenceConfig, take
+from genrank.nn.backends import PADDING_BACKENDS, choose_backend
 
 MIN_REQUESTS = 20
 NUM_GROUPS = 3  # of users; rounds take them in turn
@@ -122,9 +123,14 @@ def feed_padding(data: PreparedData, options: BenchOptions) -> dict[str, float]:
     config = LoaderConfig(batch_tokens=sizes.batch_tokens, seed=options.seed)
     loader = Loader(builder, data.part(builder, "train"), config)
     samples, plan = loader.samples, loader.plan()
+    history, candidates = (padding([n[b] for b in plan]) for n in (samples.num_history, samples.num_candidates))
+    model = sizes.model
+    channels = model.width // model.num_heads
+    backend = choose_backend(model.attention, bench_device(), fusible=model.fusible, channels=channels)
     return {
-        "padding": padding([samples.num_history[batch] for batch in plan]),
-        "padding_candidates": padding([samples.num_candidates[batch] for batch in plan]),
+        "padding": history if backend in PADDING_BACKENDS else 0.0,
+        "padding_if_padded": history,
+        "padding_candidates_if_padded": candidates,
     }
 
 

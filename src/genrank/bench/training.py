@@ -88,24 +88,31 @@ def all_targets(options: BenchOptions) -> dict[str, Any]:
 
 
 def fused_against_plain(options: BenchOptions) -> dict[str, Any]:
-    """GenRank's step with the backend that `auto` chooses and with plain masked attention, and its peak memory."""
-    cells = _attention_steps(options)
-    products = MatrixProducts(options.sizes.matrix, bench_device())
-    rounds = _interleave(cells, products.work(), options.seconds(OWN_MINUTES, 0.15))
-    memory = peak_memory(_attention_steps, options)
-    return {
-        "fused_over_plain": rounds.ratio("plain", "auto"),
-        "fused_over_plain_memory": memory["auto"] / memory["plain"],
-        "cells_attention": {
-            name: _cell(steps, rounds, name, products) | {"peak_mib": memory[name] / 2**20}
-            for name, steps in cells.items()
-        },
-    }
+    """GenRank's step with the backend that `auto` chooses and with plain masked attention, and its peak memory.
+
+    Of the narrow model, and of the size's own (`…_wide`), where the layers' products outweigh attention.
+    """
+    result: dict[str, Any] = {}
+    for suffix, narrow in (("", True), ("_wide", False)):
+        cells = _attention_steps(options, narrow)
+        products = MatrixProducts(options.sizes.matrix, bench_device())
+        rounds = _interleave(cells, products.work(), options.seconds(OWN_MINUTES, 0.075))
+        memory = peak_memory(_attention_steps, options, narrow)
+        result |= {
+            f"fused_over_plain{suffix}": rounds.ratio("plain", "auto"),
+            f"fused_over_plain_memory{suffix}": memory["auto"] / memory["plain"],
+            f"cells_attention{suffix}": {
+                name: _cell(steps, rounds, name, products) | {"peak_mib": memory[name] / 2**20}
+                for name, steps in cells.items()
+            },
+        }
+    return result
 
 
-def _attention_steps(options: BenchOptions) -> dict[str, Steps]:
-    backends = {name: {"attention": name} for name in ("auto", "plain")}
-    return _steps(options, backends, positions=options.sizes.long_positions, sequences=options.sizes.sequences)
+def _attention_steps(options: BenchOptions, narrow: bool) -> dict[str, Steps]:
+    sizes, backends = options.sizes, {name: {"attention": name} for name in ("auto", "plain")}
+    model = sizes.narrow if narrow else sizes.model
+    return _steps(options, backends, positions=sizes.long_positions, sequences=sizes.sequences, model=model)
 
 
 def _steps(
@@ -116,8 +123,9 @@ def _steps(
     sequences: int,
     every: bool = False,
     training: TrainingConfig | None = None,
+    model: SequenceRankerConfig | None = None,
 ) -> dict[str, Steps]:
-    """A model in training for each of `changes` to the size's model, all on the same batches."""
+    """A model in training for each of `changes` to the model (None: the size's), all on the same batches."""
     _, loader = regime(
         positions,
         sequences=sequences,
@@ -126,15 +134,11 @@ def _steps(
         seed=options.seed,
         all_targets=every,
     )
-    batches = batches_of(loader)
+    batches, model = batches_of(loader), model or options.sizes.model
     return {
-        name: Steps(_changed(options.sizes.model, change), loader, batches, training=training, seed=options.seed)
+        name: Steps(_changed(model, change), loader, batches, training=training, seed=options.seed)
         for name, change in changes.items()
     }
-
-
-def _changed(model: SequenceRankerConfig, change: Mapping[str, Any]) -> SequenceRankerConfig:
-    return replace(model, **change)
 
 
 def _interleave(cells: Mapping[str, Steps], beside: Mapping[str, Work], seconds: float) -> Rounds:

@@ -4,10 +4,12 @@ The plan of an epoch is a pure function of (samples, config, epoch), so its stat
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from genrank.batch import PackedBatch, map_arrays
 from genrank.data.sequence import Ints, Samples, SequenceBuilder, take
@@ -33,15 +35,25 @@ class LoaderConfig:
 
 
 class Loader:
-    """Batches of torch tensors for one rank. Iterating yields the rest of the current epoch, then moves to the next."""
+    """Batches of torch tensors for one rank. Iterating yields the rest of the current epoch, then moves to the next.
+
+    pin: batches lie in pinned memory, from which a GPU copies while it computes.
+    """
 
     def __init__(
-        self, builder: SequenceBuilder, samples: Samples, config: LoaderConfig, *, rank: int = 0, num_ranks: int = 1
+        self,
+        builder: SequenceBuilder,
+        samples: Samples,
+        config: LoaderConfig,
+        *,
+        rank: int = 0,
+        num_ranks: int = 1,
+        pin: bool = False,
     ):
         if not 0 <= rank < num_ranks:
             raise ValueError(f"rank {rank} is not one of {num_ranks}")
         self.builder, self.samples, self.config = builder, samples, config
-        self.rank, self.num_ranks = rank, num_ranks
+        self.rank, self.num_ranks, self.pin = rank, num_ranks, pin
         self.epoch, self.next_batch = 0, 0
         self._plan: tuple[int, list[Ints]] | None = None
 
@@ -65,15 +77,23 @@ class Loader:
 
     def __iter__(self) -> Iterator[PackedBatch]:
         plan = self.plan()
-        while self.next_batch < len(plan):
-            chosen = self._shard(plan[self.next_batch])
-            self.next_batch += 1
-            yield self.build(take(self.samples, chosen))
+        with ThreadPoolExecutor(1) as background:  # builds a batch while the one before it is in use
+            coming = [background.submit(self._planned, batch) for batch in plan[self.next_batch : self.next_batch + 1]]
+            while self.next_batch < len(plan):
+                batch = coming.pop().result()
+                self.next_batch += 1
+                coming += [background.submit(self._planned, b) for b in plan[self.next_batch : self.next_batch + 1]]
+                yield batch
         self.epoch, self.next_batch = self.epoch + 1, 0
+
+    def _planned(self, batch: Ints) -> PackedBatch:
+        return self.build(take(self.samples, self._shard(batch)))
 
     def build(self, samples: Samples) -> PackedBatch:
         """The torch batch of the given samples."""
         batch: PackedBatch = map_arrays(self.builder.batch(samples), torch.from_numpy)
+        if self.pin:
+            batch = map_arrays(batch, lambda tensor: tensor.pin_memory())
         return batch
 
     def _make_plan(self) -> list[Ints]:
@@ -92,11 +112,21 @@ class Loader:
         """This rank's samples of a batch: dealt out largest first, there and back, so that costs are nearly equal."""
         if self.num_ranks == 1:
             return batch
-        cost = (self.samples.num_history + self.samples.num_candidates)[batch]
+        cost = _work(self.samples)[batch]
         place = np.arange(len(batch)) % (2 * self.num_ranks)
         rank = np.minimum(place, 2 * self.num_ranks - 1 - place)
         mine: Ints = batch[np.argsort(-cost, kind="stable")][rank == self.rank]
         return mine
+
+
+TOKENS_PER_PAIR = 1 / 850  # a pair of tokens in attention against a token in the layers: 4 W to 26 W^2 at W = 128; ours
+
+
+def _work(samples: Samples) -> NDArray[np.float64]:
+    """(S) what a sample costs, in tokens: its own, and the pairs that attention looks at."""
+    pairs = samples.num_history * (samples.num_history / 2 + samples.num_candidates)
+    work: NDArray[np.float64] = samples.num_history + samples.num_candidates + TOKENS_PER_PAIR * pairs
+    return work
 
 
 def _cut(order: Ints, cost: Ints, budget: int) -> list[Ints]:

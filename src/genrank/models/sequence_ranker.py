@@ -22,6 +22,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from genrank.batch import Candidates, PackedBatch
 from genrank.models.inputs import Inputs, RankerConfig
@@ -71,6 +72,7 @@ class SequenceRankerConfig(RankerConfig):
     user_features: Literal["prefix", "token", "none"] = "token"
     embedding_dropout: float = 0.0  # on a token's whole input vector
     attention: Backend = "auto"
+    recompute: bool = False  # training computes each block anew for its gradient instead of keeping what is inside it
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -196,12 +198,22 @@ class SequenceRanker(nn.Module):
         x_XW = self.input_dropout(self.input_norm(context.x_XW))
         states: list[KeysValues] = []
         for block in self.blocks[:-1]:
-            x_XW, own = block(x_XW, attention, None)
+            x_XW, own = self._run(block, x_XW, attention, None)
             states.append(own)
         last = self.blocks[-1]
         assert isinstance(last, Block)
         states.append(last.keys_values(x_XW))
         return HistoryState(context.tokens, tuple(states), user_BW, int(prefixed)), x_XW
+
+    def _run(
+        self, block: nn.Module, x_NW: Tensor, attention: Attention, context: KeysValues | None
+    ) -> tuple[Tensor, KeysValues]:
+        result: tuple[Tensor, KeysValues] = (
+            checkpoint(block, x_NW, attention, context, use_reentrant=False)
+            if self.config.recompute and torch.is_grad_enabled()
+            else block(x_NW, attention, context)
+        )
+        return result
 
     def _context(self, batch: PackedBatch, items_IW: Tensor, user_BW: Tensor | None) -> Context:
         history, inputs = batch.history, self.inputs
@@ -230,7 +242,7 @@ class SequenceRanker(nn.Module):
         prefix_C = self.event_tokens * c.prefix + state.num_prefix_tokens
         attention = self._attention(_queries(c, prefix_C, own), state.context)
         for block, keys_values in zip(self.blocks[:-1], state.keys_values[:-1], strict=True):
-            x_CW, _ = block(x_CW, attention, keys_values)
+            x_CW, _ = self._run(block, x_CW, attention, keys_values)
         if x_XW is not None and not bool(own.all()):
             at_X = self._item_tokens(batch, state)[in_place_C[~own]]
             x_CW = x_XW.new_zeros(len(own), x_XW.shape[1]).index_copy(0, own.nonzero().squeeze(1), x_CW)

@@ -26,6 +26,9 @@ BACKENDS: Mapping[str, type[Attention]] = {
 }
 
 
+PADDING_BACKENDS = ("plain", "fused")  # the others take jagged tensors as they are
+
+
 def choose_backend(name: str, device: torch.device, *, fusible: bool, channels: int) -> str:
     """The backend that runs for heads of `channels`.
 

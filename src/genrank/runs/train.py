@@ -79,7 +79,9 @@ def train(out: Path, console: Console, *, resume: bool = False) -> Path:
     torch.manual_seed(config.seed)
     model = build_ranker(config.model, data.manifest.spec, max_history=config.sequence.max_history).to(device)
     builder = data.builder(config.sequence, config.model.search)
-    loader = Loader(builder, data.part(builder, "train"), replace(config.loader, seed=config.seed))
+    loader = Loader(
+        builder, data.part(builder, "train"), replace(config.loader, seed=config.seed), pin=device.type == "cuda"
+    )
     held_out = validation_loader(data, config)
     checkpoints = Checkpoints(out / "checkpoints")
     latest = checkpoints.latest() if resume else None

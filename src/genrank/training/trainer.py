@@ -90,6 +90,7 @@ class Trainer:
             [t.name for t in tasks], [t.name for t in tasks if t.kind == "binary"], self.device
         )
         self.step, self.exposures, self.validations_since_best = 0, 0, 0
+        self.last_loss = torch.zeros(())
         self.best_score, self.best_step = -math.inf, 0
         self.best_weights: dict[str, Tensor] = {}
         # Shuffled epochs differ by a few batches; the first one sets the schedule.
@@ -127,8 +128,9 @@ class Trainer:
         # Mean over the known labels of each task: a duration known for clicks only counts as much as the clicks do.
         means = [weight.get(n, 1.0) * x.sum() / (~labels[n].isnan()).sum().clamp_min(1) for n, x in losses.items()]
         loss = torch.stack(means).sum()
-        if not math.isfinite(value := loss.item()):
-            raise TrainingDiverged(self._divergence(value))
+        self.last_loss = loss.detach()
+        if self.device.type == "cpu":
+            self._check_loss()
         self.dense.zero_grad()
         self.sparse.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -137,11 +139,19 @@ class Trainer:
         self.sparse.step()
         self.running.add(losses, logits, batch.candidates.labels)
 
+    def _check_loss(self) -> None:
+        """TrainingDiverged where the loss is no number: it stays none once the weights are. Waits for the device."""
+        if not math.isfinite(value := self.last_loss.item()):
+            raise TrainingDiverged(self._divergence(value))
+
     def _after_step(self, num_exposures: int) -> None:
         self.step, self.exposures = self.step + 1, self.exposures + num_exposures
         for reporter in self.reporters:
             reporter.advance(self.step, self.num_steps, num_exposures)
         last = self.step == self.num_steps
+        due = self.step % self.config.log_steps == 0 or self.step % self.config.checkpoint_steps == 0
+        if due or last or self._stop:
+            self._check_loss()
         if self.step % self.config.log_steps == 0 or last:
             self._record("train", self.running.read())
         every = max(round(self.steps_per_epoch * self.config.validate_every), 1)
