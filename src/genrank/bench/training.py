@@ -136,7 +136,7 @@ def _steps(
     )
     batches, model = batches_of(loader), model or options.sizes.model
     return {
-        name: Steps(_changed(model, change), loader, batches, training=training, seed=options.seed)
+        name: Steps(replace(model, **change), loader, batches, training=training, seed=options.seed)
         for name, change in changes.items()
     }
 
