@@ -14,7 +14,8 @@ FLOORS = {
     "runs": 4,
     "recipes": 5, "simulation": 5,
     "bench": 6, "demo": 6, "doctor": 6,
-    "cli": 7,
+    "studies": 7,
+    "cli": 8,
 }  # fmt: skip
 # data/ is read on GPU machines that have torch only; preparation, which needs Ibis, is imported when it is called.
 LIGHT = {"torch", "triton", "numpy", "pyarrow", "safetensors", "rich", "genrank"}

@@ -113,6 +113,22 @@ def _add_uses_of_a_run(commands: Any) -> None:
     rank.add_argument("--json", action="store_true")
     rank.set_defaults(run=_rank)
 
+    study = commands.add_parser("study", help="the paper's tables on prepared data, with seeds and intervals")
+    study.add_argument("name", metavar="NAME", help="table1, mechanisms, modules, features, biases, cold-start, …")
+    study.add_argument("data", type=Path)
+    study.add_argument("--out", type=Path, required=True, help="folder for cells and pages; the same one goes on")
+    study.add_argument("--seeds", type=int, default=3, help="how many (default: 3)")
+    study.add_argument("--minutes", type=float, default=0.0, help="budget; what is missing then can be added later")
+    study.add_argument("--size", default="small", help="of the recipes: small (the default), full, paper")
+    study.add_argument("--jobs", type=int, default=1, help="cells computed at a time, each in a process of its own")
+    study.add_argument("--only", default="", metavar="A;B", help="these variants, beside the baseline")
+    study.add_argument(
+        "--grid", action="append", metavar="PATH=A,B,C", help="what to tune, or none (default: three learning rates)"
+    )
+    _add_set(study, "a setting of every recipe, as in training.epochs=1")
+    study.add_argument("--json", action="store_true")
+    study.set_defaults(run=_study)
+
     bench = commands.add_parser("bench", help="how fast it is here")
     bench.add_argument("name", metavar="NAME", help="attention, training, data, optimizer, scoring")
     bench.add_argument("--size", default="small", help="tiny, small (width 256, the default), paper (768)")
@@ -228,6 +244,28 @@ def _rank(options: argparse.Namespace) -> None:
         sys.stdout.write(json.dumps(asdict(ranking)) + "\n")
     else:
         Console().print(ranking_table(ranking))
+
+
+def _study(options: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from genrank.config import build
+    from genrank.studies.pages import markdown, write_pages
+    from genrank.studies.suite import StudyOptions, run_study
+
+    given = {name: getattr(options, name) for name in ("name", "seeds", "minutes", "size", "jobs", "settings")}
+    given["only"] = [name.strip() for name in options.only.split(";") if name.strip()]
+    if options.grid:
+        given["grid"] = options.grid
+    console = _console()
+    result = run_study(options.data, options.out, build(StudyOptions, given, where="study"), console)
+    pages = write_pages(options.out, result)
+    if options.json:
+        sys.stdout.write(json.dumps(result) + "\n")
+    else:
+        Console().print(Markdown(markdown(result)))
+    console.print("pages: " + ", ".join(str(page) for page in pages), highlight=False)
 
 
 def _bench(options: argparse.Namespace) -> None:

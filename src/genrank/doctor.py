@@ -47,7 +47,7 @@ def kernels() -> str:
     try:
         build()
     except BuildError as problem:
-        return f"none: {problem}; attention and embedding updates run in PyTorch, two to ten times slower"
+        return f"none: {problem}; attention, dropout and embedding updates run in PyTorch, which is slower"
     return "built for this processor"
 
 
@@ -75,10 +75,21 @@ def _advice(rates: Rates) -> list[str]:
         for name, extra in EXTRAS.items()
         if importlib.util.find_spec(name) is None
     ]
-    if os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive":
-        said.append("set OMP_WAIT_POLICY=passive before Python starts where other programs share the cores")
+    said += thread_advice()
     if torch.get_num_threads() > (os.cpu_count() or 1):
         said.append("more torch threads than cores: set threads to the number of cores")
     if rates.bf16 > 1.5 * rates.fp32:
         said.append("bf16 products are faster here: try --set training.precision=bf16 for widths of 256 and more")
     return said or ["nothing to mend"]
+
+
+def thread_advice() -> list[str]:
+    """What is wrong with how idle threads wait: the command line sets that where the user has not (cli.py)."""
+    if os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive":
+        return ["idle threads spin and slow others down: start with OMP_WAIT_POLICY=passive and GOMP_SPINCOUNT=1000"]
+    if "GOMP_SPINCOUNT" not in os.environ:
+        return [
+            "idle threads sleep at once, which suits cores that others keep busy; on idle ones a small model is faster "
+            "without OMP_WAIT_POLICY, or with GOMP_SPINCOUNT=1000 beside it"
+        ]
+    return []

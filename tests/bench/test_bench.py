@@ -12,7 +12,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from genrank.bench.attention import growth_exponent
-from genrank.bench.flops import attention_flops, linear_flops, training_flops
 from genrank.bench.measure import figure, interleave
 from genrank.bench.memory import peak_memory
 from genrank.bench.optimizer import zipf_rows
@@ -21,6 +20,7 @@ from genrank.bench.packing import padding
 from genrank.bench.steps import num_tokens
 from genrank.bench.worlds import batches_of, regime
 from genrank.cli import main
+from genrank.models.flops import attention_flops, linear_flops, training_flops
 from genrank.models.sequence_ranker import SequenceRanker
 
 FIGURES = {

@@ -103,6 +103,25 @@ def test_a_fully_visible_history_changes_what_its_tokens_say() -> None:
         assert all(logits.isfinite().all() for logits in model(batch).values())
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("name", ["genrank", "hstu"])
+def test_recomputed_blocks_give_the_same_loss_and_gradients(name: str, dropout: float) -> None:
+    batch, found, runs = batch_of(), [], []
+    for recompute in (False, True):
+        changes = {"num_blocks": 3, "dropout": dropout, "recompute": recompute}
+        model = ranker(name, SPEC, max_history=MAX_HISTORY, **changes).train()
+        calls: list[int] = []
+        model.blocks[0].register_forward_pre_hook(lambda _, arguments, calls=calls: calls.append(len(arguments[0])))
+        torch.manual_seed(1)
+        loss = summed_loss(model, batch)
+        loss.backward()
+        found.append([loss.detach(), *(p.grad.to_dense() for p in model.parameters())])
+        runs.append(len(calls))
+    assert runs == [2, 4]  # history and candidates, each once more for the gradient
+    for kept, recomputed in zip(*found, strict=True):
+        torch.testing.assert_close(recomputed, kept, atol=1e-6, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "setting", [{"width": 30, "num_heads": 4}, {"dropout": 1.0}, {"num_blocks": 0}, {"id_dropout": -0.1}]
 )

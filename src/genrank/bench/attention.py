@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from genrank.bench.flops import BACKWARD
 from genrank.bench.layers import CASES, GROWING, Layer, growing_layer, layer_of
 from genrank.bench.machine import MatrixProducts, Precision, bench_device, settle
 from genrank.bench.measure import Rounds, Work, interleave
 from genrank.bench.memory import peak_memory
 from genrank.bench.options import BenchOptions
+from genrank.models.flops import BACKWARD
 from genrank.nn.backends import BACKENDS
 
 OWN_MINUTES = 4.0

@@ -22,6 +22,8 @@ from genrank.bench.worlds import batches_of, simulated
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import Samples, SequenceConfig, take
+from genrank.models.ranker import build_ranker
+from genrank.models.sequence_ranker import SequenceRankerConfig
 from genrank.nn.backends import PADDING_BACKENDS, choose_backend
 
 MIN_REQUESTS = 20
@@ -90,6 +92,7 @@ class Passes:
     def tokens(self) -> float:
         """Of a pass, in the mean."""
         config = self.steps.model.config
+        assert isinstance(config, SequenceRankerConfig)
         return sum(num_tokens(config, batch) for group in self.groups for batch in group) / len(self.groups)
 
     @torch.no_grad()
@@ -97,7 +100,7 @@ class Passes:
         """The summed loss of a fresh model over a group's exposures: the same for every packing, to rounding."""
         torch.manual_seed(0)
         spec, device = self.steps.model.spec, self.steps.device
-        model = type(self.steps.model)(self.steps.model.config, spec, max_history=self.max_history)
+        model = build_ranker(self.steps.model.config, spec, max_history=self.max_history)
         model.to(device).eval()
         total = 0.0
         for batch in self.groups[group]:

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from genrank.batch import PackedBatch, map_arrays
-from genrank.bench.flops import scoring_flops
 from genrank.bench.machine import MatrixProducts, bench_device, settle
 from genrank.bench.measure import Work, interleave
 from genrank.bench.options import BenchOptions
 from genrank.bench.worlds import synthetic
 from genrank.data.sequence import SequenceConfig
 from genrank.data.timelines import gather
+from genrank.models.flops import scoring_flops
 from genrank.models.sequence_ranker import SequenceRanker
 
 OWN_MINUTES = 1.0

@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 
 from genrank.batch import PackedBatch
-from genrank.bench.flops import training_flops
 from genrank.bench.machine import Precision, bench_device
 from genrank.data.loader import Loader
+from genrank.models.flops import training_flops
 from genrank.models.organization import tokens_per_event
-from genrank.models.sequence_ranker import SequenceRanker, SequenceRankerConfig
+from genrank.models.ranker import ModelConfig, build_ranker
+from genrank.models.sequence_ranker import SequenceRankerConfig
 from genrank.training.checkpoint import Checkpoints
 from genrank.training.trainer import Trainer, TrainingConfig
 
@@ -20,7 +21,7 @@ class Steps:
 
     def __init__(
         self,
-        config: SequenceRankerConfig,
+        config: ModelConfig,
         loader: Loader,
         batches: Sequence[PackedBatch],
         *,
@@ -30,7 +31,7 @@ class Steps:
         self.device = bench_device()
         torch.manual_seed(seed)
         builder = loader.builder
-        self.model = SequenceRanker(config, builder.spec, max_history=builder.config.max_history).to(self.device)
+        self.model = build_ranker(config, builder.spec, max_history=builder.config.max_history).to(self.device)
         self.batches, self.done = batches, 0
         self.trainer = Trainer(
             self.model,
@@ -67,7 +68,9 @@ class Steps:
 
     def tokens(self) -> float:
         """Tokens of a step that the model's organization makes: the mean over the batches."""
-        return sum(num_tokens(self.model.config, batch) for batch in self.batches) / len(self.batches)
+        config = self.model.config
+        assert isinstance(config, SequenceRankerConfig)
+        return sum(num_tokens(config, batch) for batch in self.batches) / len(self.batches)
 
 
 def num_exposures(batches: Sequence[PackedBatch]) -> int:

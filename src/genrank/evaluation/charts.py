@@ -37,7 +37,7 @@ STYLE = {
 
 def training(rows: Sequence[Mapping[str, Any]], task: str) -> str:
     """Loss and AUC over the run, training and validation."""
-    with _figure(1, 2, (8.4, 2.7)) as (figure, axes):
+    with draw(1, 2, (8.4, 2.7)) as (figure, axes):
         for axis, name, label in ((axes[0], f"loss/{task}", "loss"), (axes[1], f"auc/{task}", "AUC")):
             for kind, colour, style in (("train", BLUE, "-"), ("valid", ORANGE, "o-")):
                 points = [(r["exposures"], r[name]) for r in rows if r["kind"] == kind and name in r]
@@ -48,7 +48,7 @@ def training(rows: Sequence[Mapping[str, Any]], task: str) -> str:
             axis.set_title(f"{task}: {label}", loc="left", fontsize=9.5)
             axis.xaxis.set_major_formatter(_thousands)
         axes[0].legend()
-        return _svg(figure)
+        return svg(figure)
 
 
 def calibration(p: Predictions, task: str) -> str:
@@ -57,7 +57,7 @@ def calibration(p: Predictions, task: str) -> str:
     score, label = p.scores[task][known], p.labels[task][known]
     bins = m.calibration(score, label)
     top = float(max(bins.predicted.max(), bins.observed.max())) * 1.05 or 1.0
-    with _figure(2, 1, (4.1, 3.6), height_ratios=(3, 1), sharex=True) as (figure, axes):
+    with draw(2, 1, (4.1, 3.6), height_ratios=(3, 1), sharex=True) as (figure, axes):
         axes[0].plot([0, top], [0, top], color=GREY, linewidth=1, linestyle="--")
         axes[0].plot(bins.predicted, bins.observed, "o-", color=BLUE, markersize=3.5, linewidth=1.4)
         axes[0].set_ylabel("observed rate")
@@ -65,7 +65,7 @@ def calibration(p: Predictions, task: str) -> str:
         axes[1].hist(score, bins=40, range=(0, top), color=BLUE, alpha=0.6)
         axes[1].set_yticks([])
         axes[1].set_xlabel("predicted probability")
-        return _svg(figure)
+        return svg(figure)
 
 
 def durations(p: Predictions, task: str) -> str:
@@ -73,12 +73,12 @@ def durations(p: Predictions, task: str) -> str:
     known = ~np.isnan(p.labels[task]) & ~p.censored[task]
     bins = m.calibration(p.scores[task][known], p.labels[task][known])
     top = float(max(bins.predicted.max(), bins.observed.max())) * 1.05
-    with _figure(1, 1, (4.1, 3.6)) as (figure, axis):
+    with draw(1, 1, (4.1, 3.6)) as (figure, axis):
         axis.plot([0, top], [0, top], color=GREY, linewidth=1, linestyle="--")
         axis.plot(bins.predicted, bins.observed, "o-", color=GREEN, markersize=3.5, linewidth=1.4)
         axis.set(xlabel="predicted seconds", ylabel="observed seconds")
         axis.set_title(f"{task}: predicted and observed", loc="left", fontsize=9.5)
-        return _svg(figure)
+        return svg(figure)
 
 
 def slices(cut: Mapping[str, Mapping[str, Mapping[str, Any]]], task: str, overall: float) -> str:
@@ -89,7 +89,7 @@ def slices(cut: Mapping[str, Mapping[str, Mapping[str, Any]]], task: str, overal
         for name, values in parts.items()
         if values.get(task, {}).get("auc") is not None
     ]
-    with _figure(1, 1, (8.4, 0.6 + 0.24 * len(rows))) as (figure, axis):
+    with draw(1, 1, (8.4, 0.6 + 0.24 * len(rows))) as (figure, axis):
         axis.axvline(overall, color=GREY, linewidth=1, linestyle="--")
         for place, (_, row) in enumerate(rows):
             low, high = row["auc_ci"] or (row["auc"], row["auc"])
@@ -98,10 +98,10 @@ def slices(cut: Mapping[str, Mapping[str, Mapping[str, Any]]], task: str, overal
         axis.set_yticks(range(len(rows)), [f"{name}  ({row['num_exposures']:,})" for name, row in rows])
         axis.invert_yaxis()
         axis.set_xlabel(f"{task} AUC, 95 % interval over users; dashed: all exposures")
-        return _svg(figure)
+        return svg(figure)
 
 
-class _figure:  # noqa: N801
+class draw:  # noqa: N801
     """A styled figure that is closed at the end."""
 
     def __init__(self, rows: int, columns: int, size: tuple[float, float], **options: Any):
@@ -128,7 +128,8 @@ def _thousands(value: float, place: int) -> str:
     return f"{value / 1e6:g}M" if value >= 1e6 else (f"{value / 1e3:g}k" if value >= 1e3 else f"{value:g}")
 
 
-def _svg(figure: Any) -> str:
+def svg(figure: Any) -> str:
+    """The drawing as an SVG element, the same bytes for the same figures."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from genrank.batch import PackedBatch
+from genrank.config import nearest
 from genrank.data.search import SearchConfig
 from genrank.data.sequence import search_feature
 from genrank.models.organization import per_token
@@ -18,7 +19,7 @@ from genrank.nn.durations import DurationHead
 from genrank.nn.embeddings import ActionEmbedding, CombinationEmbedding, FeatureEmbedding, StatisticsEmbedding
 from genrank.nn.experts import MultiTaskConfig
 from genrank.nn.sim import ExactSearch
-from genrank.schema import DataSpec, Owner
+from genrank.schema import DataSpec, FeatureSpec, Owner
 
 Use = Literal["auto", "on", "off"]  # auto: where the data has it
 
@@ -33,6 +34,7 @@ class RankerConfig:
     action_embedding: Literal["type", "combination"] = "type"  # the sum over action types, or one per combination
     content: Use = "auto"  # frozen embeddings of items
     statistics: Use = "auto"  # window statistics of candidates
+    without: tuple[str, ...] = ()  # features of the data that the model does not use
     search: SearchConfig = field(default_factory=SearchConfig)  # SIM: a branch over the history before the window
     heads: MultiTaskConfig = field(default_factory=MultiTaskConfig)
     duration_head: DurationHead = "ordinal"
@@ -56,6 +58,12 @@ def check_data(config: RankerConfig, spec: DataSpec) -> None:
         raise ValueError("content=on needs a feature of the item of kind embedding, and the data has none; set it off")
     if config.statistics == "on" and not spec.statistics:
         raise ValueError("statistics=on needs window statistics; prepare again with --set statistics.enabled=true")
+    known = {feature.name for feature in spec.features}
+    for name in config.without:
+        if name not in known:
+            raise ValueError(f"without names {name!r}, and the data has no such feature; {nearest(name, known)}")
+    if all(feature.name in config.without for feature in spec.of("item")):
+        raise ValueError("without leaves nothing of an item that the model could know; keep item_id")
     if config.search.kind == "hard":
         search_feature(config.search, spec)
     if config.duration_head != "ordinal" and not any(task.kind == "duration" for task in spec.tasks):
@@ -69,8 +77,8 @@ class Inputs(nn.Module):
         super().__init__()
         self.config, self.spec, width = config, spec, config.width
         self.items = self._features("item")
-        self.contexts = self._features("exposure") if spec.of("exposure") else None
-        self.users = self._features("user") if spec.of("user") and use_users else None
+        self.contexts = self._features("exposure") if self._used("exposure") else None
+        self.users = self._features("user") if self._used("user") and use_users else None
         embedding = ActionEmbedding if config.action_embedding == "type" else CombinationEmbedding
         self.actions = embedding(spec, width) if use_actions else None
         uses_statistics = bool(spec.statistics) and config.statistics != "off"
@@ -82,11 +90,19 @@ class Inputs(nn.Module):
             else None
         )
 
+    def _used(self, owner: Owner) -> tuple[FeatureSpec, ...]:
+        config = self.config
+        return tuple(
+            spec
+            for spec in self.spec.of(owner)
+            if spec.name not in config.without and (spec.kind != "embedding" or config.content != "off")
+        )
+
     def _features(self, owner: Owner) -> FeatureEmbedding:
-        config, specs = self.config, self.spec.of(owner)
-        if config.content == "off":
-            specs = tuple(spec for spec in specs if spec.kind != "embedding")
-        return FeatureEmbedding(specs, dim=config.embedding_dim, width=config.width, id_dropout=config.id_dropout)
+        config = self.config
+        return FeatureEmbedding(
+            self._used(owner), dim=config.embedding_dim, width=config.width, id_dropout=config.id_dropout
+        )
 
     @property
     def prior(self) -> int:

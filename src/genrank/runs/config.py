@@ -29,6 +29,7 @@ class RunConfig:
     recipe: str
     seed: int = 0  # of weights, dropout and the order of batches
     threads: int = 0  # CPU threads; 0: as many as there are cores
+    train_share: float = 1.0  # of the users, whose training part is learnt from; for learning curves
     device: str = "auto"  # auto: cuda where there is one, else cpu
     sequence: SequenceConfig = field(default_factory=SequenceConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
@@ -38,6 +39,8 @@ class RunConfig:
     value: dict[str, float] = field(default_factory=dict)  # task -> weight in the ranking; empty: 1 for the first task
 
     def __post_init__(self) -> None:
+        if not 0 < self.train_share <= 1:
+            raise ValueError(f"train_share is {self.train_share}; it must be above 0 and at most 1")
         if self.threads < 0:
             raise ValueError(f"threads is {self.threads}; it must be 0 or more")
         if not isinstance(self.model, SequenceRankerConfig) or self.model.history_mask == "causal":

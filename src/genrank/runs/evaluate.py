@@ -8,13 +8,14 @@ from typing import Any
 from genrank.config import to_dict
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.prepared import Part, PreparedData
-from genrank.data.sequence import SequenceBuilder
+from genrank.data.sequence import SequenceBuilder, SequenceConfig
 from genrank.evaluation.baselines import duration_baselines, rate_baselines
 from genrank.evaluation.evaluate import Evaluation, evaluate
 from genrank.evaluation.predictions import Predictions
 from genrank.evaluation.report import ReportRun, write_report
 from genrank.evaluation.trees import import_lightgbm, tree_baseline
 from genrank.models.sequence_ranker import SequenceRankerConfig
+from genrank.runs.config import RunConfig
 from genrank.runs.predict import predict
 from genrank.runs.train import configure_torch, load_run
 from genrank.serving.bundle import load_bundle, require_same_schema, require_same_statistics
@@ -36,10 +37,7 @@ def evaluate_run(
     require_same_schema(bundle, prepared.folder, prepared.manifest)
     require_same_statistics(bundle, prepared.folder, prepared.manifest)
     model = bundle.model(device)
-    # Packed over the whole user: equal scores, and each history is encoded once. A full mask may not be packed.
-    full = isinstance(config.model, SequenceRankerConfig) and config.model.history_mask == "full"
-    sequence = replace(bundle.config.sequence, grouping="request" if full else "user")
-    builder = prepared.builder(sequence, config.model.search)
+    builder = prepared.builder(evaluation_sequence(config), config.model.search)
     loader = Loader(
         builder,
         prepared.part(builder, part),
@@ -60,6 +58,12 @@ def evaluate_run(
         about = _about(run, to_dict(config), part, sum(p.numel() for p in model.parameters()), prepared)
         write_report(run / "report.html", evaluation=judged, predictions=predictions, run=about)
     return judged
+
+
+def evaluation_sequence(config: RunConfig) -> SequenceConfig:
+    """Packed over the whole user: equal scores, and each history is encoded once. A full mask may not be packed."""
+    full = isinstance(config.model, SequenceRankerConfig) and config.model.history_mask == "full"
+    return replace(config.sequence, grouping="request" if full else "user")
 
 
 def counting_baselines(data: PreparedData, builder: SequenceBuilder, p: Predictions) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from genrank.batch import PackedBatch
 from genrank.data.loader import Loader
 from genrank.data.prepared import PreparedData
+from genrank.data.sequence import SequenceBuilder
 from genrank.evaluation.metrics import auc, gauc
 from genrank.evaluation.predictions import Predictions
 from genrank.models.ranker import Ranker
@@ -48,11 +49,14 @@ def predict(model: Ranker, loader: Loader, data: PreparedData) -> Predictions:
             scores[task].append(score.double().cpu().numpy())
     row = np.concatenate(rows)
     order = np.argsort(row, kind="stable")
-    return _predictions(row[order], {t: np.concatenate(s)[order] for t, s in scores.items()}, loader, data)
+    return predictions_of(row[order], {t: np.concatenate(s)[order] for t, s in scores.items()}, loader.builder, data)
 
 
-def _predictions(rows: np.ndarray, scores: dict[str, np.ndarray], loader: Loader, data: PreparedData) -> Predictions:
-    t, builder = data.timelines, loader.builder
+def predictions_of(
+    rows: np.ndarray, scores: Mapping[str, np.ndarray], builder: SequenceBuilder, data: PreparedData
+) -> Predictions:
+    """Scores of the timelines' `rows`, which are in order, with all that judging them needs."""
+    t = data.timelines
     user, item = t.users[builder.user_of_row[rows]], t.item[rows]
     first_time = data.items.first_time[item]
     labels = {name: column[rows].astype(np.float32) for name, column in t.tasks.items()}

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -26,6 +27,7 @@ from genrank.config import build, to_dict
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.manifest import Manifest
 from genrank.data.prepared import PreparedData
+from genrank.data.sequence import SequenceBuilder, take
 from genrank.errors import BundleError, ConfigError, DataError, OutputError
 from genrank.folders import refuse_occupied, replace_text
 from genrank.models.inputs import check_data
@@ -70,8 +72,11 @@ def load_run(out: Path) -> tuple[RunConfig, Path]:
     return build(RunConfig, values, where=str(out / "config.json"), error=BundleError), Path(data["folder"])
 
 
-def train(out: Path, console: Console, *, resume: bool = False) -> Path:
-    """Run (or go on with) the training in the run folder `out`; the path of the model bundle."""
+def train(out: Path, console: Console, *, resume: bool = False, displays: bool = True) -> Path:
+    """Run (or go on with) the training in the run folder `out`; the path of the model bundle.
+
+    displays: a progress bar, and events for TensorBoard.
+    """
     config, folder = load_run(out)
     device = configure_torch(config)
     data = PreparedData.load(folder)
@@ -79,9 +84,7 @@ def train(out: Path, console: Console, *, resume: bool = False) -> Path:
     torch.manual_seed(config.seed)
     model = build_ranker(config.model, data.manifest.spec, max_history=config.sequence.max_history).to(device)
     builder = data.builder(config.sequence, config.model.search)
-    loader = Loader(
-        builder, data.part(builder, "train"), replace(config.loader, seed=config.seed), pin=device.type == "cuda"
-    )
+    loader = training_loader(data, builder, config, pin=device.type == "cuda")
     held_out = validation_loader(data, config)
     checkpoints = Checkpoints(out / "checkpoints")
     latest = checkpoints.latest() if resume else None
@@ -98,7 +101,7 @@ def train(out: Path, console: Console, *, resume: bool = False) -> Path:
         trainer.restore(latest)
     metrics.rewind(trainer.step)
     _describe(model, trainer, console)
-    trainer.reporters = [metrics, *_displays(out, data, console, trainer.step)]
+    trainer.reporters = [metrics, *(_displays(out, data, console, trainer.step) if displays else [])]
     try:
         trainer.fit()
     finally:
@@ -106,6 +109,18 @@ def train(out: Path, console: Console, *, resume: bool = False) -> Path:
             reporter.close()
     value = config.value or {data.manifest.spec.tasks[0].name: 1.0}
     return write_bundle(out / "bundle", model, data=folder, sequence=config.sequence, value=value)
+
+
+def training_loader(data: PreparedData, builder: SequenceBuilder, config: RunConfig, *, pin: bool = False) -> Loader:
+    """The training part in the run's order; of `train_share` of the users, a smaller share's among a larger one's."""
+    samples = data.part(builder, "train")
+    if config.train_share < 1:
+        rank = np.random.default_rng(0).permutation(len(data.timelines.users))
+        chosen = np.flatnonzero(rank[samples.user] < config.train_share * len(rank))
+        if not len(chosen):
+            raise ConfigError(f"train_share={config.train_share}: leaves no exposures to learn from; raise it")
+        samples = take(samples, chosen)
+    return Loader(builder, samples, replace(config.loader, seed=config.seed), pin=pin)
 
 
 def validation_loader(data: PreparedData, config: RunConfig) -> Loader:

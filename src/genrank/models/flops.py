@@ -13,15 +13,18 @@ from torch import nn
 
 from genrank.batch import Candidates, PackedBatch
 from genrank.models.organization import tokens_per_event
+from genrank.models.ranker import Ranker
 from genrank.models.sequence_ranker import SequenceRanker, SequenceRankerConfig
 
 BACKWARD = 2  # times the forward pass
 
 
-def training_flops(model: SequenceRanker, batch: PackedBatch) -> int:
+def training_flops(model: Ranker, batch: PackedBatch) -> int:
     """Of one training step on the batch, forward and backward."""
-    linear = linear_flops(model, lambda: model(batch))
-    return (1 + BACKWARD) * (linear + attention_flops(model.config, batch))
+    flops = linear_flops(model, lambda: model(batch))
+    if isinstance(model, SequenceRanker):  # a pointwise ranker pools: what isn't a linear layer there is small
+        flops += attention_flops(model.config, batch)
+    return (1 + BACKWARD) * flops
 
 
 def linear_flops(model: nn.Module, run: Callable[[], object]) -> int:
@@ -68,9 +71,10 @@ def seen_by_candidates(config: SequenceRankerConfig, candidates: Candidates) -> 
 
 def _seen_by_history(config: SequenceRankerConfig, batch: PackedBatch) -> int:
     """Tokens that the history's tokens see, themselves included, in one block."""
-    assert config.history_mask == "causal"
     assert config.user_features != "prefix", "tokens of users are not counted"
     history = batch.history
+    if config.history_mask == "full":
+        return int(((tokens_per_event(config.organization) * history.offsets.diff()) ** 2).sum())
     if config.organization == "action":
         return int((history.position + 1).sum())
     items_T, actions_T = 2 * history.asked.prefix + 1, 2 * history.position + 2

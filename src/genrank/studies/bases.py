@@ -1,0 +1,60 @@
+"""What studies start from: the recipes of one size with the user's settings, and what the data set offers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from genrank.config import override
+from genrank.data.manifest import Manifest
+from genrank.errors import ConfigError, DataError
+from genrank.recipes import RECIPES, recipe
+from genrank.runs.config import RunConfig
+from genrank.schema import DataSpec
+
+Size = Literal["small", "full", "paper"]
+SUFFIX: Mapping[Size, str] = {"small": "-small", "full": "", "paper": "-paper"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bases:
+    """Recipes by ranker: `genrank`, `hstu`, `mlp`, `din`, `sim`. settings: PATH=VALUE, for all of them."""
+
+    manifest: Manifest
+    size: Size = "small"
+    settings: Sequence[str] = ()
+
+    def recipe(self, ranker: str, *changes: str) -> RunConfig:
+        """The ranker's recipe of this size with the user's settings, then `changes`."""
+        name = ranker + SUFFIX[self.size]
+        if name not in RECIPES:
+            raise ConfigError(f"--size {self.size}: there is no recipe {name}; choose small or full")
+        return override(override(recipe(name), self.settings), changes)
+
+    @property
+    def spec(self) -> DataSpec:
+        """What the data set has."""
+        return self.manifest.spec
+
+    @property
+    def has_content(self) -> bool:
+        """Whether items have frozen embeddings."""
+        return any(feature.kind == "embedding" for feature in self.spec.of("item"))
+
+    @property
+    def has_categories(self) -> bool:
+        """Whether SIM's hard search has a category to look for."""
+        return any(f.kind in ("categorical", "multi") and f.name != "item_id" for f in self.spec.of("item"))
+
+    def require_binary(self, study: str) -> None:
+        """DataError where there is no binary task to judge by, or nothing to judge."""
+        if not any(task.kind == "binary" for task in self.spec.tasks):
+            has = _names(self.spec.tasks)
+            raise DataError(f"study {study}: needs a binary task, and the data has {has}; add one under [[tasks]]")
+        counts = self.manifest.counts
+        for part, size in (("train", counts.train), ("valid", counts.valid), ("test", counts.test)):
+            if not size.exposures:
+                raise DataError(f"study {study}: the {part} part is empty; prepare with another [split]")
+
+
+def _names(parts: Sequence[Any]) -> str:
+    return ", ".join(f"{part.name} ({part.kind})" for part in parts) or "none"

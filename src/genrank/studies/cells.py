@@ -1,0 +1,92 @@
+"""A cell of a study: one run under one seed, or a yardstick, as a small JSON file that any study may use again.
+
+A cell is told by what decides its figures: the configuration with its seed, the data, the version of this file's
+format. How it was computed (threads, device, the recipe's name) is not part of that. Each file carries a digest of its
+own content, so one that was edited, cut short, or that answers another question is computed again instead of trusted.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from genrank.config import to_dict
+from genrank.folders import replace_text
+from genrank.runs.config import RunConfig
+from genrank.schema import fingerprint
+from genrank.studies.study import Yardstick
+
+FORMAT = 1
+HOW = ("recipe", "threads", "device", "evaluation")  # of a RunConfig: no part of what is computed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What is to be computed on the data set with the hash `data`."""
+
+    data: str
+    seed: int
+    config: RunConfig | None = None
+    yardstick: Yardstick | None = None
+
+    @property
+    def question(self) -> dict[str, Any]:
+        """Everything that decides the figures."""
+        values = None if self.config is None else to_dict(replace(self.config, seed=self.seed))
+        if values is not None:
+            values = {name: value for name, value in values.items() if name not in HOW}
+        asked = {"format": FORMAT, "data": self.data, "seed": self.seed, "yardstick": self.yardstick, "config": values}
+        plain: dict[str, Any] = json.loads(json.dumps(asked))  # tuples are lists, as they will be when read back
+        return plain
+
+    @property
+    def identity(self) -> str:
+        """A name that cells share only if they ask the same."""
+        return fingerprint(self.question)[:16]
+
+    @property
+    def file_name(self) -> str:
+        """Of the cell's JSON."""
+        what = self.yardstick or (self.config.recipe if self.config else "")
+        return f"{what}-{self.seed}-{self.identity}.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellResult:
+    """A finished cell's figures, or why there are none."""
+
+    figures: Mapping[str, Any]
+    error: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended in an error."""
+        return bool(self.error)
+
+
+def write_cell(folder: Path, cell: Cell, result: CellResult) -> None:
+    """Write the cell's file, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"question": cell.question, "figures": dict(result.figures), "error": result.error}
+    text = json.dumps({**content, "digest": _digest(content)}, indent=None, separators=(",", ":"))
+    replace_text(folder / cell.file_name, text + "\n")
+
+
+def read_cell(folder: Path, cell: Cell) -> CellResult | None:
+    """The cell's result; None where there is none that can be trusted."""
+    found = next(folder.glob(f"*-{cell.identity}.json"), None)
+    if found is None:
+        return None
+    try:
+        content = json.loads(found.read_text(encoding="utf-8"))
+        digest = content.pop("digest")
+        if digest != _digest(content) or content["question"] != cell.question:
+            return None
+        return CellResult(figures=content["figures"], error=content["error"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return fingerprint(json.loads(json.dumps(content)))

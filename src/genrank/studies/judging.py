@@ -1,0 +1,66 @@
+"""The figures that a cell keeps: metrics of the first binary task, over all exposures and by the item's age.
+
+Beside each figure stand its bootstrap replicates over users. All cells of a data set draw the same users, so that
+replicates of two cells are paired, and differences get intervals without keeping predictions.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrank.evaluation.bootstrap import auc_intervals, gauc_replicates
+from genrank.evaluation.metrics import Floats, auc, gauc, logloss
+from genrank.evaluation.predictions import Predictions
+
+NUM_REPLICATES = 200
+BOOTSTRAP_SEED = 20250504
+HOUR, DAY = 3600, 86400
+DIGITS = 6
+ALL = "all"
+AGES: tuple[tuple[str, float, float], ...] = (  # slices by the item's age at the exposure, in seconds
+    ("first 6 h", 0, 6 * HOUR),
+    ("6 h to 1 d", 6 * HOUR, DAY),
+    ("1 to 3 d", DAY, 3 * DAY),
+    ("older", 3 * DAY, float("inf")),
+)
+FIRST_DAY = "first day"
+
+
+def slices_by_age(p: Predictions) -> dict[str, NDArray[np.bool_]]:
+    """Name → mask; those without any exposure are left out."""
+    masks = {ALL: np.ones(len(p), bool), FIRST_DAY: p.item_age < DAY}
+    masks |= {name: (p.item_age >= low) & (p.item_age < high) for name, low, high in AGES}
+    return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+def judge(p: Predictions, task: str, scores: Floats) -> dict[str, Any]:
+    """Per slice: auc, gauc, neg_logloss, num_exposures, and replicates of AUC (of GAUC too over all exposures)."""
+    label = p.labels[task]
+    known = ~np.isnan(label)
+    return {
+        name: _judge(scores[chosen], label[chosen].astype(np.float64), p.user[chosen], within=name == ALL)
+        for name, mask in slices_by_age(p).items()
+        if (chosen := mask & known).any()
+    }
+
+
+def _judge(score: Floats, label: Floats, user: NDArray[Any], *, within: bool) -> dict[str, Any]:
+    options = {"num_replicates": NUM_REPLICATES, "seed": BOOTSTRAP_SEED}
+    _, replicates = auc_intervals({"it": score}, label, user, **options)
+    kept = {"auc": replicates["it"]}
+    if within:
+        kept["gauc"] = gauc_replicates({"it": score}, label, user, **options)["it"]
+    loss = logloss(score, label)
+    return {
+        "num_exposures": len(label),
+        "num_positives": int(label.sum()),
+        "auc": _rounded(auc(score, label)),
+        "gauc": _rounded(gauc(score, label, user).value),
+        "neg_logloss": None if loss is None else _rounded(-loss),
+        "replicates": {metric: [_rounded(value) for value in values] for metric, values in kept.items()},
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, DIGITS)

@@ -1,0 +1,246 @@
+"""A study's result as Markdown, CSV, JSON and one self-contained HTML page."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from genrank.errors import MissingExtraError
+from genrank.folders import replace_text
+
+METRIC_NAMES = {"auc": "AUC", "gauc": "GAUC", "neg_logloss": "-log loss"}
+Result = Mapping[str, Any]
+
+
+def write_pages(out: Path, result: Result) -> list[Path]:
+    """NAME.json, .md, .csv and .html in `out`; MissingExtraError without Jinja2 and matplotlib."""
+    try:
+        import jinja2
+        import matplotlib  # noqa: F401
+    except ImportError as problem:
+        raise MissingExtraError(f"the pages need {problem.name}; pip install 'genrank[studies]'") from None
+    from markupsafe import Markup
+
+    from genrank.studies import charts
+
+    name = result["study"]
+    source = files("genrank.studies").joinpath("study.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    drawn = [Markup(chart) for chart in charts.drawn(result)]
+    tables = {"rows": table(result), "slices": slice_table(result), "findings": findings(result)}
+    page = environment.from_string(source).render(
+        result=result, about=about(result), charts=drawn, tuning=tuning(result), sanity=sanity(result),
+        fits=fits(result), failures=failures(result), **tables,
+    )  # fmt: skip
+    texts = {"json": json.dumps(result, indent=1) + "\n", "md": markdown(result), "csv": as_csv(result), "html": page}
+    out.mkdir(parents=True, exist_ok=True)
+    for suffix, text in texts.items():
+        replace_text(out / f"{name}.{suffix}", text)
+    return [out / f"{name}.{suffix}" for suffix in texts]
+
+
+def markdown(result: Result, *, level: int = 1) -> str:
+    """The page as Markdown."""
+    mark = "#" * level
+    lines = [f"{mark} {result['title']}", "", result["question"], "", about(result), ""]
+    if result["findings"]:
+        lines += [f"{mark}# Findings", "", *_as_markdown(findings(result)), ""]
+    lines += [f"{mark}# Variants", "", *_as_markdown(table(result)), ""]
+    if result["slices"] != ["all"]:
+        lines += [f"{mark}# AUC by the item's age", "", *_as_markdown(slice_table(result)), ""]
+    for sentence in [*fits(result), *sanity(result)]:
+        lines += [f"- {sentence}"]
+    lines += [""] if fits(result) or sanity(result) else []
+    chosen = tuning(result)
+    if chosen:
+        lines += [f"{mark}# Tuning", "", "Validation AUC, seed 0; the winner is marked.", ""]
+        lines += [*(f"- {sentence}" for sentence in chosen), ""]
+    lines += [*(f"- {note}" for note in [*result["notes"], *READING, *failures(result)]), ""]
+    return "\n".join(lines)
+
+
+READING = (
+    "± is the deviation over seeds. Differences are paired by seed; their 95 % interval is of seeds and users; "
+    "p is of the paired t-test over seeds; neither is corrected for the number of comparisons.",
+)
+
+
+def about(result: Result) -> str:
+    """Data, seeds, machine and time in a sentence."""
+    data, machine, options = result["data"], result["machine"], result["options"]
+    return (
+        f"{data['name']}: {data['exposures']:,} exposures, {data['users']:,} users, {data['items']:,} items; judged on "
+        f"the {data['test_exposures']:,} exposures of the test part, task {data['task']}. Up to {options['seeds']} "
+        f"seeds, size {options['size']}. {machine['processor']}, {machine['cores']} cores, torch {machine['torch']}."
+    )
+
+
+def table(result: Result) -> list[list[str]]:
+    """Header and a row per variant."""
+    header = ["variant", "AUC", "difference (95 %)", "p", "GAUC", "difference (95 %)", "log loss"]
+    header += ["parameters", "MFLOP an exposure", "exposures a second", "speed", "seconds a run", "seeds"]
+    rows = [header]
+    for row in result["rows"]:
+        whole, speed = row["parts"].get("all", {}), row["speed"] or {}
+        difference = whole.get("auc", {}).get("difference")
+        loss = whole.get("neg_logloss")
+        rate, relative = speed.get("exposures_per_second"), speed.get("over_baseline")
+        rows.append(
+            [
+                row["variant"] + (" (baseline)" if row["variant"] == result["baseline"] else ""),
+                _mean(whole.get("auc")),
+                _difference(difference),
+                _number(difference and difference["p_value"], 3),
+                _mean(whole.get("gauc")),
+                _difference(whole.get("gauc", {}).get("difference")),
+                "–" if loss is None else f"{-loss['mean']:.4f}",
+                "–" if row["parameters"] is None else f"{row['parameters']:,}",
+                "–" if not speed else f"{speed['flops_per_exposure'] / 1e6:.2f}",
+                "–" if rate is None else f"{rate['value']:,.0f}",
+                "–" if relative is None else f"{relative['value']:.2f}× ({relative['low']:.2f}–{relative['high']:.2f})",
+                _number(row["seconds"], 0),
+                str(row["seeds"]),
+            ]
+        )
+    return rows
+
+
+def slice_table(result: Result) -> list[list[str]]:
+    """AUC per variant and slice."""
+    parts = result["slices"]
+    sizes: Mapping[str, Any] = next((row["parts"] for row in result["rows"] if row["parts"].get(parts[0])), {})
+    total = sizes.get("all", {}).get("num_exposures") or 1
+    names = [f"{part} ({sizes.get(part, {}).get('num_exposures', 0) / total:.0%})" for part in parts]
+    rows = [["variant", *names]]
+    rows += [
+        [row["variant"], *(_mean(row["parts"].get(part, {}).get("auc")) for part in parts)] for row in result["rows"]
+    ]
+    return rows
+
+
+def findings(result: Result) -> list[list[str]]:
+    """Header and a row per finding."""
+    rows = [["claim", "paper", "measured (95 %)", "p", "seeds", "verdict"]]
+    for finding in result["findings"]:
+        if finding["kind"] == "faster":
+            ratio = finding["ratio"]
+            measured = "–" if ratio is None else f"{ratio['value']:.2f}× ({ratio['low']:.2f}–{ratio['high']:.2f})"
+            paper, p_value, seeds = f"{finding['size']:.2f}×", "–", "–"
+        else:
+            contrast = finding["contrast"]
+            measured = _difference(contrast)
+            p_value, seeds = _number(contrast and contrast["p_value"], 3), str(finding["seeds"])
+            paper = _claimed(finding)
+        where = f" ({finding['slice']})" if finding["slice"] and finding["slice"] not in finding["claim"] else ""
+        metric = "" if finding["metric"] == "auc" else f", {METRIC_NAMES[finding['metric']]}"
+        rows.append([finding["claim"] + where + metric, paper, measured, p_value, seeds, finding["verdict"]])
+    return rows
+
+
+def _claimed(finding: Mapping[str, Any]) -> str:
+    if not finding["paper"]:
+        return "ours"
+    if finding["size"] is not None:
+        return f"{finding['size']:+.4f}"
+    return {"above": "> 0", "parity": "= 0", "not_below": "≥ 0", "at_most": "≈ 0"}[finding["kind"]]
+
+
+def tuning(result: Result) -> list[str]:
+    """A sentence per tuned ranker."""
+    said = []
+    for choice in result["tuning"]:
+        if not choice["tried"]:
+            continue
+        points = [
+            f"{' '.join(point['settings'])}: {_number(point['valid_auc'], 4)}"
+            + (" (chosen)" if point["settings"] == choice["best"] else "")
+            for point in choice["tried"]
+        ]
+        said.append(f"{choice['variant']}: {'; '.join(points)}")
+    return said
+
+
+def fits(result: Result) -> list[str]:
+    """A sentence per fitted power law."""
+    said = []
+    for fit in result.get("fits", ()):
+        law = fit["fit"]
+        if law is None:
+            said.append(f"{fit['axis']}: no power law fits these {len(fit['x'])} points.")
+            continue
+        bounds = law["exponent_interval"]
+        sure = f" (95 %: {bounds[0]:.2f} to {bounds[1]:.2f}, seeds resampled)" if bounds else ""
+        said.append(
+            f"{fit['axis']}: log loss = {law['floor']:.4f} + {law['scale']:.4g} · x^-{law['exponent']:.2f}{sure}; "
+            f"from {fit['logloss'][0]:.4f} at {fit['x'][0]:,.4g} to {fit['logloss'][-1]:.4f} at {fit['x'][-1]:,.4g}."
+        )
+    return said
+
+
+def sanity(result: Result) -> list[str]:
+    """What the A/A study found."""
+    found = result.get("sanity")
+    if not found:
+        return []
+    said = [
+        f"{found['comparisons']} comparisons of {found['seeds_a_side']} against {found['seeds_a_side']} runs, drawn "
+        f"from {found['runs']}; deviation of a paired difference {found['deviation_of_a_difference']:.5f} AUC."
+    ]
+    for row in found["rows"]:
+        what = "no effect" if row["effect"] == 0 else f"an effect of {row['effect']:.3f} AUC"
+        said.append(
+            f"With {what}, the test over seeds finds a difference in {row['test']:.1%} (expected "
+            f"{row['expected']:.1%}), the interval of seeds and users in {row['verdict']:.1%}."
+        )
+    return said
+
+
+def failures(result: Result) -> list[str]:
+    """What is missing and why."""
+    said = []
+    for row in result["rows"]:
+        said += [f"{row['variant']} failed: {error}" for error in row["errors"]]
+        if not row["seeds"] and not row["errors"]:
+            said.append(f"{row['variant']}: not computed; the budget ended before it.")
+    return said
+
+
+def as_csv(result: Result) -> str:
+    """A line per variant, slice, metric and seed."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["study", "variant", "slice", "metric", "seed", "value"])
+    for row in result["rows"]:
+        for part, figures in row["parts"].items():
+            for metric in METRIC_NAMES:
+                values: Sequence[float] = figures.get(metric, {}).get("values", ())
+                for seed, value in enumerate(values):
+                    writer.writerow([result["study"], row["variant"], part, metric, seed, f"{value:.7f}"])
+    return buffer.getvalue()
+
+
+def _as_markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    head, *body = [[cell.replace("|", "/") for cell in row] for row in rows]
+    return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in body)]
+
+
+def _mean(figures: Mapping[str, Any] | None) -> str:
+    if not figures:
+        return "–"
+    spread = figures["deviation"]
+    return f"{figures['mean']:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
+
+
+def _difference(found: Mapping[str, Any] | None) -> str:
+    if not found:
+        return "–"
+    bounds = found["interval"] or found["user_interval"]
+    sure = "" if bounds is None else f" ({bounds[0]:+.4f} to {bounds[1]:+.4f})"
+    return f"{found['mean']:+.4f}{sure}" + ("" if found["interval"] else " [users only]" if bounds else "")
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,117 @@
+"""Computes one cell: trains and judges a run, or judges a yardstick."""
+
+import io
+import json
+import shutil
+import time
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from genrank.data.loader import Loader, LoaderConfig
+from genrank.data.prepared import PreparedData
+from genrank.data.sequence import SequenceBuilder, SequenceConfig
+from genrank.errors import GenRankError, InputError, Interrupted
+from genrank.evaluation.predictions import Predictions
+from genrank.evaluation.trees import tree_baseline
+from genrank.models.ranker import Ranker
+from genrank.runs.config import RunConfig
+from genrank.runs.evaluate import counting_baselines, evaluation_sequence
+from genrank.runs.predict import predict, predictions_of
+from genrank.runs.train import configure_torch, start_run, train
+from genrank.serving.bundle import load_bundle
+from genrank.studies.cells import Cell, CellResult
+from genrank.studies.judging import judge
+
+
+def compute(cell: Cell, data: Path, workplace: Path, *, threads: int) -> CellResult:
+    """The cell's result; a failure that a retry would meet again becomes a result that says so.
+
+    workplace: a folder for the run while it is being made; removed at the end. Raises Interrupted.
+    """
+    torch.set_num_threads(threads)
+    try:
+        figures = _run(cell, data, workplace, threads) if cell.config else _yardstick(cell, data)
+    except (Interrupted, InputError):
+        raise
+    except GenRankError as problem:
+        return CellResult(figures={}, error=str(problem))
+    except Exception as problem:  # noqa: BLE001 - one cell's bug must not take the study with it; the page shows it
+        place = traceback.extract_tb(problem.__traceback__)[-1]
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        return CellResult(figures={}, error=f"{type(problem).__name__} at {where}: {problem}")
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+    return CellResult(figures=figures)
+
+
+def _run(cell: Cell, data: Path, workplace: Path, threads: int) -> dict[str, Any]:
+    assert cell.config is not None
+    config = replace(cell.config, seed=cell.seed, threads=threads)
+    shutil.rmtree(workplace, ignore_errors=True)
+    start_run(data, config, workplace)
+    began = time.monotonic()
+    train(workplace, Console(file=io.StringIO()), displays=False)
+    seconds = time.monotonic() - began
+    prepared = PreparedData.load(data)
+    model = load_bundle(workplace).model(configure_torch(config))
+    builder = prepared.builder(evaluation_sequence(config), config.model.search)
+    predictions = _predict(model, builder, prepared, config)
+    task = first_binary(prepared)
+    return {
+        "test": judge(predictions, task, predictions.scores[task]),
+        "valid": _validation(workplace, task),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "seconds": round(seconds, 2),
+        "threads": threads,
+    }
+
+
+def _predict(model: Ranker, builder: SequenceBuilder, data: PreparedData, config: RunConfig) -> Predictions:
+    loading = LoaderConfig(batch_tokens=config.evaluation.batch_tokens, shuffle=False)
+    return predict(model, Loader(builder, data.part(builder, "test"), loading), data)
+
+
+def _validation(run: Path, task: str) -> dict[str, float | None]:
+    """Validation figures of the weights that were kept: those with the lowest loss."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    kept = min((row for row in rows if row["kind"] == "valid"), key=lambda row: row["loss"])
+    loss = kept.get(f"loss/{task}")
+    return {
+        "auc": kept.get(f"auc/{task}"),
+        "gauc": kept.get(f"gauc/{task}"),
+        "neg_logloss": None if loss is None else -loss,
+        "exposures": kept["exposures"],
+    }
+
+
+def _yardstick(cell: Cell, data: Path) -> dict[str, Any]:
+    """Trees and counting, judged on the same exposures as the runs."""
+    began = time.monotonic()
+    prepared = PreparedData.load(data)
+    builder = prepared.builder(SequenceConfig(grouping="user"))
+    predictions, task = _empty(builder, prepared), first_binary(prepared)
+    if cell.yardstick == "trees":
+        found = tree_baseline(prepared, builder, task, rows=predictions.exposure, seed=cell.seed)
+        if found is None:
+            raise GenRankError(f"{task} has one class only in the training or the validation part")
+        scores, about = found.scores, {"leaves": found.num_leaves, "trees": found.num_trees}
+    else:
+        assert cell.yardstick is not None
+        scores, about = counting_baselines(prepared, builder, predictions)[task][cell.yardstick], {}
+    return {"test": judge(predictions, task, scores), "seconds": round(time.monotonic() - began, 2), **about}
+
+
+def _empty(builder: SequenceBuilder, data: PreparedData) -> Predictions:
+    """The test part without any model's scores."""
+    return predictions_of(np.sort(data.part(builder, "test").candidates), {}, builder, data)
+
+
+def first_binary(data: PreparedData) -> str:
+    """The task that studies judge by."""
+    return next(task.name for task in data.manifest.spec.tasks if task.kind == "binary")

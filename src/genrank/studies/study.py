@@ -1,0 +1,75 @@
+"""What a study is: variants to train, and the paper's findings as contrasts between them.
+
+A finding is put so that the paper's claim is a positive figure: "causal history is better than fully visible history"
+is causal - full > 0.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from genrank.runs.config import RunConfig
+
+Yardstick = Literal["trees", "item_rate", "item_user_rate"]
+Claim = Literal["above", "at_most", "parity", "not_below", "faster"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A row of the study's table: a run under several seeds, or something that is not trained by the trainer."""
+
+    name: str
+    config: RunConfig | None = None  # seed 0, before the tuned settings; None: `yardstick`
+    yardstick: Yardstick | None = None
+    tuned_as: str = ""  # the variant whose tuned settings it takes; empty: it is tuned itself
+
+    def __post_init__(self) -> None:
+        if (self.config is None) == (self.yardstick is None):
+            raise ValueError(f"variant {self.name!r} needs either a config or a yardstick")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A claim, and the contrast Σ weight · figure of the variants that decides on it.
+
+    above: the contrast is above 0; the paper has it at `size`. parity: it lies within ± margin. not_below: it is above
+    -margin. at_most: it is below margin. faster: the first variant's training throughput over the second's is above 1.
+    """
+
+    claim: str  # a sentence
+    contrast: Mapping[str, float]
+    kind: Claim = "above"
+    size: float | None = None  # in the paper
+    margin: float = 0.001  # an AUC difference that counts as significant in the paper
+    metric: Literal["auc", "gauc", "neg_logloss"] = "auc"
+    slice: str = ""  # of SLICES; empty: all exposures
+    paper: bool = True  # whether the paper claims it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A table of the paper."""
+
+    name: str
+    title: str
+    question: str
+    variants: tuple[Variant, ...]
+    baseline: str  # the variant that differences in the table are from
+    findings: tuple[Finding, ...] = ()
+    slices: bool = False  # whether the table shows slices by the item's age
+    notes: tuple[str, ...] = ()  # what the data or the paper leaves open
+    axes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # scaling: axis -> variant -> x
+    measured: bool = True  # whether training throughput is measured
+
+    def __post_init__(self) -> None:
+        names = [variant.name for variant in self.variants]
+        assert len(set(names)) == len(names), names
+        assert self.baseline in names
+        for finding in self.findings:
+            assert set(finding.contrast) <= set(names), finding
+        for variant in self.variants:
+            assert not variant.tuned_as or variant.tuned_as in names, variant
+
+    def variant(self, name: str) -> Variant:
+        """The variant of that name."""
+        return next(variant for variant in self.variants if variant.name == name)
