@@ -248,10 +248,9 @@ def _rank(options: argparse.Namespace) -> None:
 
 def _study(options: argparse.Namespace) -> None:
     from rich.console import Console
-    from rich.markdown import Markdown
 
     from genrank.config import build
-    from genrank.studies.pages import markdown, write_pages
+    from genrank.studies.pages import failures, summary, write_pages
     from genrank.studies.suite import StudyOptions, run_study
 
     given = {name: getattr(options, name) for name in ("name", "seeds", "minutes", "size", "jobs", "settings")}
@@ -264,8 +263,8 @@ def _study(options: argparse.Namespace) -> None:
     if options.json:
         sys.stdout.write(json.dumps(result) + "\n")
     else:
-        Console().print(Markdown(markdown(result)))
-    console.print("pages: " + ", ".join(str(page) for page in pages), highlight=False)
+        Console().print(*summary(result), *failures(result), sep="\n", highlight=False, markup=False)
+    console.print("pages: " + ", ".join(str(page) for page in pages), highlight=False, soft_wrap=True)
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -71,6 +71,17 @@ def override(config: Config, assignments: Sequence[str]) -> Config:
     return build(type(config), values, where="--set " + " ".join(assignments) if assignments else "config")
 
 
+def has_setting(config: Any, path: str) -> bool:
+    """Whether `config` has the setting `path.to.key`."""
+    for name in path.split("."):
+        if isinstance(config, Mapping):
+            return True  # free keys
+        if not (dataclasses.is_dataclass(config) and name in (field.name for field in dataclasses.fields(config))):
+            return False
+        config = getattr(config, name)
+    return True
+
+
 def _assign(config: Any, values: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
     for parent in parents:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from genrank.config import override
+from genrank.config import has_setting, override
 from genrank.data.manifest import Manifest
 from genrank.errors import ConfigError, DataError
 from genrank.recipes import RECIPES, recipe
@@ -17,18 +17,24 @@ SUFFIX: Mapping[Size, str] = {"small": "-small", "full": "", "paper": "-paper"}
 
 @dataclass(frozen=True, kw_only=True)
 class Bases:
-    """Recipes by ranker: `genrank`, `hstu`, `mlp`, `din`, `sim`. settings: PATH=VALUE, for all of them."""
+    """Recipes by ranker: `genrank`, `hstu`, `mlp`, `din`, `sim`. settings: PATH=VALUE, where there is such a path."""
 
     manifest: Manifest
     size: Size = "small"
     settings: Sequence[str] = ()
 
     def recipe(self, ranker: str, *changes: str) -> RunConfig:
-        """The ranker's recipe of this size with the user's settings, then `changes`."""
+        """The ranker's recipe of this size with the user's settings, then `changes`.
+
+        A setting of one kind of ranker only, such as model.num_blocks, is for those; one of no ranker is a ConfigError.
+        """
         name = ranker + SUFFIX[self.size]
         if name not in RECIPES:
             raise ConfigError(f"--size {self.size}: there is no recipe {name}; choose small or full")
-        return override(override(recipe(name), self.settings), changes)
+        config, both = recipe(name), (recipe("genrank"), recipe("mlp"))
+        others = [text for text in self.settings if any(has_setting(other, _path(text)) for other in both)]
+        kept = [text for text in self.settings if has_setting(config, _path(text)) or text not in others]
+        return override(override(config, kept), changes)
 
     @property
     def spec(self) -> DataSpec:
@@ -54,6 +60,10 @@ class Bases:
         for part, size in (("train", counts.train), ("valid", counts.valid), ("test", counts.test)):
             if not size.exposures:
                 raise DataError(f"study {study}: the {part} part is empty; prepare with another [split]")
+
+
+def _path(setting: str) -> str:
+    return setting.partition("=")[0].strip()
 
 
 def _names(parts: Sequence[Any]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genrank.evaluation.charts import BLUE, GREY, ORANGE, draw, svg
+from genrank.studies.study import AS_TRAINED
 
 Result = Mapping[str, Any]
 
@@ -14,7 +15,7 @@ def drawn(result: Result) -> list[str]:
     rows = [row for row in result["rows"] if row["parts"].get("all", {}).get("auc")]
     if len(rows) > 1:
         made.append(differences(result, rows))
-    if any(row["speed"] for row in rows) and len(rows) > 1:
+    if any(row["speed"].get(AS_TRAINED) for row in rows) and len(rows) > 1:
         made.append(speed_and_accuracy(rows))
     if result["slices"] != ["all"]:
         made.append(by_slice(result, rows))
@@ -44,9 +45,9 @@ def speed_and_accuracy(rows: Sequence[Mapping[str, Any]]) -> str:
     """AUC against training throughput."""
     with draw(1, 1, (8.4, 3.4)) as (figure, axis):
         for row in rows:
-            if not row["speed"]:
+            if AS_TRAINED not in row["speed"]:
                 continue
-            rate, auc = row["speed"]["exposures_per_second"], row["parts"]["all"]["auc"]
+            rate, auc = row["speed"][AS_TRAINED]["exposures_per_second"], row["parts"]["all"]["auc"]
             axis.errorbar(
                 rate["value"], auc["mean"], xerr=[[rate["value"] - rate["low"]], [rate["high"] - rate["value"]]],
                 yerr=auc["deviation"] or 0, fmt="o", color=BLUE, ecolor=GREY, markersize=5,

@@ -8,8 +8,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from rich import box
+from rich.table import Table
+
 from genrank.errors import MissingExtraError
 from genrank.folders import replace_text
+from genrank.studies.study import AS_TRAINED
 
 METRIC_NAMES = {"auc": "AUC", "gauc": "GAUC", "neg_logloss": "-log loss"}
 Result = Mapping[str, Any]
@@ -68,6 +72,20 @@ READING = (
 )
 
 
+def summary(result: Result) -> list[Table]:
+    """Tables for a terminal: the findings, and of the variants what fits."""
+    whole = table(result)
+    keep = [whole[0].index(name) for name in ("variant", "AUC", "difference (95 %)", "GAUC", "speed", "seeds")]
+    shown = [[[row[0], row[2], row[-1]] for row in findings(result)]] if result["findings"] else []
+    made = []
+    for rows in [*shown, [[row[place] for place in keep] for row in whole]]:
+        drawn = Table(*rows[0], box=box.SIMPLE_HEAD)
+        for row in rows[1:]:
+            drawn.add_row(*row)
+        made.append(drawn)
+    return made
+
+
 def about(result: Result) -> str:
     """Data, seeds, machine and time in a sentence."""
     data, machine, options = result["data"], result["machine"], result["options"]
@@ -81,13 +99,15 @@ def about(result: Result) -> str:
 def table(result: Result) -> list[list[str]]:
     """Header and a row per variant."""
     header = ["variant", "AUC", "difference (95 %)", "p", "GAUC", "difference (95 %)", "log loss"]
-    header += ["parameters", "MFLOP an exposure", "exposures a second", "speed", "seconds a run", "seeds"]
+    header += ["parameters", "MFLOP an exposure", "exposures a second"]
+    others = [regime for regime in result["speed"] if regime != AS_TRAINED]
+    header += ["speed", *(f"speed, {regime}" for regime in others), "seconds a run", "seeds"]
     rows = [header]
     for row in result["rows"]:
-        whole, speed = row["parts"].get("all", {}), row["speed"] or {}
+        whole, speed = row["parts"].get("all", {}), row["speed"].get(AS_TRAINED, {})
         difference = whole.get("auc", {}).get("difference")
         loss = whole.get("neg_logloss")
-        rate, relative = speed.get("exposures_per_second"), speed.get("over_baseline")
+        rate = speed.get("exposures_per_second")
         rows.append(
             [
                 row["variant"] + (" (baseline)" if row["variant"] == result["baseline"] else ""),
@@ -100,7 +120,7 @@ def table(result: Result) -> list[list[str]]:
                 "–" if row["parameters"] is None else f"{row['parameters']:,}",
                 "–" if not speed else f"{speed['flops_per_exposure'] / 1e6:.2f}",
                 "–" if rate is None else f"{rate['value']:,.0f}",
-                "–" if relative is None else f"{relative['value']:.2f}× ({relative['low']:.2f}–{relative['high']:.2f})",
+                *(_times(row["speed"].get(regime, {}).get("over_baseline")) for regime in (AS_TRAINED, *others)),
                 _number(row["seconds"], 0),
                 str(row["seeds"]),
             ]
@@ -126,9 +146,8 @@ def findings(result: Result) -> list[list[str]]:
     rows = [["claim", "paper", "measured (95 %)", "p", "seeds", "verdict"]]
     for finding in result["findings"]:
         if finding["kind"] == "faster":
-            ratio = finding["ratio"]
-            measured = "–" if ratio is None else f"{ratio['value']:.2f}× ({ratio['low']:.2f}–{ratio['high']:.2f})"
-            paper, p_value, seeds = f"{finding['size']:.2f}×", "–", "–"
+            measured, p_value, seeds = _times(finding["ratio"]), "–", "–"
+            paper = f"{finding['size']:.2f}×" if finding["paper"] else "ours"
         else:
             contrast = finding["contrast"]
             measured = _difference(contrast)
@@ -167,15 +186,15 @@ def fits(result: Result) -> list[str]:
     """A sentence per fitted power law."""
     said = []
     for fit in result.get("fits", ()):
-        law = fit["fit"]
+        law, losses = fit["fit"], fit["logloss"]
+        span = f"log loss {losses[0]:.4f} at {fit['x'][0]:,.4g}, {losses[-1]:.4f} at {fit['x'][-1]:,.4g}"
         if law is None:
-            said.append(f"{fit['axis']}: no power law fits these {len(fit['x'])} points.")
+            said.append(f"{fit['axis']}: {span}; no power law falls through these {len(fit['x'])} points.")
             continue
         bounds = law["exponent_interval"]
         sure = f" (95 %: {bounds[0]:.2f} to {bounds[1]:.2f}, seeds resampled)" if bounds else ""
         said.append(
-            f"{fit['axis']}: log loss = {law['floor']:.4f} + {law['scale']:.4g} · x^-{law['exponent']:.2f}{sure}; "
-            f"from {fit['logloss'][0]:.4f} at {fit['x'][0]:,.4g} to {fit['logloss'][-1]:.4f} at {fit['x'][-1]:,.4g}."
+            f"{fit['axis']}: {span}; fitted {law['floor']:.4f} + {law['scale']:.4g} · x^-{law['exponent']:.2f}{sure}."
         )
     return said
 
@@ -240,6 +259,10 @@ def _difference(found: Mapping[str, Any] | None) -> str:
     bounds = found["interval"] or found["user_interval"]
     sure = "" if bounds is None else f" ({bounds[0]:+.4f} to {bounds[1]:+.4f})"
     return f"{found['mean']:+.4f}{sure}" + ("" if found["interval"] else " [users only]" if bounds else "")
+
+
+def _times(ratio: Mapping[str, float] | None) -> str:
+    return "–" if ratio is None else f"{ratio['value']:.2f}× ({ratio['low']:.2f}–{ratio['high']:.2f})"
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -12,7 +12,7 @@ class StudyProgress:
 
     def __init__(self, console: Console, title: str, total: int, *, clock: Callable[[], float] = time.monotonic):
         self.console, self.clock, self.total, self.done = console, clock, total, 0
-        self.began, self.spent = clock(), 0.0
+        self.began, self.computed = clock(), 0
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -37,19 +37,17 @@ class StudyProgress:
         self.done += count
         self.bar.update(self.task, completed=self.done)
 
-    def finished(self, name: str, seconds: float, error: str, jobs: int) -> None:
+    def finished(self, name: str, seconds: float, error: str) -> None:
         """One cell has been computed in `seconds`."""
         self.done += 1
-        self.spent += seconds
-        computed = self.done
-        left = (self.clock() - self.began) / max(computed, 1) * (self.total - self.done) if computed else 0.0
+        self.computed += 1
+        left = (self.clock() - self.began) / self.computed * (self.total - self.done)
         about = f"about {_duration(left)} left" if self.done < self.total else ""
         self.bar.update(self.task, completed=self.done, left=about)
         outcome = f"failed: {error}" if error else f"{seconds:.0f} s"
-        if not self.console.is_terminal:
-            self.console.print(f"[{self.done}/{self.total}] {name}: {outcome}; {about}", highlight=False, markup=False)
-        elif error:
-            self.console.print(f"{name}: {outcome}", highlight=False, markup=False)
+        line = f"[{self.done}/{self.total}] {name}: {outcome}" + (f"; {about}" if about else "")
+        if error or not self.console.is_terminal:
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:

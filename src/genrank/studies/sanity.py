@@ -28,7 +28,7 @@ def a_a(bases: Bases) -> Study:
         question="How often does a comparison find a difference where there is none, and how often one of 0.003 AUC?",
         variants=(Variant(name="genrank", config=bases.recipe("genrank")),),
         baseline="genrank",
-        measured=False,
+        regimes={},
     )
 
 

@@ -7,40 +7,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genrank.models.sequence_ranker import SequenceRankerConfig
 from genrank.studies.bases import Bases
 from genrank.studies.study import Finding, Study, Variant
 
-WIDTHS = (16, 32, 64, 128)
-SHARES = (0.125, 0.25, 0.5, 1.0)
-WINDOWS = (16, 32, 64, 128, 256)
+WIDTHS = (0.25, 0.5, 2.0)  # times the recipe's
+SHARES = (0.125, 0.25, 0.5)  # of the users
+WINDOWS = (0.0625, 0.125, 0.25, 0.5)  # times the recipe's
 NUM_RESAMPLES = 200
 
 
 def scaling(bases: Bases) -> Study:
     """One axis at a time, the others as the recipe has them."""
     base = bases.recipe("genrank")
-    variants, axes = [Variant(name="genrank", config=base)], {}
+    model, window = base.model, base.sequence.max_history
+    assert isinstance(model, SequenceRankerConfig)
     by_width = {
-        f"width {w}": [f"model.width={w}", f"model.feedforward={4 * w}", f"model.embedding_dim={max(w // 2, 8)}"]
-        for w in WIDTHS
-    }
-    by_share = {f"{share:g} of the users": [f"train_share={share}"] for share in SHARES if share < 1}
-    by_window = {f"window {n}": [f"sequence.max_history={n}"] for n in WINDOWS if n != base.sequence.max_history}
-    for settings in (by_width, by_share, by_window):
-        variants += [
-            Variant(name=name, config=bases.recipe("genrank", *changes), tuned_as="genrank")
-            for name, changes in settings.items()
+        f"width {round(times * model.width)}": [
+            f"model.{name}={max(round(times * getattr(model, name)), 1)}"
+            for name in ("width", "feedforward", "embedding_dim")
         ]
-    axes["parameters"] = dict.fromkeys(by_width, 0.0)  # taken from the cells
-    axes["share of the users' exposures"] = dict(zip(by_share, SHARES, strict=False)) | {"genrank": 1.0}
-    axes["history window"] = {f"window {n}": float(n) for n in WINDOWS if f"window {n}" in by_window} | {
-        "genrank": float(base.sequence.max_history)
+        for times in WIDTHS
     }
+    by_share = {f"{share:g} of the users": [f"train_share={share}"] for share in SHARES}
+    windows = {f"window {size}": size for times in WINDOWS if (size := round(times * window)) > 0}
+    by_window = {name: [f"sequence.max_history={size}"] for name, size in windows.items()}
+    variants = [
+        Variant(name=name, config=bases.recipe("genrank", *changes), tuned_as="genrank")
+        for name, changes in (by_width | by_share | by_window).items()
+    ]
+    widest, narrowest, shortest = list(by_width)[-1], next(iter(by_width)), next(iter(by_window))
     return Study(
         name="scaling",
         title="Scaling: parameters, exposures, history",
         question="Does a larger ranker, more data or a longer history still pay at this size?",
-        variants=tuple(variants),
+        variants=(Variant(name="genrank", config=base), *variants),
         baseline="genrank",
         findings=(
             Finding(
@@ -49,31 +50,36 @@ def scaling(bases: Bases) -> Study:
                 paper=False,
             ),
             Finding(
-                claim=f"A wider model helps ({WIDTHS[-1]} against {WIDTHS[0]})",
-                contrast={f"width {WIDTHS[-1]}": 1, f"width {WIDTHS[0]}": -1},
+                claim=f"A wider model helps ({widest} against {narrowest})",
+                contrast={widest: 1, narrowest: -1},
                 paper=False,
             ),
             Finding(
-                claim=f"A longer history helps (window {base.sequence.max_history} against {WINDOWS[0]})",
-                contrast={"genrank": 1, f"window {WINDOWS[0]}": -1},
+                claim=f"A longer history helps (window {window} against {windows[shortest]})",
+                contrast={"genrank": 1, shortest: -1},
                 paper=False,
             ),
         ),
-        axes=axes,
+        axes={
+            "parameters": dict.fromkeys(["genrank", *by_width], 0.0),  # taken from the cells
+            "share of the users' exposures": {"genrank": 1.0, **dict(zip(by_share, SHARES, strict=True))},
+            "history window": {"genrank": window, **windows},
+        },
         notes=("The paper publishes no scaling curve of its own; the claims are ours.",),
     )
 
 
 def power_law(x: Sequence[float], loss_SX: NDArray[np.float64], *, seed: int = 0) -> dict[str, Any] | None:
-    """Fit of loss = floor + scale · x^(-exponent), and the 95 % interval of the exponent; None below four points.
+    """Fit of loss = floor + scale · x^(-exponent), and the 95 % interval of the exponent.
 
-    loss_SX: (seeds, points). The interval resamples seeds at every point.
+    None below four points, and where the loss doesn't fall. loss_SX: (seeds, points). The interval resamples seeds at
+    every point.
     """
     points = np.asarray(x, np.float64)
     if len(points) < 4:
         return None
     whole = _fit(points, loss_SX.mean(0))
-    if whole is None:
+    if whole is None or whole[2] < 1e-3:
         return None
     random = np.random.default_rng(seed)
     exponents = []

@@ -92,7 +92,7 @@ class Schedule:
 
     def _note(self, name: str, result: CellResult, seconds: float, progress: StudyProgress) -> None:
         self.spent[name] = seconds
-        progress.finished(name, seconds, result.error, self.jobs)
+        progress.finished(name, seconds, result.error)
 
 
 class _Job:

@@ -4,7 +4,7 @@ A finding is put so that the paper's claim is a positive figure: "causal history
 is causal - full > 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,6 +12,7 @@ from genrank.runs.config import RunConfig
 
 Yardstick = Literal["trees", "item_rate", "item_user_rate"]
 Claim = Literal["above", "at_most", "parity", "not_below", "faster"]
+AS_TRAINED = "as trained"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,8 @@ class Finding:
     """A claim, and the contrast Σ weight · figure of the variants that decides on it.
 
     above: the contrast is above 0; the paper has it at `size`. parity: it lies within ± margin. not_below: it is above
-    -margin. at_most: it is below margin. faster: the first variant's training throughput over the second's is above 1.
+    -margin. at_most: it is below margin. faster: the first variant's training throughput over the second's (the study's
+    baseline) is above 1 in a `regime` of the study.
     """
 
     claim: str  # a sentence
@@ -44,6 +46,7 @@ class Finding:
     metric: Literal["auc", "gauc", "neg_logloss"] = "auc"
     slice: str = ""  # of SLICES; empty: all exposures
     paper: bool = True  # whether the paper claims it
+    regime: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,9 @@ class Study:
     slices: bool = False  # whether the table shows slices by the item's age
     notes: tuple[str, ...] = ()  # what the data or the paper leaves open
     axes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # scaling: axis -> variant -> x
-    measured: bool = True  # whether training throughput is measured
+    regimes: Mapping[str, Sequence[str]] = field(
+        default_factory=lambda: {AS_TRAINED: ()}
+    )  # throughput: name -> settings
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants]
@@ -67,6 +72,7 @@ class Study:
         assert self.baseline in names
         for finding in self.findings:
             assert set(finding.contrast) <= set(names), finding
+            assert finding.kind != "faster" or finding.regime in self.regimes, finding
         for variant in self.variants:
             assert not variant.tuned_as or variant.tuned_as in names, variant
 

@@ -1,7 +1,9 @@
 """`run_study`: tuning, cells, throughput, contrasts, pages."""
 
+import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,10 @@ import numpy as np
 from rich.console import Console
 
 from genrank.bench.machine import describe
-from genrank.config import nearest, to_dict
+from genrank.config import nearest, override, to_dict
 from genrank.data.manifest import Manifest
 from genrank.data.prepared import PreparedData
-from genrank.errors import ConfigError, DataError, MissingExtraError
+from genrank.errors import ConfigError, DataError, Interrupted, MissingExtraError
 from genrank.evaluation.trees import import_lightgbm
 from genrank.models.inputs import check_data
 from genrank.schema import fingerprint
@@ -60,7 +62,7 @@ def run_study(data: Path, out: Path, options: StudyOptions, console: Console) ->
     """Run the study on a prepared folder as far as its budget goes, and its result in plain values.
 
     Cells are kept in `out`/cells, where later studies of the same data find them. Raises ConfigError and DataError
-    before anything is trained where the data or the settings don't serve.
+    before anything is trained where the data or the settings don't serve; Interrupted on SIGINT and SIGTERM.
     """
     began = time.monotonic()
     manifest = Manifest.load(data)
@@ -75,10 +77,11 @@ def run_study(data: Path, out: Path, options: StudyOptions, console: Console) ->
         deadline=began + 0.95 * seconds - min(MAX_MEASURING_SECONDS, 0.1 * seconds) if seconds else None,
     )
     seeds = list(range(options.seeds))
-    with StudyProgress(console, study.name, _num_cells(study, grid, seeds)) as progress:
-        choices = _tune(study, grid, data_hash, schedule, progress)
-        results = _cells(study, choices, seeds, data_hash, schedule, progress)
-    speed = _speed(study, choices, data, out, data_hash, options)
+    with _stoppable(study.name, out):
+        with StudyProgress(console, study.name, _num_cells(study, grid, seeds)) as progress:
+            choices = _tune(study, grid, data_hash, schedule, progress)
+            results = _cells(study, choices, seeds, data_hash, schedule, progress)
+        speed = _speed(study, choices, data, out, data_hash, options)
     return {
         "study": study.name,
         "title": study.title,
@@ -92,6 +95,20 @@ def run_study(data: Path, out: Path, options: StudyOptions, console: Console) ->
         "tuning": [choice.to_json() for choice in choices.values()],
         "speed": speed,
     }
+
+
+@contextmanager
+def _stoppable(name: str, out: Path) -> Iterator[None]:
+    """SIGTERM ends a study as Ctrl-C does: its workers too, and with a line that says how to go on."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted):
+        raise Interrupted(
+            f"study {name} stopped; what was finished is in {out / 'cells'}, and the same command goes on from there"
+        ) from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def planned(manifest: Manifest, options: StudyOptions) -> Study:
@@ -204,17 +221,23 @@ def _chosen(study: Study, variant: Variant, choices: Mapping[str, Choice]) -> An
 
 def _speed(
     study: Study, choices: Mapping[str, Choice], data: Path, out: Path, data_hash: str, options: StudyOptions
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
+    """Throughput of the variants by regime."""
     configs = {v.name: config for v in study.variants if (config := _chosen(study, v, choices)) is not None}
-    if not study.measured or study.baseline not in configs:
-        return None
+    if not study.regimes or study.baseline not in configs:
+        return {}
     seconds = min(MAX_MEASURING_SECONDS, 6 * options.minutes if options.minutes else MAX_MEASURING_SECONDS)
-    return measure(
-        configs, study.baseline, PreparedData.load(data), out / "cells", data_hash=data_hash, seconds=seconds
-    )
+    prepared = PreparedData.load(data)
+    return {
+        regime: measure(
+            {name: override(config, settings) for name, config in configs.items()},
+            study.baseline, prepared, out / "cells", data_hash=data_hash, seconds=seconds / len(study.regimes),
+        )
+        for regime, settings in study.regimes.items()
+    }  # fmt: skip
 
 
-def conclude(study: Study, results: Results, seeds: Sequence[int], speed: Mapping[str, Any] | None) -> dict[str, Any]:
+def conclude(study: Study, results: Results, seeds: Sequence[int], speed: Mapping[str, Any]) -> dict[str, Any]:
     """Rows, findings, fits and sanity from whatever cells there are."""
     parts = _parts(results) if study.slices else [ALL]
     rows = [_row(study, variant, results, seeds, parts, speed) for variant in study.variants]
@@ -262,7 +285,7 @@ def _row(
     results: Results,
     seeds: Sequence[int],
     parts: Sequence[str],
-    speed: Mapping[str, Any] | None,
+    speed: Mapping[str, Any],
 ) -> dict[str, Any]:
     cells = results[variant.name]
     done = [cell for cell in cells.values() if not cell.failed]
@@ -272,7 +295,11 @@ def _row(
         "errors": sorted({cell.error for cell in cells.values() if cell.failed}),
         "parameters": done[0].figures.get("parameters") if done else None,
         "seconds": float(np.median([cell.figures["seconds"] for cell in done])) if done else None,
-        "speed": speed["figures"].get(variant.name) if speed else None,
+        "speed": {
+            regime: figures["figures"][variant.name]
+            for regime, figures in speed.items()
+            if variant.name in figures["figures"]
+        },
         "parts": {},
     }
     for part in parts:
@@ -299,9 +326,7 @@ def _row(
     return row
 
 
-def _finding(
-    finding: Finding, results: Results, seeds: Sequence[int], speed: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def _finding(finding: Finding, results: Results, seeds: Sequence[int], speed: Mapping[str, Any]) -> dict[str, Any]:
     about: dict[str, Any] = {
         "claim": finding.claim,
         "kind": finding.kind,
@@ -323,11 +348,9 @@ def _finding(
     }
 
 
-def _ratio(finding: Finding, speed: Mapping[str, Any] | None) -> dict[str, float] | None:
+def _ratio(finding: Finding, speed: Mapping[str, Any]) -> dict[str, float] | None:
     """Throughput of the first variant over the second's, which is the study's baseline."""
-    if speed is None:
-        return None
-    figures = speed["figures"].get(next(iter(finding.contrast)))
+    figures = speed.get(finding.regime, {}).get("figures", {}).get(next(iter(finding.contrast)))
     return None if figures is None else dict(figures["over_baseline"])
 
 

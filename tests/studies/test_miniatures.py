@@ -1,0 +1,106 @@
+"""Every study on a tiny feed, from the command line: whole tables, pages, and what is kept."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from genrank.data.manifest import Manifest
+from genrank.studies.bases import Bases
+from genrank.studies.suite import STUDIES
+from miniatures import TINY, study
+
+CHEAP = ("--seeds", "2", "--grid", "none")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all studies, so that they share cells as a user's do."""
+    return tmp_path_factory.mktemp("studies")
+
+
+@pytest.mark.parametrize("name", [name for name in STUDIES if name != "a-a"])
+def test_a_miniature(name: str, world: Path, out: Path) -> None:
+    result = study(world, out, name, *CHEAP)
+    planned = STUDIES[name](Bases(manifest=Manifest.load(world), settings=TINY))
+    assert [row["variant"] for row in result["rows"]] == [variant.name for variant in planned.variants]
+    for row in result["rows"]:
+        assert row["errors"] == []
+        whole = row["parts"]["all"]
+        assert 0 < whole["auc"]["mean"] < 1
+        assert whole["neg_logloss"]["mean"] < 0
+        if planned.variant(row["variant"]).config is not None:
+            assert row["seeds"] == 2
+            assert row["parameters"] > 0
+            assert set(row["speed"]) == set(planned.regimes)
+            for measured in row["speed"].values():
+                assert measured["flops_per_exposure"] > 0
+                assert measured["exposures_per_second"]["value"] > 0
+        if row["variant"] != result["baseline"]:
+            low, high = whole["auc"]["difference"]["interval"]
+            assert low <= whole["auc"]["difference"]["mean"] <= high
+    assert [finding["claim"] for finding in result["findings"]] == [finding.claim for finding in planned.findings]
+    assert all(finding["verdict"] != "not measured" for finding in result["findings"])
+    assert_pages_agree(out, result)
+
+
+def assert_pages_agree(out: Path, result: dict) -> None:
+    """Markdown, CSV and HTML have the figures of the JSON."""
+    name, row = result["study"], result["rows"][0]
+    auc = row["parts"]["all"]["auc"]
+    text, page = ((out / f"{name}.{suffix}").read_text(encoding="utf-8") for suffix in ("md", "html"))
+    assert f"{auc['mean']:.4f}" in text
+    assert f"{auc['mean']:.4f}" in page
+    assert all(finding["claim"] in text for finding in result["findings"])
+    assert page.count("<svg") >= 2
+    with (out / f"{name}.csv").open(encoding="utf-8") as file:
+        values = [
+            float(line["value"])
+            for line in csv.DictReader(file)
+            if (line["variant"], line["slice"], line["metric"]) == (row["variant"], "all", "auc")
+        ]
+    assert values == pytest.approx(auc["values"], abs=1e-6)
+
+
+def test_the_cold_start_study_has_slices_by_age(world: Path, out: Path) -> None:
+    result = study(world, out, "cold-start", *CHEAP)
+    parts = result["rows"][0]["parts"]
+    assert {"all", "first day", "older"} <= set(parts)
+    assert parts["first day"]["num_exposures"] < parts["all"]["num_exposures"]
+    assert "first day" in (out / "cold-start.md").read_text(encoding="utf-8")
+
+
+def test_the_scaling_study_fits_its_curves(world: Path, out: Path) -> None:
+    fits = {fit["axis"]: fit for fit in study(world, out, "scaling", *CHEAP)["fits"]}
+    assert set(fits) == {"parameters", "share of the users' exposures", "history window"}
+    for fit in fits.values():
+        assert fit["x"] == sorted(fit["x"])
+        assert len(fit["logloss"]) == len(fit["x"]) >= 4
+        assert fit["fit"] is None or math.isfinite(fit["fit"]["exponent"])
+
+
+def test_an_a_a_study_compares_a_recipe_with_itself(world: Path, out: Path) -> None:
+    sanity = study(world, out, "a-a", "--seeds", "4", "--grid", "none")["sanity"]
+    assert sanity["seeds_a_side"] == 2
+    assert sanity["comparisons"] == 200
+    assert [row["effect"] for row in sanity["rows"]] == [0.0, 0.003]
+
+
+def test_the_grid_and_what_won_are_written_down(world: Path, out: Path) -> None:
+    """Whatever changes one thing about a ranker takes what that ranker's own tuning chose."""
+    grid = ("--seeds", "1", "--grid", "training.learning_rate=1e-5,1e-2")
+    result = study(world, out, "modules", *grid, "--only", "genrank + PPNet;mlp")
+    assert [choice["variant"] for choice in result["tuning"]] == ["genrank", "mlp"]
+    for choice in result["tuning"]:
+        points = {point["settings"][0]: point["valid_auc"] for point in choice["tried"]}
+        assert set(points) == {"training.learning_rate=1e-5", "training.learning_rate=1e-2"}
+        assert points[choice["best"][0]] == max(points.values())
+    text = (out / "modules.md").read_text(encoding="utf-8")
+    assert "learning_rate=1e-5" in text
+    chosen = result["tuning"][0]["best"][0]
+    rates = [json.loads(path.read_text())["question"] for path in (out / "cells").glob("genrank-small-0-*.json")]
+    ppnet = [asked["config"] for asked in rates if asked["config"]["model"]["heads"]["ppnet"]]
+    wanted = float(chosen.partition("=")[2])
+    assert wanted in [config["training"]["learning_rate"] for config in ppnet]
