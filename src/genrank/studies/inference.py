@@ -80,7 +80,7 @@ def contrast(weights: Mapping[str, float], figures: Mapping[str, Measured]) -> C
 
 def paired_test(differences_S: NDArray[np.float64]) -> float | None:
     """The two-sided p-value of a paired t-test; None with fewer than two seeds or without any spread."""
-    if len(differences_S) < 2 or np.ptp(differences_S) == 0:
+    if len(differences_S) < 2 or np.ptp(differences_S) <= 1e-9 * np.abs(differences_S).max():
         return None
     from scipy import stats
 

@@ -81,7 +81,7 @@ def run_study(data: Path, out: Path, options: StudyOptions, console: Console) ->
         with StudyProgress(console, study.name, _num_cells(study, grid, seeds)) as progress:
             choices = _tune(study, grid, data_hash, schedule, progress)
             results = _cells(study, choices, seeds, data_hash, schedule, progress)
-        speed = _speed(study, choices, data, out, data_hash, options)
+        speed = _speed(study, choices, results, data, out, options)
     return {
         "study": study.name,
         "title": study.title,
@@ -220,10 +220,15 @@ def _chosen(study: Study, variant: Variant, choices: Mapping[str, Choice]) -> An
 
 
 def _speed(
-    study: Study, choices: Mapping[str, Choice], data: Path, out: Path, data_hash: str, options: StudyOptions
+    study: Study, choices: Mapping[str, Choice], results: Results, data: Path, out: Path, options: StudyOptions
 ) -> dict[str, Any]:
-    """Throughput of the variants by regime."""
-    configs = {v.name: config for v in study.variants if (config := _chosen(study, v, choices)) is not None}
+    """Throughput by regime, of the variants that could be trained."""
+    configs = {
+        variant.name: config
+        for variant in study.variants
+        if (config := _chosen(study, variant, choices)) is not None
+        and any(not cell.failed for cell in results[variant.name].values())
+    }
     if not study.regimes or study.baseline not in configs:
         return {}
     seconds = min(MAX_MEASURING_SECONDS, 6 * options.minutes if options.minutes else MAX_MEASURING_SECONDS)
@@ -231,7 +236,7 @@ def _speed(
     return {
         regime: measure(
             {name: override(config, settings) for name, config in configs.items()},
-            study.baseline, prepared, out / "cells", data_hash=data_hash, seconds=seconds / len(study.regimes),
+            study.baseline, prepared, out / "cells", seconds=seconds / len(study.regimes),
         )
         for regime, settings in study.regimes.items()
     }  # fmt: skip

@@ -20,12 +20,13 @@ NUM_BATCHES = 3  # the first of the run's own order, which is shuffled
 
 
 def measure(
-    configs: Mapping[str, RunConfig], baseline: str, data: PreparedData, folder: Path, *, data_hash: str, seconds: float
+    configs: Mapping[str, RunConfig], baseline: str, data: PreparedData, folder: Path, *, seconds: float
 ) -> dict[str, Any]:
     """Per variant: exposures a second, the ratio to the baseline's (medians and quartiles), FLOPs an exposure.
 
     Kept in `folder`, and read back where all configurations and the machine are the same.
     """
+    data_hash = fingerprint(data.manifest.files)
     questions = {name: Cell(data=data_hash, seed=0, config=config).identity for name, config in configs.items()}
     asked = {"variants": questions, "baseline": baseline, "machine": describe()}
     path = folder / f"throughput-{fingerprint(asked)[:16]}.json"
