@@ -129,6 +129,10 @@ def _add_uses_of_a_run(commands: Any) -> None:
     study.add_argument("--json", action="store_true")
     study.set_defaults(run=_study)
 
+    results = commands.add_parser("results", help="one Markdown page of all studies in a folder and those below it")
+    results.add_argument("folder", type=Path)
+    results.set_defaults(run=_results)
+
     bench = commands.add_parser("bench", help="how fast it is here")
     bench.add_argument("name", metavar="NAME", help="attention, training, data, optimizer, scoring")
     bench.add_argument("--size", default="small", help="tiny, small (width 256, the default), paper (768)")
@@ -265,6 +269,12 @@ def _study(options: argparse.Namespace) -> None:
     else:
         Console().print(*summary(result), *failures(result), sep="\n", highlight=False, markup=False)
     console.print("pages: " + ", ".join(str(page) for page in pages), highlight=False, soft_wrap=True)
+
+
+def _results(options: argparse.Namespace) -> None:
+    from genrank.studies.overview import overview
+
+    sys.stdout.write(overview(options.folder))
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from genrank.cli import main
 from genrank.data.manifest import Manifest
 from genrank.studies.bases import Bases
 from genrank.studies.suite import STUDIES
@@ -104,3 +105,23 @@ def test_the_grid_and_what_won_are_written_down(world: Path, out: Path) -> None:
     ppnet = [asked["config"] for asked in rates if asked["config"]["model"]["heads"]["ppnet"]]
     wanted = float(chosen.partition("=")[2])
     assert wanted in [config["training"]["learning_rate"] for config in ppnet]
+
+
+def test_one_page_of_all_studies(world: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("table1", "cold-start"):
+        study(world, out, name, *CHEAP)
+    (out / "notes.md").write_text("Made-up data.", encoding="utf-8")
+    capsys.readouterr()
+    assert main(["results", str(out.parent)]) == 0
+    page = capsys.readouterr().out
+    assert "Made-up data." in page
+    assert f"genrank study table1 DATA --out {out.name} --seeds 2 --grid none --set model.width=8" in page
+    for name in ("table1", "cold-start"):
+        result = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
+        assert all(f"| {name} | {finding['claim']}" in page for finding in result["findings"])
+
+
+def test_a_folder_without_studies_has_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["results", str(tmp_path)]) == 2
+    assert main(["results", str(tmp_path / "nothing")]) == 2
+    assert "run genrank study first" in capsys.readouterr().err

@@ -37,7 +37,7 @@ def write_pages(out: Path, result: Result) -> list[Path]:
     tables = {"rows": table(result), "slices": slice_table(result), "findings": findings(result)}
     page = environment.from_string(source).render(
         result=result, about=about(result), charts=drawn, tuning=tuning(result), sanity=sanity(result),
-        fits=fits(result), failures=failures(result), **tables,
+        fits=fits(result), failures=failures(result), reading=READING, **tables,
     )  # fmt: skip
     texts = {"json": json.dumps(result, indent=1) + "\n", "md": markdown(result), "csv": as_csv(result), "html": page}
     out.mkdir(parents=True, exist_ok=True)
@@ -51,10 +51,10 @@ def markdown(result: Result, *, level: int = 1) -> str:
     mark = "#" * level
     lines = [f"{mark} {result['title']}", "", result["question"], "", about(result), ""]
     if result["findings"]:
-        lines += [f"{mark}# Findings", "", *_as_markdown(findings(result)), ""]
-    lines += [f"{mark}# Variants", "", *_as_markdown(table(result)), ""]
+        lines += [f"{mark}# Findings", "", *as_markdown(findings(result)), ""]
+    lines += [f"{mark}# Variants", "", *as_markdown(table(result)), ""]
     if result["slices"] != ["all"]:
-        lines += [f"{mark}# AUC by the item's age", "", *_as_markdown(slice_table(result)), ""]
+        lines += [f"{mark}# AUC by the item's age", "", *as_markdown(slice_table(result)), ""]
     for sentence in [*fits(result), *sanity(result)]:
         lines += [f"- {sentence}"]
     lines += [""] if fits(result) or sanity(result) else []
@@ -67,8 +67,10 @@ def markdown(result: Result, *, level: int = 1) -> str:
 
 
 READING = (
-    "± is the deviation over seeds. Differences are paired by seed; their 95 % interval is of seeds and users; "
-    "p is of the paired t-test over seeds; neither is corrected for the number of comparisons.",
+    "± is the deviation over seeds. Differences are paired by seed; their 95 % interval is of seeds and users, "
+    "p is of the paired t-test over seeds. Neither is corrected for the number of comparisons.",
+    "Repeated: the interval lies on the claimed side, be the effect smaller than the paper's or not. Not repeated: it "
+    "lies on the other side, or below half of the paper's figure. Undecided: neither.",
 )
 
 
@@ -113,7 +115,7 @@ def table(result: Result) -> list[list[str]]:
                 row["variant"] + (" (baseline)" if row["variant"] == result["baseline"] else ""),
                 _mean(whole.get("auc")),
                 _difference(difference),
-                _number(difference and difference["p_value"], 3),
+                _p_value(difference),
                 _mean(whole.get("gauc")),
                 _difference(whole.get("gauc", {}).get("difference")),
                 "–" if loss is None else f"{-loss['mean']:.4f}",
@@ -151,7 +153,7 @@ def findings(result: Result) -> list[list[str]]:
         else:
             contrast = finding["contrast"]
             measured = _difference(contrast)
-            p_value, seeds = _number(contrast and contrast["p_value"], 3), str(finding["seeds"])
+            p_value, seeds = _p_value(contrast), str(finding["seeds"])
             paper = _claimed(finding)
         where = f" ({finding['slice']})" if finding["slice"] and finding["slice"] not in finding["claim"] else ""
         metric = "" if finding["metric"] == "auc" else f", {METRIC_NAMES[finding['metric']]}"
@@ -241,7 +243,8 @@ def as_csv(result: Result) -> str:
     return buffer.getvalue()
 
 
-def _as_markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+def as_markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table; the first row is its head."""
     head, *body = [[cell.replace("|", "/") for cell in row] for row in rows]
     return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in body)]
 
@@ -263,6 +266,12 @@ def _difference(found: Mapping[str, Any] | None) -> str:
 
 def _times(ratio: Mapping[str, float] | None) -> str:
     return "–" if ratio is None else f"{ratio['value']:.2f}× ({ratio['low']:.2f}–{ratio['high']:.2f})"
+
+
+def _p_value(found: Mapping[str, Any] | None) -> str:
+    if not found or found["p_value"] is None:
+        return "–"
+    return "< 0.001" if found["p_value"] < 0.001 else f"{found['p_value']:.3f}"
 
 
 def _number(value: float | None, digits: int) -> str:

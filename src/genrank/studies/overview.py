@@ -1,0 +1,70 @@
+"""One page of all studies in a folder: verdicts side by side, then every table with the command that made it."""
+
+import json
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from genrank.errors import DataError
+from genrank.studies.pages import as_markdown, findings, markdown
+from genrank.studies.suite import STUDIES
+from genrank.studies.tuning import DEFAULT_GRID
+
+NOTES = "notes.md"  # beside the results of a data set: what a person adds to them
+MARKS = {"repeated": "yes", "not repeated": "no", "undecided": "undecided", "not measured": "–"}
+
+
+def overview(folder: Path) -> str:
+    """Markdown of the results in `folder` or in its subfolders. DataError where there is none."""
+    places = [folder, *sorted(folder.iterdir())] if folder.is_dir() else []
+    by_set = {place: found for place in places if (found := list(_results(place)))}
+    if not by_set:
+        raise DataError(f"{folder}: no study's NAME.json, here or one folder below; run genrank study first")
+    lines = ["# Verdicts", "", *_verdicts(by_set), ""]
+    for place, results in by_set.items():
+        lines += [f"# {place.name}", ""]
+        if (place / NOTES).is_file():
+            lines += [(place / NOTES).read_text(encoding="utf-8").strip(), ""]
+        for result in results:
+            page = markdown(result, level=2).splitlines()
+            lines += [page[0], "", f"    {command(result, place)}", *page[1:], ""]
+    return "\n".join(lines)
+
+
+def command(result: dict[str, Any], place: Path) -> str:
+    """What made the result, with DATA for the prepared folder."""
+    options = result["options"]
+    words = ["genrank", "study", result["study"], "DATA", "--out", place.name, "--seeds", str(options["seeds"])]
+    if options["size"] != "small":
+        words += ["--size", options["size"]]
+    if options["only"]:
+        words += ["--only", ";".join(options["only"])]
+    if tuple(options["grid"]) != DEFAULT_GRID:
+        words += [word for text in options["grid"] for word in ("--grid", text)]
+    words += [word for text in options["settings"] for word in ("--set", text)]
+    return shlex.join(words)
+
+
+def _results(place: Path) -> Iterable[dict[str, Any]]:
+    for name in STUDIES:
+        path = place / f"{name}.json"
+        if path.is_file():
+            try:
+                yield json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:
+                raise DataError(f"{path}: no JSON; run the study again, its cells are kept") from None
+
+
+def _verdicts(by_set: dict[Path, list[dict[str, Any]]]) -> Sequence[str]:
+    """A row per claim, a column per data set."""
+    cells: dict[tuple[str, str, str], dict[Path, str]] = {}
+    for place, results in by_set.items():
+        for result in results:
+            for finding, row in zip(result["findings"], findings(result)[1:], strict=True):
+                measured = row[2].replace(" to ", ", ")
+                said = "–" if finding["verdict"] == "not measured" else f"{MARKS[finding['verdict']]}: {measured}"
+                cells.setdefault((result["study"], row[0], row[1]), {})[place] = said
+    rows = [["study", "claim", "paper", *(place.name for place in by_set)]]
+    rows += [[*claim, *(said.get(place, "") for place in by_set)] for claim, said in cells.items()]
+    return as_markdown(rows)
