@@ -22,7 +22,7 @@ demo: .venv/.installed
 	$(BIN)/genrank demo --out demo
 
 test: .venv/.installed-dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist worksteal
 
 check: .venv/.installed-dev
 	$(BIN)/ruff format --check

@@ -53,7 +53,6 @@ def speed_and_accuracy(rows: Sequence[Mapping[str, Any]]) -> str:
                 yerr=auc["deviation"] or 0, fmt="o", color=BLUE, ecolor=GREY, markersize=5,
             )  # fmt: skip
             axis.annotate(row["variant"], (rate["value"], auc["mean"]), (6, 4), textcoords="offset points", fontsize=8)
-        axis.set_xscale("log")
         axis.margins(x=0.2, y=0.15)
         axis.set(xlabel="exposures a second in training, measured interleaved", ylabel="AUC")
         return svg(figure)

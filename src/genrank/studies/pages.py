@@ -34,7 +34,12 @@ def write_pages(out: Path, result: Result) -> list[Path]:
     source = files("genrank.studies").joinpath("study.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     drawn = [Markup(chart) for chart in charts.drawn(result)]
-    tables = {"rows": table(result), "slices": slice_table(result), "findings": findings(result)}
+    tables = {
+        "rows": table(result),
+        "costs": cost_table(result),
+        "slices": slice_table(result),
+        "findings": findings(result),
+    }
     page = environment.from_string(source).render(
         result=result, about=about(result), charts=drawn, tuning=tuning(result), sanity=sanity(result),
         fits=fits(result), failures=failures(result), reading=READING, **tables,
@@ -53,15 +58,15 @@ def markdown(result: Result, *, level: int = 1) -> str:
     if result["findings"]:
         lines += [f"{mark}# Findings", "", *as_markdown(findings(result)), ""]
     lines += [f"{mark}# Variants", "", *as_markdown(table(result)), ""]
+    if cost_table(result):
+        lines += [*as_markdown(cost_table(result)), ""]
     if result["slices"] != ["all"]:
         lines += [f"{mark}# AUC by the item's age", "", *as_markdown(slice_table(result)), ""]
     for sentence in [*fits(result), *sanity(result)]:
         lines += [f"- {sentence}"]
     lines += [""] if fits(result) or sanity(result) else []
-    chosen = tuning(result)
-    if chosen:
-        lines += [f"{mark}# Tuning", "", "Validation AUC, seed 0; the winner is marked.", ""]
-        lines += [*(f"- {sentence}" for sentence in chosen), ""]
+    if tuning(result):
+        lines += [f"{mark}# Tuning", "", *as_markdown(tuning(result)), ""]
     lines += [*(f"- {note}" for note in [*result["notes"], *READING, *failures(result)]), ""]
     return "\n".join(lines)
 
@@ -77,7 +82,7 @@ READING = (
 def summary(result: Result) -> list[Table]:
     """Tables for a terminal: the findings, and of the variants what fits."""
     whole = table(result)
-    keep = [whole[0].index(name) for name in ("variant", "AUC", "difference (95 %)", "GAUC", "speed", "seeds")]
+    keep = [whole[0].index(name) for name in ("variant", "AUC", "difference (95 %)", "GAUC", "seeds")]
     shown = [[[row[0], row[2], row[-1]] for row in findings(result)]] if result["findings"] else []
     made = []
     for rows in [*shown, [[row[place] for place in keep] for row in whole]]:
@@ -99,17 +104,11 @@ def about(result: Result) -> str:
 
 
 def table(result: Result) -> list[list[str]]:
-    """Header and a row per variant."""
-    header = ["variant", "AUC", "difference (95 %)", "p", "GAUC", "difference (95 %)", "log loss"]
-    header += ["parameters", "MFLOP an exposure", "exposures a second"]
-    others = [regime for regime in result["speed"] if regime != AS_TRAINED]
-    header += ["speed", *(f"speed, {regime}" for regime in others), "seconds a run", "seeds"]
-    rows = [header]
+    """Header and a row per variant: how accurate it is."""
+    rows = [["variant", "AUC", "difference (95 %)", "p", "GAUC", "difference (95 %)", "log loss", "seeds"]]
     for row in result["rows"]:
-        whole, speed = row["parts"].get("all", {}), row["speed"].get(AS_TRAINED, {})
-        difference = whole.get("auc", {}).get("difference")
-        loss = whole.get("neg_logloss")
-        rate = speed.get("exposures_per_second")
+        whole = row["parts"].get("all", {})
+        difference, loss = whole.get("auc", {}).get("difference"), whole.get("neg_logloss")
         rows.append(
             [
                 row["variant"] + (" (baseline)" if row["variant"] == result["baseline"] else ""),
@@ -119,15 +118,33 @@ def table(result: Result) -> list[list[str]]:
                 _mean(whole.get("gauc")),
                 _difference(whole.get("gauc", {}).get("difference")),
                 "–" if loss is None else f"{-loss['mean']:.4f}",
-                "–" if row["parameters"] is None else f"{row['parameters']:,}",
-                "–" if not speed else f"{speed['flops_per_exposure'] / 1e6:.2f}",
-                "–" if rate is None else f"{rate['value']:,.0f}",
-                *(_times(row["speed"].get(regime, {}).get("over_baseline")) for regime in (AS_TRAINED, *others)),
-                _number(row["seconds"], 0),
                 str(row["seeds"]),
             ]
         )
     return rows
+
+
+def cost_table(result: Result) -> list[list[str]]:
+    """Header and a row per trained variant: what it costs."""
+    others = [regime for regime in result["speed"] if regime != AS_TRAINED]
+    header = ["variant", "parameters", "MFLOP an exposure", "exposures a second", "speed"]
+    rows = [[*header, *(f"speed, {regime}" for regime in others), "seconds a run"]]
+    for row in result["rows"]:
+        if row["parameters"] is None:
+            continue
+        speed = row["speed"].get(AS_TRAINED, {})
+        rate = speed.get("exposures_per_second")
+        rows.append(
+            [
+                row["variant"],
+                f"{row['parameters']:,}",
+                "–" if not speed else f"{speed['flops_per_exposure'] / 1e6:.2f}",
+                "–" if rate is None else f"{rate['value']:,.0f}",
+                *(_times(row["speed"].get(regime, {}).get("over_baseline")) for regime in (AS_TRAINED, *others)),
+                _number(row["seconds"], 0),
+            ]
+        )
+    return rows if len(rows) > 1 else []
 
 
 def slice_table(result: Result) -> list[list[str]]:
@@ -169,19 +186,20 @@ def _claimed(finding: Mapping[str, Any]) -> str:
     return {"above": "> 0", "parity": "= 0", "not_below": "≥ 0", "at_most": "≈ 0"}[finding["kind"]]
 
 
-def tuning(result: Result) -> list[str]:
-    """A sentence per tuned ranker."""
-    said = []
-    for choice in result["tuning"]:
-        if not choice["tried"]:
-            continue
-        points = [
-            f"{' '.join(point['settings'])}: {_number(point['valid_auc'], 4)}"
-            + (" (chosen)" if point["settings"] == choice["best"] else "")
+def tuning(result: Result) -> list[list[str]]:
+    """Header and a row per tuned ranker: the validation AUC of every point of the grid, the winner marked."""
+    tried = [choice for choice in result["tuning"] if choice["tried"]]
+    if not tried:
+        return []
+    points = [point["settings"] for point in tried[0]["tried"]]
+    rows = [["validation AUC, seed 0", *(" ".join(settings) for settings in points)]]
+    for choice in tried:
+        reached = [
+            _number(point["valid_auc"], 4) + (" (chosen)" if point["settings"] == choice["best"] else "")
             for point in choice["tried"]
         ]
-        said.append(f"{choice['variant']}: {'; '.join(points)}")
-    return said
+        rows.append([choice["variant"], *reached])
+    return rows
 
 
 def fits(result: Result) -> list[str]:
