@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 from genrank.batch import PackedBatch, map_arrays
 from genrank.data.sequence import Samples, SequenceBuilder, take
 from genrank.data.timelines import Timelines
+from genrank.models.history_state import join
 from genrank.models.ranker import Ranker, build_ranker
+from genrank.models.sequence_ranker import SequenceRanker
 from worlds import SPEC, builder, timelines
 from zoo import NAMES, config, ranker
 
@@ -29,8 +31,8 @@ def cut(model: Ranker, world: Timelines = WORLD, grouping: str = "user") -> Sequ
     return builder(world, search=model.config.search, grouping=grouping, max_history=MAX_HISTORY)
 
 
-def torch_batch(b: SequenceBuilder, samples: Samples | None = None) -> PackedBatch:
-    return map_arrays(b.batch(b.samples() if samples is None else samples), torch.from_numpy)
+def torch_batch(b: SequenceBuilder, samples: Samples | None = None, known: np.ndarray | None = None) -> PackedBatch:
+    return map_arrays(b.batch(b.samples() if samples is None else samples, known=known), torch.from_numpy)
 
 
 @torch.no_grad()
@@ -89,6 +91,47 @@ def test_a_cached_history_equals_the_whole_forward(model: Ranker) -> None:
         whole, cached = model(batch), model.score(state, batch)
     for task, logits in whole.items():
         torch.testing.assert_close(cached[task], logits, atol=3e-5, rtol=1e-4)
+
+
+def test_a_history_that_grows_event_by_event_equals_one_encoded_at_once(model: Ranker) -> None:
+    if not isinstance(model, SequenceRanker) or not model.extends_history:
+        return
+    b = cut(model, grouping="request")
+    samples = b.samples()
+    samples = take(samples, np.flatnonzero(samples.num_history > 3)[-5:])
+    lengths = samples.num_history
+    with torch.no_grad():
+        whole = model.encode_history(torch_batch(b, samples))
+        grown = model.encode_history(torch_batch(b, replace(samples, end=samples.start)))
+        for count in range(lengths.max()):
+            known, end = np.minimum(count, lengths), np.minimum(count + 1, lengths)
+            part = torch_batch(b, replace(samples, end=samples.start + end), known=known)
+            grown = model.extend_history(grown, part)
+        assert grown.num_events.tolist() == whole.num_events.tolist() == lengths.tolist()
+        candidates = torch_batch(b, samples, known=lengths)
+        assert len(candidates.history.item) == 0
+        one, other = model.score(whole, candidates), model.score(grown, candidates)
+    for task, logits in one.items():
+        torch.testing.assert_close(other[task], logits, atol=1e-5, rtol=1e-5)
+
+
+def test_a_state_is_cut_and_joined(model: Ranker) -> None:
+    if not isinstance(model, SequenceRanker) or not model.extends_history:
+        return
+    b = cut(model, grouping="request")
+    samples = b.samples()
+    samples = take(samples, np.flatnonzero(samples.num_history > 3)[-3:])
+    settled = samples.num_history - model.num_unsettled_events
+    with torch.no_grad():
+        alone = [model.encode_history(torch_batch(b, take(samples, np.array([s])))) for s in range(3)]
+        kept = [state.first(int(count) // 2) for state, count in zip(alone, settled, strict=True)]
+        grown = model.extend_history(join(kept), torch_batch(b, samples, known=settled // 2))
+        one, other = (model.score(state, torch_batch(b, samples)) for state in (join(alone), grown))
+    assert join(alone).num_bytes > sum(state.num_bytes for state in kept)
+    for task, logits in one.items():
+        torch.testing.assert_close(other[task], logits, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="the first 99 events"):
+        alone[0].first(99)
 
 
 def test_empty_histories_and_single_candidates_are_scored_and_trained(model: Ranker) -> None:

@@ -218,11 +218,15 @@ class SequenceBuilder:
         first[0] = True
         return self._collect(rows, np.repeat(start + window, len(rows)), first)
 
-    def batch(self, samples: Samples) -> PackedBatch:
-        """The packed batch of the given samples, as NumPy arrays."""
+    def batch(self, samples: Samples, *, known: Ints | None = None) -> PackedBatch:
+        """The packed batch of the given samples, as NumPy arrays.
+
+        known: (S) first events of every history that are left out, because the model has encoded them before.
+        """
         t = self.timelines
-        lengths = samples.num_history
-        rows = ranges(samples.start, lengths)
+        begin = samples.start if known is None else samples.start + known
+        lengths = samples.end - begin
+        rows = ranges(begin, lengths)
         sample_of_candidate = np.repeat(np.arange(len(samples)), samples.num_candidates)
         found, found_offsets = self._search(samples, sample_of_candidate)
         items, index = np.unique(
@@ -232,7 +236,7 @@ class SequenceBuilder:
         of_history, of_candidates, of_found = np.split(index, np.cumsum([len(rows), len(samples.candidates)]))
         return PackedBatch(
             history=self._history(rows, offsets_of(lengths), np.repeat(samples.start, lengths), of_history),
-            candidates=self._candidates(samples, sample_of_candidate, of_candidates),
+            candidates=self._candidates(samples, sample_of_candidate, of_candidates, whole=known is None),
             long=LongHistory(offsets=found_offsets, item=of_found, time=t.time[found], actions=self._actions(found)),
             items=self.items.rows(items),
             users=self.users.rows(t.users[samples.user].astype(np.int64)),
@@ -255,10 +259,10 @@ class SequenceBuilder:
             features={name: gather(column, rows) for name, column in t.features.items()},
         )
 
-    def _candidates(self, samples: Samples, sample: Ints, item: Ints) -> Candidates:
+    def _candidates(self, samples: Samples, sample: Ints, item: Ints, *, whole: bool) -> Candidates:
         t, rows = self.timelines, samples.candidates
         places = self._places(rows, samples.start[sample])
-        in_window = rows < samples.end[sample]  # a packed request is history for the requests after it
+        in_window = (rows < samples.end[sample]) & whole  # a packed request is history for the requests after it
         history_start = offsets_of(samples.num_history)[:-1]
         return Candidates(
             offsets=samples.candidate_offsets,

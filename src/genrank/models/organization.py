@@ -95,6 +95,16 @@ def with_user_tokens(context: Context, user_BW: Tensor) -> Context:
     )
 
 
+def behind_user_tokens(context: Context) -> Context:
+    """Tokens that come later in sequences that begin with a user's token."""
+
+    def shifted(tokens: Tokens) -> Tokens:
+        return Tokens(tokens.offsets, tokens.position + 1, tokens.time)
+
+    queries = Queries(shifted(context.queries.tokens), context.queries.prefix + 1, context.queries.next_time)
+    return Context(context.x_XW, shifted(context.tokens), queries)
+
+
 def fully_visible(context: Context) -> Context:
     """The paper's control: every history token sees the whole history."""
     tokens, queries = context.tokens, context.queries

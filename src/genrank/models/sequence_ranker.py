@@ -17,19 +17,21 @@ Shapes: B sequences, T history events, X context tokens, C candidates, W width.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from genrank.batch import Candidates, PackedBatch
+from genrank.batch import Candidates, History, PackedBatch
+from genrank.models.history_state import HistoryState, Merge
 from genrank.models.inputs import Inputs, RankerConfig
 from genrank.models.organization import (
     Context,
     Organization,
     action_context,
+    behind_user_tokens,
     fully_visible,
     interleaved_context,
     per_token,
@@ -94,16 +96,6 @@ class SequenceRankerConfig(RankerConfig):
     def fusible(self) -> bool:
         """Whether PyTorch's fused attention can compute it."""
         return self.block == "transformer" and self.encoding != "hstu"
-
-
-@dataclass(frozen=True)
-class HistoryState:
-    """An encoded history: all that scoring candidates needs of it, and what a cache keeps."""
-
-    context: Tokens  # X places
-    keys_values: tuple[KeysValues, ...]  # per block
-    user_BW: Tensor | None  # the users' vectors
-    num_prefix_tokens: int
 
 
 class SequenceRanker(nn.Module):
@@ -171,6 +163,34 @@ class SequenceRanker(nn.Module):
         """The batch's histories; its candidates are not looked at."""
         return self._encode(batch, self.inputs.items(batch.items))[0]
 
+    @property
+    def extends_history(self) -> bool:
+        """Whether a history's state holds for its first events, and more of them can be added."""
+        return self.config.history_mask == "causal"
+
+    @property
+    def num_unsettled_events(self) -> int:
+        """A history's last events, whose state holds for the request's time only: HSTU's bias takes the next time."""
+        return 1 if self.config.encoding == "hstu" else 0
+
+    def extend_history(self, state: HistoryState, batch: PackedBatch) -> HistoryState:
+        """`state` with the events of the batch's history behind it: only these are computed."""
+        items_IW = self.inputs.items(batch.items)
+        context = self._context(batch.history, items_IW, state.user_BW)
+        if state.num_prefix_tokens:
+            context = behind_user_tokens(context)
+        merge = Merge(state.context.offsets, context.tokens.offsets)
+        places, asked = merge.tokens(state.context, context.tokens), context.queries
+        attention = self._attention(Queries(asked.tokens, asked.prefix, asked.next_time), places)
+        x_XW = self.input_dropout(self.input_norm(context.x_XW))
+        states: list[KeysValues] = []
+        for block, before in zip(self.blocks, state.keys_values, strict=True):
+            assert isinstance(block, Block)
+            states.append(merge.keys_values(before, block.keys_values(x_XW)))
+            if block is not self.blocks[-1]:
+                x_XW, _ = block(x_XW, attention, states[-1])
+        return replace(state, context=places, keys_values=tuple(states))
+
     def score(self, state: HistoryState, batch: PackedBatch) -> dict[str, Tensor]:
         """Logits of the batch's candidates over histories that were encoded before; its history is not looked at."""
         copies = torch.full_like(batch.candidates.in_history, -1)
@@ -187,7 +207,7 @@ class SequenceRanker(nn.Module):
     def _encode(self, batch: PackedBatch, items_IW: Tensor) -> tuple[HistoryState, Tensor]:
         """The state, and what goes into the last block (X, W)."""
         user_BW = self.inputs.user_vectors(batch)
-        context = self._context(batch, items_IW, user_BW)
+        context = self._context(batch.history, items_IW, user_BW)
         prefixed = user_BW is not None and self.config.user_features == "prefix"
         if prefixed:
             assert user_BW is not None
@@ -203,7 +223,7 @@ class SequenceRanker(nn.Module):
         last = self.blocks[-1]
         assert isinstance(last, Block)
         states.append(last.keys_values(x_XW))
-        return HistoryState(context.tokens, tuple(states), user_BW, int(prefixed)), x_XW
+        return HistoryState(context.tokens, tuple(states), user_BW, int(prefixed), self.event_tokens), x_XW
 
     def _run(
         self, block: nn.Module, x_NW: Tensor, attention: Attention, context: KeysValues | None
@@ -215,8 +235,8 @@ class SequenceRanker(nn.Module):
         )
         return result
 
-    def _context(self, batch: PackedBatch, items_IW: Tensor, user_BW: Tensor | None) -> Context:
-        history, inputs = batch.history, self.inputs
+    def _context(self, history: History, items_IW: Tensor, user_BW: Tensor | None) -> Context:
+        inputs = self.inputs
         item_TW = items_IW[history.item]
         if inputs.contexts is not None:
             item_TW = item_TW + inputs.contexts(history.features)

@@ -1,0 +1,98 @@
+"""An encoded history: what scoring candidates needs of it, what a cache keeps, and how it grows and is cut.
+
+Under a causal mask a token's keys and values depend on nothing behind it. So the state of a history's first events is
+the first part of its state, and events that come later are added by computing their tokens alone.
+
+Shapes: B sequences, X context tokens, H heads, D channels of a head, W width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from genrank.nn.attention import Tokens
+from genrank.nn.blocks import KeysValues
+
+
+@dataclass(frozen=True)
+class HistoryState:
+    """Keys and values of B histories."""
+
+    context: Tokens  # X places
+    keys_values: tuple[KeysValues, ...]  # per block
+    user_BW: Tensor | None  # the users' vectors
+    num_prefix_tokens: int  # context tokens before the events of a sequence
+    event_tokens: int  # context tokens of an event
+
+    @property
+    def num_events(self) -> Tensor:
+        """(B) events of every history."""
+        return (self.context.offsets.diff() - self.num_prefix_tokens) // self.event_tokens
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all tensors."""
+        tensors = [self.context.offsets, self.context.position, self.context.time]
+        tensors += [tensor for block in self.keys_values for tensor in block]
+        tensors += [] if self.user_BW is None else [self.user_BW]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def first(self, num_events: int) -> "HistoryState":
+        """The state of a single history's first events, as views. ValueError where it has fewer or there are more."""
+        if len(self.context.offsets) != 2 or num_events > int(self.num_events):
+            raise ValueError(f"the first {num_events} events of a state with {self.num_events.tolist()}")
+        kept = self.num_prefix_tokens + self.event_tokens * num_events
+        return replace(
+            self,
+            context=Tokens(
+                self.context.offsets.clamp_max(kept), self.context.position[:kept], self.context.time[:kept]
+            ),
+            keys_values=tuple(KeysValues(k[:kept], v[:kept]) for k, v in self.keys_values),
+        )
+
+
+class Merge:
+    """Puts new tokens behind the old ones of the same sequence."""
+
+    def __init__(self, old_offsets: Tensor, new_offsets: Tensor):
+        self.offsets = old_offsets + new_offsets
+        sequence_B = torch.arange(len(old_offsets) - 1, device=old_offsets.device)
+        both = [torch.repeat_interleave(sequence_B, offsets.diff()) for offsets in (old_offsets, new_offsets)]
+        self.order = None if len(sequence_B) == 1 else torch.argsort(torch.cat(both), stable=True)
+
+    def __call__(self, old: Tensor, new: Tensor) -> Tensor:
+        """(X, …) of both."""
+        joined = torch.cat([old, new])
+        return joined if self.order is None else joined[self.order]
+
+    def tokens(self, old: Tokens, new: Tokens) -> Tokens:
+        """The places of both."""
+        return Tokens(self.offsets, self(old.position, new.position), self(old.time, new.time))
+
+    def keys_values(self, old: KeysValues, new: KeysValues) -> KeysValues:
+        """The keys and values of both."""
+        return KeysValues(self(old.k_THD, new.k_THD), self(old.v_THD, new.v_THD))
+
+
+def join(states: Sequence[HistoryState]) -> HistoryState:
+    """One state of all the histories, in that order. They are of one model."""
+    if len(states) == 1:
+        return states[0]
+    lengths = torch.cat([state.context.offsets.diff() for state in states])
+    users = [state.user_BW for state in states if state.user_BW is not None]
+    blocks = zip(*(state.keys_values for state in states), strict=True)
+    return replace(
+        states[0],
+        context=Tokens(
+            torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]),
+            torch.cat([state.context.position for state in states]),
+            torch.cat([state.context.time for state in states]),
+        ),
+        keys_values=tuple(
+            KeysValues(torch.cat([own.k_THD for own in block]), torch.cat([own.v_THD for own in block]))
+            for block in blocks
+        ),
+        user_BW=torch.cat(users) if users else None,
+    )
