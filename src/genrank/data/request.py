@@ -19,7 +19,7 @@ from genrank.data.exposures import request_times
 from genrank.data.manifest import Manifest
 from genrank.data.statistics import Events, WindowStatistics, statistics_tasks
 from genrank.data.tables import FeatureTable
-from genrank.data.timelines import Timelines, gather, offsets_of
+from genrank.data.timelines import Timelines, joined, offsets_of
 from genrank.errors import DataError, RequestError
 from genrank.schema import DataSpec, FeatureSpec
 
@@ -50,36 +50,56 @@ def with_request(
     `features`: context of every candidate, (C) int32 indices or Jagged; `statistics`: (C, S), theirs at `time`. Only
     the request's rows are targets.
     """
-    past = np.flatnonzero(timeline.time < time)
-    count = len(items)
-    request = int(timeline.request[past].max()) + 1 if len(past) else 0
+    past = timeline.take(np.flatnonzero(timeline.time < time))
+    request = int(past.request.max()) + 1 if past.num_exposures else 0
+    asked = exposures(
+        timeline, len(items), time=time, request=request, item=items, features=features, statistics=statistics
+    )
+    seen = replace(past, target=np.zeros(past.num_exposures, np.bool_))
+    return joined([seen, asked], one_user=True)
 
-    def extend(column: NDArray[Any], value: Any) -> NDArray[Any]:
-        return np.concatenate([column[past], np.broadcast_to(np.asarray(value, column.dtype), count)])
 
-    return replace(
-        timeline,
-        offsets=np.array([0, len(past) + count]),
-        time=extend(timeline.time, time),
-        request=extend(timeline.request, request),
-        position=extend(timeline.position, -1),
-        item=extend(timeline.item, items),
-        target=np.arange(len(past) + count) >= len(past),
-        tasks={n: extend(c, -1 if c.dtype == np.int8 else np.nan) for n, c in timeline.tasks.items()},
-        censored={n: extend(c, False) for n, c in timeline.censored.items()},
-        feedback={n: extend(c, 0) for n, c in timeline.feedback.items()},
-        features={n: _extend_feature(c, past, features[n]) for n, c in timeline.features.items()},
-        statistics=np.concatenate([timeline.statistics[past], statistics]),
+def exposures(
+    like: Timelines,
+    count: int,
+    *,
+    time: Any,
+    request: Any,
+    item: Any,
+    features: Mapping[str, Any],
+    position: Any = -1,
+    tasks: Mapping[str, Any] | None = None,
+    censored: Mapping[str, Any] | None = None,
+    feedback: Mapping[str, Any] | None = None,
+    statistics: NDArray[np.float16] | None = None,
+) -> Timelines:
+    """`count` exposures of one user, with the columns that `like` has; what is left out is unknown.
+
+    Each is an array of `count` values or one value for all; `features` are columns. All are targets.
+    """
+
+    def column(value: Any, old: NDArray[Any]) -> NDArray[Any]:
+        return np.broadcast_to(np.asarray(value, old.dtype), count).copy()
+
+    def columns(values: Mapping[str, Any] | None, old: Mapping[str, NDArray[Any]], unknown: Any) -> dict[str, Any]:
+        given = values or {}
+        return {name: column(given.get(name, unknown(each)), each) for name, each in old.items()}
+
+    return Timelines(
+        users=like.users,
+        offsets=np.array([0, count]),
+        time=column(time, like.time),
+        request=column(request, like.request),
+        position=column(position, like.position),
+        item=column(item, like.item),
+        target=np.ones(count, np.bool_),
+        tasks=columns(tasks, like.tasks, lambda each: -1 if each.dtype == np.int8 else np.nan),
+        censored=columns(censored, like.censored, lambda _: False),
+        feedback=columns(feedback, like.feedback, lambda _: 0),
+        features=features,
+        statistics=np.zeros((count, like.statistics.shape[1]), np.float16) if statistics is None else statistics,
         oracle={},
     )
-
-
-def _extend_feature(column: Any, past: NDArray[np.int64], added: Any) -> Any:
-    if isinstance(column, Jagged):
-        kept = gather(column, past)
-        lengths = np.concatenate([np.diff(kept.offsets), np.diff(added.offsets)])
-        return Jagged(np.concatenate([kept.values, added.values]), offsets_of(lengths))
-    return np.concatenate([column[past], added])
 
 
 def load_statistics(folder: Path, manifest: Manifest, items: FeatureTable) -> WindowStatistics:
@@ -120,22 +140,36 @@ class ContextEncoder:
 
         A feature that is left out is unknown. Raises RequestError for names that are no context feature.
         """
+        self.check(context)
+        return {feature.name: self._column(feature, context.get(feature.name), count) for feature in self.specs}
+
+    def encode_each(self, contexts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Columns for exposures with a context each. Names that are no context feature are not looked at."""
+        return {feature.name: self._columns(feature, [c.get(feature.name) for c in contexts]) for feature in self.specs}
+
+    def check(self, context: Mapping[str, Any]) -> None:
+        """RequestError for names that are no context feature."""
         known = {feature.name for feature in self.specs}
         for name in context:
             if name not in known:
                 raise RequestError(f"context: there is no feature {name!r}; {nearest(name, known)}")
-        return {feature.name: self._column(feature, context.get(feature.name), count) for feature in self.specs}
 
     def _column(self, feature: FeatureSpec, value: Any, count: int) -> Any:
         if feature.kind == "multi":
-            vocabulary = self.vocabularies[feature.name]
-            found = [vocabulary[str(v)] for v in (value or ()) if str(v) in vocabulary]
-            return Jagged(np.tile(np.array(found, np.int32), count), offsets_of(np.full(count, len(found))))
-        values = value if isinstance(value, list | tuple) else [value] * count
+            return self._columns(feature, [value] * count)
+        values = list(value) if isinstance(value, list | tuple) else [value] * count
         if len(values) != count:
             raise RequestError(
                 f"context: {feature.name} has {len(values)} values for {count} candidates; give one each"
             )
+        return self._columns(feature, values)
+
+    def _columns(self, feature: FeatureSpec, values: Sequence[Any]) -> Any:
+        if feature.kind == "multi":
+            vocabulary = self.vocabularies[feature.name]
+            found = [[vocabulary[str(v)] for v in (each or ()) if str(v) in vocabulary] for each in values]
+            flat = np.array([index for row in found for index in row], np.int32)
+            return Jagged(flat, offsets_of(np.array([len(row) for row in found], np.int64)))
         return np.array([self._index(feature, each) for each in values], np.int32)
 
     def _index(self, feature: FeatureSpec, value: Any) -> int:

@@ -4,7 +4,7 @@ Shapes: U users, N exposures. Row n belongs to user u where offsets[u] <= n < of
 docs/architecture.md, "timelines".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,27 @@ class Timelines:
         """(N) index into `users` of every exposure."""
         return np.repeat(np.arange(len(self.users)), np.diff(self.offsets))
 
+    def of_user(self, index: int) -> "Timelines":
+        """One user's timeline, as views."""
+        begin, end = int(self.offsets[index]), int(self.offsets[index + 1])
+        rows = slice(begin, end)
+        return replace(
+            self,
+            users=self.users[index : index + 1],
+            offsets=np.array([0, end - begin]),
+            **_columns(self, lambda column: _slice(column, begin, end)),
+            statistics=self.statistics[rows],
+        )
+
+    def take(self, rows: NDArray[np.int64]) -> "Timelines":
+        """The given rows of a single user's timeline, in that order. Their times must not fall."""
+        return replace(
+            self,
+            offsets=np.array([0, len(rows)]),
+            **_columns(self, lambda column: gather(column, rows, widen=False)),
+            statistics=self.statistics[rows],
+        )
+
     @classmethod
     def load(cls, folder: Path, spec: DataSpec) -> "Timelines":
         """A prepared folder's timelines: the columns that `spec` names. Raises DataError where a file can't be read."""
@@ -86,6 +107,45 @@ class Timelines:
         )
 
 
+def joined(parts: Sequence[Timelines], *, one_user: bool = False) -> Timelines:
+    """All parts one behind another: of one user, whose rows they are in order of time, or each of a user of its own."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    columns = [_columns(part, lambda column: column) for part in parts]
+    lengths = np.concatenate([np.diff(part.offsets) for part in parts])
+    return replace(
+        first,
+        users=first.users if one_user else np.concatenate([part.users for part in parts]),
+        offsets=offsets_of(lengths.sum(keepdims=True) if one_user else lengths),
+        **{name: _join([column[name] for column in columns]) for name in columns[0]},
+        statistics=np.concatenate([part.statistics for part in parts]),
+    )
+
+
+def _columns(t: Timelines, change: Callable[[Any], Any]) -> dict[str, Any]:
+    """The columns with a value per exposure, changed. The oracle's are left out."""
+    plain = {name: change(getattr(t, name)) for name in ("time", "request", "position", "item", "target")}
+    groups = ("tasks", "censored", "feedback", "features")
+    return plain | {name: {key: change(v) for key, v in getattr(t, name).items()} for name in groups} | {"oracle": {}}
+
+
+def _join(columns: Sequence[Any]) -> Any:
+    if isinstance(columns[0], Mapping):
+        return {name: _join([column[name] for column in columns]) for name in columns[0]}
+    if isinstance(columns[0], Jagged):
+        lengths = np.concatenate([np.diff(column.offsets) for column in columns])
+        return Jagged(np.concatenate([column.values for column in columns]), offsets_of(lengths))
+    return np.concatenate(columns)
+
+
+def _slice(column: Any, begin: int, end: int) -> Any:
+    if isinstance(column, Jagged):
+        offsets = column.offsets[begin : end + 1]
+        return Jagged(column.values[offsets[0] : offsets[-1]], offsets - offsets[0])
+    return column[begin:end]
+
+
 def feature_columns(
     specs: Sequence[FeatureSpec], columns: Mapping[str, pa.Array], *, prefix: str = ""
 ) -> dict[str, Any]:
@@ -100,13 +160,14 @@ def feature_columns(
     return loaded
 
 
-def gather(column: Any, rows: NDArray[np.int64]) -> Any:
-    """The given rows of a feature column, in that order; indices become int64."""
+def gather(column: Any, rows: NDArray[np.int64], *, widen: bool = True) -> Any:
+    """The given rows of a feature column, in that order; indices become int64 if `widen`."""
     if isinstance(column, Jagged):
         starts, lengths = column.offsets[rows], np.diff(column.offsets)[rows]
-        return Jagged(column.values[ranges(starts, lengths)].astype(np.int64), offsets_of(lengths))
+        values = column.values[ranges(starts, lengths)]
+        return Jagged(values.astype(np.int64) if widen else values, offsets_of(lengths))
     taken = column[rows]
-    return taken if taken.dtype == np.float32 else taken.astype(np.int64)
+    return taken.astype(np.int64) if widen and taken.dtype != np.float32 else taken
 
 
 def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,0 +1,183 @@
+"""Where live exposures and new items are kept: an interface, one that forgets, and one in SQLite that doesn't.
+
+Events are kept as they came, in raw values, so that they outlive a model and its vocabularies. An event's identity is
+its `key`: sent again it changes nothing, unless its content is another (a like that came later than the exposure),
+which replaces it. Every change of a user's events gives the changed ones a new revision, and the user that version.
+"""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from genrank.errors import DataError
+
+SLACK = 4  # a user's events are cut when there are a quarter more than allowed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One exposure with what the user did. time: seconds since the epoch, UTC."""
+
+    user: str
+    item: str
+    time: int
+    request: str = ""  # exposures of one request share it; empty: those of equal time are one request
+    position: int = -1  # slot in the feed
+    actions: Mapping[str, Any] = field(default_factory=dict)  # by task or feedback
+    context: Mapping[str, Any] = field(default_factory=dict)  # features of the exposure
+    id: str = ""  # of the event; empty: user, item and time tell it from others
+
+    @property
+    def key(self) -> str:
+        """What tells it from other events of its user."""
+        return f"#{self.id}" if self.id else f"{self.time}/{self.item}"
+
+    def body(self) -> str:
+        """All but user and key, as JSON that is equal for equal events."""
+        content = {
+            "item": self.item, "time": self.time, "request": self.request, "position": self.position,
+            "actions": dict(self.actions), "context": dict(self.context), "id": self.id,
+        }  # fmt: skip
+        return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def parse(cls, user: str, body: str) -> "Event":
+        """The event that `body` was made of."""
+        return cls(user=user, **json.loads(body))
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserEvents:
+    """A user's live events in order of (time, request, position, item), and the revision of each."""
+
+    events: tuple[Event, ...] = ()
+    revisions: tuple[int, ...] = ()
+    version: int = 0  # the newest revision there has been; 0: none
+    dropped: int = 0  # events that were let go because there were too many
+
+
+class EventStore(Protocol):
+    """Live exposures of all users. Safe to use from several threads."""
+
+    def append(self, events: Sequence[Event]) -> int:
+        """Keep the events; how many were new or changed."""
+
+    def events(self, user: str) -> UserEvents:
+        """What is known of a user."""
+
+    def version(self, user: str) -> int:
+        """The version of `events(user)`, without reading them."""
+
+    def close(self) -> None:
+        """Release files and connections."""
+
+
+def arranged(user: str, rows: Iterable[tuple[str, int]], *, version: int, dropped: int) -> UserEvents:
+    """From (body, revision) in any order."""
+    pairs = [(Event.parse(user, body), revision) for body, revision in rows]
+    pairs.sort(key=lambda pair: (pair[0].time, pair[0].request, pair[0].position, pair[0].item))
+    return UserEvents(
+        events=tuple(event for event, _ in pairs),
+        revisions=tuple(revision for _, revision in pairs),
+        version=version,
+        dropped=dropped,
+    )
+
+
+class SQLiteStore:
+    """Events in one SQLite file (WAL mode): survives restarts, one service process. `:memory:` keeps nothing.
+
+    max_events: of a user; the oldest leave, some at a time.
+    """
+
+    def __init__(self, path: Path | str, *, max_events: int = 4096):
+        self.max_events = max_events
+        self._lock = threading.Lock()
+        try:
+            if str(path) != ":memory:":
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(str(path), check_same_thread=False, isolation_level=None)
+            for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", *TABLES):
+                self._connection.execute(statement)
+        except (sqlite3.Error, OSError) as problem:
+            raise DataError(f"{path}: can't be opened as a store of events ({problem}); give another file") from None
+
+    def append(self, events: Sequence[Event]) -> int:
+        """See EventStore. All of them or, on an error, none."""
+        changed = 0
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                for event in events:
+                    changed += self._keep(event)
+                for user in {event.user for event in events}:
+                    self._cut(user)
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+        return changed
+
+    def _keep(self, event: Event) -> bool:
+        run, body = self._connection.execute, event.body()
+        found = run("SELECT body FROM events WHERE user = ? AND key = ?", (event.user, event.key)).fetchone()
+        if found is not None and found[0] == body:
+            return False
+        run(
+            "INSERT INTO users (user, version, dropped) VALUES (?, 1, 0) "
+            "ON CONFLICT (user) DO UPDATE SET version = version + 1",
+            (event.user,),
+        )
+        run(
+            "INSERT OR REPLACE INTO events (user, key, time, revision, body) "
+            "SELECT user, ?, ?, version, ? FROM users WHERE user = ?",
+            (event.key, event.time, body, event.user),
+        )
+        return True
+
+    def _cut(self, user: str) -> None:
+        run = self._connection.execute
+        (count,) = run("SELECT COUNT(*) FROM events WHERE user = ?", (user,)).fetchone()
+        if count <= self.max_events + self.max_events // SLACK:
+            return
+        run(
+            "DELETE FROM events WHERE user = ?1 AND key IN "
+            "(SELECT key FROM events WHERE user = ?1 ORDER BY time LIMIT ?2)",
+            (user, count - self.max_events),
+        )
+        run(
+            "UPDATE users SET version = version + 1, dropped = dropped + ? WHERE user = ?",
+            (count - self.max_events, user),
+        )
+
+    def events(self, user: str) -> UserEvents:
+        """See EventStore."""
+        with self._lock:
+            about = self._connection.execute("SELECT version, dropped FROM users WHERE user = ?", (user,)).fetchone()
+            if about is None:
+                return UserEvents()
+            rows = self._connection.execute("SELECT body, revision FROM events WHERE user = ?", (user,)).fetchall()
+        return arranged(user, rows, version=about[0], dropped=about[1])
+
+    def version(self, user: str) -> int:
+        """See EventStore."""
+        with self._lock:
+            found = self._connection.execute("SELECT version FROM users WHERE user = ?", (user,)).fetchone()
+        return 0 if found is None else int(found[0])
+
+    def close(self) -> None:
+        """See EventStore."""
+        with self._lock:
+            self._connection.close()
+
+
+TABLES = (
+    "CREATE TABLE IF NOT EXISTS users (user TEXT PRIMARY KEY, version INTEGER NOT NULL, dropped INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS events (user TEXT NOT NULL, key TEXT NOT NULL, time INTEGER NOT NULL, "
+    "revision INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (user, key)) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS by_time ON events (user, time)",
+)
