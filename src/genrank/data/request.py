@@ -130,7 +130,7 @@ class ContextEncoder:
         self.specs = spec.of("exposure")
         self.boundaries = boundaries
         self.vocabularies = {
-            feature.name: _vocabulary(folder / "vocab" / f"{feature.name}.parquet")
+            feature.name: read_vocabulary(folder / "vocab" / f"{feature.name}.parquet")
             for feature in self.specs
             if feature.kind in ("categorical", "multi")
         }
@@ -189,7 +189,8 @@ def numeric_bucket(name: str, value: Any, boundaries: Sequence[float]) -> int:
     return 1 + int(np.searchsorted(boundaries, number, side="right")) if np.isfinite(number) else 0
 
 
-def _vocabulary(path: Path) -> dict[str, int]:
+def read_vocabulary(path: Path) -> dict[str, int]:
+    """Value → index, of a file that `prepare` wrote."""
     table = pq.ParquetFile(path).read()
     values = table.column("value").cast(pa.string()).to_pylist()
     return dict(zip(values, table.column("index").to_pylist(), strict=True))

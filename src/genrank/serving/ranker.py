@@ -16,17 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
-from genrank.batch import PackedBatch, map_arrays
 from genrank.config import nearest
 from genrank.data.manifest import Manifest
-from genrank.data.request import ContextEncoder, load_statistics, load_user, with_request
-from genrank.data.sequence import SequenceBuilder
+from genrank.data.request import load_statistics
 from genrank.data.statistics import WindowStatistics
 from genrank.data.tables import FeatureTable
 from genrank.errors import RequestError
 from genrank.serving.bundle import Bundle, load_bundle, require_same_schema
+from genrank.serving.engine import Engine, EngineRequest
+from genrank.serving.histories import Histories, PastOnDisk
+
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,14 @@ class GenRanker:
         # Items and users come from the data, whose rows the timelines name; it may know newer ones than the bundle.
         self.items = FeatureTable.load(self.data, "item", self.spec)
         self.users = FeatureTable.load(self.data, "user", self.spec)
-        self.context = ContextEncoder(self.data, self.spec, bundle.manifest.boundaries)
+        histories = Histories(
+            folder=self.data, schema=bundle.manifest.schema, spec=self.spec, boundaries=bundle.manifest.boundaries,
+            past=PastOnDisk(self.data, self.spec), items=self.items, users=self.users,
+        )  # fmt: skip
+        self.engine = Engine(
+            self.model, bundle.config.sequence, version=bundle.version, histories=histories,
+            items=self.items, users=self.users, statistics=self._statistics, device=device,
+        )  # fmt: skip
 
     @classmethod
     def load(cls, run: str | Path, *, data: str | Path | None = None, device: str = "cpu") -> "GenRanker":
@@ -93,9 +102,10 @@ class GenRanker:
         """
         _check(candidates)
         weights = self._weights(value)
-        batch, row, num_history, when = self._batch(str(user), candidates, time, context or {})
-        scores = self.score(batch)
-        known = self.items.find([str(item) for item in candidates]) > 0
+        rows = self.items.find([str(item) for item in candidates])
+        when = self.bundle.manifest.split.last_time + 1 if time is None else time
+        (found,) = self.engine.score([EngineRequest(user=str(user), items=rows, time=when, context=context or {})])
+        scores, known = found.scores, rows > 0
         values = sum(weight * scores[task] for task, weight in weights.items())
         order = np.argsort(-np.asarray(values), kind="stable")
         places = tuple(
@@ -109,54 +119,17 @@ class GenRanker:
         )
         return Ranking(
             user=str(user),
-            user_known=row > 0,
+            user_known=found.user_known,
             time=when,
-            num_history=num_history,
+            num_history=found.num_history,
             places=places,
             model_version=self.bundle.version,
             missing_context=tuple(f.name for f in self.spec.of("exposure") if f.name not in (context or {})),
         )
 
-    @torch.no_grad()
-    def score(self, batch: PackedBatch) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-        """Scores per task of a batch's candidates: histories are encoded once, then all candidates scored over them."""
-        batch = batch.to(self.device)
-        state: Any = self.model.encode_history(batch)
-        predictions = self.model.predict(self.model.score(state, batch), batch)
-        return {task: score.double().cpu().numpy() for task, score in predictions.items()}
-
-    def _batch(
-        self, user: str, candidates: Sequence[str], time: int | None, context: Mapping[str, Any]
-    ) -> tuple[PackedBatch, int, int, int]:
-        row = int(self.users.find([user])[0])
-        timeline = load_user(self.data, row, self.spec)
-        when = self.bundle.manifest.split.last_time + 1 if time is None else time
-        items = self.items.find([str(item) for item in candidates])
-        timeline = with_request(
-            timeline,
-            time=when,
-            items=items,
-            features=self.context.encode(context, len(candidates)),
-            statistics=self._statistics_of(row, items, when),
-        )
-        builder = SequenceBuilder(
-            self.bundle.config.sequence,
-            self.spec,
-            timelines=timeline,
-            items=self.items,
-            users=self.users,
-            search=self.bundle.config.model.search,
-        )
-        samples = builder.request(np.flatnonzero(timeline.target))
-        batch: PackedBatch = map_arrays(builder.batch(samples), torch.from_numpy)
-        return batch, row, int(samples.num_history.sum()), when
-
-    def _statistics_of(self, user: int, items: np.ndarray, time: int) -> np.ndarray:
-        """(C, S) the candidates' window statistics at the request's time."""
-        if not self.spec.statistics:
-            return np.zeros((len(items), 0), np.float16)
-        count = len(items)
-        return self.statistics.answers(np.full(count, user), items, np.full(count, time))
+    def _statistics(self, user: Ints, item: Ints, time: Ints) -> NDArray[np.float16]:
+        """(C, S) window statistics at the request's time."""
+        return self.statistics.answers(user, item, time)
 
     @cached_property
     def statistics(self) -> WindowStatistics:

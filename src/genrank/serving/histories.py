@@ -1,0 +1,224 @@
+"""A user's history as the model sees it: what `prepare` knew, then what has happened since.
+
+Both become one timeline in the order of docs/architecture.md. Every exposure carries a stamp that changes when anything
+about it does, so that an encoded history can be told to be still the beginning of this one.
+
+Shapes: N exposures of one user.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrank.data.exposures import requests_by_gap
+from genrank.data.request import ContextEncoder, exposures, load_user, read_vocabulary
+from genrank.data.tables import FeatureTable
+from genrank.data.timelines import Timelines, joined
+from genrank.errors import RequestError
+from genrank.schema import DataSpec, LogSchema
+from genrank.serving.store import Event, EventStore, UserEvents
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserHistory:
+    """All exposures of a user. `row`: of users.parquet, 0 for one who isn't there."""
+
+    user: str
+    row: int
+    timeline: Timelines  # one user
+    stamps: Ints  # (N, 2)
+    dropped: int = 0  # exposures before these that are no longer kept
+
+    def aligned(self, step: int) -> "UserHistory":
+        """The history that begins a multiple of `step` exposures after the user's first, as windows do."""
+        cut = -self.dropped % step
+        if cut == 0:
+            return self
+        rows = np.arange(min(cut, self.timeline.num_exposures), self.timeline.num_exposures)
+        return replace(self, timeline=self.timeline.take(rows), stamps=self.stamps[rows], dropped=self.dropped + cut)
+
+
+class Past(Protocol):
+    """What `prepare` knew of users' exposures."""
+
+    def of(self, row: int) -> Timelines:
+        """The timeline of a user's row; without exposures where there is none."""
+
+
+class PastOnDisk:
+    """Read from the prepared folder, user by user: for few requests."""
+
+    def __init__(self, folder: Path, spec: DataSpec):
+        self.folder, self.spec = folder, spec
+
+    def of(self, row: int) -> Timelines:
+        """See Past."""
+        return load_user(self.folder, row, self.spec)
+
+
+class PastInMemory:
+    """All timelines of the prepared folder, up to `until` (seconds, exclusive) if given: for a service."""
+
+    def __init__(self, folder: Path, spec: DataSpec, *, until: int | None = None):
+        self.timelines, self.until = Timelines.load(folder, spec), until
+        self.index = {int(row): index for index, row in enumerate(self.timelines.users)}
+        self.empty = load_user(folder, -1, spec)
+
+    def of(self, row: int) -> Timelines:
+        """See Past."""
+        if row not in self.index:
+            return replace(self.empty, users=np.array([row], np.int32))
+        timeline = self.timelines.of_user(self.index[row])
+        return timeline if self.until is None else timeline.take(np.flatnonzero(timeline.time < self.until))
+
+
+class Histories:
+    """Histories of all users for one model: its vocabularies, the past it was prepared with, the live events.
+
+    max_users: decoded histories that are kept in memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        schema: LogSchema,
+        spec: DataSpec,
+        boundaries: Mapping[str, Sequence[float]],
+        past: Past,
+        items: FeatureTable,
+        users: FeatureTable,
+        store: EventStore | None = None,
+        max_users: int = 10_000,
+    ):
+        """`folder`: holds the vocabularies; a prepared folder or a bundle's."""
+        self.schema, self.spec, self.past, self.store, self.max_users = schema, spec, past, store, max_users
+        self.item_rows, self.user_rows = Rows(items), Rows(users)
+        self.context = ContextEncoder(folder, spec, boundaries)
+        self.feedback = {
+            part.name: read_vocabulary(folder / "vocab" / f"{part.name}.parquet") for part in spec.feedback
+        }
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, tuple[int, UserHistory]] = OrderedDict()
+
+    def of(self, user: str) -> UserHistory:
+        """The user's history, with all events that are in the store now."""
+        version = self.store.version(user) if self.store is not None else 0
+        with self._lock:
+            kept = self._kept.get(user)
+            if kept is not None and kept[0] == version:
+                self._kept.move_to_end(user)
+                return kept[1]
+        live = self.store.events(user) if self.store is not None and version else UserEvents()
+        history = self._read(user, live)
+        with self._lock:
+            self._kept[user] = (live.version, history)
+            self._kept.move_to_end(user)
+            while len(self._kept) > self.max_users:
+                self._kept.popitem(last=False)
+        return history
+
+    def check(self, event: Event) -> None:
+        """RequestError where an event names what the schema doesn't have, or has a value of another kind."""
+        known = [task.name for task in self.spec.tasks] + [part.name for part in self.spec.feedback]
+        for name in event.actions:
+            if name not in known:
+                raise RequestError(f"actions: there is no task or feedback {name!r}; there is {', '.join(known)}")
+        self.context.check(event.context)
+        self.context.encode_each([event.context])
+        self._actions([event])
+
+    def _read(self, user: str, live: UserEvents) -> UserHistory:
+        row = self.user_rows.find([user])[0]
+        past, dropped = self.past.of(int(row)), 0
+        if live.dropped:  # what lies between the past and the events that are left is gone, so the past is too
+            dropped = past.num_exposures + live.dropped
+            past = past.take(np.zeros(0, np.int64))
+        stamps = np.stack([-1 - np.arange(past.num_exposures), past.item.astype(np.int64)], axis=1)
+        if live.events:
+            known = set(zip(past.time.tolist(), past.item.tolist(), strict=True))
+            item = self.item_rows.find([event.item for event in live.events])
+            fresh = [
+                place
+                for place, (event, own) in enumerate(zip(live.events, item.tolist(), strict=True))
+                if own == 0 or (event.time, own) not in known
+            ]
+            events, item = [live.events[place] for place in fresh], item[fresh]
+            if events:
+                revisions = np.array([live.revisions[place] for place in fresh], np.int64)
+                past = joined([past, self._timeline(past, events, item)], one_user=True)
+                stamps = np.concatenate([stamps, np.stack([revisions, item], axis=1)])
+        order = np.lexsort((past.item, past.position, past.request, past.time))
+        timeline = past.take(order)
+        if self.schema.columns.request is None and live.events:
+            gap = self.schema.requests.gap_seconds
+            numbers = requests_by_gap(np.zeros(len(order), np.int64), timeline.time, gap)
+            timeline = replace(timeline, request=numbers)
+        return UserHistory(user=user, row=int(row), timeline=timeline, stamps=stamps[order], dropped=dropped)
+
+    def _timeline(self, past: Timelines, events: Sequence[Event], item: Ints) -> Timelines:
+        """Live events as rows behind the past's."""
+        before = int(past.request.max()) + 1 if past.num_exposures else 0
+        names = [(event.request or f"@{event.time}") for event in events]
+        number = {name: place for place, name in enumerate(dict.fromkeys(names))}
+        tasks, censored, feedback = self._actions(events)
+        return exposures(
+            past,
+            len(events),
+            time=[event.time for event in events],
+            request=[before + number[name] for name in names],
+            item=item,
+            position=[event.position for event in events],
+            tasks=tasks,
+            censored=censored,
+            feedback=feedback,
+            features=self.context.encode_each([event.context for event in events]),
+        )
+
+    def _actions(self, events: Sequence[Event]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """Columns of tasks, of their censoring, and of feedback."""
+        tasks: dict[str, Any] = {}
+        censored: dict[str, Any] = {}
+        for task in self.spec.tasks:
+            binary = task.kind == "binary"
+            tasks[task.name] = [_number(event, task.name, binary=binary) for event in events]
+            if not binary:
+                censored[task.name] = np.zeros(len(events), np.bool_)
+        feedback = {
+            name: [vocabulary.get(str(event.actions.get(name)), 0) for event in events]
+            for name, vocabulary in self.feedback.items()
+        }
+        return tasks, censored, feedback
+
+
+def _number(event: Event, name: str, *, binary: bool) -> float:
+    """A task's value: what an event leaves out was not done, or not timed; null is unknown."""
+    if name not in event.actions:
+        return 0 if binary else np.nan
+    value = event.actions[name]
+    if value is None:
+        return -1 if binary else np.nan
+    if isinstance(value, bool | int | float) and (value in (0, 1) if binary else np.isfinite(value) and value >= 0):
+        return float(value)
+    wanted = "true, false or null" if binary else "seconds or null"
+    raise RequestError(f"actions: {name} of item {event.item!r} must be {wanted}, found {value!r}")
+
+
+class Rows:
+    """Ids to rows of a table, 0 where there is none."""
+
+    def __init__(self, table: FeatureTable):
+        ids = table.ids.to_pylist()
+        self.rows = {name: row for row, name in enumerate(ids) if row}
+
+    def find(self, ids: Sequence[str]) -> Ints:
+        """(len(ids)) rows."""
+        return np.array([self.rows.get(name, 0) for name in ids], np.int64)
