@@ -1,0 +1,270 @@
+"""A served score is the offline one: over a history that is kept, grows, is sent late, changed, or read again."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from genrank.data.decoding import Decoder
+from genrank.data.loader import Loader, LoaderConfig
+from genrank.data.prepared import PreparedData
+from genrank.data.search import SearchConfig
+from genrank.errors import RequestError
+from genrank.models.ranker import Ranker, build_ranker
+from genrank.runs.predict import predict
+from genrank.serving.engine import Engine, EngineRequest, history_cache
+from genrank.serving.histories import Histories, PastInMemory, PastOnDisk
+from genrank.serving.store import Event, SQLiteStore
+from zoo import config
+
+MAX_HISTORY = 24
+RANKERS = ("genrank", "alibi-both", "user-prefix", "one-block", "hstu", "interleaved", "din", "sim-soft", "hstu-sim")
+
+
+class Feed:
+    """A prepared feed whose test part is served: requests and events in order of time."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.data = PreparedData.load(folder)
+        manifest = self.data.manifest
+        self.spec, self.test_start = manifest.spec, manifest.split.test_start
+        self.decoder = Decoder(folder, self.spec, manifest.boundaries)
+
+    def ranker(self, name: str) -> Ranker:
+        torch.manual_seed(0)
+        changes: dict[str, Any] = {"search": SearchConfig(kind="hard", by="topic")} if name == "hstu-sim" else {}
+        model = build_ranker(config(name, **changes), self.spec, max_history=MAX_HISTORY)
+        for parameter in model.parameters():  # far from the small numbers of a new model
+            torch.nn.init.normal_(parameter, std=0.3) if parameter.ndim > 1 else None
+        return model.eval()
+
+    def judged(self, model: Ranker) -> dict[int, dict[str, float]]:
+        """Offline scores by exposure."""
+        builder = self.builder(model)
+        found = predict(model, Loader(builder, self.data.part(builder, "test"), LoaderConfig(shuffle=False)), self.data)
+        return {
+            int(row): {task: float(score[place]) for task, score in found.scores.items()}
+            for place, row in enumerate(found.exposure)
+        }
+
+    def builder(self, model: Ranker):
+        return self.data.builder(self.sequence, model.config.search)
+
+    @property
+    def sequence(self):
+        from genrank.data.sequence import SequenceConfig
+
+        return SequenceConfig(max_history=MAX_HISTORY, grouping="user")
+
+    def requests(self, model: Ranker, *, users: int = 12) -> Iterator[tuple[np.ndarray, EngineRequest]]:
+        """(rows, request) of the test part, in order of time."""
+        builder, t = self.builder(model), self.data.timelines
+        rows = np.flatnonzero(builder.request_time >= self.test_start)
+        rows = rows[np.isin(builder.user_of_row[rows], np.unique(builder.user_of_row[rows])[:users])]
+        order = np.lexsort((rows, builder.request_key[rows], builder.request_time[rows]))
+        rows = rows[order]
+        for own in np.split(rows, np.flatnonzero(np.diff(builder.request_key[rows])) + 1):
+            contexts = self.decoder.contexts(t, own)
+            names = [feature.name for feature in self.spec.of("exposure")]
+            yield (
+                own,
+                EngineRequest(
+                    user=str(self.data.users.ids[int(t.users[builder.user_of_row[own[0]]])]),
+                    items=t.item[own].astype(np.int64),
+                    time=int(builder.request_time[own[0]]),
+                    context={name: [context.get(name) for context in contexts] for name in names},
+                ),
+            )
+
+    def events(self, user: str, rows: np.ndarray) -> list[Event]:
+        t = self.data.timelines
+        return [
+            Event(
+                user=user, item=str(self.data.items.ids[int(t.item[row])]), time=int(t.time[row]),
+                request=f"r{t.request[row]}", position=int(t.position[row]), actions=actions, context=context,
+            )
+            for row, actions, context in zip(
+                rows, self.decoder.actions(t, rows), self.decoder.contexts(t, rows), strict=True
+            )
+        ]  # fmt: skip
+
+    def engine(self, model: Ranker, store: SQLiteStore | None, *, cache: bool = True, **options: Any) -> Engine:
+        manifest = self.data.manifest
+        past = PastInMemory(self.folder, self.spec, until=self.test_start)
+        histories = Histories(
+            folder=self.folder, schema=manifest.schema, spec=self.spec, boundaries=manifest.boundaries,
+            past=past, items=self.data.items, users=self.data.users, store=store,
+        )  # fmt: skip
+        return Engine(
+            model, self.sequence, version="v1", histories=histories, items=self.data.items, users=self.data.users,
+            cache=history_cache(10**8) if cache else None, **options,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def served(data: Path) -> Feed:
+    return Feed(data)
+
+
+@pytest.mark.parametrize("name", RANKERS)
+def test_a_stream_of_requests_and_events_scores_as_evaluation_does(name: str, served: Feed, tmp_path: Path) -> None:
+    model = served.ranker(name)
+    judged, store = served.judged(model), SQLiteStore(tmp_path / "events.sqlite")
+    engine, compared, encoded = served.engine(model, store), 0, []
+    for rows, request in served.requests(model):
+        (found,) = engine.score([request])
+        for place, row in enumerate(rows.tolist()):
+            for task, score in judged[row].items():
+                assert found.scores[task][place] == pytest.approx(score, abs=1e-5, rel=1e-5)
+                compared += 1
+        encoded.append((found.num_encoded, found.num_history))
+        assert store.append(served.events(request.user, rows)) == len(rows)
+    assert compared > 300
+    if name != "din":
+        assert sum(new for new, _ in encoded) < sum(seen for _, seen in encoded)
+
+
+@pytest.mark.parametrize("name", ["genrank", "hstu", "din"])
+def test_kept_and_anew_alone_and_together_are_the_same(name: str, served: Feed) -> None:
+    model = served.ranker(name)
+    requests = [request for _, request in served.requests(model)][:30]
+    engine, anew = served.engine(model, None), served.engine(model, None, cache=False)
+    alone = [engine.score([request])[0] for request in requests]
+    assert_equal(engine.score(requests), alone)
+    assert_equal(anew.score(requests[::-1])[::-1], alone)
+
+
+def assert_equal(found: list[Any], expected: list[Any]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        for task, score in other.scores.items():
+            np.testing.assert_allclose(one.scores[task], score, atol=1e-5, rtol=1e-5)
+
+
+def test_bf16_is_close(served: Feed) -> None:
+    model = served.ranker("genrank")
+    requests = [request for _, request in served.requests(model)][:20]
+    for fine, coarse in zip(
+        served.engine(model, None).score(requests),
+        served.engine(model, None, dtype="bf16").score(requests),
+        strict=True,
+    ):
+        np.testing.assert_allclose(coarse.scores["click"], fine.scores["click"], atol=2e-2)
+
+
+@pytest.fixture
+def one(served: Feed, tmp_path: Path) -> tuple[Engine, SQLiteStore, EngineRequest, list[Event]]:
+    """An engine, its store, the first request of some user, and a few events after it."""
+    model = served.ranker("genrank")
+    store = SQLiteStore(tmp_path / "events.sqlite")
+    rows, request = next(iter(served.requests(model)))
+    events = [replace(e, time=request.time + 10 * n) for n, e in enumerate(served.events(request.user, rows))]
+    return served.engine(model, store), store, replace(request, time=request.time + 10_000), events
+
+
+def test_only_what_is_new_is_encoded(one: tuple[Engine, SQLiteStore, EngineRequest, list[Event]]) -> None:
+    engine, store, request, events = one
+    first = engine.score([request])[0]
+    assert first.num_encoded == first.num_history > 3
+    assert engine.score([request])[0].num_encoded == 0
+    store.append(events[:2])
+    found = engine.score([request])[0]
+    assert found.num_encoded in (2, found.num_history)  # all of them if the window moved
+    assert engine.score([request])[0].num_encoded == 0
+
+
+def test_a_late_and_a_changed_event_count_as_if_they_had_come_in_time(
+    one: tuple[Engine, SQLiteStore, EngineRequest, list[Event]], served: Feed, tmp_path: Path
+) -> None:
+    engine, store, request, events = one
+    store.append(events[2:])
+    engine.score([request])
+    store.append(events[:2])  # late
+    liked = replace(events[3], actions={**events[3].actions, "like": True, "follow": True})
+    assert store.append([liked, events[2]]) == 1  # one has changed, one has not
+    late = engine.score([request])[0]
+    in_time = SQLiteStore(tmp_path / "other.sqlite")
+    in_time.append([*events[:3], liked, *events[4:]])
+    assert_equal([served.engine(engine.model, in_time).score([request])[0]], [late])
+    assert late.num_encoded < late.num_history or late.num_history < MAX_HISTORY
+
+
+def test_events_outlive_the_service(
+    one: tuple[Engine, SQLiteStore, EngineRequest, list[Event]], served: Feed, tmp_path: Path
+) -> None:
+    engine, store, request, events = one
+    store.append(events)
+    before = engine.score([request])
+    store.close()
+    again = served.engine(engine.model, SQLiteStore(tmp_path / "events.sqlite"))
+    assert_equal(again.score([request]), before)
+
+
+def test_later_events_are_not_seen(one: tuple[Engine, SQLiteStore, EngineRequest, list[Event]]) -> None:
+    engine, store, request, events = one
+    now = replace(request, time=events[0].time)
+    before = engine.score([now])
+    store.append(events)
+    assert_equal(engine.score([now]), before)
+
+
+def test_an_unknown_user_and_unknown_items_are_scored(served: Feed) -> None:
+    engine = served.engine(served.ranker("genrank"), None)
+    found = engine.score([EngineRequest(user="nobody", items=np.zeros(3, np.int64), time=served.test_start)])[0]
+    assert not found.user_known
+    assert found.num_history == 0
+    assert len(set(found.scores["click"].tolist())) == 1
+
+
+def test_a_new_user_has_a_history_from_the_first_event_on(
+    one: tuple[Engine, SQLiteStore, EngineRequest, list[Event]],
+) -> None:
+    engine, store, request, events = one
+    store.append([replace(event, user="new") for event in events])
+    found = engine.score([replace(request, user="new")])[0]
+    assert not found.user_known
+    assert found.num_history == len(events)
+
+
+def test_a_history_that_was_cut_scores_as_the_whole_one(served: Feed, tmp_path: Path) -> None:
+    """Windows begin at the same events, however many older ones are gone."""
+    model = served.ranker("genrank")
+    rows, request = next(iter(served.requests(model)))
+    (event, *_) = served.events(request.user, rows)
+    many = [replace(event, user="new", time=event.time + n, item=str(n % 50)) for n in range(301)]
+    short, long = (SQLiteStore(tmp_path / f"{size}.sqlite", max_events=size) for size in (60, 4000))
+    for begin in range(0, len(many), 7):
+        asked = replace(request, user="new", time=many[begin].time)
+        one, other = (served.engine(model, store).score([asked]) for store in (short, long))
+        assert_equal(one, other)
+        assert one[0].num_history == other[0].num_history
+        for store in (short, long):
+            store.append(many[begin : begin + 7])
+    assert short.events("new").dropped > 200
+    assert len(short.events("new").events) <= 75
+
+
+@pytest.mark.parametrize(
+    ("actions", "said"),
+    [({"clik": 1}, "no task or feedback 'clik'"), ({"click": 3}, "true, false or null"), ({"dwell": -1.0}, "seconds")],
+)
+def test_events_that_make_no_sense(actions: dict[str, Any], said: str, served: Feed) -> None:
+    histories = served.engine(served.ranker("genrank"), None).histories
+    with pytest.raises(RequestError, match=said):
+        histories.check(Event(user="u", item="i", time=1, actions=actions))
+    with pytest.raises(RequestError, match="no feature 'devise'"):
+        histories.check(Event(user="u", item="i", time=1, context={"devise": "x"}))
+
+
+def test_the_past_is_the_same_from_disk_and_from_memory(served: Feed) -> None:
+    disk, memory = PastOnDisk(served.folder, served.spec), PastInMemory(served.folder, served.spec)
+    for row in (0, 1, 7, 10**6):
+        one, other = disk.of(row), memory.of(row)
+        assert one.users.tolist() == other.users.tolist() == [row]
+        np.testing.assert_array_equal(one.time, other.time)
+        np.testing.assert_array_equal(one.item, other.item)
+        np.testing.assert_array_equal(one.features["device"], other.features["device"])
