@@ -16,6 +16,7 @@ from genrank.data.search import SearchConfig
 from genrank.errors import RequestError
 from genrank.models.ranker import Ranker, build_ranker
 from genrank.runs.predict import predict
+from genrank.serving.catalogue import Catalogue, Item
 from genrank.serving.engine import Engine, EngineRequest, history_cache
 from genrank.serving.histories import Histories, PastInMemory, PastOnDisk
 from genrank.serving.store import Event, SQLiteStore
@@ -33,7 +34,7 @@ class Feed:
         self.data = PreparedData.load(folder)
         manifest = self.data.manifest
         self.spec, self.test_start = manifest.spec, manifest.split.test_start
-        self.decoder = Decoder(folder, self.spec, manifest.boundaries)
+        self.decoder = Decoder(folder, manifest)
 
     def ranker(self, name: str) -> Ranker:
         torch.manual_seed(0)
@@ -95,15 +96,23 @@ class Feed:
 
     def engine(self, model: Ranker, store: SQLiteStore | None, *, cache: bool = True, **options: Any) -> Engine:
         manifest = self.data.manifest
-        past = PastInMemory(self.folder, self.spec, until=self.test_start)
         histories = Histories(
-            folder=self.folder, schema=manifest.schema, spec=self.spec, boundaries=manifest.boundaries,
-            past=past, items=self.data.items, users=self.data.users, store=store,
-        )  # fmt: skip
+            self.folder,
+            manifest,
+            past=PastInMemory(self.folder, self.spec, until=self.test_start),
+            catalogue=Catalogue(self.data.items, self.folder, manifest),
+            users=self.data.users,
+            store=store,
+        )
         return Engine(
-            model, self.sequence, version="v1", histories=histories, items=self.data.items, users=self.data.users,
-            cache=history_cache(10**8) if cache else None, **options,
-        )  # fmt: skip
+            model,
+            self.sequence,
+            version="v1",
+            histories=histories,
+            users=self.data.users,
+            cache=history_cache(10**8) if cache else None,
+            **options,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -268,3 +277,65 @@ def test_the_past_is_the_same_from_disk_and_from_memory(served: Feed) -> None:
         np.testing.assert_array_equal(one.time, other.time)
         np.testing.assert_array_equal(one.item, other.item)
         np.testing.assert_array_equal(one.features["device"], other.features["device"])
+
+
+def test_a_new_item_ranks_at_once_by_its_content(served: Feed) -> None:
+    engine = served.engine(served.ranker("genrank"), None)
+    catalogue, items = engine.histories.catalogue, served.data.items
+    _, request = next(iter(served.requests(engine.model)))
+    row = int(request.items[0])
+    features = {"content": items.features["content"][row].tolist(), **raw_features(served, row)}
+    twin = EngineRequest(user=request.user, items=catalogue.find(["new"]), time=request.time)
+    assert twin.items.tolist() == [0]
+    unknown = engine.score([twin])[0]
+    assert catalogue.put([Item(id="new", features=features)]) == 1
+    found = engine.score([replace(twin, items=catalogue.find(["new"]))])[0]
+    assert abs(found.scores["click"] - unknown.scores["click"]) > 1e-4
+    assert len(catalogue) == len(items)  # row 0 is nobody's
+    old, new = (catalogue.table.rows(np.array([place])) for place in (row, len(items)))
+    for name in set(items.features) - {"item_id"}:
+        one, other = (np.asarray(getattr(features[name], "values", features[name])) for features in (old, new))
+        np.testing.assert_array_equal(one, other, err_msg=name)
+    assert catalogue.table.features["item_id"][-1] == 0
+
+
+def raw_features(served: Feed, row: int) -> dict[str, Any]:
+    """What a backend would send of an item."""
+    from genrank.data.request import read_vocabulary
+
+    table, raw = served.data.items, {}
+    for name in ("topic", "author", "tags"):
+        values = {v: k for k, v in read_vocabulary(served.folder / "vocab" / f"{name}.parquet").items()}
+        found = table.rows(np.array([row]))[name]
+        raw[name] = values[int(found[0])] if name != "tags" else [values[int(i)] for i in found.values]
+    bucket, edges = int(table.features["length"][row]), served.data.manifest.boundaries["length"]
+    return raw | {"length": edges[bucket - 2] if bucket > 1 else edges[0] - 1}
+
+
+def test_a_changed_item_is_encoded_anew(one: tuple[Engine, SQLiteStore, EngineRequest, list[Event]]) -> None:
+    engine, _, request, _ = one
+    before = engine.score([request])[0]
+    history = engine.histories.of(request.user)
+    seen = int(history.timeline.item[-1])
+    engine.histories.catalogue.put([Item(id=str(engine.histories.catalogue.table.ids[seen]), features={"length": 1.0})])
+    after = engine.score([request])[0]
+    assert 0 < after.num_encoded < after.num_history
+    assert not np.allclose(after.scores["click"], before.scores["click"])
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        (Item(id=""), "id is empty"),
+        (Item(id="x", features={"colour": "red"}), "item: there is no feature 'colour'"),
+        (Item(id="x", features={"content": [1.0]}), "content must be"),
+        (Item(id="x", features={"content": "red"}), "content must be"),
+        (Item(id="x", features={"length": "long"}), "item: length must be a number"),
+    ],
+)
+def test_items_that_make_no_sense(item: Item, said: str, served: Feed) -> None:
+    catalogue = served.engine(served.ranker("genrank"), None).histories.catalogue
+    before = catalogue.table
+    with pytest.raises(RequestError, match=said):
+        catalogue.put([Item(id="fine"), item])
+    assert catalogue.table is before

@@ -3,7 +3,6 @@
 A numeric feature is known by its bucket only, so a number from that bucket stands for it. Shapes: N exposures.
 """
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrank.batch import Jagged
+from genrank.data.manifest import Manifest
 from genrank.data.request import read_vocabulary
 from genrank.data.timelines import Timelines
-from genrank.schema import DataSpec, FeatureSpec
+from genrank.schema import FeatureSpec
 
 
 class Decoder:
     """Contexts and actions of a prepared folder's exposures."""
 
-    def __init__(self, folder: Path, spec: DataSpec, boundaries: Mapping[str, Sequence[float]]):
-        self.spec, self.boundaries = spec, boundaries
+    def __init__(self, folder: Path, manifest: Manifest):
+        self.spec, self.boundaries = manifest.spec, manifest.boundaries
+        spec = self.spec
         named = [f.name for f in spec.of("exposure") if f.kind in ("categorical", "multi")]
         named += [part.name for part in spec.feedback]
         self.values = {

@@ -21,7 +21,7 @@ from genrank.data.statistics import Events, WindowStatistics, statistics_tasks
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines, joined, offsets_of
 from genrank.errors import DataError, RequestError
-from genrank.schema import DataSpec, FeatureSpec
+from genrank.schema import DataSpec, FeatureSpec, Owner
 
 
 def load_user(folder: Path, user: int, spec: DataSpec) -> Timelines:
@@ -123,12 +123,16 @@ def load_statistics(folder: Path, manifest: Manifest, items: FeatureTable) -> Wi
     return WindowStatistics(manifest.schema, events, rates=manifest.base_rates, item_features=items.features)
 
 
-class ContextEncoder:
-    """Raw context values (device, surface, …) to indices, with the vocabularies and boundaries of `prepare`."""
+class FeatureEncoder:
+    """Raw features of one owner (an exposure's device, an item's topic) to indices, with what `prepare` has fitted.
 
-    def __init__(self, folder: Path, spec: DataSpec, boundaries: Mapping[str, Sequence[float]]):
-        self.specs = spec.of("exposure")
-        self.boundaries = boundaries
+    `folder` holds the vocabularies. Embeddings are left out.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, owner: Owner):
+        self.what = "context" if owner == "exposure" else owner
+        self.specs = [feature for feature in manifest.spec.of(owner) if feature.kind != "embedding"]
+        self.boundaries = manifest.boundaries
         self.vocabularies = {
             feature.name: read_vocabulary(folder / "vocab" / f"{feature.name}.parquet")
             for feature in self.specs
@@ -144,15 +148,15 @@ class ContextEncoder:
         return {feature.name: self._column(feature, context.get(feature.name), count) for feature in self.specs}
 
     def encode_each(self, contexts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Columns for exposures with a context each. Names that are no context feature are not looked at."""
+        """Columns for rows with features each. Names that are no feature are not looked at."""
         return {feature.name: self._columns(feature, [c.get(feature.name) for c in contexts]) for feature in self.specs}
 
     def check(self, context: Mapping[str, Any]) -> None:
-        """RequestError for names that are no context feature."""
+        """RequestError for names that are no feature of this owner."""
         known = {feature.name for feature in self.specs}
         for name in context:
             if name not in known:
-                raise RequestError(f"context: there is no feature {name!r}; {nearest(name, known)}")
+                raise RequestError(f"{self.what}: there is no feature {name!r}; {nearest(name, known)}")
 
     def _column(self, feature: FeatureSpec, value: Any, count: int) -> Any:
         if feature.kind == "multi":
@@ -177,7 +181,7 @@ class ContextEncoder:
             return 0
         if feature.kind == "categorical":
             return self.vocabularies[feature.name].get(str(value), 0)
-        return numeric_bucket(feature.name, value, self.boundaries[feature.name])
+        return numeric_bucket(f"{self.what}: {feature.name}", value, self.boundaries[feature.name])
 
 
 def numeric_bucket(name: str, value: Any, boundaries: Sequence[float]) -> int:
@@ -185,7 +189,7 @@ def numeric_bucket(name: str, value: Any, boundaries: Sequence[float]) -> int:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise RequestError(f"context: {name} must be a number, found {value!r}") from None
+        raise RequestError(f"{name} must be a number, found {value!r}") from None
     return 1 + int(np.searchsorted(boundaries, number, side="right")) if np.isfinite(number) else 0
 
 

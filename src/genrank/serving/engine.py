@@ -57,7 +57,7 @@ class KeptHistory:
     """An encoded window: which events it is made of, and what came out."""
 
     begin: int  # row of its first event in the user's timeline
-    stamps: Ints  # (events, 2)
+    stamps: Ints  # (events, 3)
     state: HistoryState
 
     @property
@@ -84,7 +84,6 @@ class Engine:
         *,
         version: str,
         histories: Histories,
-        items: FeatureTable,
         users: FeatureTable,
         statistics: Statistics | None = None,
         cache: Cache | None = None,
@@ -94,7 +93,7 @@ class Engine:
         """`cache`: None encodes every request's history anew."""
         self.model, self.version, self.device, self.dtype = model, version, torch.device(device), dtype
         self.sequence = replace(sequence, grouping="request", loss_on_history=False)
-        self.histories, self.items, self.users = histories, items, users
+        self.histories, self.users = histories, users
         self.statistics, self.cache = statistics, cache
 
     @torch.no_grad()
@@ -143,7 +142,7 @@ class Engine:
             self.sequence,
             self.histories.spec,
             timelines=joined(timelines),
-            items=self.items,
+            items=self.histories.catalogue.table,
             users=self.users,
             search=self.model.config.search,
         )

@@ -8,7 +8,7 @@ Shapes: N exposures of one user.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrank.data.exposures import requests_by_gap
-from genrank.data.request import ContextEncoder, exposures, load_user, read_vocabulary
+from genrank.data.manifest import Manifest
+from genrank.data.request import FeatureEncoder, exposures, load_user, read_vocabulary
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines, joined
 from genrank.errors import RequestError
-from genrank.schema import DataSpec, LogSchema
+from genrank.schema import DataSpec
+from genrank.serving.catalogue import Catalogue
 from genrank.serving.store import Event, EventStore, UserEvents
 
 Ints = NDArray[np.int64]
@@ -34,7 +36,7 @@ class UserHistory:
     user: str
     row: int
     timeline: Timelines  # one user
-    stamps: Ints  # (N, 2)
+    stamps: Ints  # (N, 3)
     dropped: int = 0  # exposures before these that are no longer kept
 
     def aligned(self, step: int) -> "UserHistory":
@@ -88,39 +90,39 @@ class Histories:
 
     def __init__(
         self,
-        *,
         folder: Path,
-        schema: LogSchema,
-        spec: DataSpec,
-        boundaries: Mapping[str, Sequence[float]],
+        manifest: Manifest,
+        *,
         past: Past,
-        items: FeatureTable,
+        catalogue: Catalogue,
         users: FeatureTable,
         store: EventStore | None = None,
         max_users: int = 10_000,
     ):
         """`folder`: holds the vocabularies; a prepared folder or a bundle's."""
-        self.schema, self.spec, self.past, self.store, self.max_users = schema, spec, past, store, max_users
-        self.item_rows, self.user_rows = Rows(items), Rows(users)
-        self.context = ContextEncoder(folder, spec, boundaries)
+        self.schema, self.spec = manifest.schema, manifest.spec
+        self.past, self.store, self.max_users = past, store, max_users
+        self.catalogue = catalogue
+        self.users = {name: row for row, name in enumerate(users.ids.to_pylist()) if row}
+        self.context = FeatureEncoder(folder, manifest, "exposure")
         self.feedback = {
-            part.name: read_vocabulary(folder / "vocab" / f"{part.name}.parquet") for part in spec.feedback
+            part.name: read_vocabulary(folder / "vocab" / f"{part.name}.parquet") for part in self.spec.feedback
         }
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, tuple[int, UserHistory]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[tuple[int, int], UserHistory]] = OrderedDict()
 
     def of(self, user: str) -> UserHistory:
         """The user's history, with all events that are in the store now."""
-        version = self.store.version(user) if self.store is not None else 0
+        version = (self.store.version(user) if self.store is not None else 0, self.catalogue.version)
         with self._lock:
             kept = self._kept.get(user)
             if kept is not None and kept[0] == version:
                 self._kept.move_to_end(user)
                 return kept[1]
-        live = self.store.events(user) if self.store is not None and version else UserEvents()
+        live = self.store.events(user) if self.store is not None and version[0] else UserEvents()
         history = self._read(user, live)
         with self._lock:
-            self._kept[user] = (live.version, history)
+            self._kept[user] = ((live.version, version[1]), history)
             self._kept.move_to_end(user)
             while len(self._kept) > self.max_users:
                 self._kept.popitem(last=False)
@@ -137,15 +139,15 @@ class Histories:
         self._actions([event])
 
     def _read(self, user: str, live: UserEvents) -> UserHistory:
-        row = self.user_rows.find([user])[0]
-        past, dropped = self.past.of(int(row)), 0
+        row = self.users.get(user, 0)
+        past, dropped = self.past.of(row), 0
         if live.dropped:  # what lies between the past and the events that are left is gone, so the past is too
             dropped = past.num_exposures + live.dropped
             past = past.take(np.zeros(0, np.int64))
-        stamps = np.stack([-1 - np.arange(past.num_exposures), past.item.astype(np.int64)], axis=1)
+        identity = -1 - np.arange(past.num_exposures)
         if live.events:
             known = set(zip(past.time.tolist(), past.item.tolist(), strict=True))
-            item = self.item_rows.find([event.item for event in live.events])
+            item = self.catalogue.find([event.item for event in live.events])
             fresh = [
                 place
                 for place, (event, own) in enumerate(zip(live.events, item.tolist(), strict=True))
@@ -155,14 +157,15 @@ class Histories:
             if events:
                 revisions = np.array([live.revisions[place] for place in fresh], np.int64)
                 past = joined([past, self._timeline(past, events, item)], one_user=True)
-                stamps = np.concatenate([stamps, np.stack([revisions, item], axis=1)])
+                identity = np.concatenate([identity, revisions])
         order = np.lexsort((past.item, past.position, past.request, past.time))
         timeline = past.take(order)
         if self.schema.columns.request is None and live.events:
             gap = self.schema.requests.gap_seconds
             numbers = requests_by_gap(np.zeros(len(order), np.int64), timeline.time, gap)
             timeline = replace(timeline, request=numbers)
-        return UserHistory(user=user, row=int(row), timeline=timeline, stamps=stamps[order], dropped=dropped)
+        stamps = np.stack([identity[order], timeline.item, self.catalogue.revisions[timeline.item]], axis=1)
+        return UserHistory(user=user, row=row, timeline=timeline, stamps=stamps, dropped=dropped)
 
     def _timeline(self, past: Timelines, events: Sequence[Event], item: Ints) -> Timelines:
         """Live events as rows behind the past's."""
@@ -210,15 +213,3 @@ def _number(event: Event, name: str, *, binary: bool) -> float:
         return float(value)
     wanted = "true, false or null" if binary else "seconds or null"
     raise RequestError(f"actions: {name} of item {event.item!r} must be {wanted}, found {value!r}")
-
-
-class Rows:
-    """Ids to rows of a table, 0 where there is none."""
-
-    def __init__(self, table: FeatureTable):
-        ids = table.ids.to_pylist()
-        self.rows = {name: row for row, name in enumerate(ids) if row}
-
-    def find(self, ids: Sequence[str]) -> Ints:
-        """(len(ids)) rows."""
-        return np.array([self.rows.get(name, 0) for name in ids], np.int64)

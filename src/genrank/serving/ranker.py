@@ -25,6 +25,7 @@ from genrank.data.statistics import WindowStatistics
 from genrank.data.tables import FeatureTable
 from genrank.errors import RequestError
 from genrank.serving.bundle import Bundle, load_bundle, require_same_schema
+from genrank.serving.catalogue import Catalogue
 from genrank.serving.engine import Engine, EngineRequest
 from genrank.serving.histories import Histories, PastOnDisk
 
@@ -67,13 +68,21 @@ class GenRanker:
         self.items = FeatureTable.load(self.data, "item", self.spec)
         self.users = FeatureTable.load(self.data, "user", self.spec)
         histories = Histories(
-            folder=self.data, schema=bundle.manifest.schema, spec=self.spec, boundaries=bundle.manifest.boundaries,
-            past=PastOnDisk(self.data, self.spec), items=self.items, users=self.users,
-        )  # fmt: skip
+            self.data,
+            bundle.manifest,
+            past=PastOnDisk(self.data, self.spec),
+            catalogue=Catalogue(self.items, self.data, bundle.manifest),
+            users=self.users,
+        )
         self.engine = Engine(
-            self.model, bundle.config.sequence, version=bundle.version, histories=histories,
-            items=self.items, users=self.users, statistics=self._statistics, device=device,
-        )  # fmt: skip
+            self.model,
+            bundle.config.sequence,
+            version=bundle.version,
+            histories=histories,
+            users=self.users,
+            statistics=self._statistics,
+            device=device,
+        )
 
     @classmethod
     def load(cls, run: str | Path, *, data: str | Path | None = None, device: str = "cpu") -> "GenRanker":

@@ -1,0 +1,124 @@
+"""The items that a service knows: those of the prepared data, and those that came or changed while it ran.
+
+A table is never changed in place: readers keep the one they have, and `put` makes a new one, which copies every column.
+New items are worth sending in batches. Shapes: I items.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from genrank.batch import Jagged
+from genrank.data.manifest import Manifest
+from genrank.data.request import FeatureEncoder
+from genrank.data.tables import FeatureTable
+from genrank.data.timelines import gather, offsets_of
+from genrank.errors import RequestError
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """An item with raw features by name; embeddings are lists of numbers. What is left out is unknown."""
+
+    id: str
+    features: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Catalogue:
+    """Items by id. Safe to use from several threads."""
+
+    def __init__(self, table: FeatureTable, folder: Path, manifest: Manifest):
+        """`folder`: holds the vocabularies; a prepared folder or a bundle's."""
+        self.table, self.version = table, 0
+        self.revisions = np.zeros(len(table), np.int64)
+        self.encoder = FeatureEncoder(folder, manifest, "item")
+        self.embeddings = {f.name: f.dim for f in manifest.spec.of("item") if f.kind == "embedding"}
+        self._rows = {name: row for row, name in enumerate(table.ids.to_pylist()) if row}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def find(self, ids: Sequence[str]) -> Ints:
+        """Row of every id, 0 where there is none."""
+        rows = self._rows
+        return np.array([rows.get(name, 0) for name in ids], np.int64)
+
+    def put(self, items: Sequence[Item]) -> int:
+        """Add items, or replace the features of known ones; how many were new. All or none: RequestError."""
+        items = list({item.id: item for item in items}.values())
+        for item in items:
+            self.check(item)
+        with self._lock:
+            return self._put(items)
+
+    def check(self, item: Item) -> None:
+        """RequestError where an item has no id, a feature that the schema doesn't have, or a value of another kind."""
+        if not item.id:
+            raise RequestError("an item's id is empty; give every item one")
+        embeddings = {name: value for name, value in item.features.items() if name in self.embeddings}
+        self.encoder.check({name: value for name, value in item.features.items() if name not in embeddings})
+        self.encoder.encode_each([item.features])
+        for name, value in embeddings.items():
+            _vector(item.id, name, value, self.embeddings[name])
+
+    def _put(self, items: Sequence[Item]) -> int:
+        new = [item for item in items if item.id not in self._rows]
+        rows = self._rows | {item.id: len(self.table) + place for place, item in enumerate(new)}
+        # Where every row's features come from: a row of the old table, or behind it one of `items`.
+        source = np.concatenate([np.arange(len(self.table)), np.zeros(len(new), np.int64)])
+        place = np.array([rows[item.id] for item in items], np.int64)
+        source[place] = len(self.table) + np.arange(len(items))
+        features = {name: _rejoin(column, self._column(name, items), source)
+                    for name, column in self.table.features.items()}  # fmt: skip
+        added = len(new)
+        self.table = replace(
+            self.table,
+            ids=pa.concat_arrays([self.table.ids, pa.array([item.id for item in new], self.table.ids.type)]),
+            features=features,
+            first_time=np.concatenate([self.table.first_time, np.full(added, -1)]),
+            train_count=np.concatenate([self.table.train_count, np.zeros(added, np.int64)]),
+        )
+        self.version += 1
+        self.revisions = np.concatenate([self.revisions, np.zeros(added, np.int64)])
+        self.revisions[place] = self.version
+        self._rows = rows
+        return added
+
+    def _column(self, name: str, items: Sequence[Item]) -> Any:
+        if name in self.embeddings:
+            return np.stack([_vector(i.id, name, i.features.get(name), self.embeddings[name]) for i in items])
+        named = [{**item.features, "item_id": item.id} for item in items]
+        return self.encoder.encode_each(named)[name]
+
+
+def _rejoin(old: Any, new: Any, source: Ints) -> Any:
+    """Rows of `old`, or behind it of `new`."""
+    if isinstance(old, Jagged):
+        lengths = np.concatenate([np.diff(old.offsets), np.diff(new.offsets)])
+        return gather(Jagged(np.concatenate([old.values, new.values]), offsets_of(lengths)), source, widen=False)
+    return np.concatenate([old, new.astype(old.dtype)])[source]
+
+
+def _vector(item: str, name: str, value: Any, size: int) -> NDArray[np.float32]:
+    if value is None:
+        return np.zeros(size, np.float32)
+    try:
+        vector = np.asarray(value, np.float32)
+    except (TypeError, ValueError):
+        vector = np.zeros(0, np.float32)
+    if vector.shape != (size,) or not np.isfinite(vector).all():
+        raise RequestError(f"item {item!r}: {name} must be {size} finite numbers, found {_shown(value)}")
+    return vector
+
+
+def _shown(value: Any) -> str:
+    return f"{len(value)} values" if isinstance(value, list | tuple) else repr(value)
