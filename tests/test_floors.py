@@ -12,7 +12,7 @@ FLOORS = {
     "models": 2,
     "training": 3, "evaluation": 3, "serving": 3,
     "runs": 4,
-    "recipes": 5, "simulation": 5,
+    "recipes": 5, "simulation": 5, "service": 5,
     "bench": 6, "demo": 6, "doctor": 6,
     "studies": 7,
     "cli": 8,

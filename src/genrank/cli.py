@@ -113,6 +113,21 @@ def _add_uses_of_a_run(commands: Any) -> None:
     rank.add_argument("--json", action="store_true")
     rank.set_defaults(run=_rank)
 
+    serve = commands.add_parser("serve", help="rank over HTTP, from cached histories")
+    serve.add_argument("run_folder", type=Path, metavar="RUN")
+    serve.add_argument("--history", type=Path, help="prepared folder with the users' past (default: the run's own)")
+    serve.add_argument(
+        "--until", type=int, help="seconds since the epoch: leave out the folder's exposures from then on"
+    )
+    serve.add_argument(
+        "--store", type=Path, help="file for live events (default: DATA.events.sqlite beside the folder)"
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    serve.add_argument("--port", type=int, default=8080)
+    serve.add_argument("--token", default="", help="bearer token of callers (default: $GENRANK_TOKEN, or none)")
+    _add_set(serve, "a setting of the service, as in deadline=0.2, cache_bytes=1000000000, precision=bf16")
+    serve.set_defaults(run=_serve)
+
     study = commands.add_parser("study", help="the paper's tables on prepared data, with seeds and intervals")
     study.add_argument("name", metavar="NAME", help="table1, mechanisms, modules, features, biases, cold-start, …")
     study.add_argument("data", type=Path)
@@ -248,6 +263,24 @@ def _rank(options: argparse.Namespace) -> None:
         sys.stdout.write(json.dumps(asdict(ranking)) + "\n")
     else:
         Console().print(ranking_table(ranking))
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from genrank.config import build, override
+    from genrank.service.core import RankingService, ServiceOptions
+    from genrank.service.run import Listening, bind, require_serve, run
+    from genrank.serving.bundle import load_bundle
+    from genrank.serving.store import SQLiteStore
+
+    require_serve()
+    where = {"host": options.host, "port": options.port, "token": options.token or os.environ.get("GENRANK_TOKEN", "")}
+    listening = build(Listening, where, where="serve")
+    settings = override(ServiceOptions(), options.settings)
+    bundle = load_bundle(options.run_folder)
+    data = options.history or Path(bundle.config.data)
+    with bind(listening) as taken:
+        store = SQLiteStore(options.store or data.with_name(data.name + ".events.sqlite"))
+        run(RankingService(bundle, data, store=store, options=settings, until=options.until), listening, taken)
 
 
 def _study(options: argparse.Namespace) -> None:

@@ -24,12 +24,14 @@ from genrank.data.request import load_statistics
 from genrank.data.statistics import WindowStatistics
 from genrank.data.tables import FeatureTable
 from genrank.errors import RequestError
+from genrank.schema import DataSpec
 from genrank.serving.bundle import Bundle, load_bundle, require_same_schema
 from genrank.serving.catalogue import Catalogue
 from genrank.serving.engine import Engine, EngineRequest
 from genrank.serving.histories import Histories, PastOnDisk
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,23 +111,13 @@ class GenRanker:
         value: weight of each task's score in the order; default: the run's. A user or item that is not in the data is
         ranked as unknown, and the answer says so. Raises RequestError for no or repeated candidates and unknown names.
         """
-        _check(candidates)
-        weights = self._weights(value)
+        check_candidates(candidates)
+        weights = dict(self.bundle.config.value if value is None else value)
+        check_value(weights, self.spec)
         rows = self.items.find([str(item) for item in candidates])
         when = self.bundle.manifest.split.last_time + 1 if time is None else time
         (found,) = self.engine.score([EngineRequest(user=str(user), items=rows, time=when, context=context or {})])
-        scores, known = found.scores, rows > 0
-        values = sum(weight * scores[task] for task, weight in weights.items())
-        order = np.argsort(-np.asarray(values), kind="stable")
-        places = tuple(
-            Place(
-                item=str(candidates[i]),
-                value=float(np.asarray(values)[i]),
-                scores={task: float(score[i]) for task, score in scores.items()},
-                known=bool(known[i]),
-            )
-            for i in order
-        )
+        places = in_order(candidates, found.scores, known=rows > 0, weights=weights)
         return Ranking(
             user=str(user),
             user_known=found.user_known,
@@ -148,16 +140,35 @@ class GenRanker:
         """
         return load_statistics(self.data, self.bundle.manifest, self.items)
 
-    def _weights(self, value: Mapping[str, float] | None) -> dict[str, float]:
-        weights = dict(self.bundle.config.value if value is None else value)
-        tasks = [task.name for task in self.spec.tasks]
-        for task in weights:
-            if task not in tasks:
-                raise RequestError(f"value: there is no task {task!r}; {nearest(task, tasks)}")
-        return weights
+
+def in_order(
+    candidates: Sequence[str], scores: Mapping[str, Floats], *, known: NDArray[np.bool_], weights: Mapping[str, float]
+) -> tuple[Place, ...]:
+    """The candidates in falling order of value, the weighted sum of their scores; equal ones as they were given."""
+    values = np.zeros(len(candidates))
+    for task, weight in weights.items():
+        values = values + weight * scores[task]
+    return tuple(
+        Place(
+            item=str(candidates[i]),
+            value=float(values[i]),
+            scores={task: float(score[i]) for task, score in scores.items()},
+            known=bool(known[i]),
+        )
+        for i in np.argsort(-values, kind="stable")
+    )
 
 
-def _check(candidates: Sequence[str]) -> None:
+def check_value(weights: Mapping[str, float], spec: DataSpec) -> None:
+    """RequestError where a value formula names a task that there isn't."""
+    tasks = [task.name for task in spec.tasks]
+    for task in weights:
+        if task not in tasks:
+            raise RequestError(f"value: there is no task {task!r}; {nearest(task, tasks)}")
+
+
+def check_candidates(candidates: Sequence[str]) -> None:
+    """RequestError for no, empty or repeated candidates."""
     if not len(candidates):
         raise RequestError("there are no candidates to rank; give at least one item id")
     seen: set[str] = set()

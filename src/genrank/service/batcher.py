@@ -1,0 +1,151 @@
+"""Requests of many callers, done a batch at a time by one thread, with a queue that is short or says no.
+
+A job that can't be done before its deadline is refused at once, going by how fast the work has been so far: a caller
+that hears no within a millisecond can ask elsewhere, one that hears it after the deadline can't. What has waited past
+its deadline is dropped unworked.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from genrank.errors import GenRankError
+
+Job = TypeVar("Job")
+Answer = TypeVar("Answer")
+MEMORY = 0.9  # of the measured rate, per batch
+
+
+class Overloaded(GenRankError):
+    """There is more work than can be done in time. `retry_after`: seconds until there may be room."""
+
+    def __init__(self, retry_after: float):
+        super().__init__("more requests than can be answered in time; try again later")
+        self.retry_after = retry_after
+
+
+class Stopped(GenRankError):
+    """The service is going down."""
+
+
+@dataclass
+class _Waiting(Generic[Job, Answer]):
+    job: Job
+    cost: float
+    deadline: float
+    future: "Future[Answer]"
+
+
+class Batcher(Generic[Job, Answer]):
+    """`work` is called with at least one job, by one thread; it returns an answer for each, in order."""
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[Job]], Sequence[Answer]],
+        *,
+        cost: Callable[[Job], float],
+        batch_cost: float,
+        wait: float = 0.001,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """batch_cost: of the jobs of one batch, but for a single larger one. wait: seconds for others to join."""
+        self._work, self._cost, self.batch_cost, self.wait, self._clock = work, cost, batch_cost, wait, clock
+        self._queue: deque[_Waiting[Job, Answer]] = deque()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._pending = 0.0  # cost of what waits or is being worked on
+        self.rate: float | None = None  # cost a second
+        self._thread = threading.Thread(target=self._run, name="genrank-batcher", daemon=True)
+        self._thread.start()
+
+    @property
+    def expected_wait(self) -> float:
+        """Seconds until a job that came now would be begun; 0 before anything has been measured."""
+        return 0.0 if self.rate is None else self._pending / self.rate
+
+    @property
+    def num_waiting(self) -> int:
+        """Jobs in the queue."""
+        return len(self._queue)
+
+    def submit(self, job: Job, *, within: float) -> "Future[Answer]":
+        """The job's answer to come, within that many seconds. Raises Overloaded and Stopped."""
+        cost = self._cost(job)
+        future: Future[Answer] = Future()
+        with self._changed:
+            if self._stopping:
+                raise Stopped("the service is going down; ask another instance")
+            wait = self.expected_wait
+            if self._queue and wait + (0.0 if self.rate is None else cost / self.rate) > within:
+                raise Overloaded(max(wait - within, 0.0) + 0.05)
+            self._queue.append(_Waiting(job, cost, self._clock() + within, future))
+            self._pending += cost
+            self._changed.notify()
+        return future
+
+    def stop(self, *, timeout: float = 10.0) -> None:
+        """Take no more jobs, finish those that wait."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while (batch := self._next()) is not None:
+            began = self._clock()
+            alive = []
+            for each in batch:
+                if not each.future.set_running_or_notify_cancel():
+                    continue
+                if each.deadline > began:
+                    alive.append(each)
+                else:
+                    each.future.set_exception(Overloaded(self.expected_wait))
+            if alive:
+                self._answer(alive)
+                self._learn(sum(each.cost for each in alive), self._clock() - began)
+            with self._changed:
+                self._pending -= sum(each.cost for each in batch)
+                if not self._queue:
+                    self._pending = 0.0
+
+    def _next(self) -> list[_Waiting[Job, Answer]] | None:
+        """The jobs of the next batch; None when there are no more to come."""
+        with self._changed:
+            while not self._queue:
+                if self._stopping:
+                    return None
+                self._changed.wait()
+            until = self._clock() + self.wait
+            while not self._stopping and sum(each.cost for each in self._queue) < self.batch_cost:
+                left = until - self._clock()
+                if left <= 0:
+                    break
+                self._changed.wait(left)
+            batch = [self._queue.popleft()]
+            cost = batch[0].cost
+            while self._queue and cost + self._queue[0].cost <= self.batch_cost:
+                batch.append(self._queue.popleft())
+                cost += batch[-1].cost
+            return batch
+
+    def _answer(self, batch: Sequence[_Waiting[Job, Answer]]) -> None:
+        try:
+            answers = self._work([each.job for each in batch])
+        except Exception as problem:  # noqa: BLE001 - whatever it is, it is the caller's to see
+            if len(batch) == 1:
+                batch[0].future.set_exception(problem)
+                return
+            for each in batch:  # one bad job must not take the others with it
+                self._answer([each])
+            return
+        for each, answer in zip(batch, answers, strict=True):
+            each.future.set_result(answer)
+
+    def _learn(self, cost: float, seconds: float) -> None:
+        rate = cost / max(seconds, 1e-6)
+        self.rate = rate if self.rate is None else MEMORY * self.rate + (1 - MEMORY) * rate

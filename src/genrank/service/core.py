@@ -1,0 +1,255 @@
+"""The ranking service without its web: one model, its users' histories, the queue in front of it."""
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from genrank.data.manifest import Manifest
+from genrank.data.request import load_statistics
+from genrank.data.sequence import window_start
+from genrank.data.tables import FeatureTable
+from genrank.errors import RequestError
+from genrank.service.batcher import Batcher
+from genrank.serving.bundle import Bundle, require_same_schema
+from genrank.serving.catalogue import Catalogue, Item
+from genrank.serving.engine import Cache, Engine, EngineRequest, Scored, history_cache
+from genrank.serving.histories import Histories, PastInMemory
+from genrank.serving.ranker import Place, check_candidates, check_value, in_order
+from genrank.serving.store import Event, EventStore
+
+MIB = 2**20
+REQUEST_COST = 50.0  # of a request, in candidates
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceOptions:
+    """How a service runs.
+
+    max_candidates, max_events, max_items: of one call. deadline: seconds within which a ranking is answered or refused.
+    batch_candidates: of the rankings that are done together. wait: seconds for others to join them. values: named value
+    formulas, weights by task; "" is the run's own.
+    """
+
+    max_candidates: int = 2000
+    max_events: int = 1000
+    max_items: int = 1000
+    deadline: float = 0.5
+    batch_candidates: int = 2000
+    wait: float = 0.001
+    cache_bytes: int = 512 * MIB
+    threads: int = 0  # 0: as many as PyTorch takes
+    device: str = "cpu"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("max_candidates", "max_events", "max_items", "batch_candidates"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.deadline <= 0 or self.wait < 0 or self.cache_bytes < 0:
+            raise ValueError("deadline must be above 0, wait and cache_bytes 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankRequest:
+    """What a caller asks. time: seconds since the epoch, None for now. context: see FeatureEncoder.encode."""
+
+    user: str
+    candidates: tuple[str, ...]
+    time: int | None = None
+    context: Mapping[str, Any] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()  # wanted in the answer; empty: all
+    value: Mapping[str, float] | str = ""
+    top_k: int = 0  # 0: all
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankAnswer:
+    """Candidates in falling order of value, and how the answer came about. Times in seconds."""
+
+    user: str
+    user_known: bool
+    time: int
+    num_history: int
+    num_encoded: int
+    places: tuple[Place, ...]
+    model_version: str
+    waited: float
+    worked: float
+
+
+@dataclass(frozen=True)
+class _Asked:
+    request: RankRequest
+    time: int
+    weights: Mapping[str, float]
+    began: float
+
+
+class RankingService:
+    """Ranks, and learns of events and items while it does. Safe to use from several threads."""
+
+    def __init__(
+        self, bundle: Bundle, data: Path, *, store: EventStore, options: ServiceOptions, until: int | None = None
+    ):
+        """`data`: a prepared folder with the users' past, up to `until` (seconds, exclusive) if given.
+
+        Raises BundleError and DataError for what is missing or of another schema.
+        """
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        self.bundle, self.options, self.store = bundle, options, store
+        manifest = Manifest.load(data)
+        require_same_schema(bundle, data, manifest)
+        self.spec = bundle.manifest.spec
+        for weights in options.values.values():
+            check_value(weights, self.spec)
+        self.cache: Cache = history_cache(options.cache_bytes)
+        items, users = (FeatureTable.load(data, owner, self.spec) for owner in ("item", "user"))
+        self.catalogue = Catalogue(items, data, bundle.manifest)
+        self.histories = Histories(
+            data,
+            bundle.manifest,
+            past=PastInMemory(data, self.spec, until=until),
+            catalogue=self.catalogue,
+            users=users,
+            store=store,
+        )
+        # Counted over the prepared log: live events are history at once, but not yet statistics.
+        statistics = load_statistics(data, bundle.manifest, items) if self.spec.statistics else None
+        self.engine = Engine(
+            bundle.model(options.device),
+            bundle.config.sequence,
+            version=bundle.version,
+            histories=self.histories,
+            users=users,
+            statistics=None if statistics is None else statistics.answers,
+            cache=self.cache,
+            device=options.device,
+            dtype=options.precision,
+        )
+        self._batcher: Batcher[_Asked, RankAnswer] = Batcher(
+            self._work,
+            cost=lambda asked: REQUEST_COST + len(asked.request.candidates),
+            batch_cost=float(options.batch_candidates),
+            wait=options.wait,
+        )
+
+    @property
+    def expected_wait(self) -> float:
+        """Seconds that a ranking would wait now."""
+        return self._batcher.expected_wait
+
+    def rank(self, request: RankRequest) -> "Future[RankAnswer]":
+        """The answer to come. Raises RequestError for what can't be ranked, Overloaded where there's no time for it."""
+        self._check(request)
+        weights = self._weights(request.value)
+        when = int(time.time()) if request.time is None else request.time
+        asked = _Asked(request, when, weights, time.monotonic())
+        return self._batcher.submit(asked, within=self.options.deadline)
+
+    def take_events(self, events: Sequence[Event]) -> int:
+        """Keep the events; how many were new or changed. All or none: RequestError where one makes no sense."""
+        if len(events) > self.options.max_events:
+            raise RequestError(f"{len(events)} events in one call; send at most {self.options.max_events}")
+        for event in events:
+            if not event.user or not event.item:
+                raise RequestError("an event's user or item is empty; give both")
+            self.histories.check(event)
+        return self.store.append(events)
+
+    def put_items(self, items: Sequence[Item]) -> int:
+        """Add or change items; how many were new. All or none: RequestError."""
+        if len(items) > self.options.max_items:
+            raise RequestError(f"{len(items)} items in one call; send at most {self.options.max_items}")
+        return self.catalogue.put(items)
+
+    def user(self, user: str) -> dict[str, Any]:
+        """A user's history as the model would see it now: `user`, `known`, `exposures`, `window`."""
+        history = self.histories.of(user)
+        t = history.timeline
+        begin = int(window_start(np.array([t.num_exposures]), self.engine.sequence.max_history)[0])
+        rows = range(begin, t.num_exposures)
+        window = [
+            {
+                "item": str(self.catalogue.table.ids[int(t.item[row])]),
+                "time": int(t.time[row]),
+                "actions": {name: _plain(column[row]) for name, column in t.tasks.items()},
+            }
+            for row in rows
+        ]
+        return {"user": user, "known": history.row > 0, "exposures": t.num_exposures, "window": window}
+
+    def stop(self) -> None:
+        """Finish what waits, take no more, close the store."""
+        self._batcher.stop()
+        self.store.close()
+
+    def _check(self, request: RankRequest) -> None:
+        check_candidates(request.candidates)
+        if len(request.candidates) > self.options.max_candidates:
+            raise RequestError(
+                f"{len(request.candidates)} candidates in one call; send at most {self.options.max_candidates}"
+            )
+        tasks = [task.name for task in self.spec.tasks]
+        for task in request.tasks:
+            if task not in tasks:
+                raise RequestError(f"tasks: there is no task {task!r}; there is {', '.join(tasks)}")
+        if request.top_k < 0:
+            raise RequestError(f"top_k is {request.top_k}; it must be 0 (all) or more")
+        self.histories.context.encode(request.context, len(request.candidates))
+
+    def _weights(self, value: Mapping[str, float] | str) -> Mapping[str, float]:
+        if not isinstance(value, str):
+            check_value(value, self.spec)
+            return value
+        if value and value not in self.options.values:
+            known = ", ".join(self.options.values) or "none"
+            raise RequestError(f"value: there is no formula {value!r}; there is {known}; or give weights by task")
+        return self.options.values[value] if value else self.bundle.config.value
+
+    def _work(self, batch: Sequence[_Asked]) -> list[RankAnswer]:
+        begun = time.monotonic()
+        rows = [self.catalogue.find(asked.request.candidates) for asked in batch]
+        found = self.engine.score(
+            [
+                EngineRequest(user=asked.request.user, items=items, time=asked.time, context=asked.request.context)
+                for asked, items in zip(batch, rows, strict=True)
+            ]
+        )
+        worked = time.monotonic() - begun
+        return [
+            self._answer(asked, scored, items > 0, waited=begun - asked.began, worked=worked)
+            for asked, scored, items in zip(batch, found, rows, strict=True)
+        ]
+
+    def _answer(
+        self, asked: _Asked, scored: Scored, known: NDArray[np.bool_], *, waited: float, worked: float
+    ) -> RankAnswer:
+        request = asked.request
+        places = in_order(request.candidates, scored.scores, known=known, weights=asked.weights)
+        return RankAnswer(
+            user=request.user,
+            user_known=scored.user_known,
+            time=asked.time,
+            num_history=scored.num_history,
+            num_encoded=scored.num_encoded,
+            places=places[: request.top_k] if request.top_k else places,
+            model_version=self.bundle.version,
+            waited=waited,
+            worked=worked,
+        )
+
+
+def _plain(value: Any) -> bool | float | None:
+    """A task's value as it was sent: bool, seconds, None for unknown."""
+    if value.dtype == np.int8:
+        return None if value < 0 else bool(value)
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,65 @@
+"""What the service counts, for Prometheus."""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from genrank.service.core import RankAnswer, RankingService
+
+SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+SIZES = (1, 10, 50, 100, 200, 500, 1000, 2000)
+
+
+class Metrics:
+    """A registry of its own, so that several services in one process don't mix."""
+
+    def __init__(self, service: RankingService):
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter("genrank_requests", "answered requests", ["route", "status"], registry=registry)
+        self.seconds = Histogram(
+            "genrank_request_seconds", "time to answer", ["route"], buckets=SECONDS, registry=registry
+        )
+        self.waited = Histogram("genrank_rank_waited_seconds", "time in the queue", buckets=SECONDS, registry=registry)
+        self.worked = Histogram("genrank_rank_worked_seconds", "time of the batch", buckets=SECONDS, registry=registry)
+        self.candidates = Histogram("genrank_rank_candidates", "candidates a ranking", buckets=SIZES, registry=registry)
+        self.history = Counter("genrank_history_events", "history events seen by rankings", ["how"], registry=registry)
+        self.events = Counter("genrank_events", "events that were new or changed", registry=registry)
+        self.registry.register(_Held(service))
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """A request has its answer."""
+        self.requests.labels(route, str(status)).inc()
+        self.seconds.labels(route).observe(seconds)
+
+    def ranked(self, answer: RankAnswer) -> None:
+        """A ranking is done."""
+        self.waited.observe(answer.waited)
+        self.worked.observe(answer.worked)
+        self.candidates.observe(len(answer.places))
+        self.history.labels("encoded").inc(answer.num_encoded)
+        self.history.labels("kept").inc(answer.num_history - answer.num_encoded)
+
+
+class _Held(Collector):
+    """What is true at the moment of asking."""
+
+    def __init__(self, service: RankingService):
+        self.service = service
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        """See Collector."""
+        counts = self.service.cache.counts()
+        yield GaugeMetricFamily("genrank_cache_bytes", "encoded histories", counts.num_bytes)
+        yield GaugeMetricFamily("genrank_cache_entries", "encoded histories", counts.entries)
+        yield CounterMetricFamily("genrank_cache_hits", "look-ups that found a history", counts.hits)
+        yield CounterMetricFamily("genrank_cache_misses", "look-ups that found none", counts.misses)
+        yield CounterMetricFamily("genrank_cache_evictions", "histories that had to leave", counts.evictions)
+        yield GaugeMetricFamily(
+            "genrank_expected_wait_seconds", "of a ranking that came now", self.service.expected_wait
+        )
+        yield GaugeMetricFamily("genrank_items", "known items", len(self.service.catalogue))
+        info = GaugeMetricFamily("genrank_model_info", "the model that ranks", labels=["version"])
+        info.add_metric([self.service.bundle.version], 1)
+        yield info

@@ -1,0 +1,81 @@
+"""Starts the service: uvicorn around the application, until SIGTERM or Ctrl-C."""
+
+import logging
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+
+from genrank.errors import InputError, MissingExtraError
+from genrank.service.core import RankingService
+
+GRACE = 10  # seconds that requests in flight have when the service goes down
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listening:
+    """Where the service listens. token: what callers must bear; port 0 takes any that is free."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    token: str = ""
+    max_body: int = 4 * 2**20
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 65536:
+            raise ValueError(f"port is {self.port}; it must be at most 65535, or 0 for any that is free")
+        if self.max_body < 1:
+            raise ValueError(f"max_body is {self.max_body}; it must be at least 1")
+
+
+def require_serve() -> None:
+    """MissingExtraError where the web framework isn't there."""
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as problem:
+        raise MissingExtraError(f"genrank serve needs {problem.name}; pip install 'genrank[serve]'") from None
+
+
+def run(service: RankingService, listening: Listening, taken: socket.socket) -> None:
+    """Serve on an address that `bind` has taken, until asked to stop."""
+    require_serve()
+    import uvicorn
+
+    from genrank.service.app import build_app
+
+    host, port = taken.getsockname()[:2]
+    log = logging.getLogger("genrank.service")
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    config = uvicorn.Config(
+        build_app(service, token=listening.token, max_body=listening.max_body),
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=GRACE,
+    )
+    sys.stderr.write(f"genrank: serving {service.bundle.version} on http://{host}:{port} (docs at /docs)\n")
+    sys.stderr.flush()
+    # uvicorn stops on these and raises them again afterwards, for whoever handled them before: here, for nobody.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    uvicorn.Server(config).run(sockets=[taken])
+
+
+def bind(listening: Listening) -> socket.socket:
+    """The address, taken. InputError where that can't be."""
+    taken = socket.socket(socket.AF_INET6 if ":" in listening.host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind((listening.host, listening.port))
+    except OSError as problem:
+        taken.close()
+        raise InputError(
+            f"can't listen on {listening.host}:{listening.port} ({problem.strerror}); choose another --port or --host"
+        ) from None
+    return taken

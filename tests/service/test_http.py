@@ -1,0 +1,168 @@
+"""The service as a feed's backend meets it: a real server, real sockets."""
+
+import http.client
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow.parquet as pq
+import pytest
+
+from conftest_service import Running
+from genrank import GenRanker
+from genrank.cli import main
+from genrank.client import Client, ServiceError
+
+Serve = Callable[..., Running]
+
+
+@pytest.fixture
+def items(data: Path) -> list[str]:
+    return pq.read_table(data / "items.parquet").column("id").to_pylist()[1:9]
+
+
+@pytest.fixture
+def user(data: Path) -> str:
+    return str(pq.read_table(data / "users.parquet").column("id").to_pylist()[1])
+
+
+def test_a_days_work(serve: Serve, run: Path, items: list[str], user: str) -> None:
+    """One server for all: starting one takes seconds."""
+    running = serve()
+    with running.client() as client:
+        ranks_as_offline(client, run, items, user)
+        takes_events(client, items)
+        takes_items(client, items, user)
+        says_what_is_wrong(client, running, items, user)
+        counts(running)
+    assert running.stop() == 0
+    lines = [json.loads(line) for line in running.said if line.startswith("{")]
+    assert {"request_id", "method", "path", "status", "ms"} <= set(lines[0])
+
+
+def ranks_as_offline(client: Client, run: Path, items: list[str], user: str) -> None:
+    ranker = GenRanker.load(run)
+    offline = ranker.rank(user, items, context={"device": "phone"})
+    for turn in range(2):
+        served = client.rank(user, items, time=offline.time, context={"device": "phone"})
+        assert [place["item"] for place in served["places"]] == [place.item for place in offline.places]
+        for place, expected in zip(served["places"], offline.places, strict=True):
+            assert place["scores"] == pytest.approx(expected.scores, abs=1e-5, rel=1e-5)
+        assert served["history"] == offline.num_history > 0
+        assert served["encoded"] == (0 if turn else served["history"])
+    best = client.rank(user, items, time=offline.time, top_k=2, tasks=["like"], value={"like": 1.0})
+    assert len(best["places"]) == 2
+    assert set(best["places"][0]["scores"]) == {"like"}
+    own = client.rank(user, [items[0], {"item": items[1], "context": {"device": "tablet"}}], time=offline.time)
+    assert len(own["places"]) == 2
+
+
+def takes_events(client: Client, items: list[str]) -> None:
+    now = 1_900_000_000
+    event = {"user": "new/user", "item": items[0], "time": now, "actions": {"click": True, "dwell": 3.5}}
+    assert client.send_events([event]) == {"received": 1, "changed": 1}
+    assert client.send_events([event, {**event, "time": now + 60}]) == {"received": 2, "changed": 1}
+    found = client.user("new/user")
+    assert not found["known"]
+    assert found["exposures"] == 2
+    assert found["window"][0] == {
+        "item": items[0],
+        "time": now,
+        "actions": {"click": True, "like": False, "follow": False, "dwell": 3.5},
+    }
+    assert client.rank("new/user", items, time=now + 60)["history"] == 1
+    assert client.rank("new/user", items, time=now + 61)["history"] == 2
+    assert client.rank("new/user", items)["history"] == 0  # now is before
+
+
+def takes_items(client: Client, items: list[str], user: str) -> None:
+    assert not client.rank(user, ["brand new"])["places"][0]["known"]
+    assert client.put_items([{"item": "brand new", "features": {"length": 30.0}}]) == {"received": 1, "new": 1}
+    assert client.rank(user, ["brand new"])["places"][0]["known"]
+    assert client.put_items([{"item": "brand new"}, {"item": items[0]}]) == {"received": 2, "new": 0}
+
+
+def says_what_is_wrong(client: Client, running: Running, items: list[str], user: str) -> None:
+    def refused(status: int, said: str, call: Callable[[], Any]) -> None:
+        with pytest.raises(ServiceError, match=said) as problem:
+            call()
+        assert problem.value.status == status
+
+    refused(422, "candidates", lambda: client.rank(user, []))
+    refused(400, "given twice", lambda: client.rank(user, [items[0], items[0]]))
+    refused(400, "did you mean 'device'", lambda: client.rank(user, items, context={"devise": "x"}))
+    refused(400, "no task 'clik'", lambda: client.rank(user, items, value={"clik": 1.0}))
+    refused(400, "no formula 'x'", lambda: client.rank(user, items, value="x"))
+    refused(400, "no task 'x'", lambda: client.rank(user, items, tasks=["x"]))
+    refused(400, "send at most 2000", lambda: client.rank(user, [str(n) for n in range(2001)]))
+    refused(400, "no task or feedback", lambda: client.send_events([event(items, actions={"clik": 1})]))
+    refused(400, "true, false or null", lambda: client.send_events([event(items, actions={"click": "yes"})]))
+    refused(422, "events.0.time", lambda: client.send_events([event(items, time="now")]))
+    refused(422, "events.0.cilck", lambda: client.send_events([event(items, cilck=True)]))
+    refused(400, "no feature 'colour'", lambda: client.put_items([{"item": "x", "features": {"colour": "red"}}]))
+    refused(404, "Not Found", lambda: client._call("GET", "/v2/rank"))
+    refused(413, "send less at once", lambda: client.rank("u" * 5_000_000, items))
+    for method, path, body, status in (
+        ("POST", "/v1/rank", b"{", 422),
+        ("POST", "/v1/rank", b"\xff\xfe", 422),
+        ("POST", "/v1/rank", b'{"user": "u", "candidates": ["i"], "time": 1e99}', 422),
+        ("POST", "/v1/rank", b"null", 422),
+        ("DELETE", "/v1/rank", b"", 405),
+    ):
+        assert raw(running, method, path, body)[0] == status
+    assert client.ready()["status"] == "ready"
+
+
+def event(items: list[str], **changes: Any) -> dict[str, Any]:
+    return {"user": "u", "item": items[0], "time": 1_900_000_000, **changes}
+
+
+def raw(running: Running, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes]:
+    parts = urlsplit(running.url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
+    connection.request(method, path, body, headers)
+    response = connection.getresponse()
+    content = response.read()
+    connection.close()
+    return response.status, content
+
+
+def counts(running: Running) -> None:
+    status, page = raw(running, "GET", "/metrics")
+    assert status == 200
+    text = page.decode()
+    figures = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert float(figures['genrank_requests_total{route="/v1/rank",status="200"}']) >= 8
+    assert float(figures['genrank_requests_total{route="/v1/rank",status="400"}']) >= 6
+    assert float(figures["genrank_cache_hits_total"]) >= 1
+    assert float(figures["genrank_cache_bytes"]) > 0
+    assert float(figures["genrank_events_total"]) == 2
+    assert "genrank_model_info" in text
+    paths = json.loads(raw(running, "GET", "/openapi.json")[1])["paths"]
+    assert {"/v1/rank", "/v1/events", "/v1/items", "/v1/users/{user}"} <= set(paths)
+
+
+def test_a_token_is_asked_for_and_events_outlive_the_service(serve: Serve, items: list[str]) -> None:
+    running = serve("--token", "secret")
+    assert raw(running, "GET", "/health/live")[0] == 200
+    assert raw(running, "GET", "/metrics")[0] == 401
+    for token in ("", "guess"):
+        with running.client(token=token) as client, pytest.raises(ServiceError, match="bearer token"):
+            client.user("u")
+    with running.client(token="secret") as client:
+        client.send_events([event(items)])
+    assert running.stop() == 0
+    with serve("--token", "secret").client(token="secret") as client:
+        assert client.user("u")["exposures"] == 1
+
+
+def test_an_address_that_cannot_be_taken(serve: Serve, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    port = urlsplit(serve().url).port
+    assert main(["serve", str(run), "--port", str(port)]) == 2
+    assert "choose another --port" in capsys.readouterr().err
+    assert main(["serve", str(run), "--port", "99999"]) == 2
+    assert "at most 65535" in capsys.readouterr().err
+    assert main(["serve", str(run), "--set", "deadlien=1.0"]) == 2
+    assert "did you mean 'deadline'" in capsys.readouterr().err
