@@ -24,6 +24,7 @@ from genrank.serving.histories import Histories, PastInMemory
 from genrank.serving.ranker import Place, check_candidates, check_value, in_order
 from genrank.serving.store import Event, EventStore
 
+Ints = NDArray[np.int64]
 MIB = 2**20
 REQUEST_COST = 50.0  # of a request, in candidates
 
@@ -113,7 +114,7 @@ class RankingService:
             check_value(weights, self.spec)
         self.cache: Cache = history_cache(options.cache_bytes)
         items, users = (FeatureTable.load(data, owner, self.spec) for owner in ("item", "user"))
-        self.catalogue = Catalogue(items, data, bundle.manifest)
+        self.catalogue, self.num_prepared = Catalogue(items, data, bundle.manifest), len(items)
         self.histories = Histories(
             data,
             bundle.manifest,
@@ -122,15 +123,14 @@ class RankingService:
             users=users,
             store=store,
         )
-        # Counted over the prepared log: live events are history at once, but not yet statistics.
-        statistics = load_statistics(data, bundle.manifest, items) if self.spec.statistics else None
+        self.statistics = load_statistics(data, bundle.manifest, items) if self.spec.statistics else None
         self.engine = Engine(
             bundle.model(options.device),
             bundle.config.sequence,
             version=bundle.version,
             histories=self.histories,
             users=users,
-            statistics=None if statistics is None else statistics.answers,
+            statistics=self._statistics,
             cache=self.cache,
             device=options.device,
             dtype=options.precision,
@@ -191,6 +191,11 @@ class RankingService:
         """Finish what waits, take no more, close the store."""
         self._batcher.stop()
         self.store.close()
+
+    def _statistics(self, user: Ints, item: Ints, time: Ints) -> NDArray[np.float16]:
+        """(C, S). Counted over the prepared log: live events are history at once, but not yet statistics."""
+        assert self.statistics is not None
+        return self.statistics.answers(user, np.where(item < self.num_prepared, item, 0), time)
 
     def _check(self, request: RankRequest) -> None:
         check_candidates(request.candidates)

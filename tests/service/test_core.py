@@ -1,0 +1,99 @@
+"""The service without its web."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genrank.cli import main
+from genrank.errors import RequestError
+from genrank.service.batcher import Overloaded
+from genrank.service.core import RankingService, RankRequest, ServiceOptions
+from genrank.serving.bundle import load_bundle
+from genrank.serving.catalogue import Item
+from genrank.serving.ranker import GenRanker
+from genrank.serving.store import Event, SQLiteStore
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run on a feed with window statistics."""
+    from genrank.simulation import WorldConfig, simulate
+
+    folder = tmp_path_factory.mktemp("counted")
+    simulate(WorldConfig(num_users=20, num_days=4, num_items=60, new_items_per_day=5, num_topics=4), folder / "feed")
+    log, schema = folder / "feed" / "exposures", folder / "feed" / "schema.toml"
+    statistics = ["--set", "statistics.enabled=true", "--set", "statistics.windows=['1d', 'all']"]
+    assert main(["prepare", str(log), "--schema", str(schema), "--out", str(folder / "data"), *statistics]) == 0
+    tiny = [flag for text in ("model.width=16", "model.num_heads=2", "training.epochs=1", "threads=1")
+            for flag in ("--set", text)]  # fmt: skip
+    assert main(["train", str(folder / "data"), "--recipe", "genrank-small", "--out", str(folder / "run"), *tiny]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def service(counted: Path) -> Iterator[RankingService]:
+    made = build(counted, deadline=20.0, values={"likes": {"like": 1.0}})
+    yield made
+    made.stop()
+
+
+def build(folder: Path, **options: Any) -> RankingService:
+    bundle = load_bundle(folder)
+    return RankingService(
+        bundle, Path(bundle.config.data), store=SQLiteStore(":memory:"), options=ServiceOptions(**options)
+    )
+
+
+def test_it_ranks_as_the_ranker_does_statistics_and_all(service: RankingService, counted: Path) -> None:
+    ranker = GenRanker.load(counted)
+    items = tuple(str(item) for item in ranker.items.ids[1:9].to_pylist())
+    for user in ranker.users.ids[1:5].to_pylist():
+        expected = ranker.rank(user, items)
+        found = service.rank(RankRequest(user=user, candidates=items, time=expected.time)).result(20)
+        assert [place.item for place in found.places] == [place.item for place in expected.places]
+        for place, other in zip(found.places, expected.places, strict=True):
+            assert place.scores == pytest.approx(other.scores, abs=1e-5, rel=1e-5)
+
+
+def test_new_items_and_users_rank_beside_statistics(service: RankingService) -> None:
+    assert service.put_items([Item(id="new", features={"length": 20.0})]) == 1
+    service.take_events([Event(user="somebody", item="new", time=10, actions={"click": True})])
+    found = service.rank(RankRequest(user="somebody", candidates=("new", "nothing"), time=20)).result(20)
+    assert [found.user_known, found.num_history] == [False, 1]
+    assert {place.item: place.known for place in found.places} == {"new": True, "nothing": False}
+
+
+def test_a_named_value_formula_orders(service: RankingService, counted: Path) -> None:
+    items = tuple(str(item) for item in GenRanker.load(counted).items.ids[1:9].to_pylist())
+    found = service.rank(RankRequest(user="u", candidates=items, value="likes", top_k=3)).result(20)
+    likes = [place.scores["like"] for place in found.places]
+    assert likes == sorted(likes, reverse=True)
+    assert len(likes) == 3
+    assert abs(found.time - time.time()) < 60
+
+
+def test_events_of_a_call_are_kept_together_or_not_at_all(service: RankingService) -> None:
+    good = Event(user="u", item="i", time=1)
+    for bad in (Event(user="", item="i", time=1), Event(user="u", item="i", time=2, actions={"click": 7})):
+        with pytest.raises(RequestError):
+            service.take_events([good, bad])
+    assert service.user("u")["exposures"] == 0
+    assert service.take_events([good]) == 1
+    with pytest.raises(RequestError, match="at most 1000"):
+        service.take_events([good] * 1001)
+
+
+def test_no_time_is_a_refusal(counted: Path) -> None:
+    service = build(counted, deadline=1e-9)
+    with pytest.raises(Overloaded):
+        service.rank(RankRequest(user="u", candidates=("i",))).result(20)
+    service.stop()
+
+
+def test_options_that_make_no_sense() -> None:
+    for wrong in ({"deadline": 0.0}, {"max_candidates": 0}, {"cache_bytes": -1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            ServiceOptions(**wrong)
