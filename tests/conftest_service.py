@@ -36,9 +36,17 @@ def serve(run: Path, tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """Starts `genrank serve` on a free port; stops it at the end."""
     started: list[Running] = []
 
-    def start(*arguments: str, store: str = "events.sqlite") -> Running:
-        command = [sys.executable, "-m", "genrank.cli", "serve", str(run), "--port", "0"]
-        command += ["--store", str(tmp_path / store), "--set", "threads=1", "--set", "deadline=20.0", *arguments]
+    def start(*arguments: str, folder: Path = run) -> Running:
+        command = [sys.executable, "-m", "genrank.cli", "serve", str(folder), "--port", "0"]
+        command += [
+            "--store",
+            str(tmp_path / "events.sqlite"),
+            "--set",
+            "threads=1",
+            "--set",
+            "deadline=20.0",
+            *arguments,
+        ]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ})
         running = Running(process, "", [])
         started.append(running)

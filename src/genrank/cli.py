@@ -113,8 +113,14 @@ def _add_uses_of_a_run(commands: Any) -> None:
     rank.add_argument("--json", action="store_true")
     rank.set_defaults(run=_rank)
 
+    publish = commands.add_parser("publish", help="make a run's model the one that services rank with")
+    publish.add_argument("run_folder", type=Path, metavar="RUN", nargs="?")
+    publish.add_argument("--to", type=Path, required=True, metavar="MODELS", help="folder of published models")
+    publish.add_argument("--roll-back", action="store_true", help="instead: back to the version before the current one")
+    publish.set_defaults(run=_publish)
+
     serve = commands.add_parser("serve", help="rank over HTTP, from cached histories")
-    serve.add_argument("run_folder", type=Path, metavar="RUN")
+    serve.add_argument("run_folder", type=Path, metavar="RUN", help="a run, or a folder of published models")
     serve.add_argument("--history", type=Path, help="prepared folder with the users' past (default: the run's own)")
     serve.add_argument(
         "--until", type=int, help="seconds since the epoch: leave out the folder's exposures from then on"
@@ -271,16 +277,28 @@ def _serve(options: argparse.Namespace) -> None:
     from genrank.service.run import Listening, bind, require_serve, run
     from genrank.serving.bundle import load_bundle
     from genrank.serving.store import SQLiteStore
+    from genrank.serving.versions import current, is_published
 
     require_serve()
     where = {"host": options.host, "port": options.port, "token": options.token or os.environ.get("GENRANK_TOKEN", "")}
     listening = build(Listening, where, where="serve")
     settings = override(ServiceOptions(), options.settings)
-    bundle = load_bundle(options.run_folder)
+    published = is_published(options.run_folder)
+    bundle = load_bundle(options.run_folder / current(options.run_folder) if published else options.run_folder)
     data = options.history or Path(bundle.config.data)
     with bind(listening) as taken:
         store = SQLiteStore(options.store or data.with_name(data.name + ".events.sqlite"))
-        run(RankingService(bundle, data, store=store, options=settings, until=options.until), listening, taken)
+        service = RankingService(bundle, options.history, store=store, options=settings, until=options.until)
+        run(service, listening, taken, models=options.run_folder if published else None)
+
+
+def _publish(options: argparse.Namespace) -> None:
+    from genrank.serving.versions import publish, roll_back
+
+    if options.roll_back == (options.run_folder is not None):
+        raise ConfigError("genrank publish: give either a RUN or --roll-back")
+    version = roll_back(options.to) if options.roll_back else publish(options.run_folder, options.to)
+    sys.stdout.write(f"{version} is current in {options.to}\n")
 
 
 def _study(options: argparse.Namespace) -> None:

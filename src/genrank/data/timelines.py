@@ -46,6 +46,27 @@ class Timelines:
         """(N) index into `users` of every exposure."""
         return np.repeat(np.arange(len(self.users)), np.diff(self.offsets))
 
+    @classmethod
+    def empty(cls, spec: DataSpec, user: int) -> "Timelines":
+        """The timeline of a user (row of users.parquet) without exposures."""
+        none = np.zeros(0, np.int32)
+        jagged = Jagged(none, np.zeros(1, np.int64))
+        return cls(
+            users=np.array([user], np.int32),
+            offsets=np.zeros(2, np.int64),
+            time=none.astype(np.int64),
+            request=none,
+            position=none,
+            item=none,
+            target=none.astype(np.bool_),
+            tasks={t.name: none.astype(np.int8 if t.kind == "binary" else np.float32) for t in spec.tasks},
+            censored={t.name: none.astype(np.bool_) for t in spec.tasks if t.kind == "duration"},
+            feedback={part.name: none for part in spec.feedback},
+            features={f.name: jagged if f.kind == "multi" else none for f in spec.of("exposure")},
+            statistics=np.zeros((0, len(spec.statistics)), np.float16),
+            oracle={},
+        )
+
     def of_user(self, index: int) -> "Timelines":
         """One user's timeline, as views."""
         begin, end = int(self.offsets[index]), int(self.offsets[index + 1])

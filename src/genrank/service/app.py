@@ -98,7 +98,7 @@ def build_app(service: RankingService, *, token: str = "", max_body: int = 4 * 2
 
     @app.get("/health/ready")
     async def ready() -> dict[str, str]:
-        return {"status": "ready", "model": service.bundle.version}
+        return {"status": "ready", "model": service.version}
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def scrape() -> Response:

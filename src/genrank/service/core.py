@@ -1,5 +1,6 @@
 """The ranking service without its web: one model, its users' histories, the queue in front of it."""
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -88,31 +89,35 @@ class RankAnswer:
 
 @dataclass(frozen=True)
 class _Asked:
+    deployed: "Deployment"  # at the time of asking: its tasks and features are what the request was checked for
     request: RankRequest
     time: int
     weights: Mapping[str, float]
     began: float
 
 
-class RankingService:
-    """Ranks, and learns of events and items while it does. Safe to use from several threads."""
+class Deployment:
+    """One model ready to rank: its tables, its users' past, its engine."""
 
     def __init__(
-        self, bundle: Bundle, data: Path, *, store: EventStore, options: ServiceOptions, until: int | None = None
+        self,
+        bundle: Bundle,
+        data: Path,
+        *,
+        store: EventStore,
+        cache: Cache,
+        options: ServiceOptions,
+        until: int | None = None,
     ):
         """`data`: a prepared folder with the users' past, up to `until` (seconds, exclusive) if given.
 
-        Raises BundleError and DataError for what is missing or of another schema.
+        Raises BundleError, DataError and RequestError for what is missing or of another schema.
         """
-        if options.threads:
-            torch.set_num_threads(options.threads)
-        self.bundle, self.options, self.store = bundle, options, store
         manifest = Manifest.load(data)
         require_same_schema(bundle, data, manifest)
-        self.spec = bundle.manifest.spec
+        self.bundle, self.spec = bundle, bundle.manifest.spec
         for weights in options.values.values():
             check_value(weights, self.spec)
-        self.cache: Cache = history_cache(options.cache_bytes)
         items, users = (FeatureTable.load(data, owner, self.spec) for owner in ("item", "user"))
         self.catalogue, self.num_prepared = Catalogue(items, data, bundle.manifest), len(items)
         self.histories = Histories(
@@ -123,7 +128,7 @@ class RankingService:
             users=users,
             store=store,
         )
-        self.statistics = load_statistics(data, bundle.manifest, items) if self.spec.statistics else None
+        self.counted = load_statistics(data, bundle.manifest, items) if self.spec.statistics else None
         self.engine = Engine(
             bundle.model(options.device),
             bundle.config.sequence,
@@ -131,10 +136,57 @@ class RankingService:
             histories=self.histories,
             users=users,
             statistics=self._statistics,
-            cache=self.cache,
+            cache=cache,
             device=options.device,
             dtype=options.precision,
         )
+
+    def rank(self, batch: Sequence[_Asked]) -> list[RankAnswer]:
+        """The answers, in order."""
+        begun = time.monotonic()
+        rows = [self.catalogue.find(asked.request.candidates) for asked in batch]
+        found = self.engine.score(
+            [
+                EngineRequest(user=asked.request.user, items=items, time=asked.time, context=asked.request.context)
+                for asked, items in zip(batch, rows, strict=True)
+            ]
+        )
+        worked, version = time.monotonic() - begun, self.bundle.version
+        return [
+            _answer(asked, scored, items > 0, version=version, times=(begun - asked.began, worked))
+            for asked, scored, items in zip(batch, found, rows, strict=True)
+        ]
+
+    def warm_up(self) -> None:
+        """A request of nobody's, so that the first one of somebody's finds everything loaded."""
+        self.engine.score([EngineRequest(user="", items=np.zeros(1, np.int64), time=0)])
+
+    def _statistics(self, user: Ints, item: Ints, time: Ints) -> NDArray[np.float16]:
+        """(C, S). Counted over the prepared log: live events are history at once, but not yet statistics."""
+        assert self.counted is not None
+        return self.counted.answers(user, np.where(item < self.num_prepared, item, 0), time)
+
+
+class RankingService:
+    """Ranks, and learns of events and items while it does. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        data: Path | None = None,
+        *,
+        store: EventStore,
+        options: ServiceOptions,
+        until: int | None = None,
+    ):
+        """`data`: see Deployment; by default what each model was trained on."""
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        self.data, self.store, self.options, self.until = data, store, options, until
+        self.cache: Cache = history_cache(options.cache_bytes)
+        self._items: dict[str, Item] = {}  # those that came while serving, for the models to come
+        self._swapping = threading.Lock()
+        self.deployed = self._deployment(bundle)
         self._batcher: Batcher[_Asked, RankAnswer] = Batcher(
             self._work,
             cost=lambda asked: REQUEST_COST + len(asked.request.candidates),
@@ -143,16 +195,40 @@ class RankingService:
         )
 
     @property
+    def version(self) -> str:
+        """Of the model that ranks."""
+        return self.deployed.bundle.version
+
+    def swap(self, bundle: Bundle) -> None:
+        """Rank with another model from the next batch on; requests in flight end with the one before.
+
+        Raises what Deployment raises, and the service goes on with the model that it has.
+        """
+        with self._swapping:
+            coming = self._deployment(bundle)
+            before, self.deployed = self.deployed, coming
+            self.cache.remove_where(lambda key: key[0] == before.bundle.version != coming.bundle.version)
+
+    def _deployment(self, bundle: Bundle) -> Deployment:
+        data = self.data if self.data is not None else Path(bundle.config.data)
+        made = Deployment(bundle, data, store=self.store, cache=self.cache, options=self.options, until=self.until)
+        if self._items:
+            made.catalogue.put(list(self._items.values()))
+        made.warm_up()
+        return made
+
+    @property
     def expected_wait(self) -> float:
         """Seconds that a ranking would wait now."""
         return self._batcher.expected_wait
 
     def rank(self, request: RankRequest) -> "Future[RankAnswer]":
         """The answer to come. Raises RequestError for what can't be ranked, Overloaded where there's no time for it."""
-        self._check(request)
-        weights = self._weights(request.value)
+        deployed = self.deployed
+        self._check(deployed, request)
+        weights = self._weights(deployed, request.value)
         when = int(time.time()) if request.time is None else request.time
-        asked = _Asked(request, when, weights, time.monotonic())
+        asked = _Asked(deployed, request, when, weights, time.monotonic())
         return self._batcher.submit(asked, within=self.options.deadline)
 
     def take_events(self, events: Sequence[Event]) -> int:
@@ -162,24 +238,28 @@ class RankingService:
         for event in events:
             if not event.user or not event.item:
                 raise RequestError("an event's user or item is empty; give both")
-            self.histories.check(event)
+            self.deployed.histories.check(event)
         return self.store.append(events)
 
     def put_items(self, items: Sequence[Item]) -> int:
         """Add or change items; how many were new. All or none: RequestError."""
         if len(items) > self.options.max_items:
             raise RequestError(f"{len(items)} items in one call; send at most {self.options.max_items}")
-        return self.catalogue.put(items)
+        with self._swapping:
+            new = self.deployed.catalogue.put(items)
+            self._items |= {item.id: item for item in items}
+        return new
 
     def user(self, user: str) -> dict[str, Any]:
         """A user's history as the model would see it now: `user`, `known`, `exposures`, `window`."""
-        history = self.histories.of(user)
+        deployed = self.deployed
+        history = deployed.histories.of(user)
         t = history.timeline
-        begin = int(window_start(np.array([t.num_exposures]), self.engine.sequence.max_history)[0])
+        begin = int(window_start(np.array([t.num_exposures]), deployed.engine.sequence.max_history)[0])
         rows = range(begin, t.num_exposures)
         window = [
             {
-                "item": str(self.catalogue.table.ids[int(t.item[row])]),
+                "item": str(deployed.catalogue.table.ids[int(t.item[row])]),
                 "time": int(t.time[row]),
                 "actions": {name: _plain(column[row]) for name, column in t.tasks.items()},
             }
@@ -192,65 +272,53 @@ class RankingService:
         self._batcher.stop()
         self.store.close()
 
-    def _statistics(self, user: Ints, item: Ints, time: Ints) -> NDArray[np.float16]:
-        """(C, S). Counted over the prepared log: live events are history at once, but not yet statistics."""
-        assert self.statistics is not None
-        return self.statistics.answers(user, np.where(item < self.num_prepared, item, 0), time)
-
-    def _check(self, request: RankRequest) -> None:
+    def _check(self, deployed: Deployment, request: RankRequest) -> None:
         check_candidates(request.candidates)
         if len(request.candidates) > self.options.max_candidates:
             raise RequestError(
                 f"{len(request.candidates)} candidates in one call; send at most {self.options.max_candidates}"
             )
-        tasks = [task.name for task in self.spec.tasks]
+        tasks = [task.name for task in deployed.spec.tasks]
         for task in request.tasks:
             if task not in tasks:
                 raise RequestError(f"tasks: there is no task {task!r}; there is {', '.join(tasks)}")
         if request.top_k < 0:
             raise RequestError(f"top_k is {request.top_k}; it must be 0 (all) or more")
-        self.histories.context.encode(request.context, len(request.candidates))
+        deployed.histories.context.encode(request.context, len(request.candidates))
 
-    def _weights(self, value: Mapping[str, float] | str) -> Mapping[str, float]:
+    def _weights(self, deployed: Deployment, value: Mapping[str, float] | str) -> Mapping[str, float]:
         if not isinstance(value, str):
-            check_value(value, self.spec)
+            check_value(value, deployed.spec)
             return value
         if value and value not in self.options.values:
             known = ", ".join(self.options.values) or "none"
             raise RequestError(f"value: there is no formula {value!r}; there is {known}; or give weights by task")
-        return self.options.values[value] if value else self.bundle.config.value
+        return self.options.values[value] if value else deployed.bundle.config.value
 
     def _work(self, batch: Sequence[_Asked]) -> list[RankAnswer]:
-        begun = time.monotonic()
-        rows = [self.catalogue.find(asked.request.candidates) for asked in batch]
-        found = self.engine.score(
-            [
-                EngineRequest(user=asked.request.user, items=items, time=asked.time, context=asked.request.context)
-                for asked, items in zip(batch, rows, strict=True)
-            ]
-        )
-        worked = time.monotonic() - begun
-        return [
-            self._answer(asked, scored, items > 0, waited=begun - asked.began, worked=worked)
-            for asked, scored, items in zip(batch, found, rows, strict=True)
-        ]
+        answers: dict[int, RankAnswer] = {}
+        for deployed in dict.fromkeys(asked.deployed for asked in batch):  # two, if the model was swapped just now
+            own = [place for place, asked in enumerate(batch) if asked.deployed is deployed]
+            answers |= zip(own, deployed.rank([batch[place] for place in own]), strict=True)
+        return [answers[place] for place in range(len(batch))]
 
-    def _answer(
-        self, asked: _Asked, scored: Scored, known: NDArray[np.bool_], *, waited: float, worked: float
-    ) -> RankAnswer:
-        request = asked.request
-        places = in_order(request.candidates, scored.scores, known=known, weights=asked.weights)
-        return RankAnswer(
-            user=request.user,
-            user_known=scored.user_known,
-            time=asked.time,
-            num_history=scored.num_history,
-            num_encoded=scored.num_encoded,
-            places=places[: request.top_k] if request.top_k else places,
-            model_version=self.bundle.version,
-            waited=waited,
-            worked=worked,
-        )
+
+def _answer(
+    asked: _Asked, scored: Scored, known: NDArray[np.bool_], *, version: str, times: tuple[float, float]
+) -> RankAnswer:
+    request = asked.request
+    places = in_order(request.candidates, scored.scores, known=known, weights=asked.weights)
+    return RankAnswer(
+        user=request.user,
+        user_known=scored.user_known,
+        time=asked.time,
+        num_history=scored.num_history,
+        num_encoded=scored.num_encoded,
+        places=places[: request.top_k] if request.top_k else places,
+        model_version=version,
+        waited=times[0],
+        worked=times[1],
+    )
 
 
 def _plain(value: Any) -> bool | float | None:

@@ -59,7 +59,7 @@ class _Held(Collector):
         yield GaugeMetricFamily(
             "genrank_expected_wait_seconds", "of a ranking that came now", self.service.expected_wait
         )
-        yield GaugeMetricFamily("genrank_items", "known items", len(self.service.catalogue))
+        yield GaugeMetricFamily("genrank_items", "known items", len(self.service.deployed.catalogue))
         info = GaugeMetricFamily("genrank_model_info", "the model that ranks", labels=["version"])
-        info.add_metric([self.service.bundle.version], 1)
+        info.add_metric([self.service.version], 1)
         yield info

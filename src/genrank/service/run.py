@@ -5,9 +5,11 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from genrank.errors import InputError, MissingExtraError
 from genrank.service.core import RankingService
+from genrank.service.watch import Watcher
 
 GRACE = 10  # seconds that requests in flight have when the service goes down
 
@@ -38,8 +40,8 @@ def require_serve() -> None:
         raise MissingExtraError(f"genrank serve needs {problem.name}; pip install 'genrank[serve]'") from None
 
 
-def run(service: RankingService, listening: Listening, taken: socket.socket) -> None:
-    """Serve on an address that `bind` has taken, until asked to stop."""
+def run(service: RankingService, listening: Listening, taken: socket.socket, *, models: Path | None = None) -> None:
+    """Serve on an address that `bind` has taken, until asked to stop. models: a folder to follow (see watch.py)."""
     require_serve()
     import uvicorn
 
@@ -59,12 +61,15 @@ def run(service: RankingService, listening: Listening, taken: socket.socket) -> 
         access_log=False,
         timeout_graceful_shutdown=GRACE,
     )
-    sys.stderr.write(f"genrank: serving {service.bundle.version} on http://{host}:{port} (docs at /docs)\n")
+    sys.stderr.write(f"genrank: serving {service.version} on http://{host}:{port} (docs at /docs)\n")
     sys.stderr.flush()
     # uvicorn stops on these and raises them again afterwards, for whoever handled them before: here, for nobody.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
+    watcher = None if models is None else Watcher(service, models)
     uvicorn.Server(config).run(sockets=[taken])
+    if watcher is not None:
+        watcher.stop()
 
 
 def bind(listening: Listening) -> socket.socket:

@@ -70,16 +70,26 @@ class PastInMemory:
     """All timelines of the prepared folder, up to `until` (seconds, exclusive) if given: for a service."""
 
     def __init__(self, folder: Path, spec: DataSpec, *, until: int | None = None):
-        self.timelines, self.until = Timelines.load(folder, spec), until
+        self.spec, self.timelines, self.until = spec, Timelines.load(folder, spec), until
         self.index = {int(row): index for index, row in enumerate(self.timelines.users)}
-        self.empty = load_user(folder, -1, spec)
 
     def of(self, row: int) -> Timelines:
         """See Past."""
         if row not in self.index:
-            return replace(self.empty, users=np.array([row], np.int32))
+            return Timelines.empty(self.spec, row)
         timeline = self.timelines.of_user(self.index[row])
         return timeline if self.until is None else timeline.take(np.flatnonzero(timeline.time < self.until))
+
+
+@dataclass(frozen=True)
+class NoPast:
+    """Nothing was known before."""
+
+    spec: DataSpec
+
+    def of(self, row: int) -> Timelines:
+        """See Past."""
+        return Timelines.empty(self.spec, row)
 
 
 class Histories:

@@ -1,0 +1,57 @@
+"""Follows a folder of published models: the service ranks with whatever is current there."""
+
+import logging
+import threading
+from pathlib import Path
+
+from genrank.errors import GenRankError
+from genrank.service.core import RankingService
+from genrank.serving.bundle import load_bundle
+from genrank.serving.versions import check_golden, current
+
+log = logging.getLogger("genrank.service")
+PERIOD = 1.0  # seconds between looks
+
+
+class Watcher:
+    """Looks at `models` in a thread of its own. A version that fails is logged, once, and tried again when
+    another has been current since."""
+
+    def __init__(self, service: RankingService, models: Path, *, period: float = PERIOD):
+        self.service, self.models, self.period = service, models, period
+        self.failed: str | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="genrank-watcher", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopping.set()
+        self._thread.join()
+
+    def look(self) -> bool:
+        """Swap if another version is current; whether it was."""
+        try:
+            version = current(self.models)
+            if version == self.service.version:
+                self.failed = None
+                return False
+            if version == self.failed:
+                return False
+            self.failed = version  # until it has been found good
+            bundle = load_bundle(self.models / version)
+            check_golden(bundle)
+            self.service.swap(bundle)
+        except GenRankError as problem:
+            log.error("the service stays with %s: %s", self.service.version, problem)
+            return False
+        self.failed = None
+        log.info("the service ranks with %s now", version)
+        return True
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self.period):
+            try:
+                self.look()
+            except Exception:  # the service must outlive whatever is in that folder
+                log.exception("the service stays with %s", self.service.version)
