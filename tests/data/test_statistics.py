@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from counted_logs import SMOOTHING, WINDOWS, random_log, schema
 from exposure_logs import CLICK, SCHEMA, START, Prepared, log, prepare_log
 from genrank.cli import main
 from genrank.data.prepared import PreparedData
@@ -17,50 +18,11 @@ from genrank.data.request import load_statistics
 from genrank.data.tables import FeatureTable
 from genrank.models.ranker import build_ranker
 from genrank.recipes import recipe
-from genrank.schema import Columns, Feature, LogSchema, Requests, Split, Statistics, Task, TaskSpec
+from genrank.schema import Feature, LogSchema, Split, Statistics, Task, TaskSpec
 from genrank.serving.bundle import write_bundle
 from genrank.serving.ranker import GenRanker
 
-WINDOWS = {"5m": 300, "1h": 3600, "all": None}  # exposures are multiples of 25 s apart, so some stand at an edge
-SMOOTHING = 3.0
-LIKE = Task(name="like", kind="binary", column="like")
-FEATURES = (
-    Feature(name="author", owner="item", kind="categorical", column="author"),
-    Feature(name="tags", owner="item", kind="multi", column="tags"),
-)
 ENTITIES = ("item", "user", "author", "tags", "user_author", "user_tags")
-
-
-def schema(*, request: bool, gap: int) -> LogSchema:
-    return replace(
-        SCHEMA,
-        columns=Columns(user="user", item="item", time="time", target="target", request="request" if request else None),
-        tasks=(CLICK, LIKE),
-        features=FEATURES,
-        requests=Requests(gap_seconds=gap),
-        statistics=Statistics(enabled=True, windows=tuple(WINDOWS), smoothing=SMOOTHING),
-    )
-
-
-def random_log(seed: int, size: int = 70) -> dict[str, Any]:
-    """Many equal times, unknown labels, rows that are no targets, items with no, one and two tags."""
-    random = np.random.default_rng(seed)
-    item = random.integers(0, 7, size)
-    authors, tags = ["a", "b", None], [[], ["x"], ["x", "y"], ["y"]]
-    label = np.where(random.random(size) < 0.15, None, random.integers(0, 2, size))
-    click = random.integers(0, 2, size)
-    click[:2], click[-2:] = (0, 1), (0, 1)
-    return {
-        "user": [f"u{n}" for n in random.integers(0, 3, size)],
-        "item": [f"i{n}" for n in item],
-        "time": (START + np.sort(random.integers(0, 40, size)) * 25).tolist(),
-        "click": click.tolist(),
-        "like": label.tolist(),
-        "target": (random.random(size) < 0.85).tolist(),
-        "request": [f"r{n}" for n in random.integers(0, 25, size)],
-        "author": [authors[n % 3] for n in item],
-        "tags": [tags[n % 4] for n in item],
-    }
 
 
 def loaded(prepared: Prepared) -> tuple[PreparedData, np.ndarray]:

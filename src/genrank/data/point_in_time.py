@@ -66,7 +66,7 @@ def write_statistics(
         for file, (begin, end) in zip(files, pairwise(ends), strict=True):
             rows = slice(begin, end)
             file[:, start:stop] = statistics.block(
-                entity, index, events.user[rows], events.item[rows], events.request_time[rows]
+                entity, [index], events.user[rows], events.item[rows], events.request_time[rows]
             )
     for file in files:
         file.flush()

@@ -15,7 +15,7 @@ and ranking call this module with the same integers and so get the same numbers,
 Shapes: N exposures, Q questions, T tasks, S columns.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -58,6 +58,7 @@ class Events:
     request_time: Ints  # (N)
     target: NDArray[np.bool_]  # (N)
     labels: Mapping[str, NDArray[np.int8]]  # (N) per task, -1 unknown
+    sign: NDArray[np.int8] | None = None  # (N) -1 takes back an exposure that was counted; None: all count
 
 
 def statistics_tasks(schema: LogSchema) -> tuple[str, ...]:
@@ -95,36 +96,56 @@ class WindowStatistics:
     """Answers questions (user, item, time) from events. Beside them it holds 16 bytes per event and task."""
 
     def __init__(
-        self, schema: LogSchema, events: Events, *, rates: Mapping[str, float], item_features: Mapping[str, Any]
+        self,
+        schema: LogSchema,
+        events: Events,
+        *,
+        rates: Mapping[str, float],
+        item_features: Mapping[str, Any],
+        residuals: Mapping[Entity, Mapping[str, Ints]] | None = None,
     ):
-        """`item_features`: columns by row of items.parquet, int32 or Jagged. `rates`: `base_rates` of training."""
-        self.config, self.tasks, self.rates = schema.statistics, statistics_tasks(schema), rates
+        """`item_features`: columns by row of items.parquet, int32 or Jagged. `rates`: `base_rates` of training.
+
+        residuals: of the events, by the item's and by the user's rate, where they are known; else from the events.
+        """
+        self.schema, self.config, self.tasks, self.rates = schema, schema.statistics, statistics_tasks(schema), rates
         self.events, self.entities = events, statistics_entities(schema)
-        features = {entity.feature for entity in self.entities if entity.feature is not None}
-        self.columns = {name: _as_jagged(item_features[name]) for name in features}
-        self.residuals = {owner: self._residuals(owner) for owner in (ITEM, USER)}
+        self.know_items(item_features)
+        self.residuals = residuals or {owner: self._residuals(owner) for owner in (ITEM, USER)}
         self._indices: dict[Entity, EventCounts] = {}
 
-    def answers(self, user: Rows, item: Rows, time: Ints) -> Halves:
-        """(Q, S) float16. Every entity's index stays in memory for the next question."""
-        for entity in self.entities:
-            if entity not in self._indices:
-                self._indices[entity] = self.index(entity)
-        blocks = [self.block(entity, self._indices[entity], user, item, time) for entity in self.entities]
+    def know_items(self, item_features: Mapping[str, Any]) -> None:
+        """Answer by these features of the items from now on; events that were counted stay where they are."""
+        features = {entity.feature for entity in self.entities if entity.feature is not None}
+        self.columns = {name: _as_jagged(item_features[name]) for name in features}
+
+    def answers(self, user: Rows, item: Rows, time: Ints, *, beside: Sequence["WindowStatistics"] = ()) -> Halves:
+        """(Q, S) float16, over these events and those of `beside`. Indices stay in memory for the next question."""
+        parts = (self, *beside)
+        blocks = [
+            self.block(entity, [part.kept_index(entity) for part in parts], user, item, time)
+            for entity in self.entities
+        ]
         return np.concatenate(blocks, axis=1)
+
+    def kept_index(self, entity: Entity) -> EventCounts:
+        """The entity's index, which stays in memory."""
+        if entity not in self._indices:
+            self._indices[entity] = self.index(entity)
+        return self._indices[entity]
 
     def names(self, entity: Entity) -> list[str]:
         """The columns of an entity."""
         return _names(entity, self.config, self.tasks)
 
-    def block(self, entity: Entity, index: EventCounts, user: Rows, item: Rows, time: Ints) -> Halves:
-        """(Q, columns of the entity). `index`: the entity's own."""
+    def block(self, entity: Entity, indices: Sequence[EventCounts], user: Rows, item: Rows, time: Ints) -> Halves:
+        """(Q, columns of the entity). `indices`: the entity's own, whose counts are added up."""
         keys, offsets = self._keys(entity, user, item)
         repeated = np.repeat(time, np.diff(offsets))
         begins = [None if w is None else repeated - w for w in self.config.window_seconds]
         columns: list[NDArray[Any]] = []
-        for sums in index.between(keys, begins, repeated):
-            columns += self._columns(summed(sums, offsets))
+        for sums in zip(*(index.between(keys, begins, repeated) for index in indices), strict=True):
+            columns += self._columns(summed(sum(sums[1:], start=sums[0]), offsets))
         return np.stack(columns, axis=1).astype(np.float16)
 
     def _columns(self, sums: Ints) -> list[NDArray[Any]]:
@@ -150,6 +171,21 @@ class WindowStatistics:
         keys, offsets = self._keys(entity, self.events.user, self.events.item)
         return EventCounts(keys, _row_of(offsets), times=self.events.time, values=values)
 
+    def residuals_of(self, events: Events, beside: Sequence["WindowStatistics"] = ()) -> dict[Entity, dict[str, Ints]]:
+        """Residuals of other events, by the rates that these events and those of `beside` had at their requests."""
+        found: dict[Entity, dict[str, Ints]] = {}
+        for owner in (ITEM, USER):
+            keys, offsets = self._keys(owner, events.user, events.item)
+            asked = events.request_time[_row_of(offsets)]
+            parts = [part.kept_index(owner).between(keys, [None], asked)[0] for part in (self, *beside)]
+            sums = summed(sum(parts[1:], start=parts[0]), offsets).astype(np.float64)
+            found[owner] = {}
+            for number, task in enumerate(self.tasks):
+                n, c = sums[:, 3 * number], sums[:, 3 * number + 1]
+                rate = (c + self.config.smoothing * self.rates[task]) / (n + self.config.smoothing)
+                found[owner][task] = np.rint(((events.labels[task] == 1) - rate) * FIXED_POINT).astype(np.int64)
+        return found
+
     def _residuals(self, owner: Entity) -> dict[str, Ints]:
         """(N) per task: label minus the owner's rate at the event's own request, in fixed point."""
         events, alpha = self.events, self.config.smoothing
@@ -168,7 +204,8 @@ class WindowStatistics:
         """(N) 1 where the task's label counts, and where it is a yes too."""
         label = self.events.labels[task]
         known = self.events.target & (label >= 0)
-        return known.astype(np.int8), (known & (label == 1)).astype(np.int8)
+        sign = np.int8(1) if self.events.sign is None else self.events.sign
+        return known.astype(np.int8) * sign, (known & (label == 1)).astype(np.int8) * sign
 
     def _keys(self, entity: Entity, user: Rows, item: Rows) -> tuple[Ints, Ints]:
         """The keys that each row counts for, one after another, and their offsets; unknown ones have none."""

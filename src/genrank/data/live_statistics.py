@@ -1,0 +1,97 @@
+"""Window statistics of a prepared log and of what has come since, by the definitions of data/statistics.py.
+
+Counts are sums, so those of the log and of later events add up. Later events stand in a few parts, each at most an
+eighth of the one before it, so that an event is counted anew a few times only. An exposure's residual is fixed when
+it comes: one that comes late changes the counts, but not the residuals of those after it.
+
+Shapes: N exposures, Q questions, S columns.
+"""
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrank.data.counting import Ints
+from genrank.data.statistics import Entity, Events, Halves, Rows, WindowStatistics
+
+RATIO = 8
+Residuals = Mapping[Entity, Mapping[str, Ints]]
+
+
+class LiveStatistics:
+    """Safe to use from several threads."""
+
+    def __init__(self, log: WindowStatistics):
+        """`log`: the statistics of the prepared log."""
+        self.log = log
+        self._parts: list[WindowStatistics] = []
+        self._lock = threading.Lock()
+
+    @property
+    def num_events(self) -> int:
+        """Exposures that have come since, those taken back included."""
+        return sum(len(part.events.time) for part in self._parts)
+
+    def know_items(self, item_features: Mapping[str, Any]) -> None:
+        """See WindowStatistics."""
+        with self._lock:
+            self.log.know_items(item_features)
+
+    def answers(self, user: Rows, item: Rows, time: Ints) -> Halves:
+        """(Q, S) float16."""
+        with self._lock:
+            return self.log.answers(user, item, time, beside=self._parts)
+
+    def add(self, events: Events) -> None:
+        """Count exposures; those of one request don't count for one another, earlier requests' do."""
+        for start in np.unique(events.request_time).tolist():
+            own = _chosen(events, np.flatnonzero(events.request_time == start))
+            with self._lock:
+                residuals = self.log.residuals_of(own, beside=self._parts)
+                self._parts.append(self._part(own, residuals))
+                while len(self._parts) > 1 and RATIO * _size(self._parts[-1]) > _size(self._parts[-2]):
+                    self._merge()
+
+    def _merge(self) -> None:
+        other, one = self._parts.pop(), self._parts.pop()
+        residuals = {
+            owner: {task: np.concatenate([values, other.residuals[owner][task]]) for task, values in tasks.items()}
+            for owner, tasks in one.residuals.items()
+        }
+        self._parts.append(self._part(_joined(one.events, other.events), residuals))
+
+    def _part(self, events: Events, residuals: Residuals) -> WindowStatistics:
+        columns = self.log.columns
+        return WindowStatistics(
+            self.log.schema, events, rates=self.log.rates, item_features=columns, residuals=residuals
+        )
+
+
+def _size(part: WindowStatistics) -> int:
+    return len(part.events.time)
+
+
+def _chosen(events: Events, rows: NDArray[np.int64]) -> Events:
+    return _mapped(lambda column: column[rows], events)
+
+
+def _joined(one: Events, other: Events) -> Events:
+    return _mapped(lambda *columns: np.concatenate(columns), one, other)
+
+
+def _mapped(change: Any, *parts: Events) -> Events:
+    """Column by column; signs are written out."""
+    first = parts[0]
+    signs = [np.ones(len(p.time), np.int8) if p.sign is None else p.sign for p in parts]
+    return Events(
+        user=change(*(p.user for p in parts)),
+        item=change(*(p.item for p in parts)),
+        time=change(*(p.time for p in parts)),
+        request_time=change(*(p.request_time for p in parts)),
+        target=change(*(p.target for p in parts)),
+        labels={task: change(*(p.labels[task] for p in parts)) for task in first.labels},
+        sign=change(*signs),
+    )

@@ -1,0 +1,49 @@
+"""Logs that are hard to count: equal times, unknown labels, rows that are no targets."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from exposure_logs import CLICK, SCHEMA, START
+from genrank.schema import Columns, Feature, LogSchema, Requests, Statistics, Task
+
+WINDOWS = {"5m": 300, "1h": 3600, "all": None}  # exposures are multiples of 25 s apart, so some stand at an edge
+SMOOTHING = 3.0
+LIKE = Task(name="like", kind="binary", column="like")
+FEATURES = (
+    Feature(name="author", owner="item", kind="categorical", column="author"),
+    Feature(name="tags", owner="item", kind="multi", column="tags"),
+)
+
+
+def schema(*, request: bool, gap: int) -> LogSchema:
+    return replace(
+        SCHEMA,
+        columns=Columns(user="user", item="item", time="time", target="target", request="request" if request else None),
+        tasks=(CLICK, LIKE),
+        features=FEATURES,
+        requests=Requests(gap_seconds=gap),
+        statistics=Statistics(enabled=True, windows=tuple(WINDOWS), smoothing=SMOOTHING),
+    )
+
+
+def random_log(seed: int, size: int = 70) -> dict[str, Any]:
+    """Many equal times, unknown labels, rows that are no targets, items with no, one and two tags."""
+    random = np.random.default_rng(seed)
+    item = random.integers(0, 7, size)
+    authors, tags = ["a", "b", None], [[], ["x"], ["x", "y"], ["y"]]
+    label = np.where(random.random(size) < 0.15, None, random.integers(0, 2, size))
+    click = random.integers(0, 2, size)
+    click[:2], click[-2:] = (0, 1), (0, 1)
+    return {
+        "user": [f"u{n}" for n in random.integers(0, 3, size)],
+        "item": [f"i{n}" for n in item],
+        "time": (START + np.sort(random.integers(0, 40, size)) * 25).tolist(),
+        "click": click.tolist(),
+        "like": label.tolist(),
+        "target": (random.random(size) < 0.85).tolist(),
+        "request": [f"r{n}" for n in random.integers(0, 25, size)],
+        "author": [authors[n % 3] for n in item],
+        "tags": [tags[n % 4] for n in item],
+    }
