@@ -27,10 +27,7 @@ class Log:
         self.request_time = request_times(user.astype(np.int64), t.request, t.time)
 
     def events(self, rows: np.ndarray) -> Events:
-        own, changes = self.whole.events, {}
-        for name in ("user", "item", "time", "request_time", "target"):
-            changes[name] = getattr(own, name)[rows]
-        return Events(**changes, labels={task: label[rows] for task, label in own.labels.items()})
+        return self.whole.events.take(rows)
 
     def statistics(self, rows: np.ndarray) -> WindowStatistics:
         return WindowStatistics(

@@ -5,16 +5,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from genrank.cli import main
+from genrank.data.decoding import Decoder
+from genrank.data.loader import Loader, LoaderConfig
+from genrank.data.prepared import PreparedData
 from genrank.errors import RequestError
+from genrank.runs.predict import predict
 from genrank.service.batcher import Overloaded
 from genrank.service.core import RankingService, RankRequest, ServiceOptions
 from genrank.serving.bundle import load_bundle
 from genrank.serving.catalogue import Item
 from genrank.serving.ranker import GenRanker
 from genrank.serving.store import Event, SQLiteStore
+from genrank.serving.traffic import events_of
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +103,39 @@ def test_options_that_make_no_sense() -> None:
     for wrong in ({"deadline": 0.0}, {"max_candidates": 0}, {"cache_bytes": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             ServiceOptions(**wrong)
+
+
+def test_statistics_of_a_stream_are_those_that_prepare_counted(counted: Path) -> None:
+    """Through the service: the test part, request by request and event by event, statistics and all."""
+    bundle = load_bundle(counted)
+    data, store = PreparedData.load(Path(bundle.config.data)), SQLiteStore(":memory:")
+    start, decoder = data.manifest.split.test_start, Decoder(Path(bundle.config.data), data.manifest)
+    service = RankingService(bundle, store=store, options=ServiceOptions(deadline=20.0), until=start)
+    model = bundle.model()
+    builder = data.builder(bundle.config.sequence, bundle.config.model.search)
+    judged = predict(model, Loader(builder, data.part(builder, "test"), LoaderConfig(shuffle=False)), data)
+    t, compared = data.timelines, 0
+    order = np.lexsort((judged.exposure, judged.request, builder.request_time[judged.exposure]))
+    for places in np.split(order, np.flatnonzero(np.diff(judged.request[order])) + 1):
+        rows = judged.exposure[places]
+        user = str(data.users.ids[int(judged.user[places[0]])])
+        events = events_of(t, rows, user=user, items=data.items, decoder=decoder)
+        names = [feature.name for feature in data.manifest.spec.of("exposure")]
+        request = RankRequest(
+            user=user,
+            candidates=tuple(event.item for event in events),
+            time=int(builder.request_time[rows[0]]),
+            context={name: [event.context.get(name) for event in events] for name in names},
+        )
+        served = {place.item: place.scores for place in service.rank(request).result(20).places}
+        for place, event in zip(places.tolist(), events, strict=True):
+            for task, score in judged.scores.items():
+                assert served[event.item][task] == pytest.approx(score[place], abs=1e-5, rel=1e-5)
+                compared += 1
+        assert service.take_events(events) == len(events)
+    assert compared > 200
+    before = service.rank(request).result(20)
+    service.swap(bundle)  # counts anew from the store
+    after = service.rank(request).result(20)
+    assert {p.item: p.value for p in after.places} == pytest.approx({p.item: p.value for p in before.places}, abs=1e-5)
+    service.stop()

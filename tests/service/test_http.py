@@ -144,7 +144,7 @@ def counts(running: Running) -> None:
     assert {"/v1/rank", "/v1/events", "/v1/items", "/v1/users/{user}"} <= set(paths)
 
 
-def test_a_token_is_asked_for_and_events_outlive_the_service(serve: Serve, items: list[str]) -> None:
+def test_a_token_is_asked_for_and_what_came_outlives_the_service(serve: Serve, items: list[str]) -> None:
     running = serve("--token", "secret")
     assert raw(running, "GET", "/health/live")[0] == 200
     assert raw(running, "GET", "/metrics")[0] == 401
@@ -153,9 +153,14 @@ def test_a_token_is_asked_for_and_events_outlive_the_service(serve: Serve, items
             client.user("u")
     with running.client(token="secret") as client:
         client.send_events([event(items)])
+        client.put_items([{"item": "brand new", "features": {"length": 30.0}}])
+        before = client.rank("u", [*items, "brand new"])["places"]
     assert running.stop() == 0
     with serve("--token", "secret").client(token="secret") as client:
         assert client.user("u")["exposures"] == 1
+        after = client.rank("u", [*items, "brand new"])["places"]
+    assert [place["value"] for place in after] == pytest.approx([place["value"] for place in before], abs=1e-5)
+    assert all(place["known"] for place in after)
 
 
 def test_an_address_that_cannot_be_taken(serve: Serve, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from genrank.data.counting import Ints
 from genrank.data.statistics import Entity, Events, Halves, Rows, WindowStatistics
@@ -48,7 +47,7 @@ class LiveStatistics:
     def add(self, events: Events) -> None:
         """Count exposures; those of one request don't count for one another, earlier requests' do."""
         for start in np.unique(events.request_time).tolist():
-            own = _chosen(events, np.flatnonzero(events.request_time == start))
+            own = events.take(np.flatnonzero(events.request_time == start))
             with self._lock:
                 residuals = self.log.residuals_of(own, beside=self._parts)
                 self._parts.append(self._part(own, residuals))
@@ -61,7 +60,7 @@ class LiveStatistics:
             owner: {task: np.concatenate([values, other.residuals[owner][task]]) for task, values in tasks.items()}
             for owner, tasks in one.residuals.items()
         }
-        self._parts.append(self._part(_joined(one.events, other.events), residuals))
+        self._parts.append(self._part(one.events.joined(other.events), residuals))
 
     def _part(self, events: Events, residuals: Residuals) -> WindowStatistics:
         columns = self.log.columns
@@ -72,26 +71,3 @@ class LiveStatistics:
 
 def _size(part: WindowStatistics) -> int:
     return len(part.events.time)
-
-
-def _chosen(events: Events, rows: NDArray[np.int64]) -> Events:
-    return _mapped(lambda column: column[rows], events)
-
-
-def _joined(one: Events, other: Events) -> Events:
-    return _mapped(lambda *columns: np.concatenate(columns), one, other)
-
-
-def _mapped(change: Any, *parts: Events) -> Events:
-    """Column by column; signs are written out."""
-    first = parts[0]
-    signs = [np.ones(len(p.time), np.int8) if p.sign is None else p.sign for p in parts]
-    return Events(
-        user=change(*(p.user for p in parts)),
-        item=change(*(p.item for p in parts)),
-        time=change(*(p.time for p in parts)),
-        request_time=change(*(p.request_time for p in parts)),
-        target=change(*(p.target for p in parts)),
-        labels={task: change(*(p.labels[task] for p in parts)) for task in first.labels},
-        sign=change(*signs),
-    )

@@ -108,6 +108,12 @@ def load_statistics(folder: Path, manifest: Manifest, items: FeatureTable) -> Wi
     Memory: 25 bytes an exposure and 17 per task, and from the first question on 8 and 24 per task for every entity
     (an exposure whose item has k values of a feature takes k times that in the feature's two).
     """
+    events = load_events(folder, manifest)
+    return WindowStatistics(manifest.schema, events, rates=manifest.base_rates, item_features=items.features)
+
+
+def load_events(folder: Path, manifest: Manifest, *, until: int | None = None) -> Events:
+    """What window statistics count of a prepared folder, up to `until` (seconds, exclusive) if given."""
     counted = statistics_tasks(manifest.schema)
     tasks = tuple(task for task in manifest.spec.tasks if task.name in counted)
     t = Timelines.load(folder, DataSpec(features=(), tasks=tasks))
@@ -120,7 +126,7 @@ def load_statistics(folder: Path, manifest: Manifest, items: FeatureTable) -> Wi
         target=t.target,
         labels={name: t.tasks[name] for name in counted},
     )
-    return WindowStatistics(manifest.schema, events, rates=manifest.base_rates, item_features=items.features)
+    return events if until is None else events.take(np.flatnonzero(t.time < until))
 
 
 class FeatureEncoder:

@@ -15,7 +15,7 @@ and ranking call this module with the same integers and so get the same numbers,
 Shapes: N exposures, Q questions, T tasks, S columns.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -59,6 +59,29 @@ class Events:
     target: NDArray[np.bool_]  # (N)
     labels: Mapping[str, NDArray[np.int8]]  # (N) per task, -1 unknown
     sign: NDArray[np.int8] | None = None  # (N) -1 takes back an exposure that was counted; None: all count
+
+    def take(self, rows: Ints) -> "Events":
+        """The given exposures."""
+        return _mapped(lambda column: column[rows], self)
+
+    def joined(self, *others: "Events") -> "Events":
+        """These, then the others."""
+        return _mapped(lambda *columns: np.concatenate(columns), self, *others)
+
+
+def _mapped(change: Callable[..., Any], *parts: Events) -> Events:
+    """Column by column; signs are written out where any part has them."""
+    first, signed = parts[0], any(part.sign is not None for part in parts)
+    signs = [np.ones(len(part.time), np.int8) if part.sign is None else part.sign for part in parts]
+    return Events(
+        user=change(*(part.user for part in parts)),
+        item=change(*(part.item for part in parts)),
+        time=change(*(part.time for part in parts)),
+        request_time=change(*(part.request_time for part in parts)),
+        target=change(*(part.target for part in parts)),
+        labels={task: change(*(part.labels[task] for part in parts)) for task in first.labels},
+        sign=change(*signs) if signed else None,
+    )
 
 
 def statistics_tasks(schema: LogSchema) -> tuple[str, ...]:

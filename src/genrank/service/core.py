@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 from genrank.data.manifest import Manifest
-from genrank.data.request import load_statistics
 from genrank.data.sequence import window_start
 from genrank.data.tables import FeatureTable
 from genrank.errors import RequestError
@@ -22,10 +21,10 @@ from genrank.serving.bundle import Bundle, require_same_schema
 from genrank.serving.catalogue import Catalogue, Item
 from genrank.serving.engine import Cache, Engine, EngineRequest, Scored, history_cache
 from genrank.serving.histories import Histories, PastInMemory
+from genrank.serving.live import ServedStatistics
 from genrank.serving.ranker import Place, check_candidates, check_value, in_order
-from genrank.serving.store import Event, EventStore
+from genrank.serving.store import Change, Event, EventStore
 
-Ints = NDArray[np.int64]
 MIB = 2**20
 REQUEST_COST = 50.0  # of a request, in candidates
 
@@ -107,11 +106,13 @@ class Deployment:
         store: EventStore,
         cache: Cache,
         options: ServiceOptions,
+        events: Sequence[Event],
         until: int | None = None,
     ):
         """`data`: a prepared folder with the users' past, up to `until` (seconds, exclusive) if given.
 
-        Raises BundleError, DataError and RequestError for what is missing or of another schema.
+        events: those of the store, for window statistics. Raises BundleError, DataError and RequestError for what is
+        missing or of another schema.
         """
         manifest = Manifest.load(data)
         require_same_schema(bundle, data, manifest)
@@ -119,7 +120,7 @@ class Deployment:
         for weights in options.values.values():
             check_value(weights, self.spec)
         items, users = (FeatureTable.load(data, owner, self.spec) for owner in ("item", "user"))
-        self.catalogue, self.num_prepared = Catalogue(items, data, bundle.manifest), len(items)
+        self.catalogue = Catalogue(items, data, bundle.manifest)
         self.histories = Histories(
             data,
             bundle.manifest,
@@ -128,14 +129,18 @@ class Deployment:
             users=users,
             store=store,
         )
-        self.counted = load_statistics(data, bundle.manifest, items) if self.spec.statistics else None
+        self.statistics = (
+            ServedStatistics(data, bundle.manifest, self.histories, events=events, until=until)
+            if self.spec.statistics
+            else None
+        )
         self.engine = Engine(
             bundle.model(options.device),
             bundle.config.sequence,
             version=bundle.version,
             histories=self.histories,
             users=users,
-            statistics=self._statistics,
+            statistics=None if self.statistics is None else self.statistics.answers,
             cache=cache,
             device=options.device,
             dtype=options.precision,
@@ -157,14 +162,14 @@ class Deployment:
             for asked, scored, items in zip(batch, found, rows, strict=True)
         ]
 
+    def learn(self, changes: Sequence[Change]) -> None:
+        """Count what has changed in the store. Histories look there by themselves."""
+        if self.statistics is not None:
+            self.statistics.count(changes)
+
     def warm_up(self) -> None:
         """A request of nobody's, so that the first one of somebody's finds everything loaded."""
         self.engine.score([EngineRequest(user="", items=np.zeros(1, np.int64), time=0)])
-
-    def _statistics(self, user: Ints, item: Ints, time: Ints) -> NDArray[np.float16]:
-        """(C, S). Counted over the prepared log: live events are history at once, but not yet statistics."""
-        assert self.counted is not None
-        return self.counted.answers(user, np.where(item < self.num_prepared, item, 0), time)
 
 
 class RankingService:
@@ -184,8 +189,8 @@ class RankingService:
             torch.set_num_threads(options.threads)
         self.data, self.store, self.options, self.until = data, store, options, until
         self.cache: Cache = history_cache(options.cache_bytes)
-        self._items: dict[str, Item] = {}  # those that came while serving, for the models to come
-        self._swapping = threading.Lock()
+        self._swapping, self._learning = threading.Lock(), threading.Lock()
+        self._missed: list[Change] | None = None  # what came while a model was being made ready
         self.deployed = self._deployment(bundle)
         self._batcher: Batcher[_Asked, RankAnswer] = Batcher(
             self._work,
@@ -205,16 +210,24 @@ class RankingService:
         Raises what Deployment raises, and the service goes on with the model that it has.
         """
         with self._swapping:
-            coming = self._deployment(bundle)
-            before, self.deployed = self.deployed, coming
-            self.cache.remove_where(lambda key: key[0] == before.bundle.version != coming.bundle.version)
+            before = self.deployed.bundle.version
+            self.deployed = self._deployment(bundle)
+            self.cache.remove_where(lambda key: key[0] == before != bundle.version)
 
     def _deployment(self, bundle: Bundle) -> Deployment:
         data = self.data if self.data is not None else Path(bundle.config.data)
-        made = Deployment(bundle, data, store=self.store, cache=self.cache, options=self.options, until=self.until)
-        if self._items:
-            made.catalogue.put(list(self._items.values()))
+        with self._learning:
+            events = self.store.everything() if bundle.manifest.spec.statistics else []
+            self._missed = []
+        made = Deployment(
+            bundle, data, store=self.store, cache=self.cache, options=self.options, events=events, until=self.until
+        )
         made.warm_up()
+        with self._learning:
+            if items := self.store.items():
+                made.catalogue.put(items)
+            made.learn(self._missed)
+            self._missed, self.deployed = None, made
         return made
 
     @property
@@ -239,15 +252,20 @@ class RankingService:
             if not event.user or not event.item:
                 raise RequestError("an event's user or item is empty; give both")
             self.deployed.histories.check(event)
-        return self.store.append(events)
+        with self._learning:
+            changes = self.store.append(events)
+            self.deployed.learn(changes)
+            if self._missed is not None:
+                self._missed += changes
+        return len(changes)
 
     def put_items(self, items: Sequence[Item]) -> int:
         """Add or change items; how many were new. All or none: RequestError."""
         if len(items) > self.options.max_items:
             raise RequestError(f"{len(items)} items in one call; send at most {self.options.max_items}")
-        with self._swapping:
+        with self._learning:
             new = self.deployed.catalogue.put(items)
-            self._items |= {item.id: item for item in items}
+            self.store.put_items(items)
         return new
 
     def user(self, user: str) -> dict[str, Any]:

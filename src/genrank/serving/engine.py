@@ -29,7 +29,7 @@ from genrank.serving.cache import ByteBudgetCache
 from genrank.serving.histories import Histories, UserHistory
 
 Ints = NDArray[np.int64]
-Statistics = Callable[[Ints, Ints, Ints], NDArray[np.float16]]  # (user, item, time) rows -> (C, S)
+Statistics = Callable[[str, Ints, int], NDArray[np.float16]]  # user, (C) item rows, time -> (C, S)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ class Engine:
         spec, count = self.histories.spec, len(request.items)
         statistics = np.zeros((count, len(spec.statistics)), np.float16)
         if self.statistics is not None and spec.statistics:
-            statistics = self.statistics(np.full(count, known.row), request.items, np.full(count, request.time))
+            statistics = self.statistics(request.user, request.items, request.time)
         return with_request(
             known.timeline,
             time=request.time,

@@ -138,6 +138,14 @@ class Histories:
                 self._kept.popitem(last=False)
         return history
 
+    def prepared(self, event: Event) -> bool:
+        """Whether the past has this exposure already."""
+        row = self.users.get(event.user, 0)
+        if row == 0:
+            return False
+        past, item = self.past.of(row), self.catalogue.find([event.item])[0]
+        return bool(item and np.any((past.time == event.time) & (past.item == item)))
+
     def check(self, event: Event) -> None:
         """RequestError where an event names what the schema doesn't have, or has a value of another kind."""
         known = [task.name for task in self.spec.tasks] + [part.name for part in self.spec.feedback]

@@ -128,9 +128,10 @@ class GenRanker:
             missing_context=tuple(f.name for f in self.spec.of("exposure") if f.name not in (context or {})),
         )
 
-    def _statistics(self, user: Ints, item: Ints, time: Ints) -> NDArray[np.float16]:
+    def _statistics(self, user: str, items: Ints, time: int) -> NDArray[np.float16]:
         """(C, S) window statistics at the request's time."""
-        return self.statistics.answers(user, item, time)
+        row = self.users.find([user])[0]
+        return self.statistics.answers(np.full(len(items), row), items, np.full(len(items), time))
 
     @cached_property
     def statistics(self) -> WindowStatistics:

@@ -1,4 +1,4 @@
-"""Where live exposures and new items are kept: an interface, one that forgets, and one in SQLite that doesn't.
+"""Where live exposures and items that came while serving are kept: an interface, one that forgets, and one in SQLite that doesn't.
 
 Events are kept as they came, in raw values, so that they outlive a model and its vocabularies. An event's identity is
 its `key`: sent again it changes nothing, unless its content is another (a like that came later than the exposure),
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from genrank.errors import DataError
+from genrank.serving.catalogue import Item
 
 SLACK = 4  # a user's events are cut when there are a quarter more than allowed
 
@@ -60,17 +61,34 @@ class UserEvents:
     dropped: int = 0  # events that were let go because there were too many
 
 
+@dataclass(frozen=True)
+class Change:
+    """An event that is new, or other than the one that was kept under its key."""
+
+    event: Event
+    before: Event | None
+
+
 class EventStore(Protocol):
     """Live exposures of all users. Safe to use from several threads."""
 
-    def append(self, events: Sequence[Event]) -> int:
-        """Keep the events; how many were new or changed."""
+    def append(self, events: Sequence[Event]) -> list[Change]:
+        """Keep the events; what that changed."""
+
+    def everything(self) -> list[Event]:
+        """All events that are kept, in no order."""
 
     def events(self, user: str) -> UserEvents:
         """What is known of a user."""
 
     def version(self, user: str) -> int:
         """The version of `events(user)`, without reading them."""
+
+    def put_items(self, items: Sequence[Item]) -> None:
+        """Keep items, each in place of an older one of its id."""
+
+    def items(self) -> list[Item]:
+        """All items that are kept, in the order in which their ids first came."""
 
     def close(self) -> None:
         """Release files and connections."""
@@ -106,27 +124,33 @@ class SQLiteStore:
         except (sqlite3.Error, OSError) as problem:
             raise DataError(f"{path}: can't be opened as a store of events ({problem}); give another file") from None
 
-    def append(self, events: Sequence[Event]) -> int:
+    def append(self, events: Sequence[Event]) -> list[Change]:
         """See EventStore. All of them or, on an error, none."""
-        changed = 0
+        changes = []
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 for event in events:
-                    changed += self._keep(event)
+                    changes += self._keep(event)
                 for user in {event.user for event in events}:
                     self._cut(user)
             except BaseException:
                 self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
-        return changed
+        return changes
 
-    def _keep(self, event: Event) -> bool:
+    def everything(self) -> list[Event]:
+        """See EventStore."""
+        with self._lock:
+            rows = self._connection.execute("SELECT user, body FROM events").fetchall()
+        return [Event.parse(user, body) for user, body in rows]
+
+    def _keep(self, event: Event) -> list[Change]:
         run, body = self._connection.execute, event.body()
         found = run("SELECT body FROM events WHERE user = ? AND key = ?", (event.user, event.key)).fetchone()
         if found is not None and found[0] == body:
-            return False
+            return []
         run(
             "INSERT INTO users (user, version, dropped) VALUES (?, 1, 0) "
             "ON CONFLICT (user) DO UPDATE SET version = version + 1",
@@ -137,7 +161,7 @@ class SQLiteStore:
             "SELECT user, ?, ?, version, ? FROM users WHERE user = ?",
             (event.key, event.time, body, event.user),
         )
-        return True
+        return [Change(event, None if found is None else Event.parse(event.user, found[0]))]
 
     def _cut(self, user: str) -> None:
         run = self._connection.execute
@@ -169,6 +193,24 @@ class SQLiteStore:
             found = self._connection.execute("SELECT version FROM users WHERE user = ?", (user,)).fetchone()
         return 0 if found is None else int(found[0])
 
+    def put_items(self, items: Sequence[Item]) -> None:
+        """See EventStore. All of them or, on an error, none."""
+        rows = [(item.id, json.dumps(dict(item.features))) for item in items]
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany(
+                "INSERT INTO items (id, features) VALUES (?, ?) "
+                "ON CONFLICT (id) DO UPDATE SET features = excluded.features",
+                rows,
+            )
+            self._connection.execute("COMMIT")
+
+    def items(self) -> list[Item]:
+        """See EventStore."""
+        with self._lock:
+            rows = self._connection.execute("SELECT id, features FROM items ORDER BY rowid").fetchall()
+        return [Item(id=name, features=json.loads(features)) for name, features in rows]
+
     def close(self) -> None:
         """See EventStore."""
         with self._lock:
@@ -179,5 +221,6 @@ TABLES = (
     "CREATE TABLE IF NOT EXISTS users (user TEXT PRIMARY KEY, version INTEGER NOT NULL, dropped INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS events (user TEXT NOT NULL, key TEXT NOT NULL, time INTEGER NOT NULL, "
     "revision INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (user, key)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS items (id TEXT PRIMARY KEY, features TEXT NOT NULL)",
     "CREATE INDEX IF NOT EXISTS by_time ON events (user, time)",
 )
