@@ -1,4 +1,4 @@
-"""Where live exposures and items that came while serving are kept: an interface, one that forgets, and one in SQLite that doesn't.
+"""Where live exposures and new items are kept: an interface, and a store in SQLite that survives restarts.
 
 Events are kept as they came, in raw values, so that they outlive a model and its vocabularies. An event's identity is
 its `key`: sent again it changes nothing, unless its content is another (a like that came later than the exposure),
