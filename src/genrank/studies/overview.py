@@ -11,7 +11,7 @@ from genrank.studies.pages import as_markdown, findings, markdown
 from genrank.studies.suite import STUDIES
 from genrank.studies.tuning import DEFAULT_GRID
 
-NOTES = "notes.md"  # beside the results of a data set: what a person adds to them
+NOTES = "notes.md"  # in the folder and beside the results of a data set: what a person adds to them
 MARKS = {"repeated": "yes", "not repeated": "no", "undecided": "undecided", "not measured": "–"}
 
 
@@ -21,15 +21,19 @@ def overview(folder: Path) -> str:
     by_set = {place: found for place in places if (found := list(_results(place)))}
     if not by_set:
         raise DataError(f"{folder}: no study's NAME.json, here or one folder below; run genrank study first")
-    lines = ["# Verdicts", "", *_verdicts(by_set), ""]
+    lines = [] if folder in by_set else _notes(folder)
+    lines += ["# Verdicts", "", *_verdicts(by_set), ""]
     for place, results in by_set.items():
-        lines += [f"# {place.name}", ""]
-        if (place / NOTES).is_file():
-            lines += [(place / NOTES).read_text(encoding="utf-8").strip(), ""]
+        lines += [f"# {place.name}", "", *_notes(place)]
         for result in results:
             page = markdown(result, level=2).splitlines()
             lines += [page[0], "", f"    {command(result, place)}", *page[1:], ""]
     return "\n".join(lines)
+
+
+def _notes(place: Path) -> list[str]:
+    path = place / NOTES
+    return [path.read_text(encoding="utf-8").strip(), ""] if path.is_file() else []
 
 
 def command(result: dict[str, Any], place: Path) -> str:

@@ -1,0 +1,34 @@
+"""The results that the repository publishes are what its page says."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from genrank.schema import fingerprint
+from genrank.studies.overview import overview
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
+CELLS = sorted(RESULTS.glob("*/cells/*.json"))
+
+
+def test_the_page_is_that_of_the_results() -> None:
+    assert overview(RESULTS) == RESULTS.with_suffix(".md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent.parent.name for path in CELLS}))
+def test_cells_are_as_they_were_computed(folder: str) -> None:
+    for path in (path for path in CELLS if path.parent.parent.name == folder):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        assert content.pop("digest") == fingerprint(content), path
+        if not path.name.startswith("throughput"):
+            assert path.stem.endswith(fingerprint(content["question"])[:16])
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/*.json")), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_figure_of_a_table_is_of_a_cell(path: Path) -> None:
+    """AUC over seeds, variant by variant, is found in the cells beside the table."""
+    cells = [json.loads(cell.read_text(encoding="utf-8")) for cell in (path.parent / "cells").glob("*.json")]
+    found = {cell["figures"]["test"]["all"]["auc"] for cell in cells if "test" in cell.get("figures", {})}
+    for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+        assert set(row["parts"]["all"]["auc"]["values"]) <= found, row["variant"]
