@@ -1,6 +1,7 @@
 """Logs that are hard to count: equal times, unknown labels, rows that are no targets."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,3 +48,15 @@ def random_log(seed: int, size: int = 70) -> dict[str, Any]:
         "author": [authors[n % 3] for n in item],
         "tags": [tags[n % 4] for n in item],
     }
+
+
+def counted_feed(folder: Path, **world: int) -> Path:
+    """A simulated feed with content embeddings, prepared with window statistics in `folder`/data."""
+    from genrank.cli import main
+    from genrank.simulation import WorldConfig, simulate
+
+    simulate(WorldConfig(num_topics=4, **world), folder / "feed")
+    arguments = ["--set", "statistics.enabled=true", "--set", "statistics.windows=['1d', 'all']"]
+    log, schema_file = folder / "feed" / "exposures", folder / "feed" / "schema.toml"
+    assert main(["prepare", str(log), "--schema", str(schema_file), "--out", str(folder / "data"), *arguments]) == 0
+    return folder / "data"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from counted_logs import counted_feed
 from genrank.cli import main
 from genrank.models.ranker import build_ranker
 from genrank.recipes import RECIPES, recipe
@@ -32,14 +33,9 @@ SETTINGS = settings()
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny feed, prepared with window statistics."""
-    from genrank.simulation import WorldConfig, simulate
-
-    folder = tmp_path_factory.mktemp("counted")
-    simulate(WorldConfig(num_users=20, num_days=6, num_items=100, new_items_per_day=5, num_topics=4), folder / "feed")
-    arguments = ["--set", "statistics.enabled=true", "--set", "statistics.windows=['1d', 'all']"]
-    log, schema = folder / "feed" / "exposures", folder / "feed" / "schema.toml"
-    assert main(["prepare", str(log), "--schema", str(schema), "--out", str(folder / "data"), *arguments]) == 0
-    return folder / "data"
+    return counted_feed(
+        tmp_path_factory.mktemp("counted"), num_users=20, num_days=6, num_items=100, new_items_per_day=5
+    )
 
 
 def train(data: Path, out: Path, name: str, assignments: list[str]) -> int:

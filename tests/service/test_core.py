@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from counted_logs import counted_feed
 from genrank.cli import main
 from genrank.data.decoding import Decoder
 from genrank.data.loader import Loader, LoaderConfig
@@ -26,16 +27,11 @@ from genrank.serving.traffic import events_of
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny run on a feed with window statistics."""
-    from genrank.simulation import WorldConfig, simulate
-
     folder = tmp_path_factory.mktemp("counted")
-    simulate(WorldConfig(num_users=20, num_days=4, num_items=60, new_items_per_day=5, num_topics=4), folder / "feed")
-    log, schema = folder / "feed" / "exposures", folder / "feed" / "schema.toml"
-    statistics = ["--set", "statistics.enabled=true", "--set", "statistics.windows=['1d', 'all']"]
-    assert main(["prepare", str(log), "--schema", str(schema), "--out", str(folder / "data"), *statistics]) == 0
+    data = counted_feed(folder, num_users=20, num_days=4, num_items=60, new_items_per_day=5)
     tiny = [flag for text in ("model.width=16", "model.num_heads=2", "training.epochs=1", "threads=1")
             for flag in ("--set", text)]  # fmt: skip
-    assert main(["train", str(folder / "data"), "--recipe", "genrank-small", "--out", str(folder / "run"), *tiny]) == 0
+    assert main(["train", str(data), "--recipe", "genrank-small", "--out", str(folder / "run"), *tiny]) == 0
     return folder / "run"
 
 

@@ -2,20 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from genrank.cli import main
+from counted_logs import counted_feed
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny feed with content embeddings, prepared with window statistics."""
-    from genrank.simulation import WorldConfig, simulate
-
-    folder = tmp_path_factory.mktemp("world")
-    simulate(WorldConfig(num_users=30, num_days=4, num_items=100, new_items_per_day=20, num_topics=4), folder / "feed")
-    arguments = ["--set", "statistics.enabled=true", "--set", "statistics.windows=['1d', 'all']"]
-    log, schema = folder / "feed" / "exposures", folder / "feed" / "schema.toml"
-    assert main(["prepare", str(log), "--schema", str(schema), "--out", str(folder / "data"), *arguments]) == 0
-    return folder / "data"
+    return counted_feed(tmp_path_factory.mktemp("world"), num_users=30, num_days=4, num_items=100, new_items_per_day=20)
 
 
 @pytest.fixture(autouse=True)

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from genrank.errors import MissingExtraError
 from genrank.evaluation.evaluate import Evaluation
+from genrank.evaluation.page import render, require
 from genrank.evaluation.predictions import Predictions
 from genrank.folders import replace_text
 
@@ -29,15 +28,11 @@ class ReportRun:
 
 def write_report(path: Path, *, evaluation: Evaluation, predictions: Predictions, run: ReportRun) -> None:
     """Write the page. Raises MissingExtraError without Jinja2 and matplotlib, OutputError where it can't be written."""
-    try:
-        import jinja2
-        import matplotlib  # noqa: F401
-    except ImportError as problem:
-        raise MissingExtraError(f"the report needs {problem.name}; pip install 'genrank[report]'") from None
-    source = files("genrank.evaluation").joinpath("report.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"date": _date, "figure": _figure, "words": lambda name: str(name).replace("_", " ")}
-    page = environment.from_string(source).render(
+    require(extra="report")
+    page = render(
+        "genrank.evaluation",
+        "report.html",
+        filters={"date": _date, "figure": _figure, "words": lambda name: str(name).replace("_", " ")},
         run=run,
         evaluation=evaluation,
         split=run.manifest["split"],

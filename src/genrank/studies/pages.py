@@ -4,14 +4,13 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
-from genrank.errors import MissingExtraError
+from genrank.evaluation.page import render, require
 from genrank.folders import replace_text
 from genrank.studies.study import AS_TRAINED
 
@@ -21,29 +20,28 @@ Result = Mapping[str, Any]
 
 def write_pages(out: Path, result: Result) -> list[Path]:
     """NAME.json, .md, .csv and .html in `out`; MissingExtraError without Jinja2 and matplotlib."""
-    try:
-        import jinja2
-        import matplotlib  # noqa: F401
-    except ImportError as problem:
-        raise MissingExtraError(f"the pages need {problem.name}; pip install 'genrank[studies]'") from None
+    require(extra="studies")
     from markupsafe import Markup
 
     from genrank.studies import charts
 
-    name = result["study"]
-    source = files("genrank.studies").joinpath("study.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    drawn = [Markup(chart) for chart in charts.drawn(result)]
-    tables = {
-        "rows": table(result),
-        "costs": cost_table(result),
-        "slices": slice_table(result),
-        "findings": findings(result),
-    }
-    page = environment.from_string(source).render(
-        result=result, about=about(result), charts=drawn, tuning=tuning(result), sanity=sanity(result),
-        fits=fits(result), failures=failures(result), reading=READING, **tables,
-    )  # fmt: skip
+    name, drawn = result["study"], [Markup(chart) for chart in charts.drawn(result)]
+    page = render(
+        "genrank.studies",
+        "study.html",
+        result=result,
+        about=about(result),
+        charts=drawn,
+        rows=table(result),
+        costs=cost_table(result),
+        slices=slice_table(result),
+        findings=findings(result),
+        tuning=tuning(result),
+        sanity=sanity(result),
+        fits=fits(result),
+        failures=failures(result),
+        reading=READING,
+    )
     texts = {"json": json.dumps(result, indent=1) + "\n", "md": markdown(result), "csv": as_csv(result), "html": page}
     out.mkdir(parents=True, exist_ok=True)
     for suffix, text in texts.items():

@@ -16,6 +16,7 @@ from genrank.config import nearest, override, to_dict
 from genrank.data.manifest import Manifest
 from genrank.data.prepared import PreparedData
 from genrank.errors import ConfigError, DataError, Interrupted, MissingExtraError
+from genrank.evaluation.page import require
 from genrank.evaluation.trees import import_lightgbm
 from genrank.models.inputs import check_data
 from genrank.schema import fingerprint
@@ -134,6 +135,7 @@ def planned(manifest: Manifest, options: StudyOptions) -> Study:
 
 def check(study: Study, grid: Grid, manifest: Manifest) -> None:
     """What would fail in a cell is said before the first one: settings, data, missing packages."""
+    require(extra="studies")
     try:
         import scipy  # noqa: F401
     except ImportError:
