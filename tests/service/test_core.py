@@ -13,7 +13,7 @@ from genrank.cli import main
 from genrank.data.decoding import Decoder
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.prepared import PreparedData
-from genrank.errors import RequestError
+from genrank.errors import DataError, RequestError
 from genrank.runs.predict import predict
 from genrank.service.batcher import Overloaded
 from genrank.service.core import RankingService, RankRequest, ServiceOptions
@@ -135,3 +135,39 @@ def test_statistics_of_a_stream_are_those_that_prepare_counted(counted: Path) ->
     after = service.rank(request).result(20)
     assert {p.item: p.value for p in after.places} == pytest.approx({p.item: p.value for p in before.places}, abs=1e-5)
     service.stop()
+
+
+def test_a_restart_counts_what_came(counted: Path, tmp_path: Path) -> None:
+    """Events of an item that came while serving, too."""
+    bundle = load_bundle(counted)
+    request = RankRequest(user="u", candidates=("new", "nothing"), time=2_000_000_100)
+
+    def start() -> RankingService:
+        store = SQLiteStore(tmp_path / "events.sqlite")
+        return RankingService(bundle, store=store, options=ServiceOptions(deadline=20.0))
+
+    def values(service: RankingService) -> dict[str, float]:
+        return {place.item: place.value for place in service.rank(request).result(20).places}
+
+    service = start()
+    service.put_items([Item(id="new", features={"length": 20.0})])
+    before = values(service)
+    for turn in range(5):
+        service.take_events([Event(user="u", item="new", time=2_000_000_000 + turn, actions={"click": True})])
+    after = values(service)
+    service.stop()
+    again = start()
+    assert after["new"] != pytest.approx(before["new"], abs=1e-6)
+    assert values(again) == pytest.approx(after, abs=1e-6)
+    again.stop()
+
+
+def test_a_swap_that_fails_leaves_the_service_as_it_was(service: RankingService, tmp_path: Path) -> None:
+    version, service.data = service.version, tmp_path
+    with pytest.raises(DataError):
+        service.swap(service.deployed.bundle)
+    assert service.version == version
+    assert service.take_events([Event(user="u", item="i", time=1)]) == 1
+    assert service.rank(RankRequest(user="u", candidates=("i",), time=2)).result(20).num_history == 1
+    with pytest.raises(RequestError, match="finite"):
+        service.rank(RankRequest(user="u", candidates=("i",), value={"click": float("nan")}))

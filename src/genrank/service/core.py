@@ -107,20 +107,23 @@ class Deployment:
         cache: Cache,
         options: ServiceOptions,
         events: Sequence[Event],
+        items: Sequence[Item],
         until: int | None = None,
     ):
         """`data`: a prepared folder with the users' past, up to `until` (seconds, exclusive) if given.
 
-        events: those of the store, for window statistics. Raises BundleError, DataError and RequestError for what is
-        missing or of another schema.
+        events, items: those of the store. Raises BundleError, DataError and RequestError for what is missing or of
+        another schema.
         """
         manifest = Manifest.load(data)
         require_same_schema(bundle, data, manifest)
         self.bundle, self.spec = bundle, bundle.manifest.spec
         for weights in options.values.values():
             check_value(weights, self.spec)
-        items, users = (FeatureTable.load(data, owner, self.spec) for owner in ("item", "user"))
-        self.catalogue = Catalogue(items, data, bundle.manifest)
+        table, users = (FeatureTable.load(data, owner, self.spec) for owner in ("item", "user"))
+        self.catalogue = Catalogue(table, data, bundle.manifest)
+        if items:
+            self.catalogue.put(items)
         self.histories = Histories(
             data,
             bundle.manifest,
@@ -218,16 +221,21 @@ class RankingService:
         data = self.data if self.data is not None else Path(bundle.config.data)
         with self._learning:
             events = self.store.everything() if bundle.manifest.spec.statistics else []
+            items = self.store.items()
             self._missed = []
-        made = Deployment(
-            bundle, data, store=self.store, cache=self.cache, options=self.options, events=events, until=self.until
-        )
-        made.warm_up()
-        with self._learning:
-            if items := self.store.items():
-                made.catalogue.put(items)
-            made.learn(self._missed)
-            self._missed, self.deployed = None, made
+        try:
+            made = Deployment(
+                bundle, data, store=self.store, cache=self.cache, options=self.options,
+                events=events, items=items, until=self.until,
+            )  # fmt: skip
+            made.warm_up()
+            with self._learning:
+                if (now := self.store.items()) != items:
+                    made.catalogue.put(now)
+                made.learn(self._missed)
+                self.deployed = made
+        finally:
+            self._missed = None
         return made
 
     @property

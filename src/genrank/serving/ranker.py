@@ -161,11 +161,13 @@ def in_order(
 
 
 def check_value(weights: Mapping[str, float], spec: DataSpec) -> None:
-    """RequestError where a value formula names a task that there isn't."""
+    """RequestError where a value formula names a task that there isn't, or has a weight that is no number."""
     tasks = [task.name for task in spec.tasks]
-    for task in weights:
+    for task, weight in weights.items():
         if task not in tasks:
             raise RequestError(f"value: there is no task {task!r}; {nearest(task, tasks)}")
+        if not np.isfinite(weight):
+            raise RequestError(f"value: the weight of {task} is {weight}; give a finite number")
 
 
 def check_candidates(candidates: Sequence[str]) -> None:
