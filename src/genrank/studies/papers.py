@@ -214,7 +214,7 @@ def features(bases: Bases) -> Study:
             elif name != "content embeddings":
                 findings.append(
                     Finding(
-                        claim=f"{_first_upper(name)} hardly matters to the {ranker} ranker",
+                        claim=f"Leaving out {name} costs the {ranker} ranker little",
                         contrast=matters,
                         kind="at_most",
                         paper=ranker == GENRANK,
@@ -227,7 +227,7 @@ def features(bases: Bases) -> Study:
         variants=tuple(variants),
         baseline=GENRANK,
         findings=tuple(findings),
-        notes=('"Hardly" is taken as at most 0.001 AUC, the difference that the paper calls significant.',),
+        notes=('"Little" is taken as at most 0.001 AUC, the difference that the paper calls significant.',),
     )
 
 
@@ -366,10 +366,6 @@ def overall(bases: Bases) -> Study:
             "little, and counting is the yardstick.",
         ),
     )
-
-
-def _first_upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 STUDIES: Mapping[str, Callable[[Bases], Study]] = {
