@@ -171,3 +171,16 @@ def test_a_swap_that_fails_leaves_the_service_as_it_was(service: RankingService,
     assert service.rank(RankRequest(user="u", candidates=("i",), time=2)).result(20).num_history == 1
     with pytest.raises(RequestError, match="finite"):
         service.rank(RankRequest(user="u", candidates=("i",), value={"click": float("nan")}))
+
+
+def test_a_user_whose_events_were_cut_is_shown_as_the_model_sees_them(counted: Path) -> None:
+    bundle, shown = load_bundle(counted), []
+    events = [Event(user="new", item=f"i{n}", time=10 + n, actions={"click": n % 2 == 0}) for n in range(800)]
+    for size in (300, 4000):
+        store = SQLiteStore(":memory:", max_events=size)
+        service = RankingService(bundle, store=store, options=ServiceOptions(deadline=20.0))
+        service.take_events(events)
+        shown.append(service.user("new"))
+        service.stop()
+    assert shown[0] == shown[1]
+    assert shown[0]["exposures"] == 800

@@ -67,11 +67,6 @@ class Batcher(Generic[Job, Answer]):
         """Seconds until a job that came now would be begun; 0 before anything has been measured."""
         return 0.0 if self.rate is None else self._pending / self.rate
 
-    @property
-    def num_waiting(self) -> int:
-        """Jobs in the queue."""
-        return len(self._queue)
-
     def submit(self, job: Job, *, within: float) -> "Future[Answer]":
         """The job's answer to come, within that many seconds. Raises Overloaded and Stopped."""
         cost = self._cost(job)

@@ -194,7 +194,8 @@ class RankingService:
         self.cache: Cache = history_cache(options.cache_bytes)
         self._swapping, self._learning = threading.Lock(), threading.Lock()
         self._missed: list[Change] | None = None  # what came while a model was being made ready
-        self.deployed = self._deployment(bundle)
+        self.deployed: Deployment
+        self._deploy(bundle)
         self._batcher: Batcher[_Asked, RankAnswer] = Batcher(
             self._work,
             cost=lambda asked: REQUEST_COST + len(asked.request.candidates),
@@ -214,10 +215,10 @@ class RankingService:
         """
         with self._swapping:
             before = self.deployed.bundle.version
-            self.deployed = self._deployment(bundle)
+            self._deploy(bundle)
             self.cache.remove_where(lambda key: key[0] == before != bundle.version)
 
-    def _deployment(self, bundle: Bundle) -> Deployment:
+    def _deploy(self, bundle: Bundle) -> None:
         data = self.data if self.data is not None else Path(bundle.config.data)
         with self._learning:
             events = self.store.everything() if bundle.manifest.spec.statistics else []
@@ -236,7 +237,6 @@ class RankingService:
                 self.deployed = made
         finally:
             self._missed = None
-        return made
 
     @property
     def expected_wait(self) -> float:
@@ -279,7 +279,7 @@ class RankingService:
     def user(self, user: str) -> dict[str, Any]:
         """A user's history as the model would see it now: `user`, `known`, `exposures`, `window`."""
         deployed = self.deployed
-        history = deployed.histories.of(user)
+        history = deployed.engine.history(user)
         t = history.timeline
         begin = int(window_start(np.array([t.num_exposures]), deployed.engine.sequence.max_history)[0])
         rows = range(begin, t.num_exposures)
@@ -291,7 +291,12 @@ class RankingService:
             }
             for row in rows
         ]
-        return {"user": user, "known": history.row > 0, "exposures": t.num_exposures, "window": window}
+        return {
+            "user": user,
+            "known": history.row > 0,
+            "exposures": history.dropped + t.num_exposures,
+            "window": window,
+        }
 
     def stop(self) -> None:
         """Finish what waits, take no more, close the store."""

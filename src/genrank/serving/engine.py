@@ -99,8 +99,7 @@ class Engine:
     @torch.no_grad()
     def score(self, requests: Sequence[EngineRequest]) -> list[Scored]:
         """Scores of every request's candidates. At least one request, each with at least one candidate."""
-        step = self.sequence.max_history // 2
-        known = [self.histories.of(request.user).aligned(step) for request in requests]
+        known = [self.history(request.user) for request in requests]
         builder = self._builder([self._asked(*pair) for pair in zip(known, requests, strict=True)])
         samples = builder.samples()
         with self._precision():
@@ -119,10 +118,9 @@ class Engine:
             )
         return [answer for answer in answers if answer is not None]
 
-    def forget(self, user: str) -> None:
-        """Drop what is kept of a user."""
-        if self.cache is not None:
-            self.cache.remove_where(lambda key: key == (self.version, user))
+    def history(self, user: str) -> UserHistory:
+        """What is known of a user, from where a window can begin."""
+        return self.histories.of(user).aligned(self.sequence.max_history // 2)
 
     def _asked(self, known: UserHistory, request: EngineRequest) -> Timelines:
         spec, count = self.histories.spec, len(request.items)
