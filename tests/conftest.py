@@ -1,8 +1,11 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from redis_server import RedisServer
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
@@ -42,6 +45,14 @@ def data(feed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("data") / "data"
     assert main(["prepare", str(feed / "exposures"), "--schema", str(feed / "schema.toml"), "--out", str(out)]) == 0
     return out
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of the test's own."""
+    server = RedisServer(tmp_path)
+    yield server
+    server.kill()
 
 
 TINY = ["--recipe", "genrank-small", "--set", "model.width=16", "--set", "model.num_heads=2", "--set", "threads=1"]

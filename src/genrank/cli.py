@@ -126,7 +126,7 @@ def _add_uses_of_a_run(commands: Any) -> None:
         "--until", type=int, help="seconds since the epoch: leave out the folder's exposures from then on"
     )
     serve.add_argument(
-        "--store", type=Path, help="file for live events (default: DATA.events.sqlite beside the folder)"
+        "--store", help="file for live events, or redis://host:port/db (default: DATA.events.sqlite beside the folder)"
     )
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     serve.add_argument("--port", type=int, default=8080)
@@ -276,7 +276,7 @@ def _serve(options: argparse.Namespace) -> None:
     from genrank.service.core import RankingService, ServiceOptions
     from genrank.service.run import Listening, bind, require_serve, run
     from genrank.serving.bundle import load_bundle
-    from genrank.serving.store import SQLiteStore
+    from genrank.serving.stores import open_store
     from genrank.serving.versions import current, is_published
 
     require_serve()
@@ -287,7 +287,7 @@ def _serve(options: argparse.Namespace) -> None:
     bundle = load_bundle(options.run_folder / current(options.run_folder) if published else options.run_folder)
     data = options.history or Path(bundle.config.data)
     with bind(listening) as taken:
-        store = SQLiteStore(options.store or data.with_name(data.name + ".events.sqlite"))
+        store = open_store(options.store or str(data.with_name(data.name + ".events.sqlite")))
         service = RankingService(bundle, options.history, store=store, options=settings, until=options.until)
         run(service, listening, taken, models=options.run_folder if published else None)
 

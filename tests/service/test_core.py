@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from counted_logs import counted_feed
-from genrank.cli import main
 from genrank.data.decoding import Decoder
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.prepared import PreparedData
@@ -22,17 +20,6 @@ from genrank.serving.catalogue import Item
 from genrank.serving.ranker import GenRanker
 from genrank.serving.store import Event, SQLiteStore
 from genrank.serving.traffic import events_of
-
-
-@pytest.fixture(scope="module")
-def counted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny run on a feed with window statistics."""
-    folder = tmp_path_factory.mktemp("counted")
-    data = counted_feed(folder, num_users=20, num_days=4, num_items=60, new_items_per_day=5)
-    tiny = [flag for text in ("model.width=16", "model.num_heads=2", "training.epochs=1", "threads=1")
-            for flag in ("--set", text)]  # fmt: skip
-    assert main(["train", str(data), "--recipe", "genrank-small", "--out", str(folder / "run"), *tiny]) == 0
-    return folder / "run"
 
 
 @pytest.fixture

@@ -1,16 +1,13 @@
-"""The cache's bookkeeping, and the store's."""
+"""The cache's bookkeeping."""
 
 import threading
 from collections import OrderedDict
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrank.errors import DataError
 from genrank.serving.cache import ByteBudgetCache
-from genrank.serving.store import Event, SQLiteStore
 
 
 def cache(budget: int) -> ByteBudgetCache[str, bytes]:
@@ -81,52 +78,3 @@ def test_several_threads_keep_to_the_budget() -> None:
     counts = kept.counts()
     assert counts.num_bytes <= 100
     assert counts.hits + counts.misses == 2000
-
-
-def event(item: str, time: int, **changes: object) -> Event:
-    return Event(user="u", item=item, time=time, **changes)
-
-
-def test_an_event_sent_again_changes_nothing(tmp_path: Path) -> None:
-    store = SQLiteStore(tmp_path / "s.sqlite")
-    assert len(store.append([event("a", 5), event("b", 3)])) == 2
-    first = store.events("u")
-    assert [each.item for each in first.events] == ["b", "a"]
-    assert len(store.append([event("a", 5)])) == 0
-    assert store.events("u") == first
-    assert store.version("u") == first.version
-    assert len(store.append([event("a", 5, actions={"like": True})])) == 1
-    second = store.events("u")
-    assert second.version > first.version
-    assert second.revisions[0] == first.revisions[0]
-    assert second.revisions[1] != first.revisions[1]
-    assert second.events[1].actions == {"like": True}
-    assert store.events("other").version == store.version("other") == 0
-
-
-def test_an_id_tells_events_apart(tmp_path: Path) -> None:
-    store = SQLiteStore(tmp_path / "s.sqlite")
-    assert len(store.append([event("a", 5, id="1"), event("a", 5, id="2"), event("a", 9, id="1")])) == 3
-    assert [each.time for each in store.events("u").events] == [5, 9]  # the second came under a known id
-
-
-def test_all_or_nothing(tmp_path: Path) -> None:
-    store = SQLiteStore(tmp_path / "s.sqlite")
-    with pytest.raises(TypeError):
-        store.append([event("a", 5), event("b", 6, actions={"x": object()})])
-    assert store.events("u").events == ()
-    assert len(store.append([event("a", 5)])) == 1
-
-
-def test_two_connections_see_each_other(tmp_path: Path) -> None:
-    one, other = (SQLiteStore(tmp_path / "s.sqlite") for _ in range(2))
-    one.append([event("a", 5)])
-    assert other.version("u") == 1
-    other.append([event("b", 6)])
-    assert [each.item for each in one.events("u").events] == ["a", "b"]
-
-
-def test_a_file_that_is_no_store(tmp_path: Path) -> None:
-    (tmp_path / "s.sqlite").write_text("not a database at all, and long enough to be looked at" * 9)
-    with pytest.raises(DataError, match="can't be opened as a store of events"):
-        SQLiteStore(tmp_path / "s.sqlite")

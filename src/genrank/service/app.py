@@ -39,6 +39,7 @@ from genrank.service.wire import (
     RankBody,
     UserAnswerBody,
 )
+from genrank.serving.store import StoreUnavailable
 
 log = logging.getLogger("genrank.service")
 OPEN = ("/health/live", "/health/ready")  # without a token
@@ -148,6 +149,10 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(Stopped)
     async def stopped(request: Request, problem: Stopped) -> Response:
         return _error(request, 503, str(problem), {"retry-after": "1"})
+
+    @app.exception_handler(StoreUnavailable)
+    async def out_of_reach(request: Request, problem: StoreUnavailable) -> Response:
+        return _error(request, 503, f"{problem}; send it again", {"retry-after": "1"})
 
     @app.exception_handler(Exception)
     async def failed(request: Request, problem: Exception) -> Response:

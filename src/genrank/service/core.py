@@ -1,9 +1,11 @@
 """The ranking service without its web: one model, its users' histories, the queue in front of it."""
 
+import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,9 +25,11 @@ from genrank.serving.engine import Cache, Engine, EngineRequest, Scored, history
 from genrank.serving.histories import Histories, PastInMemory
 from genrank.serving.live import ServedStatistics
 from genrank.serving.ranker import Place, check_candidates, check_value, in_order
-from genrank.serving.store import Change, Event, EventStore
+from genrank.serving.store import Behind, Event, EventStore, StoreUnavailable
 
+log = logging.getLogger("genrank.service")
 MIB = 2**20
+FOLLOW_PERIOD = 0.2  # seconds between looks for what other processes wrote
 REQUEST_COST = 50.0  # of a request, in candidates
 
 
@@ -77,6 +81,7 @@ class RankAnswer:
 
     user: str
     user_known: bool
+    history_current: bool  # false: the store was out of reach, and events may be missing
     time: int
     num_history: int
     num_encoded: int
@@ -106,14 +111,11 @@ class Deployment:
         store: EventStore,
         cache: Cache,
         options: ServiceOptions,
-        events: Sequence[Event],
-        items: Sequence[Item],
         until: int | None = None,
     ):
         """`data`: a prepared folder with the users' past, up to `until` (seconds, exclusive) if given.
 
-        events, items: those of the store. Raises BundleError, DataError and RequestError for what is missing or of
-        another schema.
+        Raises BundleError, DataError and RequestError for what is missing or of another schema, StoreUnavailable.
         """
         manifest = Manifest.load(data)
         require_same_schema(bundle, data, manifest)
@@ -122,8 +124,11 @@ class Deployment:
             check_value(weights, self.spec)
         table, users = (FeatureTable.load(data, owner, self.spec) for owner in ("item", "user"))
         self.catalogue = Catalogue(table, data, bundle.manifest)
-        if items:
-            self.catalogue.put(items)
+        self.store, self._following = store, threading.Lock()
+        stored = store.snapshot(events=bool(self.spec.statistics))
+        self._position = stored.position
+        if stored.items:
+            self.catalogue.put(stored.items)
         self.histories = Histories(
             data,
             bundle.manifest,
@@ -133,7 +138,7 @@ class Deployment:
             store=store,
         )
         self.statistics = (
-            ServedStatistics(data, bundle.manifest, self.histories, events=events, until=until)
+            ServedStatistics(data, bundle.manifest, self.histories, events=stored.events, until=until)
             if self.spec.statistics
             else None
         )
@@ -165,10 +170,21 @@ class Deployment:
             for asked, scored, items in zip(batch, found, rows, strict=True)
         ]
 
-    def learn(self, changes: Sequence[Change]) -> None:
-        """Count what has changed in the store. Histories look there by themselves."""
-        if self.statistics is not None:
-            self.statistics.count(changes)
+    def catch_up(self) -> None:
+        """Learn what has changed in the store, a call at a time. Histories look there by themselves.
+
+        Raises Behind where too much has changed to be told, StoreUnavailable.
+        """
+        with self._following:
+            updates, self._position = self.store.updates(self._position)
+            for update in updates:
+                try:
+                    if update.items:
+                        self.catalogue.put(update.items)
+                except RequestError as problem:
+                    log.error("an item that another process has put is left out: %s", problem)
+                if update.changes and self.statistics is not None:
+                    self.statistics.count(update.changes)
 
     def warm_up(self) -> None:
         """A request of nobody's, so that the first one of somebody's finds everything loaded."""
@@ -192,8 +208,7 @@ class RankingService:
             torch.set_num_threads(options.threads)
         self.data, self.store, self.options, self.until = data, store, options, until
         self.cache: Cache = history_cache(options.cache_bytes)
-        self._swapping, self._learning = threading.Lock(), threading.Lock()
-        self._missed: list[Change] | None = None  # what came while a model was being made ready
+        self._swapping = threading.Lock()
         self.deployed: Deployment
         self._deploy(bundle)
         self._batcher: Batcher[_Asked, RankAnswer] = Batcher(
@@ -202,6 +217,10 @@ class RankingService:
             batch_cost=float(options.batch_candidates),
             wait=options.wait,
         )
+        self._stopping = threading.Event()
+        self._follower = threading.Thread(target=self._follow, name="genrank-follower", daemon=True)
+        if store.shared:
+            self._follower.start()
 
     @property
     def version(self) -> str:
@@ -220,23 +239,22 @@ class RankingService:
 
     def _deploy(self, bundle: Bundle) -> None:
         data = self.data if self.data is not None else Path(bundle.config.data)
-        with self._learning:
-            events = self.store.everything() if bundle.manifest.spec.statistics else []
-            items = self.store.items()
-            self._missed = []
+        made = Deployment(
+            bundle, data, store=self.store, cache=self.cache, options=self.options, until=self.until
+        )  # fmt: skip
+        made.warm_up()
+        made.catch_up()
+        self.deployed = made
+        made.catch_up()  # with what came for the one before
+
+    def catch_up(self) -> None:
+        """Learn what has come to the store, from this process or another. Raises StoreUnavailable."""
         try:
-            made = Deployment(
-                bundle, data, store=self.store, cache=self.cache, options=self.options,
-                events=events, items=items, until=self.until,
-            )  # fmt: skip
-            made.warm_up()
-            with self._learning:
-                if (now := self.store.items()) != items:
-                    made.catalogue.put(now)
-                made.learn(self._missed)
-                self.deployed = made
-        finally:
-            self._missed = None
+            self.deployed.catch_up()
+        except Behind:
+            with self._swapping:
+                self._deploy(self.deployed.bundle)
+                self.cache.remove_where(lambda _: True)  # a store that lost its past counts revisions anew
 
     @property
     def expected_wait(self) -> float:
@@ -260,24 +278,24 @@ class RankingService:
             if not event.user or not event.item:
                 raise RequestError("an event's user or item is empty; give both")
             self.deployed.histories.check(event)
-        with self._learning:
-            changes = self.store.append(events)
-            self.deployed.learn(changes)
-            if self._missed is not None:
-                self._missed += changes
+        changes = self.store.append(events)
+        self._learn()
         return len(changes)
 
     def put_items(self, items: Sequence[Item]) -> int:
         """Add or change items; how many were new. All or none: RequestError."""
         if len(items) > self.options.max_items:
             raise RequestError(f"{len(items)} items in one call; send at most {self.options.max_items}")
-        with self._learning:
-            new = self.deployed.catalogue.put(items)
-            self.store.put_items(items)
+        for item in items:
+            self.deployed.catalogue.check(item)
+        names = list({item.id: item for item in items})
+        new = int((self.deployed.catalogue.find(names) == 0).sum())
+        self.store.put_items(items)
+        self._learn()
         return new
 
     def user(self, user: str) -> dict[str, Any]:
-        """A user's history as the model would see it now: `user`, `known`, `exposures`, `window`."""
+        """A user's history as the model would see it now: `user`, `known`, `current`, `exposures`, `window`."""
         deployed = self.deployed
         history = deployed.engine.history(user)
         t = history.timeline
@@ -294,6 +312,7 @@ class RankingService:
         return {
             "user": user,
             "known": history.row > 0,
+            "current": history.current,
             "exposures": history.dropped + t.num_exposures,
             "window": window,
         }
@@ -301,7 +320,31 @@ class RankingService:
     def stop(self) -> None:
         """Finish what waits, take no more, close the store."""
         self._batcher.stop()
+        self._stopping.set()
+        if self._follower.is_alive():
+            self._follower.join()
         self.store.close()
+
+    def _learn(self) -> None:
+        """What is in the store now. It is kept, so that the caller must not hear of trouble: the follower goes on."""
+        with suppress(StoreUnavailable):
+            self.catch_up()
+
+    def _follow(self) -> None:
+        """Learn what other processes have written, until stopped."""
+        reached = True
+        while not self._stopping.wait(FOLLOW_PERIOD):
+            try:
+                self.catch_up()
+                if not reached:
+                    log.warning("the store answers again")
+                reached = True
+            except StoreUnavailable as problem:
+                if reached:
+                    log.error("%s; until it does, rankings take users' events as they were last seen", problem)
+                reached = False
+            except Exception:  # the service must outlive whatever is in the store
+                log.exception("the service could not learn what is new in the store")
 
     def _check(self, deployed: Deployment, request: RankRequest) -> None:
         check_candidates(request.candidates)
@@ -342,6 +385,7 @@ def _answer(
     return RankAnswer(
         user=request.user,
         user_known=scored.user_known,
+        history_current=scored.history_current,
         time=asked.time,
         num_history=scored.num_history,
         num_encoded=scored.num_encoded,

@@ -66,10 +66,14 @@ class PlaceBody(BaseModel):
 
 
 class RankAnswerBody(BaseModel):
-    """The order, best first. `encoded` of the `history` events had to be encoded for this answer."""
+    """The order, best first. `encoded` of the `history` events had to be encoded for this answer.
+
+    history_current: false where the store of events was out of reach, so that the newest events may be missing.
+    """
 
     user: str
     user_known: bool
+    history_current: bool
     time: int
     history: int
     encoded: int
@@ -84,6 +88,7 @@ class RankAnswerBody(BaseModel):
         return cls(
             user=answer.user,
             user_known=answer.user_known,
+            history_current=answer.history_current,
             time=answer.time,
             history=answer.num_history,
             encoded=answer.num_encoded,
@@ -164,10 +169,14 @@ class ItemsAnswerBody(BaseModel):
 
 
 class UserAnswerBody(BaseModel):
-    """A user's history as the model would see it now, newest last: items (empty: unknown), times, actions."""
+    """A user's history as the model would see it now, newest last: items (empty: unknown), times, actions.
+
+    current: false where the store of events is out of reach, so that the newest events may be missing.
+    """
 
     user: str
     known: bool
+    current: bool
     exposures: int
     window: list[dict[str, Any]]
 

@@ -48,6 +48,7 @@ class Scored:
 
     scores: Mapping[str, NDArray[np.float64]]
     user_known: bool
+    history_current: bool  # false: the store was out of reach, and events may be missing
     num_history: int  # events that the model saw
     num_encoded: int  # of these, those that had to be encoded now
 
@@ -113,6 +114,7 @@ class Engine:
             answers[number] = Scored(
                 scores={task: column[own] for task, column in columns.items()},
                 user_known=known[number].row > 0,
+                history_current=known[number].current,
                 num_history=int(samples.num_history[sample]),
                 num_encoded=encoded[sample],
             )

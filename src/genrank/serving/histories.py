@@ -24,7 +24,7 @@ from genrank.data.timelines import Timelines, joined
 from genrank.errors import RequestError
 from genrank.schema import DataSpec
 from genrank.serving.catalogue import Catalogue
-from genrank.serving.store import Event, EventStore, UserEvents
+from genrank.serving.store import Event, EventStore, StoreUnavailable, UserEvents
 
 Ints = NDArray[np.int64]
 
@@ -38,6 +38,7 @@ class UserHistory:
     timeline: Timelines  # one user
     stamps: Ints  # (N, 3)
     dropped: int = 0  # exposures before these that are no longer kept
+    current: bool = True  # false: the store was out of reach; these are the events that were last seen
 
     def aligned(self, step: int) -> "UserHistory":
         """The history that begins a multiple of `step` exposures after the user's first, as windows do."""
@@ -122,14 +123,19 @@ class Histories:
         self._kept: OrderedDict[str, tuple[tuple[int, int], UserHistory]] = OrderedDict()
 
     def of(self, user: str) -> UserHistory:
-        """The user's history, with all events that are in the store now."""
-        version = (self.store.version(user) if self.store is not None else 0, self.catalogue.version)
+        """The user's history, with all events that are in the store now, or were when it was last in reach."""
         with self._lock:
             kept = self._kept.get(user)
+        try:
+            version = (self.store.version(user) if self.store is not None else 0, self.catalogue.version)
             if kept is not None and kept[0] == version:
-                self._kept.move_to_end(user)
+                with self._lock:
+                    if user in self._kept:
+                        self._kept.move_to_end(user)
                 return kept[1]
-        live = self.store.events(user) if self.store is not None and version[0] else UserEvents()
+            live = self.store.events(user) if self.store is not None and version[0] else UserEvents()
+        except StoreUnavailable:
+            return replace(self._read(user, UserEvents()) if kept is None else kept[1], current=False)
         history = self._read(user, live)
         with self._lock:
             self._kept[user] = ((live.version, version[1]), history)

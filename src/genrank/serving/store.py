@@ -3,20 +3,33 @@
 Events are kept as they came, in raw values, so that they outlive a model and its vocabularies. An event's identity is
 its `key`: sent again it changes nothing, unless its content is another (a like that came later than the exposure),
 which replaces it. Every change of a user's events gives the changed ones a new revision, and the user that version.
+
+Readers that count all events, such as window statistics, begin with a snapshot and go on with the updates since.
 """
 
 import json
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from genrank.errors import DataError
+from genrank.errors import DataError, GenRankError
 from genrank.serving.catalogue import Item
 
 SLACK = 4  # a user's events are cut when there are a quarter more than allowed
+MAX_UPDATES = 100_000  # that are kept for those who follow
+
+
+class StoreUnavailable(GenRankError):
+    """The store can't be reached or doesn't answer in time. Nothing that it raised this for is known to be kept."""
+
+
+class Behind(GenRankError):
+    """The updates since a position are no longer kept; take a snapshot again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +82,39 @@ class Change:
     before: Event | None
 
 
+@dataclass(frozen=True)
+class Update:
+    """What one call has changed."""
+
+    changes: tuple[Change, ...] = ()
+    items: tuple[Item, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What is kept. events: in no order, without them where they were not asked for. position: of the updates."""
+
+    events: tuple[Event, ...]
+    items: tuple[Item, ...]
+    position: str
+
+
 class EventStore(Protocol):
-    """Live exposures of all users. Safe to use from several threads."""
+    """Live exposures of all users. Safe to use from several threads.
+
+    shared: other processes may write to it too. Where it can be out of reach, every method raises StoreUnavailable.
+    """
+
+    shared: bool
 
     def append(self, events: Sequence[Event]) -> list[Change]:
         """Keep the events; what that changed."""
 
-    def everything(self) -> list[Event]:
-        """All events that are kept, in no order."""
+    def snapshot(self, *, events: bool = True) -> Snapshot:
+        """All that is kept, items in the order in which their ids first came."""
+
+    def updates(self, position: str) -> tuple[list[Update], str]:
+        """What has changed since the position, oldest first, and the position after it. Raises Behind."""
 
     def events(self, user: str) -> UserEvents:
         """What is known of a user."""
@@ -86,9 +124,6 @@ class EventStore(Protocol):
 
     def put_items(self, items: Sequence[Item]) -> None:
         """Keep items, each in place of an older one of its id."""
-
-    def items(self) -> list[Item]:
-        """All items that are kept, in the order in which their ids first came."""
 
     def close(self) -> None:
         """Release files and connections."""
@@ -112,9 +147,13 @@ class SQLiteStore:
     max_events: of a user; the oldest leave, some at a time.
     """
 
+    shared = False
+
     def __init__(self, path: Path | str, *, max_events: int = 4096):
         self.max_events = max_events
         self._lock = threading.Lock()
+        self._updates: deque[Update] = deque(maxlen=MAX_UPDATES)
+        self._num_updates = 0  # there have been since the store was opened
         try:
             if str(path) != ":memory:":
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -138,13 +177,35 @@ class SQLiteStore:
                 self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
+            self._note(Update(changes=tuple(changes)))
         return changes
 
-    def everything(self) -> list[Event]:
+    def snapshot(self, *, events: bool = True) -> Snapshot:
         """See EventStore."""
         with self._lock:
-            rows = self._connection.execute("SELECT user, body FROM events").fetchall()
-        return [Event.parse(user, body) for user, body in rows]
+            run = self._connection.execute
+            rows = run("SELECT user, body FROM events").fetchall() if events else []
+            items = run("SELECT id, features FROM items ORDER BY rowid").fetchall()
+            position = str(self._num_updates)
+        return Snapshot(
+            events=tuple(Event.parse(user, body) for user, body in rows),
+            items=tuple(Item(id=name, features=json.loads(features)) for name, features in items),
+            position=position,
+        )
+
+    def updates(self, position: str) -> tuple[list[Update], str]:
+        """See EventStore."""
+        with self._lock:
+            missing = self._num_updates - int(position)
+            if missing > len(self._updates):
+                raise Behind(f"{missing} updates have come since, of which {len(self._updates)} are kept")
+            kept = list(islice(self._updates, len(self._updates) - missing, None))
+            return kept, str(self._num_updates)
+
+    def _note(self, update: Update) -> None:
+        if update.changes or update.items:
+            self._updates.append(update)
+            self._num_updates += 1
 
     def _keep(self, event: Event) -> list[Change]:
         run, body = self._connection.execute, event.body()
@@ -204,12 +265,7 @@ class SQLiteStore:
                 rows,
             )
             self._connection.execute("COMMIT")
-
-    def items(self) -> list[Item]:
-        """See EventStore."""
-        with self._lock:
-            rows = self._connection.execute("SELECT id, features FROM items ORDER BY rowid").fetchall()
-        return [Item(id=name, features=json.loads(features)) for name, features in rows]
+            self._note(Update(items=tuple(items)))
 
     def close(self) -> None:
         """See EventStore."""

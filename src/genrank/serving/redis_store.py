@@ -1,0 +1,273 @@
+"""The store of several service processes: events and items in Redis.
+
+Every write is one script, so that it is done whole or not at all, and every worker sees it at once. What it changed
+also goes to a stream that the workers follow, in the order in which it was done. A key of the database is `PREFIX:`
+and one of
+
+    v:USER    hash: the user's version, how many events were dropped
+    e:USER    hash: an event's key -> its revision, a space, its body
+    t:USER    sorted set: event keys by time
+    items     hash: id -> number of its arrival, a space, its features
+    updates   stream: what was changed, with the number of the call
+
+The database is one Redis (with replicas, if you like), not a cluster: a call's events are of many users, and are kept
+all or none. How much of what was acknowledged outlives a crash of Redis is up to its own settings (`appendonly`).
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from genrank.errors import ConfigError, MissingExtraError
+from genrank.serving.catalogue import Item
+from genrank.serving.store import (
+    MAX_UPDATES,
+    SLACK,
+    Behind,
+    Change,
+    Event,
+    Snapshot,
+    StoreUnavailable,
+    Update,
+    UserEvents,
+    arranged,
+)
+
+Answer = TypeVar("Answer")
+Entry = tuple[str, dict[str, str]]  # of a stream: id, fields
+START = "0-0"  # before the first update
+PAUSE = 0.5  # seconds after a failure during which Redis isn't asked
+PAGE = 1000  # keys or updates of one call
+
+# KEYS: prefix. ARGV: max_events, slack, max_updates, then user, key, time, body of each event.
+APPEND = """
+local p, most = KEYS[1], tonumber(ARGV[1])
+local room, call, changes, users = most + math.floor(most / tonumber(ARGV[2])), nil, {}, {}
+for i = 4, #ARGV, 4 do
+  local user, key, time, body = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local events = p .. ':e:' .. user
+  local old = redis.call('HGET', events, key)
+  local before = old and string.sub(old, string.find(old, ' ', 1, true) + 1)
+  if before ~= body then
+    call = call or redis.call('INCR', p .. ':calls')
+    local revision = redis.call('HINCRBY', p .. ':v:' .. user, 'version', 1)
+    redis.call('HSET', events, key, revision .. ' ' .. body)
+    redis.call('ZADD', p .. ':t:' .. user, time, key)
+    redis.call('XADD', p .. ':updates', 'MAXLEN', '~', ARGV[3], '*', 'call', call, 'user', user, 'key', key,
+               'revision', revision, 'body', body, 'before', before or '')
+    changes[#changes + 1] = {(i - 4) / 4, before or ''}
+    users[user] = true
+  end
+end
+for user in pairs(users) do
+  local times = p .. ':t:' .. user
+  local count = redis.call('ZCARD', times)
+  if count > room then
+    for _, key in ipairs(redis.call('ZRANGE', times, 0, count - most - 1)) do
+      redis.call('HDEL', p .. ':e:' .. user, key)
+    end
+    redis.call('ZREMRANGEBYRANK', times, 0, count - most - 1)
+    redis.call('HINCRBY', p .. ':v:' .. user, 'version', 1)
+    redis.call('HINCRBY', p .. ':v:' .. user, 'dropped', count - most)
+  end
+end
+return changes
+"""
+
+# KEYS: prefix. ARGV: max_updates, then id and features of each item.
+PUT_ITEMS = """
+local p = KEYS[1]
+local call = redis.call('INCR', p .. ':calls')
+for i = 2, #ARGV, 2 do
+  local old = redis.call('HGET', p .. ':items', ARGV[i])
+  local number = old and string.sub(old, 1, string.find(old, ' ', 1, true) - 1) or redis.call('HLEN', p .. ':items')
+  redis.call('HSET', p .. ':items', ARGV[i], number .. ' ' .. ARGV[i + 1])
+  redis.call('XADD', p .. ':updates', 'MAXLEN', '~', ARGV[1], '*', 'call', call, 'item', ARGV[i],
+             'features', ARGV[i + 1])
+end
+"""
+
+# Both at once, so that the version is that of the events.
+EVENTS = """
+return {redis.call('HMGET', KEYS[1] .. ':v:' .. ARGV[1], 'version', 'dropped'),
+        redis.call('HVALS', KEYS[1] .. ':e:' .. ARGV[1])}
+"""
+
+
+class RedisStore:
+    """Events and items in one Redis database, for any number of service processes.
+
+    A command that takes longer than `timeout` seconds raises StoreUnavailable, and so does every other one for PAUSE
+    seconds after it: while Redis is gone, its callers don't wait for it. It is asked again by itself.
+    """
+
+    shared = True
+
+    def __init__(self, url: str, *, max_events: int = 4096, timeout: float = 0.1):
+        """url: redis://[[user]:password@]host[:port][/database][#prefix]; several feeds can share a database under
+        prefixes of their own. Raises ConfigError for another address, StoreUnavailable where nobody answers."""
+        self.max_events = max_events
+        address, _, prefix = url.partition("#")
+        self.prefix = prefix or "genrank"
+        self._redis, self.shown = _connect(address, timeout)
+        self._append, self._put, self._events = (
+            self._redis.register_script(script) for script in (APPEND, PUT_ITEMS, EVENTS)
+        )
+        self._silent_until = 0.0
+        self._ask(self._redis.ping)
+
+    def append(self, events: Sequence[Event]) -> list[Change]:
+        """See EventStore. All of them or none."""
+        values: list[Any] = [self.max_events, SLACK, MAX_UPDATES]
+        for event in events:
+            values += [event.user, event.key, event.time, event.body()]
+        found = self._ask(lambda: self._append(keys=[self.prefix], args=values))
+        return [_change(events[place], before) for place, before in found]
+
+    def snapshot(self, *, events: bool = True) -> Snapshot:
+        """See EventStore. Reads page by page; what changes meanwhile is brought up to date from the updates."""
+        position = self._last()
+        kept = self._all_events() if events else {}
+        stored = self._ask(lambda: self._redis.hgetall(self._key("items")))
+        items = {name: _revised(value) for name, value in stored.items()}  # with the number of their arrival
+        for latest, entry in self._entries(position):
+            position = latest
+            if "item" in entry:
+                number = items.get(entry["item"], (len(items), ""))[0]
+                items[entry["item"]] = (number, entry["features"])
+            elif events:
+                place, revision = (entry["user"], entry["key"]), int(entry["revision"])
+                if revision > kept.get(place, (0, ""))[0]:
+                    kept[place] = (revision, entry["body"])
+        return Snapshot(
+            events=tuple(Event.parse(user, body) for (user, _), (_, body) in kept.items()),
+            items=tuple(_item(name, items[name][1]) for name in sorted(items, key=lambda name: items[name][0])),
+            position=position,
+        )
+
+    def updates(self, position: str) -> tuple[list[Update], str]:
+        """See EventStore."""
+        entries = self._entries(position, with_first=True)
+        if position != START:
+            if not entries or entries[0][0] != position:
+                raise Behind(f"the updates since {position} are no longer in {self.prefix}:updates")
+            entries = entries[1:]
+        elif entries and entries[0][1]["call"] != "1":
+            raise Behind(f"the first updates are no longer in {self.prefix}:updates")
+        updates: dict[str, Update] = {}
+        for _, entry in entries:
+            before = updates.get(entry["call"], Update())
+            if "item" in entry:
+                update = Update(items=(*before.items, _item(entry["item"], entry["features"])))
+            else:
+                event = Event.parse(entry["user"], entry["body"])
+                update = Update(changes=(*before.changes, _change(event, entry["before"])))
+            updates[entry["call"]] = update
+        return list(updates.values()), entries[-1][0] if entries else position
+
+    def events(self, user: str) -> UserEvents:
+        """See EventStore."""
+        (version, dropped), values = self._ask(lambda: self._events(keys=[self.prefix], args=[user]))
+        rows = ((body, revision) for revision, body in map(_revised, values))
+        return arranged(user, rows, version=int(version or 0), dropped=int(dropped or 0))
+
+    def version(self, user: str) -> int:
+        """See EventStore."""
+        return int(self._ask(lambda: self._redis.hget(self._key(f"v:{user}"), "version")) or 0)
+
+    def put_items(self, items: Sequence[Item]) -> None:
+        """See EventStore. All of them or none."""
+        values: list[Any] = [MAX_UPDATES]
+        for item in items:
+            values += [item.id, json.dumps(dict(item.features))]
+        self._ask(lambda: self._put(keys=[self.prefix], args=values))
+
+    def close(self) -> None:
+        """See EventStore."""
+        self._redis.close()
+
+    def _all_events(self) -> dict[tuple[str, str], tuple[int, str]]:
+        kept: dict[tuple[str, str], tuple[int, str]] = {}
+        start, cursor = self._key("e:"), 0
+        while True:
+            cursor, names = self._ask(lambda at=cursor: self._redis.scan(at, match=f"{_literal(start)}*", count=PAGE))  # type: ignore[misc]
+            for name in names:
+                user = name[len(start) :]
+                for key, value in self._ask(lambda at=name: self._redis.hgetall(at)).items():  # type: ignore[misc]
+                    kept[user, key] = _revised(value)
+            if cursor == 0:
+                return kept
+
+    def _last(self) -> str:
+        found = self._ask(lambda: self._redis.xrevrange(self._key("updates"), count=1))
+        return str(found[0][0]) if found else START
+
+    def _entries(self, position: str, *, with_first: bool = False) -> list[Entry]:
+        """The updates from the position on. The last one is the last of its call, since a call is one script."""
+        entries: list[Entry] = []
+        least = position if with_first else f"({position}"
+        while True:
+            page = self._ask(lambda at=least: self._redis.xrange(self._key("updates"), at, count=PAGE))  # type: ignore[misc]
+            entries += page
+            if len(page) < PAGE:
+                return entries
+            least = f"({page[-1][0]}"
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}:{name}"
+
+    def _ask(self, command: Callable[[], Answer]) -> Answer:
+        from redis import RedisError
+
+        if time.monotonic() < self._silent_until:
+            raise StoreUnavailable(f"{self.shown} has not answered; it is asked again after {PAUSE} s")
+        try:
+            return command()
+        except RedisError as problem:
+            self._silent_until = time.monotonic() + PAUSE
+            raise StoreUnavailable(f"{self.shown} does not answer: {problem}") from None
+
+
+def _connect(address: str, timeout: float) -> tuple[Any, str]:
+    """The database, and its address without a password. Nothing is sent yet."""
+    try:
+        import redis
+    except ImportError:
+        raise MissingExtraError("a store in Redis needs the redis package; pip install 'genrank[redis]'") from None
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    try:
+        database = redis.Redis.from_url(
+            address,
+            decode_responses=True,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            retry=Retry(NoBackoff(), 1),  # a connection that was closed meanwhile is opened again
+        )
+    except ValueError as problem:
+        raise ConfigError(
+            f"--store {address}: {problem}; expected redis://host:port/database, with #prefix if you like"
+        ) from None
+    about = database.connection_pool.connection_kwargs
+    return database, f"redis://{about.get('host', 'localhost')}:{about.get('port', 6379)}/{about.get('db', 0)}"
+
+
+def _revised(value: str) -> tuple[int, str]:
+    """Revision and body."""
+    revision, _, body = value.partition(" ")
+    return int(revision), body
+
+
+def _change(event: Event, before: str) -> Change:
+    return Change(event, Event.parse(event.user, before) if before else None)
+
+
+def _item(name: str, features: str) -> Item:
+    return Item(id=name, features=json.loads(features))
+
+
+def _literal(name: str) -> str:
+    """As a pattern that matches itself."""
+    return "".join(f"\\{letter}" if letter in "*?[]\\^-" else letter for letter in name)
