@@ -1,5 +1,3 @@
-import os
-import select
 import subprocess
 import sys
 import time
@@ -16,19 +14,21 @@ from genrank.client import Client
 class Running:
     """A service in a process of its own."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     url: str
-    said: list[str]
+    log: Path
+
+    @property
+    def said(self) -> list[str]:
+        """Its lines on stderr until now."""
+        return self.log.read_text().splitlines()
 
     def client(self, **options: object) -> Client:
         return Client(self.url, **options)
 
     def stop(self) -> int:
         self.process.terminate()
-        code = self.process.wait(30)
-        assert self.process.stderr is not None
-        self.said += self.process.stderr.read().splitlines()
-        return code
+        return self.process.wait(30)
 
 
 @pytest.fixture
@@ -47,16 +47,17 @@ def serve(run: Path, tmp_path: Path) -> Iterator[Callable[..., Running]]:
             "deadline=20.0",
             *arguments,
         ]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ})
-        running = Running(process, "", [])
+        log = tmp_path / f"service{len(started)}.log"
+        with log.open("wb") as stderr:
+            process = subprocess.Popen(command, stderr=stderr)
+        running = Running(process, "", log)
         started.append(running)
-        assert process.stderr is not None
         until = time.monotonic() + 60
         while not running.url and time.monotonic() < until and process.poll() is None:
-            if select.select([process.stderr], [], [], 1)[0]:
-                running.said.append(process.stderr.readline().rstrip())
-                if " on http://" in running.said[-1]:
-                    running.url = running.said[-1].split(" on ")[1].split(" ")[0]
+            time.sleep(0.02)
+            for line in running.said:
+                if " on http://" in line:
+                    running.url = line.split(" on ")[1].split(" ")[0]
         assert running.url, running.said
         while True:
             try:
@@ -72,5 +73,3 @@ def serve(run: Path, tmp_path: Path) -> Iterator[Callable[..., Running]]:
         if running.process.poll() is None:
             running.process.kill()
         running.process.wait(30)
-        if running.process.stderr is not None:
-            running.process.stderr.close()

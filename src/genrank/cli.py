@@ -131,8 +131,19 @@ def _add_uses_of_a_run(commands: Any) -> None:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     serve.add_argument("--port", type=int, default=8080)
     serve.add_argument("--token", default="", help="bearer token of callers (default: $GENRANK_TOKEN, or none)")
+    serve.add_argument(
+        "--log-requests", type=Path, metavar="FILE", help="append every ranking to FILE, for genrank replay"
+    )
     _add_set(serve, "a setting of the service, as in deadline=0.2, cache_bytes=1000000000, precision=bf16")
     serve.set_defaults(run=_serve)
+
+    replay = commands.add_parser("replay", help="compute served rankings again offline, and compare")
+    replay.add_argument("log", type=Path, metavar="FILE", help="written by genrank serve --log-requests")
+    replay.add_argument("--data", type=Path, required=True, help="prepared folder with the histories")
+    replay.add_argument("--run", type=Path, dest="run_folder", help="run or published models (default: as logged)")
+    replay.add_argument("--limit", type=int, help="first rankings of the file (default: all)")
+    replay.add_argument("--json", action="store_true")
+    replay.set_defaults(run=_replay)
 
     study = commands.add_parser("study", help="the paper's tables on prepared data, with seeds and intervals")
     study.add_argument("name", metavar="NAME", help="table1, mechanisms, modules, features, biases, cold-start, …")
@@ -276,6 +287,7 @@ def _serve(options: argparse.Namespace) -> None:
     from genrank.service.core import RankingService, ServiceOptions
     from genrank.service.run import Listening, bind, require_serve, run
     from genrank.serving.bundle import load_bundle
+    from genrank.serving.request_log import RequestLog
     from genrank.serving.stores import open_store
     from genrank.serving.versions import current, is_published
 
@@ -286,9 +298,12 @@ def _serve(options: argparse.Namespace) -> None:
     published = is_published(options.run_folder)
     bundle = load_bundle(options.run_folder / current(options.run_folder) if published else options.run_folder)
     data = options.history or Path(bundle.config.data)
+    request_log = None if options.log_requests is None else RequestLog(options.log_requests)
     with bind(listening) as taken:
         store = open_store(options.store or str(data.with_name(data.name + ".events.sqlite")))
-        service = RankingService(bundle, options.history, store=store, options=settings, until=options.until)
+        service = RankingService(
+            bundle, options.history, store=store, options=settings, until=options.until, request_log=request_log
+        )
         run(service, listening, taken, models=options.run_folder if published else None)
 
 
@@ -299,6 +314,21 @@ def _publish(options: argparse.Namespace) -> None:
         raise ConfigError("genrank publish: give either a RUN or --roll-back")
     version = roll_back(options.to) if options.roll_back else publish(options.run_folder, options.to)
     sys.stdout.write(f"{version} is current in {options.to}\n")
+
+
+def _replay(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from genrank.demo import replay_table
+    from genrank.serving.replay import replay
+
+    if options.limit is not None and options.limit < 1:
+        raise ConfigError(f"--limit {options.limit}: it must be at least 1")
+    found = replay(options.log, options.data, run=options.run_folder, limit=options.limit)
+    if options.json:
+        sys.stdout.write(json.dumps(found.to_json()) + "\n")
+    else:
+        Console().print(replay_table(found))
 
 
 def _study(options: argparse.Namespace) -> None:

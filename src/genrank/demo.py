@@ -23,6 +23,7 @@ from genrank.recipes import recipe
 from genrank.runs.evaluate import evaluate_run
 from genrank.runs.train import start_run, train
 from genrank.serving.ranker import GenRanker, Ranking
+from genrank.serving.replay import Replayed
 from genrank.simulation import SimulationSummary, WorldConfig, simulate
 
 
@@ -94,6 +95,23 @@ def ranking_table(ranking: Ranking) -> Table:
         item = place.item if place.known else f"{place.item} (unknown)"
         scores = (f"{place.scores[task]:.4f}" for task in tasks)
         table.add_row(str(number), item, f"{place.value:.4f}", *scores)
+    return table
+
+
+def replay_table(found: Replayed) -> Table:
+    """Served against recomputed scores, for the terminal."""
+    table = Table(title="served against recomputed", title_justify="left", title_style="bold", show_header=False)
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_row("rankings", f"{found.rankings:,}")
+    table.add_row("scores", f"{found.scores:,}")
+    table.add_row("largest difference", f"{found.largest:.2g}")
+    table.add_row("mean difference", f"{found.mean:.2g}")
+    table.add_row(f"rankings with one above {found.tolerance:g}", f"{found.different:,}")
+    for reason, count in found.reasons.items():
+        table.add_row(f"  where {reason}" if reason != "unknown" else "  for no known reason", f"{count:,}")
+    if found.worst is not None:
+        table.add_row("the worst", f"user {found.worst['user']} at {found.worst['time']}")
     return table
 
 

@@ -25,6 +25,7 @@ from genrank.serving.engine import Cache, Engine, EngineRequest, Scored, history
 from genrank.serving.histories import Histories, PastInMemory
 from genrank.serving.live import ServedStatistics
 from genrank.serving.ranker import Place, check_candidates, check_value, in_order
+from genrank.serving.request_log import RequestLog, ServedRanking
 from genrank.serving.store import Behind, Event, EventStore, StoreUnavailable
 
 log = logging.getLogger("genrank.service")
@@ -202,11 +203,13 @@ class RankingService:
         store: EventStore,
         options: ServiceOptions,
         until: int | None = None,
+        request_log: RequestLog | None = None,
     ):
-        """`data`: see Deployment; by default what each model was trained on."""
+        """`data`: see Deployment; by default what each model was trained on. request_log: takes every ranking."""
         if options.threads:
             torch.set_num_threads(options.threads)
         self.data, self.store, self.options, self.until = data, store, options, until
+        self.request_log = request_log
         self.cache: Cache = history_cache(options.cache_bytes)
         self._swapping = threading.Lock()
         self.deployed: Deployment
@@ -268,7 +271,10 @@ class RankingService:
         weights = self._weights(deployed, request.value)
         when = int(time.time()) if request.time is None else request.time
         asked = _Asked(deployed, request, when, weights, time.monotonic())
-        return self._batcher.submit(asked, within=self.options.deadline)
+        future = self._batcher.submit(asked, within=self.options.deadline)
+        if self.request_log is not None:
+            future.add_done_callback(lambda done: self._note(asked, done))
+        return future
 
     def take_events(self, events: Sequence[Event]) -> int:
         """Keep the events; how many were new or changed. All or none: RequestError where one makes no sense."""
@@ -323,7 +329,26 @@ class RankingService:
         self._stopping.set()
         if self._follower.is_alive():
             self._follower.join()
+        if self.request_log is not None:
+            self.request_log.close()
         self.store.close()
+
+    def _note(self, asked: _Asked, done: "Future[RankAnswer]") -> None:
+        assert self.request_log is not None
+        if done.cancelled() or done.exception() is not None:
+            return
+        answer = done.result()
+        ranking = ServedRanking(
+            model=answer.model_version,
+            user=asked.request.user,
+            candidates=asked.request.candidates,
+            time=asked.time,
+            history=answer.num_history,
+            history_current=answer.history_current,
+            scores={place.item: place.scores for place in answer.places},
+            context=asked.request.context,
+        )
+        self.request_log.note(ranking, asked.deployed.bundle.folder)
 
     def _learn(self) -> None:
         """What is in the store now. It is kept, so that the caller must not hear of trouble: the follower goes on."""

@@ -28,7 +28,7 @@ from genrank.schema import DataSpec
 from genrank.serving.bundle import Bundle, load_bundle, require_same_schema
 from genrank.serving.catalogue import Catalogue
 from genrank.serving.engine import Engine, EngineRequest
-from genrank.serving.histories import Histories, PastOnDisk
+from genrank.serving.histories import Histories, PastInMemory, PastOnDisk
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -60,7 +60,8 @@ class Ranking:
 class GenRanker:
     """A loaded bundle that ranks."""
 
-    def __init__(self, bundle: Bundle, *, data: Path | None = None, device: str = "cpu"):
+    def __init__(self, bundle: Bundle, *, data: Path | None = None, device: str = "cpu", in_memory: bool = False):
+        """in_memory: read all histories at once, for many requests."""
         self.bundle, self.device = bundle, device
         self.spec = bundle.manifest.spec
         self.data = data if data is not None else Path(bundle.config.data)
@@ -72,7 +73,7 @@ class GenRanker:
         histories = Histories(
             self.data,
             bundle.manifest,
-            past=PastOnDisk(self.data, self.spec),
+            past=PastInMemory(self.data, self.spec) if in_memory else PastOnDisk(self.data, self.spec),
             catalogue=Catalogue(self.items, self.data, bundle.manifest),
             users=self.users,
         )
