@@ -41,7 +41,9 @@ def main() -> int:
         with stderr.open("wb") as taken:
             command = [sys.executable, "-m", "genrank.cli", "serve", str(run), "--port", "0", "--until"]
             command += [str(data.manifest.split.test_start), "--store", f"{folder}/events", "--log-requests", str(log)]
-            service = subprocess.Popen([*command, "--set", "deadline=60.0", "--set", "threads=1"], stderr=taken, env={**os.environ})
+            service = subprocess.Popen(
+                [*command, "--set", "deadline=60.0", "--set", "threads=1"], stderr=taken, env={**os.environ}
+            )
         try:
             found = serve_part(Client(_url(service, stderr), timeout=120), data, builder, progress=_progress())
         finally:
@@ -61,7 +63,9 @@ def main() -> int:
         worst = max(worst, abs(ours - theirs))
         print(f"{task:10} AUC served {ours:.6f}, evaluated {theirs:.6f}, difference {abs(ours - theirs):.1e}")
     print(f"{len(found.durations):,} requests, {len(found.rows):,} exposures in {seconds:.0f} s")
-    print(f"replayed {again.scores:,} scores: largest difference {again.largest:.1e}, {again.different} rankings differ")
+    print(
+        f"replayed {again.scores:,} scores: largest difference {again.largest:.1e}, {again.different} rankings differ"
+    )
     return int(worst > 1e-4 or again.different > 0)
 
 
@@ -74,7 +78,7 @@ def _url(service: subprocess.Popen[bytes], stderr: Path) -> str:
     raise SystemExit(stderr.read_text())
 
 
-def _progress():  # noqa: ANN202
+def _progress():
     shown = [0.0]
 
     def show(share: float) -> None:

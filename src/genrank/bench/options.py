@@ -1,13 +1,16 @@
 """How large is what a bench measures, and how long may it take?"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from genrank.models.pointwise_ranker import PointwiseRankerConfig
 from genrank.models.sequence_ranker import SequenceRankerConfig
 from genrank.nn.experts import MultiTaskConfig
-from genrank.recipes import PAPER_SEQUENCE
+from genrank.recipes import LARGE_POINTWISE, PAPER_SEQUENCE
 from genrank.simulation import WorldConfig
+
+DIN = replace(LARGE_POINTWISE, pooling="din")  # of the recipe din
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,10 @@ class Size:
     items: int = 50_000
     table: tuple[int, int] = (2_000_000, 64)
     lookups: int = 32_768
+    pointwise: PointwiseRankerConfig = DIN
     scored: tuple[int, int] = (512, 500)  # history, candidates
+    scored_candidates: tuple[int, ...] = (50, 200, 500, 1000, 2000)
+    scored_histories: tuple[int, ...] = (64, 256, 512, 1024, 2048)
 
 
 TINY_MODEL = SequenceRankerConfig(
@@ -52,7 +58,10 @@ TINY = Size(
     items=500,
     table=(5_000, 8),
     lookups=512,
+    pointwise=replace(DIN, width=8, embedding_dim=8, mlp=(16,), heads=MultiTaskConfig(tower=8)),
     scored=(32, 20),
+    scored_candidates=(5, 20),
+    scored_histories=(16, 32),
 )
 SMALL = Size(
     model=SequenceRankerConfig(

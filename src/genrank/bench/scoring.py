@@ -1,11 +1,12 @@
 """How fast are candidates scored over a history that is encoded already, as a ranking service does?
 
 One user and one request at a time. Uncached is `forward` on the same request: the history is encoded for it. A cached
-request brings its candidates only; whether both give the same logits is reported as `deviation`.
+request brings its candidates only; whether both give the same logits is reported as `deviation`. Beside them DIN, the
+production ranker with target attention, over the same candidates and the same history, which it can't encode ahead.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,54 +14,111 @@ import torch
 
 from genrank.batch import PackedBatch, map_arrays
 from genrank.bench.machine import MatrixProducts, bench_device, settle
-from genrank.bench.measure import Work, interleave
-from genrank.bench.options import BenchOptions
+from genrank.bench.measure import Rounds, Work, interleave
+from genrank.bench.options import BenchOptions, Size
 from genrank.bench.worlds import synthetic
 from genrank.data.sequence import SequenceConfig
 from genrank.data.timelines import gather
 from genrank.models.flops import scoring_flops
+from genrank.models.pointwise_ranker import PointwiseRanker
 from genrank.models.sequence_ranker import SequenceRanker
 
-OWN_MINUTES = 1.0
+OWN_MINUTES = 4.0
+GROWTH_SHARE = 0.75  # of the time, over all sizes of the growth
 
 
 def scoring(options: BenchOptions, say: Callable[[str], None]) -> dict[str, Any]:
-    """`cached_over_uncached`, `time_over_matrix_products`, `p50_ms`, `p99_ms`."""
-    sizes, device = options.sizes, bench_device()
+    """`cached_over_uncached`, `time_over_matrix_products`, `p50_ms`, `p99_ms`, and how they grow, DIN beside them."""
+    sizes = options.sizes
     num_history, num_candidates = sizes.scored
     say(f"{num_candidates} candidates over {num_history} past exposures")
-    world = synthetic([num_history], candidates=num_candidates, num_items=sizes.items, seed=options.seed)
-    sequence = SequenceConfig(max_history=num_history, max_candidates=num_candidates)
-    loader = world.loader(sequence, batch_tokens=num_history + num_candidates)
-    whole = loader.builder.batch(loader.samples)
-    request: PackedBatch = map_arrays(candidates_only(whole), torch.from_numpy).to(device)
-    both: PackedBatch = map_arrays(whole, torch.from_numpy).to(device)
-    torch.manual_seed(options.seed)
-    model = SequenceRanker(sizes.model, world.spec, max_history=num_history).to(device).eval()
-    products = MatrixProducts(sizes.matrix, device)
-    with torch.no_grad():
-        state = model.encode_history(both)
-        work: dict[str, Work] = {"cached": lambda: model.score(state, request), "uncached": lambda: model(both)}
-        deviation = _deviation(model.score(state, request), model(both))
-        rounds = interleave(
-            {**work, "history": lambda: model.encode_history(both), **products.work()},
-            seconds=options.seconds(OWN_MINUTES),
-            settle=settle,
-        )
-    flops = scoring_flops(model, request, work["cached"])
-    cached = np.array(rounds.taken["cached"]) * 1e3
+    one = _Case.of(sizes, num_history, num_candidates, options.seed)
+    products = MatrixProducts(sizes.matrix, bench_device())
+    rounds = interleave(
+        {**one.work(), **products.work()}, seconds=options.seconds(OWN_MINUTES, 1 - GROWTH_SHARE), settle=settle
+    )
+    flops = scoring_flops(one.genrank, one.request, one.work()["cached"])
     return {
         "cached_over_uncached": rounds.ratio("uncached", "cached"),
         "time_over_matrix_products": products.share(rounds, "cached", flops, "fp32").inverse(),
-        "p50_ms": float(np.percentile(cached, 50)),
-        "p99_ms": float(np.percentile(cached, 99)),
+        **_percentiles(rounds, "cached"),
         "candidates_per_second": rounds.rate("cached", num_candidates),
-        "deviation": deviation,
+        "deviation": one.deviation(),
         "gflops": flops / 1e9,
         "rounds": len(rounds),
         "matrix_rate": products.rates(rounds),
-        "cells": {name: {"ms": rounds.seconds(name).times(1e3)} for name in ("cached", "uncached", "history")},
+        "cells": {name: {"ms": rounds.seconds(name).times(1e3)} for name in one.work()},
+        "growth": _growth(options, say),
     }
+
+
+def _growth(options: BenchOptions, say: Callable[[str], None]) -> dict[str, Any]:
+    """By candidates at the usual history, then by events at the usual candidates."""
+    sizes = options.sizes
+    history, candidates = sizes.scored
+    cases = [(history, count) for count in sizes.scored_candidates]
+    cases += [(length, candidates) for length in sizes.scored_histories if length != history]
+    rows = {}
+    for length, count in cases:
+        say(f"{count} candidates over {length} past exposures")
+        one = _Case.of(sizes, length, count, options.seed)
+        seconds = options.seconds(OWN_MINUTES, GROWTH_SHARE / len(cases))
+        rounds = interleave(one.work(), seconds=seconds, settle=settle)
+        ours, theirs = _percentiles(rounds, "cached"), _percentiles(rounds, "din")
+        rows[f"{count} over {length}"] = {
+            **ours,
+            "din_p50_ms": theirs["p50_ms"],
+            "din_p99_ms": theirs["p99_ms"],
+            "over_din": rounds.ratio("cached", "din"),
+            "p99_over_din": ours["p99_ms"] / theirs["p99_ms"],
+            "cached_over_uncached": rounds.ratio("uncached", "cached"),
+        }
+    return rows
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A request of one user, for GenRank with and without its cache and for DIN."""
+
+    genrank: SequenceRanker
+    din: PointwiseRanker
+    whole: PackedBatch
+    request: PackedBatch  # candidates only
+
+    @classmethod
+    def of(cls, sizes: Size, num_history: int, num_candidates: int, seed: int) -> "_Case":
+        device = bench_device()
+        world = synthetic([num_history], candidates=num_candidates, num_items=sizes.items, seed=seed)
+        sequence = SequenceConfig(max_history=num_history, max_candidates=num_candidates)
+        loader = world.loader(sequence, batch_tokens=num_history + num_candidates)
+        whole = loader.builder.batch(loader.samples)
+        torch.manual_seed(seed)
+        return cls(
+            genrank=SequenceRanker(sizes.model, world.spec, max_history=num_history).to(device).eval(),
+            din=PointwiseRanker(sizes.pointwise, world.spec, max_history=num_history).to(device).eval(),
+            whole=map_arrays(whole, torch.from_numpy).to(device),
+            request=map_arrays(candidates_only(whole), torch.from_numpy).to(device),
+        )
+
+    def work(self) -> dict[str, Work]:
+        """What is timed; the encoded history of `cached` is made here."""
+        with torch.no_grad():
+            state = self.genrank.encode_history(self.whole)
+        work: dict[str, Work] = {
+            "cached": lambda: self.genrank.score(state, self.request),
+            "uncached": lambda: self.genrank(self.whole),
+            "history": lambda: self.genrank.encode_history(self.whole),
+            "din": lambda: self.din(self.whole),
+        }
+        return {name: torch.no_grad()(run) for name, run in work.items()}
+
+    def deviation(self) -> float:
+        """The largest difference between cached and uncached logits."""
+        work = self.work()
+        ours, theirs = work["cached"](), work["uncached"]()
+        assert isinstance(ours, dict)
+        assert isinstance(theirs, dict)
+        return max(float((logits - theirs[name]).abs().max()) for name, logits in ours.items())
 
 
 def candidates_only(batch: PackedBatch) -> PackedBatch:
@@ -70,6 +128,6 @@ def candidates_only(batch: PackedBatch) -> PackedBatch:
     return replace(batch, items=items, candidates=replace(batch.candidates, item=item))
 
 
-def _deviation(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    """The largest difference between two sets of logits."""
-    return max(float((logits - theirs[name]).abs().max()) for name, logits in ours.items())
+def _percentiles(rounds: Rounds, name: str) -> dict[str, float]:
+    taken = np.array(rounds.taken[name]) * 1e3
+    return {f"p{share}_ms": float(np.percentile(taken, share)) for share in (50, 99)}

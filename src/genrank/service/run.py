@@ -11,6 +11,7 @@ from genrank.errors import InputError, MissingExtraError
 from genrank.service.core import RankingService
 from genrank.service.watch import Watcher
 
+BACKLOG = 2048  # connections that wait to be accepted
 GRACE = 10  # seconds that requests in flight have when the service goes down
 
 
@@ -47,6 +48,7 @@ def run(service: RankingService, listening: Listening, taken: socket.socket, *, 
 
     from genrank.service.app import build_app
 
+    taken.listen(BACKLOG)  # from here on callers are kept waiting rather than refused
     host, port = taken.getsockname()[:2]
     log = logging.getLogger("genrank.service")
     if not log.handlers:
@@ -59,6 +61,7 @@ def run(service: RankingService, listening: Listening, taken: socket.socket, *, 
         build_app(service, token=listening.token, max_body=listening.max_body),
         log_level="warning",
         access_log=False,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=GRACE,
     )
     sys.stderr.write(f"genrank: serving {service.version} on http://{host}:{port} (docs at /docs)\n")
