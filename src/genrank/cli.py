@@ -166,10 +166,11 @@ def _add_uses_of_a_run(commands: Any) -> None:
     results.set_defaults(run=_results)
 
     bench = commands.add_parser("bench", help="how fast it is here")
-    bench.add_argument("name", metavar="NAME", help="attention, training, data, optimizer, scoring")
+    bench.add_argument("name", metavar="NAME", help="attention, training, data, optimizer, scoring, serve")
     bench.add_argument("--size", default="small", help="tiny, small (width 256, the default), paper (768)")
     bench.add_argument("--minutes", type=float, help="about how long to measure (default: by the bench, 1 to 6)")
     bench.add_argument("--seed", type=int, default=0)
+    bench.add_argument("--run", type=Path, dest="run_folder", help="serve: the run to serve (default: one of its own)")
     bench.add_argument("--json", action="store_true")
     bench.set_defaults(run=_bench)
 
@@ -367,6 +368,7 @@ def _bench(options: argparse.Namespace) -> None:
     from genrank.config import build
 
     given = {name: getattr(options, name) for name in ("name", "size", "minutes", "seed")}
+    given["run"] = options.run_folder
     with _console().status("warming up") as status:
         result = run_bench(build(BenchOptions, given, where="bench"), status.update)
     if options.json:

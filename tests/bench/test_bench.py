@@ -99,7 +99,18 @@ def test_attention_measures_every_backend_that_runs_and_says_why_others_do_not(
 
 
 def test_scoring_a_cached_history_gives_the_logits_of_the_whole_request(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench(capsys, "scoring")["deviation"] < 1e-5
+    result = bench(capsys, "scoring")
+    assert result["deviation"] < 1e-5
+    assert list(result["growth"]) == ["5 over 32", "20 over 32", "20 over 16"]
+    for row in result["growth"].values():
+        assert_positive({name: row[name] for name in ("p50_ms", "p99_ms", "din_p50_ms", "din_p99_ms", "p99_over_din")})
+
+
+def test_serving_answers_every_request_under_load_or_refuses_it(capsys: pytest.CaptureFixture[str]) -> None:
+    result = bench(capsys, "serve", "--minutes", "0.05")
+    assert_positive({name: result[name] for name in ("requests_per_second", "p50_ms", "p99_ms", "requests")})
+    assert result["errors"] == 0
+    assert result["overload"]["sent_per_second"] > 0
 
 
 def test_without_json_there_are_tables_and_the_machine(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from genrank.models.pointwise_ranker import PointwiseRankerConfig
@@ -36,6 +37,7 @@ class Size:
     scored: tuple[int, int] = (512, 500)  # history, candidates
     scored_candidates: tuple[int, ...] = (50, 200, 500, 1000, 2000)
     scored_histories: tuple[int, ...] = (64, 256, 512, 1024, 2048)
+    served_candidates: int = 200
 
 
 TINY_MODEL = SequenceRankerConfig(
@@ -62,6 +64,7 @@ TINY = Size(
     scored=(32, 20),
     scored_candidates=(5, 20),
     scored_histories=(16, 32),
+    served_candidates=20,
 )
 SMALL = Size(
     model=SequenceRankerConfig(
@@ -81,14 +84,18 @@ class BenchOptions:
 
     name: which bench. size: `small` is width 256 with 4 blocks, `paper` the GenRank paper's 768 with 3, `tiny` is for
     tests. minutes: about how long to measure, at least three rounds of everything; None: the bench's own time.
+    run: to serve, instead of a model of the bench's own.
     """
 
-    name: Literal["attention", "training", "data", "optimizer", "scoring"]
+    name: Literal["attention", "training", "data", "optimizer", "scoring", "serve"]
     size: Literal["tiny", "small", "paper"] = "small"
     minutes: float | None = None
     seed: int = 0
+    run: Path | None = None
 
     def __post_init__(self) -> None:
+        if self.run is not None and self.name != "serve":
+            raise ValueError(f"run is for the bench serve; {self.name} makes its own model")
         if self.minutes is not None and not 0 < self.minutes <= 24 * 60:
             raise ValueError(f"minutes is {self.minutes}; it must be above 0 and at most {24 * 60}")
         if self.seed < 0:

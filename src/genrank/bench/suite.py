@@ -10,6 +10,7 @@ from genrank.bench.machine import describe
 from genrank.bench.optimizer import optimizer
 from genrank.bench.options import BenchOptions
 from genrank.bench.scoring import scoring
+from genrank.bench.serving import serving
 from genrank.bench.training import training
 
 Say = Callable[[str], None]
@@ -20,6 +21,7 @@ BENCHES: Mapping[str, Callable[[BenchOptions, Say], dict[str, Any]]] = {
     "data": data,
     "optimizer": optimizer,
     "scoring": scoring,
+    "serve": serving,
 }
 
 

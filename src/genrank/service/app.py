@@ -8,13 +8,8 @@ Over load it answers 503 with Retry-After at once. Errors are {"error": …, "re
 """
 
 import asyncio
-import hmac
-import json
 import logging
-import math
-import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,8 +21,9 @@ from starlette.exceptions import HTTPException
 
 from genrank import __version__
 from genrank.errors import RequestError
-from genrank.service.batcher import Overloaded, Stopped
+from genrank.service.batcher import HEADROOM, Overloaded, Stopped
 from genrank.service.core import RankingService
+from genrank.service.gate import Gate, Lag, error_body, retry_after
 from genrank.service.metrics import Metrics
 from genrank.service.wire import (
     ErrorBody,
@@ -38,45 +34,37 @@ from genrank.service.wire import (
     RankAnswerBody,
     RankBody,
     UserAnswerBody,
+    rank_answer,
 )
 from genrank.serving.store import StoreUnavailable
 
 log = logging.getLogger("genrank.service")
-OPEN = ("/health/live", "/health/ready")  # without a token
 ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorBody} for code in (400, 401, 413, 422, 503)}
 
 
 def build_app(service: RankingService, *, token: str = "", max_body: int = 4 * 2**20) -> FastAPI:
     """The web application over a service. token: what callers must bear, empty for none. max_body: bytes."""
-    metrics = Metrics(service)
+    metrics, lag = Metrics(service), Lag()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(lag.watch())
         yield
+        watching.cancel()
         await asyncio.to_thread(service.stop)
 
+    def busy() -> float:
+        return lag.seconds + service.expected_wait - HEADROOM * service.options.deadline
+
     app = FastAPI(title="genrank", version=__version__, lifespan=lifespan, responses=ERRORS)
+    app.add_middleware(Gate, metrics=metrics, token=token, max_body=max_body, busy=busy)
 
-    @app.middleware("http")
-    async def around(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        began = time.perf_counter()
-        request.state.id = request.headers.get("x-request-id", "")[:64] or uuid.uuid4().hex[:16]
-        response = _refused(request, service, token=token, max_body=max_body) or await call(request)
-        seconds = time.perf_counter() - began
-        response.headers["x-request-id"] = request.state.id
-        route = getattr(request.scope.get("route"), "path", "unmatched")
-        metrics.answered(route, response.status_code, seconds)
-        about = {"request_id": request.state.id, "method": request.method, "path": request.url.path,
-                 "status": response.status_code, "ms": round(1e3 * seconds, 2)}  # fmt: skip
-        log.info("%s", json.dumps(about))
-        return response
-
-    @app.post("/v1/rank")
-    async def rank(body: RankBody) -> RankAnswerBody:
+    @app.post("/v1/rank", response_model=RankAnswerBody)
+    async def rank(body: RankBody) -> Response:
         request = body.request()
         answer = await asyncio.wrap_future(service.rank(request))
         metrics.ranked(answer)
-        return RankAnswerBody.of(answer, request.tasks)
+        return Response(rank_answer(answer, request.tasks), media_type="application/json")
 
     @app.post("/v1/events")
     async def events(body: EventsBody) -> EventsAnswerBody:
@@ -107,23 +95,6 @@ def build_app(service: RankingService, *, token: str = "", max_body: int = 4 * 2
 
     _add_errors(app)
     return app
-
-
-def _refused(request: Request, service: RankingService, *, token: str, max_body: int) -> Response | None:
-    """An answer that needs no look at the body, None where there is none."""
-    if token and request.url.path not in OPEN:
-        given = request.headers.get("authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
-            return _error(request, 401, "a bearer token is needed, in the header Authorization: Bearer …")
-    size = request.headers.get("content-length", "")
-    if request.method in ("POST", "PUT"):
-        if not size.isdigit():
-            return _error(request, 411, "the header Content-Length is needed")
-        if int(size) > max_body:
-            return _error(request, 413, f"the body has {size} bytes, at most {max_body} are taken; send less at once")
-    if request.url.path == "/v1/rank" and service.expected_wait > service.options.deadline:
-        return _overloaded(request, Overloaded(service.expected_wait))
-    return None
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -161,9 +132,8 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _overloaded(request: Request, problem: Overloaded) -> Response:
-    return _error(request, 503, str(problem), {"retry-after": str(max(math.ceil(problem.retry_after), 1))})
+    return _error(request, 503, str(problem), {"retry-after": retry_after(problem)})
 
 
 def _error(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    content = {"error": message, "request_id": getattr(request.state, "id", "")}
-    return JSONResponse(content, status_code=status, headers=headers)
+    return JSONResponse(error_body(message, request.state.id), status_code=status, headers=headers)

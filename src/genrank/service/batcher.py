@@ -18,6 +18,7 @@ from genrank.errors import GenRankError
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
 MEMORY = 0.9  # of the measured rate, per batch
+HEADROOM = 0.7  # of the time that a job has, to be promised away: the rate falls when the load rises
 
 
 class Overloaded(GenRankError):
@@ -75,8 +76,8 @@ class Batcher(Generic[Job, Answer]):
             if self._stopping:
                 raise Stopped("the service is going down; ask another instance")
             wait = self.expected_wait
-            if self._queue and wait + (0.0 if self.rate is None else cost / self.rate) > within:
-                raise Overloaded(max(wait - within, 0.0) + 0.05)
+            if self._queue and wait + (0.0 if self.rate is None else cost / self.rate) > HEADROOM * within:
+                raise Overloaded(max(wait - HEADROOM * within, 0.0) + 0.05)
             self._queue.append(_Waiting(job, cost, self._clock() + within, future))
             self._pending += cost
             self._changed.notify()

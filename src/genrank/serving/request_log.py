@@ -72,13 +72,16 @@ class RequestLog:
                 if self._waiting.empty():
                     self._file.flush()
             except OSError as problem:
-                if not self.dropped:
-                    log.error("%s: can't be written to (%s); rankings go unlogged", self.path, problem.strerror)
-                self.dropped += 1
+                self._failed(problem)
         try:
             self._file.close()
-        except OSError:
-            self.dropped += 1
+        except OSError as problem:
+            self._failed(problem)
+
+    def _failed(self, problem: OSError) -> None:
+        if not self.dropped:
+            log.error("%s: can't be written to (%s); rankings go unlogged", self.path, problem.strerror)
+        self.dropped += 1
 
     def _write(self, ranking: ServedRanking, bundle: Path) -> None:
         if ranking.model != self._model:
