@@ -140,18 +140,22 @@ class _Line:
         self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, call: Call) -> int:
-        """The answer's status; 0 where there is none."""
+        """The answer's status; 0 where there is none. A kept connection may have been closed: then once more."""
+        kept = self.streams is not None
         try:
-            if self.streams is None:
-                self.streams = await asyncio.open_connection(self.host, self.port)
-            reader, writer = self.streams
-            writer.write(call.wire(self.host))
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-            size = next(int(line.split(":")[1]) for line in head.split("\r\n") if line.startswith("content-length:"))
-            await reader.readexactly(size)
+            return await self._ask(call)
         except (OSError, asyncio.IncompleteReadError, StopIteration, ValueError):
             self.close()
-            return 0
+        return await self.ask(call) if kept else 0
+
+    async def _ask(self, call: Call) -> int:
+        if self.streams is None:
+            self.streams = await asyncio.open_connection(self.host, self.port)
+        reader, writer = self.streams
+        writer.write(call.wire(self.host))
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        size = next(int(line.split(":")[1]) for line in head.split("\r\n") if line.startswith("content-length:"))
+        await reader.readexactly(size)
         if "connection: close" in head:
             self.close()
         return int(head.split(" ", 2)[1])

@@ -14,6 +14,7 @@ from genrank.service.watch import Watcher
 # Seconds after which a thread gives way to another. PyTorch does after every operation, and with Python's 5 ms a
 # ranking would lose as much each time to a web thread that is kept busy by refusing others.
 SWITCH = 0.0002
+KEEP_ALIVE = 75  # seconds that an idle connection is kept; longer than balancers keep theirs
 BACKLOG = 2048  # connections that wait to be accepted
 GRACE = 10  # seconds that requests in flight have when the service goes down
 
@@ -66,6 +67,7 @@ def run(service: RankingService, listening: Listening, taken: socket.socket, *, 
         log_level="warning",
         access_log=False,
         backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=GRACE,
     )
     sys.stderr.write(f"genrank: serving {service.version} on http://{host}:{port} (docs at /docs)\n")
