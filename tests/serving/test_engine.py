@@ -154,15 +154,18 @@ def assert_equal(found: list[Any], expected: list[Any]) -> None:
             np.testing.assert_allclose(one.scores[task], score, atol=1e-5, rtol=1e-5)
 
 
-def test_bf16_is_close(served: Feed) -> None:
+def test_bf16_logits_are_close_cached_and_appended(served: Feed) -> None:
     model = served.ranker("genrank")
     requests = [request for _, request in served.requests(model)][:20]
-    for fine, coarse in zip(
-        served.engine(model, None).score(requests),
-        served.engine(model, None, dtype="bf16").score(requests),
-        strict=True,
-    ):
-        np.testing.assert_allclose(coarse.scores["click"], fine.scores["click"], atol=2e-2)
+    kept = served.engine(model, None, dtype="bf16")
+    engines = {"anew": served.engine(model, None, dtype="bf16", cache=False), "first": kept, "kept": kept}
+    expected = served.engine(model, None).score(requests)
+    for name, engine in engines.items():
+        for fine, coarse in zip(expected, engine.score(requests), strict=True):
+            for task in ("click", "like"):
+                one, other = (np.log(s.scores[task]) - np.log1p(-s.scores[task]) for s in (fine, coarse))
+                np.testing.assert_allclose(other, one, atol=2e-2, err_msg=f"{name}, {task}")
+            assert coarse.num_encoded == (0 if name == "kept" else coarse.num_history)
 
 
 @pytest.fixture

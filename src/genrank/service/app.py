@@ -39,7 +39,9 @@ from genrank.service.wire import (
 from genrank.serving.store import StoreUnavailable
 
 log = logging.getLogger("genrank.service")
-ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": ErrorBody} for code in (400, 401, 413, 422, 503)}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"model": ErrorBody} for code in (400, 401, 404, 405, 411, 413, 422, 503)
+}
 
 
 def build_app(service: RankingService, *, token: str = "", max_body: int = 4 * 2**20) -> FastAPI:
