@@ -65,7 +65,7 @@ def build_app(service: RankingService, *, token: str = "", max_body: int = 4 * 2
     async def rank(body: RankBody) -> Response:
         request = body.request()
         answer = await asyncio.wrap_future(service.rank(request))
-        metrics.ranked(answer)
+        metrics.ranked(answer, len(request.candidates))
         return Response(rank_answer(answer, request.tasks), media_type="application/json")
 
     @app.post("/v1/events")

@@ -242,9 +242,7 @@ class RankingService:
 
     def _deploy(self, bundle: Bundle) -> None:
         data = self.data if self.data is not None else Path(bundle.config.data)
-        made = Deployment(
-            bundle, data, store=self.store, cache=self.cache, options=self.options, until=self.until
-        )  # fmt: skip
+        made = Deployment(bundle, data, store=self.store, cache=self.cache, options=self.options, until=self.until)
         made.warm_up()
         made.catch_up()
         self.deployed = made

@@ -33,11 +33,11 @@ class Metrics:
         self.requests.labels(route, str(status)).inc()
         self.seconds.labels(route).observe(seconds)
 
-    def ranked(self, answer: RankAnswer) -> None:
+    def ranked(self, answer: RankAnswer, num_candidates: int) -> None:
         """A ranking is done."""
         self.waited.observe(answer.waited)
         self.worked.observe(answer.worked)
-        self.candidates.observe(len(answer.places))
+        self.candidates.observe(num_candidates)
         self.history.labels("encoded").inc(answer.num_encoded)
         self.history.labels("kept").inc(answer.num_history - answer.num_encoded)
 
@@ -60,6 +60,10 @@ class _Held(Collector):
             "genrank_expected_wait_seconds", "of a ranking that came now", self.service.expected_wait
         )
         yield GaugeMetricFamily("genrank_items", "known items", len(self.service.deployed.catalogue))
+        if self.service.request_log is not None:
+            yield CounterMetricFamily(
+                "genrank_request_log_dropped", "rankings that went unlogged", self.service.request_log.dropped
+            )
         info = GaugeMetricFamily("genrank_model_info", "the model that ranks", labels=["version"])
         info.add_metric([self.service.version], 1)
         yield info
