@@ -102,7 +102,7 @@ def test_names_with_odd_letters(opened: Open) -> None:
 def test_who_follows_sees_every_call(opened: Open) -> None:
     store = opened()
     store.append([event("old", 1)])
-    position = store.snapshot(events=False).position
+    position = store.snapshot().position
     assert store.updates(position) == ([], position)
     store.append([event("a", 5), event("b", 6)])
     store.append([event("a", 5)])  # changes nothing
@@ -132,11 +132,11 @@ def test_items_come_back_in_the_order_of_their_arrival(opened: Open) -> None:
 
 
 def test_too_far_behind(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (store, redis_store):
-        monkeypatch.setattr(module, "MAX_UPDATES", 50)
+    monkeypatch.setattr(store, "MAX_IN_MEMORY", 50)
+    monkeypatch.setattr(redis_store, "MAX_UPDATES", 50)
     one = opened()
     one.append([event("first", 0)])
-    beginning, position = "0-0" if one.shared else "0", one.snapshot(events=False).position
+    beginning, position = "0-0" if one.shared else "0", one.snapshot().position
     for turn in range(400):  # Redis cuts its streams a hundred entries at a time
         one.append([event("a", turn)])
     for since in (beginning, position):

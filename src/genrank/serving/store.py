@@ -21,7 +21,8 @@ from genrank.errors import DataError, GenRankError
 from genrank.serving.catalogue import Item
 
 SLACK = 4  # a user's events are cut when there are a quarter more than allowed
-MAX_UPDATES = 100_000  # that are kept for those who follow
+MAX_UPDATES = 100_000  # that are kept in Redis for those who follow
+MAX_IN_MEMORY = 10_000  # and in the process itself
 
 
 class StoreUnavailable(GenRankError):
@@ -114,7 +115,10 @@ class EventStore(Protocol):
         """All that is kept, items in the order in which their ids first came."""
 
     def updates(self, position: str) -> tuple[list[Update], str]:
-        """What has changed since the position, oldest first, and the position after it. Raises Behind."""
+        """What has changed since the position, oldest first, and the position after it. Raises Behind.
+
+        Who took a snapshot without events may not hear of theirs.
+        """
 
     def events(self, user: str) -> UserEvents:
         """What is known of a user."""
@@ -152,7 +156,8 @@ class SQLiteStore:
     def __init__(self, path: Path | str, *, max_events: int = 4096):
         self.max_events = max_events
         self._lock = threading.Lock()
-        self._updates: deque[Update] = deque(maxlen=MAX_UPDATES)
+        self._updates: deque[Update] = deque(maxlen=MAX_IN_MEMORY)
+        self._tells_events = False  # nobody has asked for any yet
         self._num_updates = 0  # there have been since the store was opened
         try:
             if str(path) != ":memory:":
@@ -177,13 +182,15 @@ class SQLiteStore:
                 self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
-            self._note(Update(changes=tuple(changes)))
+            if self._tells_events:
+                self._note(Update(changes=tuple(changes)))
         return changes
 
     def snapshot(self, *, events: bool = True) -> Snapshot:
         """See EventStore."""
         with self._lock:
             run = self._connection.execute
+            self._tells_events |= events
             rows = run("SELECT user, body FROM events").fetchall() if events else []
             items = run("SELECT id, features FROM items ORDER BY rowid").fetchall()
             position = str(self._num_updates)
