@@ -135,7 +135,13 @@ def configure_torch(config: RunConfig) -> torch.device:
     """Threads and device of a run. ConfigError where the device is not there."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    name = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    return device_named(config.device)
+
+
+def device_named(name: str) -> torch.device:
+    """A device of PyTorch; "auto" is a GPU where there is one. ConfigError where it can't be used."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

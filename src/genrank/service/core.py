@@ -18,6 +18,7 @@ from genrank.data.manifest import Manifest
 from genrank.data.sequence import window_start
 from genrank.data.tables import FeatureTable
 from genrank.errors import RequestError
+from genrank.runs.train import device_named
 from genrank.service.batcher import Batcher
 from genrank.serving.bundle import Bundle, require_same_schema
 from genrank.serving.catalogue import Catalogue, Item
@@ -51,7 +52,7 @@ class ServiceOptions:
     wait: float = 0.001
     cache_bytes: int = 512 * MIB
     threads: int = 0  # 0: as many as PyTorch takes
-    device: str = "cpu"
+    device: str = "auto"  # a GPU where there is one
     precision: Literal["fp32", "bf16"] = "fp32"
     values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
@@ -143,15 +144,16 @@ class Deployment:
             if self.spec.statistics
             else None
         )
+        device = device_named(options.device)
         self.engine = Engine(
-            bundle.model(options.device),
+            bundle.model(device),
             bundle.config.sequence,
             version=bundle.version,
             histories=self.histories,
             users=users,
             statistics=None if self.statistics is None else self.statistics.answers,
             cache=cache,
-            device=options.device,
+            device=device,
             dtype=options.precision,
         )
 
