@@ -8,12 +8,11 @@ Shapes: N exposures, S samples, C candidates, E events found.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genrank.batch import Jagged
 from genrank.data.timelines import offsets_of, ranges
 
 Ints = NDArray[np.int64]
@@ -54,17 +53,6 @@ class CategoryIndex:
         # An item without a category (index 0) has no history of its kind.
         length = np.where(self.category_of_item[item] == 0, 0, np.minimum(last - first, count))
         return self.rows[ranges(last - length, length)], length
-
-
-def category_of_item(column: Any) -> Ints:
-    """(I) the category of every item; of several values the first."""
-    if not isinstance(column, Jagged):
-        categories: Ints = column.astype(np.int64)
-        return categories
-    lengths = np.diff(column.offsets)
-    first = np.zeros(len(lengths), np.int64)
-    first[lengths > 0] = column.values[column.offsets[:-1][lengths > 0]]
-    return first
 
 
 def latest_rows(begin: Ints, end: Ints, count: int) -> tuple[Ints, Ints]:

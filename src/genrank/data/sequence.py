@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrank.batch import Candidates, History, LongHistory, PackedBatch, Places
-from genrank.data.search import CategoryIndex, SearchConfig, category_of_item, latest_rows
+from genrank.data.search import CategoryIndex, SearchConfig, latest_rows
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines, gather, offsets_of, ranges
 from genrank.schema import DataSpec
@@ -110,7 +110,7 @@ class SequenceBuilder:
         self.search = search or SearchConfig()
         self._index_rows()
         if self.search.kind == "hard":
-            categories = category_of_item(items.features[search_feature(self.search, spec)])
+            categories = items.categories(search_feature(self.search, spec))
             self.categories = CategoryIndex(self.user_of_row, timelines.item, categories)
 
     def _index_rows(self) -> None:

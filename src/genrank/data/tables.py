@@ -4,7 +4,7 @@ Shapes: I rows. Row 0 is the unknown item (or user): every index 0, no values, a
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from genrank.batch import Jagged
 from genrank.data.timelines import feature_columns, gather
 from genrank.errors import DataError
 from genrank.schema import DataSpec, Owner
@@ -26,6 +27,7 @@ class FeatureTable:
     features: Mapping[str, Any]  # (I) int32, Jagged int32, or (I, dim) float32
     first_time: NDArray[np.int64]
     train_count: NDArray[np.int64]
+    _categories: dict[str, NDArray[np.int64]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -33,6 +35,19 @@ class FeatureTable:
     def rows(self, rows: NDArray[np.int64]) -> dict[str, Any]:
         """Feature columns of the given rows."""
         return {name: gather(column, rows) for name, column in self.features.items()}
+
+    def categories(self, name: str) -> NDArray[np.int64]:
+        """(I) the value of a categorical or multi-valued feature, of several the first; computed once."""
+        if name not in self._categories:
+            column = self.features[name]
+            if isinstance(column, Jagged):
+                filled = np.diff(column.offsets) > 0
+                first = np.zeros(len(filled), np.int64)
+                first[filled] = column.values[column.offsets[:-1][filled]]
+                self._categories[name] = first
+            else:
+                self._categories[name] = column.astype(np.int64)
+        return self._categories[name]
 
     def find(self, ids: list[str]) -> NDArray[np.int64]:
         """Row of every id, 0 where there is none. `ids` is in order after row 0."""

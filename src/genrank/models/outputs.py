@@ -29,8 +29,18 @@ class Outputs(nn.Module):
         self.uses_prior = config.ppnet
 
     def forward(self, x_CW: Tensor, prior_CP: Tensor) -> dict[str, Tensor]:
-        """(C, logits of the task's head) per task. `prior_CP`: PPNet's prior, of user and item."""
-        logits: dict[str, Tensor] = self.towers(x_CW, prior_CP if self.uses_prior else None)
+        """(C, logits of the task's head) per task. `prior_CP`: PPNet's prior, of user and item.
+
+        Outside training the towers are of their weights' precision whatever the blocks are: they cost little.
+        """
+        prior = prior_CP if self.uses_prior else None
+        logits: dict[str, Tensor]
+        if self.training:
+            logits = self.towers(x_CW, prior)
+            return logits
+        with torch.autocast(x_CW.device.type, enabled=False):
+            dtype = next(self.towers.parameters()).dtype
+            logits = self.towers(x_CW.to(dtype), None if prior is None else prior.to(dtype))
         return logits
 
     def predict(self, logits: dict[str, Tensor], batch: PackedBatch) -> dict[str, Tensor]:
