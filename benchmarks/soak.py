@@ -2,7 +2,7 @@
 
     python benchmarks/soak.py RUN RUN [--minutes 10] [--rate 40]
 
-The two runs are published by turns every 30 seconds. Exits with 1 on any answer other than 200, a swap that did not
+The two runs are published by turns. Exits with 1 on any answer other than 200, a swap that did not
 happen, no eviction, or a resident memory that grows: a slope over the last two thirds above 1 % a minute and above
 three times its standard error.
 """
@@ -22,7 +22,6 @@ from genrank.bench.serving import rank_calls, started
 from genrank.client import Client
 from genrank.serving.versions import publish
 
-SWAP_SECONDS = 30.0
 EVENTS_PER_RANKING = 0.5
 
 
@@ -31,13 +30,14 @@ def main() -> int:
     parser.add_argument("runs", type=Path, nargs=2)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--rate", type=float, default=40.0, help="requests a second")
+    parser.add_argument("--swap-seconds", type=float, default=30.0, help="between two models")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         publish(options.runs[0], folder / "models")
         limits = ("--set", "cache_bytes=4000000", "--set", "deadline=5.0", "--set", "threads=1")
         with started(folder / "models", folder, *limits) as service:
-            watch = Watch(service, options.runs, folder / "models")
+            watch = Watch(service, options.runs, folder / "models", options.swap_seconds)
             heard = open_loop(service.url, calls(options.runs[0]), rate=options.rate, seconds=60 * options.minutes)
             watch.stop()
             counters = figures(service.url)
@@ -76,8 +76,8 @@ def calls(run: Path) -> list[Call]:
 class Watch:
     """Publishes by turns and notes the memory, in a thread of its own."""
 
-    def __init__(self, service, runs: list[Path], models: Path):
-        self.service, self.runs, self.models = service, runs, models
+    def __init__(self, service, runs: list[Path], models: Path, swap_seconds: float):
+        self.service, self.runs, self.models, self.swap_seconds = service, runs, models, swap_seconds
         self.memory: list[tuple[float, float]] = []  # minutes, MiB
         self.swaps = self.seen = 0
         self.stopping = threading.Event()
@@ -88,7 +88,7 @@ class Watch:
         client, began, swapped, version = Client(self.service.url), time.monotonic(), time.monotonic(), ""
         while not self.stopping.wait(1.0):
             self.memory.append(((time.monotonic() - began) / 60, self.service.memory_mib()))
-            if time.monotonic() - swapped > SWAP_SECONDS:
+            if time.monotonic() - swapped > self.swap_seconds:
                 self.seen += bool(version) and client.ready()["model"] == version
                 swapped, self.swaps = time.monotonic(), self.swaps + 1
                 version = publish(self.runs[self.swaps % 2], self.models)
