@@ -35,7 +35,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         publish(options.runs[0], folder / "models")
-        limits = ("--set", "cache_bytes=4000000", "--set", "deadline=5.0", "--set", "threads=1")
+        settings = ("cache_bytes=4000000", "decoded_bytes=2000000", "deadline=5.0", "threads=1")
+        limits = [part for setting in settings for part in ("--set", setting)]
         with started(folder / "models", folder, *limits) as service:
             watch = Watch(service, options.runs, folder / "models", options.swap_seconds)
             heard = open_loop(service.url, calls(options.runs[0]), rate=options.rate, seconds=60 * options.minutes)

@@ -50,7 +50,8 @@ class ServiceOptions:
     deadline: float = 0.5
     batch_candidates: int = 2000
     wait: float = 0.001
-    cache_bytes: int = 512 * MIB
+    cache_bytes: int = 512 * MIB  # of encoded histories
+    decoded_bytes: int = 256 * MIB  # of histories as they are before that
     threads: int = 0  # 0: as many as PyTorch takes
     device: str = "auto"  # a GPU where there is one
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -60,8 +61,8 @@ class ServiceOptions:
         for name in ("max_candidates", "max_events", "max_items", "batch_candidates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.deadline <= 0 or self.wait < 0 or self.cache_bytes < 0:
-            raise ValueError("deadline must be above 0, wait and cache_bytes 0 or more")
+        if self.deadline <= 0 or min(self.wait, self.cache_bytes, self.decoded_bytes) < 0:
+            raise ValueError("deadline must be above 0, wait, cache_bytes and decoded_bytes 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +139,7 @@ class Deployment:
             catalogue=self.catalogue,
             users=users,
             store=store,
+            max_bytes=options.decoded_bytes,
         )
         self.statistics = (
             ServedStatistics(data, bundle.manifest, self.histories, events=stored.events, until=until)

@@ -6,8 +6,6 @@ about it does, so that an encoded history can be told to be still the beginning 
 Shapes: N exposures of one user.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from genrank.batch import map_arrays
 from genrank.data.exposures import requests_by_gap
 from genrank.data.manifest import Manifest
 from genrank.data.request import FeatureEncoder, exposures, load_user, read_vocabulary
@@ -23,10 +22,12 @@ from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines, joined
 from genrank.errors import RequestError
 from genrank.schema import DataSpec
+from genrank.serving.cache import ByteBudgetCache
 from genrank.serving.catalogue import Catalogue
 from genrank.serving.store import Event, EventStore, StoreUnavailable, UserEvents
 
 Ints = NDArray[np.int64]
+MAX_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,13 @@ class UserHistory:
     stamps: Ints  # (N, 3)
     dropped: int = 0  # exposures before these that are no longer kept
     current: bool = True  # false: the store was out of reach; these are the events that were last seen
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of its arrays."""
+        sizes: list[int] = [self.stamps.nbytes]
+        map_arrays(self.timeline, lambda column: sizes.append(column.nbytes))
+        return sum(sizes)
 
     def aligned(self, step: int) -> "UserHistory":
         """The history that begins a multiple of `step` exposures after the user's first, as windows do."""
@@ -96,7 +104,7 @@ class NoPast:
 class Histories:
     """Histories of all users for one model: its vocabularies, the past it was prepared with, the live events.
 
-    max_users: decoded histories that are kept in memory.
+    max_bytes: of decoded histories that are kept in memory.
     """
 
     def __init__(
@@ -108,40 +116,33 @@ class Histories:
         catalogue: Catalogue,
         users: FeatureTable,
         store: EventStore | None = None,
-        max_users: int = 10_000,
+        max_bytes: int = MAX_BYTES,
     ):
         """`folder`: holds the vocabularies; a prepared folder or a bundle's."""
         self.schema, self.spec = manifest.schema, manifest.spec
-        self.past, self.store, self.max_users = past, store, max_users
+        self.past, self.store = past, store
         self.catalogue = catalogue
         self.users = {name: row for row, name in enumerate(users.ids.to_pylist()) if row}
         self.context = FeatureEncoder(folder, manifest, "exposure")
         self.feedback = {
             part.name: read_vocabulary(folder / "vocab" / f"{part.name}.parquet") for part in self.spec.feedback
         }
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[str, tuple[tuple[int, int], UserHistory]] = OrderedDict()
+        self._kept: ByteBudgetCache[str, tuple[tuple[int, int], UserHistory]] = ByteBudgetCache(
+            max_bytes, size=lambda kept: kept[1].num_bytes
+        )
 
     def of(self, user: str) -> UserHistory:
         """The user's history, with all events that are in the store now, or were when it was last in reach."""
-        with self._lock:
-            kept = self._kept.get(user)
+        kept = self._kept.get(user)
         try:
             version = (self.store.version(user) if self.store is not None else 0, self.catalogue.version)
             if kept is not None and kept[0] == version:
-                with self._lock:
-                    if user in self._kept:
-                        self._kept.move_to_end(user)
                 return kept[1]
             live = self.store.events(user) if self.store is not None and version[0] else UserEvents()
         except StoreUnavailable:
             return replace(self._read(user, UserEvents()) if kept is None else kept[1], current=False)
         history = self._read(user, live)
-        with self._lock:
-            self._kept[user] = ((live.version, version[1]), history)
-            self._kept.move_to_end(user)
-            while len(self._kept) > self.max_users:
-                self._kept.popitem(last=False)
+        self._kept.put(user, ((live.version, version[1]), history))
         return history
 
     def prepared(self, event: Event) -> bool:
