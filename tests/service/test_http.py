@@ -109,9 +109,28 @@ def says_what_is_wrong(client: Client, running: Running, items: list[str], user:
         ("POST", "/v1/rank", b"\xff\xfe", 422),
         ("POST", "/v1/rank", b'{"user": "u", "candidates": ["i"], "time": 1e99}', 422),
         ("POST", "/v1/rank", b"null", 422),
+        ("POST", "/v1/rank", b'{"user": "u", "candidates": ["i"], "context": {"item_age": NaN}}', 422),
+        ("POST", "/v1/rank", b'{"user": "u", "candidates": ["i"], "context": {"item_age": 1e999}}', 422),
+        ("POST", "/v1/rank", b'{"user": "u", "candidates": [true]}', 422),
+        ("POST", "/v1/rank", b'{"user": "", "candidates": ["i"]}', 422),
+        ("POST", "/v1/rank", b'{"user": "\\ud800", "candidates": ["i"]}', 422),
+        ("POST", "/v1/rank", b'{"user": "u", "candidates": ["i"], "context": ' + b"[" * 5000, 400),
+        ("POST", "/v1/rank", b'{"user": "u", "candidates": ["i"], "context": {"item_age": 1%s}}' % (b"0" * 400), 422),
+        ("POST", "/v1/events", b'{"events": [{"user": "p", "item": "i", "time": 1, "position": 99999999999}]}', 422),
+        (
+            "POST",
+            "/v1/events",
+            b'{"events": [{"user": "p", "item": "i", "time": 1, "actions": {"dwell": 1e300}}]}',
+            400,
+        ),
+        ("POST", "/v1/events", b'{"events": [{"user": "p", "item": "\\ud800", "time": 1}]}', 422),
+        ("PUT", "/v1/items", b'{"items": [{"item": "n", "features": {"length": NaN}}]}', 422),
         ("DELETE", "/v1/rank", b"", 405),
     ):
-        assert raw(running, method, path, body)[0] == status
+        answered, content = raw(running, method, path, body)
+        assert answered == status, (body, content)
+    assert raw(running, "POST", "/v1/rank", b"{}", **{"content-type": "text/plain"})[0] == 415
+    assert client.rank("p", items)["history"] == 0  # nothing of that was kept
     assert client.ready()["status"] == "ready"
 
 
@@ -122,7 +141,7 @@ def event(items: list[str], **changes: Any) -> dict[str, Any]:
 def raw(running: Running, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes]:
     parts = urlsplit(running.url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
-    connection.request(method, path, body, headers)
+    connection.request(method, path, body, {"content-type": "application/json", **headers})
     response = connection.getresponse()
     content = response.read()
     connection.close()

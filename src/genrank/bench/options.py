@@ -8,7 +8,7 @@ from typing import Literal
 from genrank.models.pointwise_ranker import PointwiseRankerConfig
 from genrank.models.sequence_ranker import SequenceRankerConfig
 from genrank.nn.experts import MultiTaskConfig
-from genrank.recipes import LARGE_POINTWISE, PAPER_SEQUENCE
+from genrank.recipes import LARGE_POINTWISE, LARGE_SEQUENCE, PAPER_SEQUENCE
 from genrank.simulation import WorldConfig
 
 DIN = replace(LARGE_POINTWISE, pooling="din")  # of the recipe din
@@ -33,6 +33,7 @@ class Size:
     items: int = 50_000
     table: tuple[int, int] = (2_000_000, 64)
     lookups: int = 32_768
+    generative: SequenceRankerConfig = LARGE_SEQUENCE  # what scoring's growth is shown of: the recipes genrank and din
     pointwise: PointwiseRankerConfig = DIN
     scored: tuple[int, int] = (512, 500)  # history, candidates
     scored_candidates: tuple[int, ...] = (50, 200, 500, 1000, 2000)
@@ -60,6 +61,7 @@ TINY = Size(
     items=500,
     table=(5_000, 8),
     lookups=512,
+    generative=TINY_MODEL,
     pointwise=replace(DIN, width=8, embedding_dim=8, mlp=(16,), heads=MultiTaskConfig(tower=8)),
     scored=(32, 20),
     scored_candidates=(5, 20),

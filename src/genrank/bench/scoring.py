@@ -1,8 +1,9 @@
 """How fast are candidates scored over a history that is encoded already, as a ranking service does?
 
 One user and one request at a time. Uncached is `forward` on the same request: the history is encoded for it. A cached
-request brings its candidates only; whether both give the same logits is reported as `deviation`. Beside them DIN, the
-production ranker with target attention, over the same candidates and the same history, which it can't encode ahead.
+request brings its candidates only; whether both give the same logits is reported as `deviation`. How the time grows is
+shown of the recipe `genrank`, with the recipe `din` beside it, the production ranker with target attention, over the
+same candidates and the same history, which it can't encode ahead.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from genrank.data.sequence import SequenceConfig
 from genrank.data.timelines import gather
 from genrank.models.flops import scoring_flops
 from genrank.models.pointwise_ranker import PointwiseRanker
-from genrank.models.sequence_ranker import SequenceRanker
+from genrank.models.sequence_ranker import SequenceRanker, SequenceRankerConfig
 
 OWN_MINUTES = 4.0
 GROWTH_SHARE = 0.75  # of the time, over all sizes of the growth
@@ -32,7 +33,7 @@ def scoring(options: BenchOptions, say: Callable[[str], None]) -> dict[str, Any]
     sizes = options.sizes
     num_history, num_candidates = sizes.scored
     say(f"{num_candidates} candidates over {num_history} past exposures")
-    one = _Case.of(sizes, num_history, num_candidates, options.seed)
+    one = _Case.of(sizes, sizes.model, num_history, num_candidates, options.seed)
     products = MatrixProducts(sizes.matrix, bench_device())
     rounds = interleave(
         {**one.work(), **products.work()}, seconds=options.seconds(OWN_MINUTES, 1 - GROWTH_SHARE), settle=settle
@@ -61,7 +62,7 @@ def _growth(options: BenchOptions, say: Callable[[str], None]) -> dict[str, Any]
     rows = {}
     for length, count in cases:
         say(f"{count} candidates over {length} past exposures")
-        one = _Case.of(sizes, length, count, options.seed)
+        one = _Case.of(sizes, sizes.generative, length, count, options.seed)
         seconds = options.seconds(OWN_MINUTES, GROWTH_SHARE / len(cases))
         rounds = interleave(one.work(), seconds=seconds, settle=settle)
         ours, theirs = _percentiles(rounds, "cached"), _percentiles(rounds, "din")
@@ -86,7 +87,7 @@ class _Case:
     request: PackedBatch  # candidates only
 
     @classmethod
-    def of(cls, sizes: Size, num_history: int, num_candidates: int, seed: int) -> "_Case":
+    def of(cls, sizes: Size, model: SequenceRankerConfig, num_history: int, num_candidates: int, seed: int) -> "_Case":
         device = bench_device()
         world = synthetic([num_history], candidates=num_candidates, num_items=sizes.items, seed=seed)
         sequence = SequenceConfig(max_history=num_history, max_candidates=num_candidates)
@@ -94,7 +95,7 @@ class _Case:
         whole = loader.builder.batch(loader.samples)
         torch.manual_seed(seed)
         return cls(
-            genrank=SequenceRanker(sizes.model, world.spec, max_history=num_history).to(device).eval(),
+            genrank=SequenceRanker(model, world.spec, max_history=num_history).to(device).eval(),
             din=PointwiseRanker(sizes.pointwise, world.spec, max_history=num_history).to(device).eval(),
             whole=map_arrays(whole, torch.from_numpy).to(device),
             request=map_arrays(candidates_only(whole), torch.from_numpy).to(device),

@@ -74,7 +74,8 @@ def _measure(
         "p50_ms": half.milliseconds(50),
         "p99_ms": half.milliseconds(99),
         "p99_over_p50": half.milliseconds(99) / half.milliseconds(50),
-        "errors": full.errors + half.errors + over.errors + after.errors + half.count(503) + full.count(503),
+        "errors": full.errors + half.errors + over.errors + after.errors,
+        "refused_at_half": half.count(503),
         "requests": sum(len(heard.status) for heard in (full, half, over, after)),
         "overload": {
             "seconds": over.lasted,

@@ -40,7 +40,7 @@ from genrank.serving.store import StoreUnavailable
 
 log = logging.getLogger("genrank.service")
 ERRORS: dict[int | str, dict[str, Any]] = {
-    code: {"model": ErrorBody} for code in (400, 401, 404, 405, 411, 413, 422, 503)
+    code: {"model": ErrorBody} for code in (400, 401, 404, 405, 411, 413, 415, 422, 503)
 }
 
 
@@ -107,9 +107,10 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, problem: RequestValidationError) -> Response:
         first, *others = problem.errors()
-        where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
+        named = [str(part) for part in first["loc"] if str(part).replace("_", "").isalnum()]  # not kinds of a union
+        where = ".".join(part for part in named if part not in ("body", "CandidateBody")) or "body"
         more = f"; {len(others)} more such" if others else ""
-        return _error(request, 422, f"{where}: {first['msg']}{more}; see /docs")
+        return _error(request, 422, f"{where}: {first['msg'].removeprefix('Value error, ')}{more}; see /docs")
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, problem: HTTPException) -> Response:

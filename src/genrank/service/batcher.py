@@ -18,7 +18,7 @@ from genrank.errors import GenRankError
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
 MEMORY = 0.9  # of the measured rate, per batch
-HEADROOM = 0.7  # of the time that a job has, to be promised away: the rate falls when the load rises
+HEADROOM = 0.6  # of the time that a job has, to be promised away: the rate falls and the web slows as the load rises
 
 
 class Overloaded(GenRankError):

@@ -52,7 +52,7 @@ class ServiceOptions:
     wait: float = 0.001
     cache_bytes: int = 512 * MIB  # of encoded histories
     decoded_bytes: int = 256 * MIB  # of histories as they are before that
-    threads: int = 0  # 0: as many as PyTorch takes
+    threads: int = 1  # of PyTorch; small models serve fastest with one, and scale by workers. 0: as many as it takes
     device: str = "auto"  # a GPU where there is one
     precision: Literal["fp32", "bf16"] = "fp32"
     values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

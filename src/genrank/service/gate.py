@@ -79,6 +79,9 @@ class Gate:
             message = "a bearer token is needed, in the header Authorization: Bearer …"
             return JSONResponse(error_body(message, request_id), 401)
         if scope["method"] in ("POST", "PUT"):
+            if not headers.get(b"content-type", b"").lower().startswith(b"application/json"):
+                message = "the body must be JSON; send the header Content-Type: application/json"
+                return JSONResponse(error_body(message, request_id), 415)
             size = headers.get(b"content-length", b"")
             if not size.isdigit():
                 return JSONResponse(error_body("the header Content-Length is needed", request_id), 411)

@@ -1,5 +1,6 @@
 """Starts the service: uvicorn around the application, until SIGTERM or Ctrl-C."""
 
+import gc
 import logging
 import signal
 import socket
@@ -62,6 +63,7 @@ def run(service: RankingService, listening: Listening, taken: socket.socket, *, 
     log.setLevel(logging.INFO)
     log.propagate = False
     sys.setswitchinterval(SWITCH)
+    settle_objects()
     config = uvicorn.Config(
         build_app(service, token=listening.token, max_body=listening.max_body),
         log_level="warning",
@@ -75,10 +77,17 @@ def run(service: RankingService, listening: Listening, taken: socket.socket, *, 
     # uvicorn stops on these and raises them again afterwards, for whoever handled them before: here, for nobody.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    watcher = None if models is None else Watcher(service, models)
+    watcher = None if models is None else Watcher(service, models, swapped=settle_objects)
     uvicorn.Server(config).run(sockets=[taken])
     if watcher is not None:
         watcher.stop()
+
+
+def settle_objects() -> None:
+    """Take what is there now out of Python's collections, which would stop every ranking for as long as they last."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def bind(listening: Listening) -> socket.socket:

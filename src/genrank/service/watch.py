@@ -2,11 +2,13 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from genrank.errors import GenRankError
 from genrank.service.core import RankingService
 from genrank.serving.bundle import load_bundle
+from genrank.serving.store import StoreUnavailable
 from genrank.serving.versions import check_golden, current
 
 log = logging.getLogger("genrank.service")
@@ -17,7 +19,16 @@ class Watcher:
     """Looks at `models` in a thread of its own. A version that fails is logged, once, and tried again when
     another has been current since."""
 
-    def __init__(self, service: RankingService, models: Path, *, period: float = PERIOD):
+    def __init__(
+        self,
+        service: RankingService,
+        models: Path,
+        *,
+        period: float = PERIOD,
+        swapped: Callable[[], None] = lambda: None,
+    ):
+        """swapped: is called after every swap."""
+        self.swapped = swapped
         self.service, self.models, self.period = service, models, period
         self.failed: str | None = None
         self._stopping = threading.Event()
@@ -42,6 +53,11 @@ class Watcher:
             bundle = load_bundle(self.models / version)
             check_golden(bundle)
             self.service.swap(bundle)
+            self.swapped()
+        except StoreUnavailable as problem:
+            self.failed = None  # not its fault; tried again
+            log.error("the service stays with %s for now: %s", self.service.version, problem)
+            return False
         except GenRankError as problem:
             log.error("the service stays with %s: %s", self.service.version, problem)
             return False

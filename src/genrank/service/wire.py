@@ -1,16 +1,55 @@
 """What goes over HTTP: the bodies of requests and answers."""
 
 import json
-from typing import Any
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 
 from genrank.service.core import RankAnswer, RankRequest
 from genrank.serving.catalogue import Item
 from genrank.serving.store import Event
 
-Id = str | int
 MAX_ID = 256
+
+
+def _text(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair is no text; send whole characters") from None
+    return value
+
+
+def _values(values: dict[str, Any]) -> dict[str, Any]:
+    for name, value in values.items():
+        _text(name)
+        _value(name, value)
+    return values
+
+
+def _value(name: str, value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} is {value}; leave out what is unknown")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ValueError(f"{name} has more than 64 bits; send it as text if it is an id")
+    if isinstance(value, str):
+        _text(value)
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _value(name, part)
+
+
+def _id(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError("expected an id, text or a whole number")
+    if not 0 < len(str(value)) <= MAX_ID:
+        raise ValueError(f"an id has 1 to {MAX_ID} characters")
+    return _text(str(value))
+
+
+ID_SCHEMA = {"anyOf": [{"type": "string", "minLength": 1, "maxLength": MAX_ID}, {"type": "integer"}]}
+Id = Annotated[str, BeforeValidator(_id), WithJsonSchema(ID_SCHEMA)]
+Values = Annotated[dict[str, JsonValue], AfterValidator(_values)]
 
 
 class Body(BaseModel):
@@ -23,7 +62,7 @@ class CandidateBody(Body):
     """A candidate with features of its exposure that are its own, such as its age."""
 
     item: Id
-    context: dict[str, JsonValue] = Field(default_factory=dict)
+    context: Values = Field(default_factory=dict)
 
 
 class RankBody(Body):
@@ -32,7 +71,7 @@ class RankBody(Body):
     user: Id
     candidates: list[Id | CandidateBody] = Field(min_length=1)
     time: int | None = Field(None, description="seconds since the epoch; default: now", ge=0, lt=2**40)
-    context: dict[str, JsonValue] = Field(default_factory=dict, description="features of all candidates' exposure")
+    context: Values = Field(default_factory=dict, description="features of all candidates' exposure")
     tasks: list[str] = Field(default_factory=list, description="scores wanted in the answer; default: all")
     value: dict[str, float] | str = Field("", description="weight of each task in the order, or a formula's name")
     top_k: int = Field(0, ge=0, description="best candidates to answer with; 0: all")
@@ -40,8 +79,8 @@ class RankBody(Body):
     def request(self) -> RankRequest:
         """As the service takes it."""
         return RankRequest(
-            user=str(self.user),
-            candidates=tuple(str(c.item if isinstance(c, CandidateBody) else c) for c in self.candidates),
+            user=self.user,
+            candidates=tuple(c.item if isinstance(c, CandidateBody) else c for c in self.candidates),
             time=self.time,
             context=self._context(),
             tasks=tuple(self.tasks),
@@ -121,16 +160,16 @@ class EventBody(Body):
     user: Id
     item: Id
     time: int = Field(ge=0, lt=2**40, description="seconds since the epoch")
-    request: Id = ""
-    position: int = -1
-    actions: dict[str, JsonValue] = Field(default_factory=dict)
-    context: dict[str, JsonValue] = Field(default_factory=dict)
-    id: str = Field("", max_length=MAX_ID)
+    request: Id | Literal[""] = ""
+    position: int = Field(-1, ge=-1, lt=2**31, description="slot in the feed; -1: unknown")
+    actions: Values = Field(default_factory=dict)
+    context: Values = Field(default_factory=dict)
+    id: Annotated[str, AfterValidator(_text)] = Field("", max_length=MAX_ID)
 
     def event(self) -> Event:
         """As the service takes it."""
         return Event(
-            user=str(self.user), item=str(self.item), time=self.time, request=str(self.request),
+            user=self.user, item=self.item, time=self.time, request=self.request,
             position=self.position, actions=self.actions, context=self.context, id=self.id,
         )  # fmt: skip
 
@@ -152,11 +191,11 @@ class ItemBody(Body):
     """An item's features; embeddings are lists of numbers."""
 
     item: Id
-    features: dict[str, JsonValue] = Field(default_factory=dict)
+    features: Values = Field(default_factory=dict)
 
     def as_item(self) -> Item:
         """As the service takes it."""
-        return Item(id=str(self.item), features=self.features)
+        return Item(id=self.item, features=self.features)
 
 
 class ItemsBody(Body):

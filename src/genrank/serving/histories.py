@@ -28,6 +28,7 @@ from genrank.serving.store import Event, EventStore, StoreUnavailable, UserEvent
 
 Ints = NDArray[np.int64]
 MAX_BYTES = 256 * 2**20
+LONGEST = 1e9  # seconds of a duration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +235,7 @@ def _number(event: Event, name: str, *, binary: bool) -> float:
     value = event.actions[name]
     if value is None:
         return -1 if binary else np.nan
-    if isinstance(value, bool | int | float) and (value in (0, 1) if binary else np.isfinite(value) and value >= 0):
+    if isinstance(value, bool | int | float) and (value in (0, 1) if binary else 0 <= value <= LONGEST):
         return float(value)
-    wanted = "true, false or null" if binary else "seconds or null"
+    wanted = "true, false or null" if binary else "seconds, at most 10^9, or null"
     raise RequestError(f"actions: {name} of item {event.item!r} must be {wanted}, found {value!r}")

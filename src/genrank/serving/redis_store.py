@@ -98,22 +98,23 @@ return {redis.call('HMGET', KEYS[1] .. ':v:' .. ARGV[1], 'version', 'dropped'),
 class RedisStore:
     """Events and items in one Redis database, for any number of service processes.
 
-    A command that takes longer than `timeout` seconds raises StoreUnavailable, and so does every other one for PAUSE
-    seconds after it: while Redis is gone, its callers don't wait for it. It is asked again by itself.
+    A look at a user's events that takes longer than `timeout` seconds raises StoreUnavailable, a write or a reading of
+    everything one of `patience`, and so does every other one for PAUSE seconds after it: while Redis is gone, rankings
+    don't wait for it. It is asked again by itself.
     """
 
     shared = True
 
-    def __init__(self, url: str, *, max_events: int = 4096, timeout: float = 0.1):
+    def __init__(self, url: str, *, max_events: int = 4096, timeout: float = 0.1, patience: float = 2.0):
         """url: redis://[[user]:password@]host[:port][/database][#prefix]; several feeds can share a database under
         prefixes of their own. Raises ConfigError for another address, StoreUnavailable where nobody answers."""
         self.max_events = max_events
         address, _, prefix = url.partition("#")
         self.prefix = prefix or "genrank"
-        self._redis, self.shown = _connect(address, timeout)
-        self._append, self._put, self._events = (
-            self._redis.register_script(script) for script in (APPEND, PUT_ITEMS, EVENTS)
-        )
+        self._quick, self.shown = _connect(address, timeout)
+        self._redis, _ = _connect(address, patience)
+        self._append, self._put = (self._redis.register_script(script) for script in (APPEND, PUT_ITEMS))
+        self._events = self._quick.register_script(EVENTS)
         self._silent_until = 0.0
         self._ask(self._redis.ping)
 
@@ -174,7 +175,7 @@ class RedisStore:
 
     def version(self, user: str) -> int:
         """See EventStore."""
-        return int(self._ask(lambda: self._redis.hget(self._key(f"v:{user}"), "version")) or 0)
+        return int(self._ask(lambda: self._quick.hget(self._key(f"v:{user}"), "version")) or 0)
 
     def put_items(self, items: Sequence[Item]) -> None:
         """See EventStore. All of them or none."""
@@ -186,6 +187,7 @@ class RedisStore:
     def close(self) -> None:
         """See EventStore."""
         self._redis.close()
+        self._quick.close()
 
     def _all_events(self) -> dict[tuple[str, str], tuple[int, str]]:
         kept: dict[tuple[str, str], tuple[int, str]] = {}
