@@ -9,7 +9,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "genrank"
 FLOORS = {
     "errors": 0, "schema": 0, "config": 0, "batch": 0, "folders": 0,
     "data": 1, "nn": 1, "client": 1,
-    "models": 2,
+    "models": 2, "retrieval": 2,
     "training": 3, "evaluation": 3, "serving": 3,
     "runs": 4,
     "recipes": 5, "simulation": 5, "service": 5,

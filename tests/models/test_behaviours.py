@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from genrank.batch import PackedBatch, map_arrays
 from genrank.data.sequence import Samples, SequenceBuilder, take
 from genrank.data.timelines import Timelines
-from genrank.models.history_state import join
 from genrank.models.ranker import Ranker, build_ranker
 from genrank.models.sequence_ranker import SequenceRanker
+from genrank.nn.history_state import join
 from worlds import SPEC, builder, timelines
 from zoo import NAMES, config, ranker
 

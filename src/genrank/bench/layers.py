@@ -17,9 +17,9 @@ from genrank.bench.measure import Work
 from genrank.bench.options import BenchOptions
 from genrank.bench.worlds import share_of, synthetic
 from genrank.data.sequence import SequenceConfig
-from genrank.models.organization import action_context, interleaved_context
 from genrank.nn.attention import TIME_BUCKETS, Attention, LearnedBias, Queries, Scoring, Tokens, alibi
 from genrank.nn.backends import BACKENDS
+from genrank.nn.organization import action_context, interleaved_context
 
 
 @dataclass(frozen=True, kw_only=True)

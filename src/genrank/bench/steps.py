@@ -9,9 +9,9 @@ from genrank.batch import PackedBatch
 from genrank.bench.machine import Precision, bench_device
 from genrank.data.loader import Loader
 from genrank.models.flops import training_flops
-from genrank.models.organization import tokens_per_event
 from genrank.models.ranker import ModelConfig, build_ranker
 from genrank.models.sequence_ranker import SequenceRankerConfig
+from genrank.nn.organization import tokens_per_event
 from genrank.training.checkpoint import Checkpoints
 from genrank.training.trainer import Trainer, TrainingConfig
 

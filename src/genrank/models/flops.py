@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from genrank.batch import Candidates, PackedBatch
-from genrank.models.organization import tokens_per_event
 from genrank.models.ranker import Ranker
 from genrank.models.sequence_ranker import SequenceRanker, SequenceRankerConfig
+from genrank.nn.organization import tokens_per_event
 
 BACKWARD = 2  # times the forward pass
 

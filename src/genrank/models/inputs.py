@@ -14,10 +14,10 @@ from genrank.batch import PackedBatch
 from genrank.config import nearest
 from genrank.data.search import SearchConfig
 from genrank.data.sequence import search_feature
-from genrank.models.organization import per_token
 from genrank.nn.durations import DurationHead
 from genrank.nn.embeddings import ActionEmbedding, CombinationEmbedding, FeatureEmbedding, StatisticsEmbedding
 from genrank.nn.experts import MultiTaskConfig
+from genrank.nn.organization import per_token
 from genrank.nn.sim import ExactSearch
 from genrank.schema import DataSpec, FeatureSpec, Owner
 

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from genrank.batch import History, PackedBatch
 from genrank.models.inputs import Inputs, RankerConfig
-from genrank.models.organization import per_token
 from genrank.models.outputs import Outputs
 from genrank.nn.crosses import CrossNetwork
 from genrank.nn.dropout import Dropout
 from genrank.nn.encoding import NUM_GAP_BUCKETS, gap_bucket
+from genrank.nn.organization import per_token
 from genrank.nn.pooling import MeanPooling, TargetAttention
 from genrank.schema import DataSpec
 

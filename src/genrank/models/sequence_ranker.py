@@ -11,7 +11,7 @@ history of earlier requests and itself. Only candidates reach the heads, so the 
 and values only. SIM's long history and the window statistics join the candidate's vector behind the blocks, so that
 the cached history knows nothing of them.
 
-HSTU is the same with `organization`, `encoding` and `block` set to its own: see models/organization.py, nn/blocks.py.
+HSTU is the same with `organization`, `encoding` and `block` set to its own: see nn/organization.py, nn/blocks.py.
 
 Shapes: B sequences, T history events, X context tokens, C candidates, W width.
 """
@@ -25,9 +25,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from genrank.batch import Candidates, History, PackedBatch
-from genrank.models.history_state import HistoryState, Merge
 from genrank.models.inputs import Inputs, RankerConfig
-from genrank.models.organization import (
+from genrank.models.outputs import Outputs
+from genrank.nn.attention import Attention, Queries, Scoring, Tokens, alibi
+from genrank.nn.backends import BACKENDS, Backend, choose_backend
+from genrank.nn.blocks import Block, HSTUBlock, KeysValues, RelativeBias, TransformerBlock
+from genrank.nn.dropout import Dropout
+from genrank.nn.encoding import GenRankEncoding
+from genrank.nn.history_state import HistoryState, Merge
+from genrank.nn.organization import (
     Context,
     Organization,
     action_context,
@@ -38,12 +44,6 @@ from genrank.models.organization import (
     tokens_per_event,
     with_user_tokens,
 )
-from genrank.models.outputs import Outputs
-from genrank.nn.attention import Attention, Queries, Scoring, Tokens, alibi
-from genrank.nn.backends import BACKENDS, Backend, choose_backend
-from genrank.nn.blocks import Block, HSTUBlock, KeysValues, RelativeBias, TransformerBlock
-from genrank.nn.dropout import Dropout
-from genrank.nn.encoding import GenRankEncoding
 from genrank.schema import DataSpec
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class SequenceRankerConfig(RankerConfig):
 
     @property
     def predicts_in_place(self) -> bool:
-        """Whether a past exposure's own item token predicts its action: see models/organization.py."""
+        """Whether a past exposure's own item token predicts its action: see nn/organization.py."""
         return self.organization == "interleaved" and self.encoding == "hstu" and not self.candidate_copies
 
     @property

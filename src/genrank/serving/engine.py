@@ -22,9 +22,9 @@ from genrank.data.request import with_request
 from genrank.data.sequence import Samples, SequenceBuilder, SequenceConfig, take
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines, joined
-from genrank.models.history_state import HistoryState, join
 from genrank.models.ranker import Ranker
 from genrank.models.sequence_ranker import SequenceRanker
+from genrank.nn.history_state import HistoryState, join
 from genrank.serving.cache import ByteBudgetCache
 from genrank.serving.histories import Histories, UserHistory
 
