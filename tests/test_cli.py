@@ -138,6 +138,19 @@ def test_data_of_another_schema_is_refused(run, feed, tmp_path, capsys) -> None:
     assert "another schema" in refused(capsys, "evaluate", run, "--data", other)
 
 
+def test_a_log_without_tasks_can_be_prepared_but_not_ranked_by(tmp_path, capsys) -> None:
+    lines = "".join(f"u{n % 3},i{n % 5},{1_600_000_000 + n}\n" for n in range(60))
+    (tmp_path / "bought.csv").write_text("user,item,time\n" + lines)
+    (tmp_path / "schema.toml").write_text('name = "bought"\n[columns]\nuser = "user"\nitem = "item"\ntime = "time"\n')
+    data = tmp_path / "data"
+    arguments = ["--schema", str(tmp_path / "schema.toml"), "--out", str(data)]
+    assert main(["prepare", str(tmp_path / "bought.csv"), *arguments]) == 0
+    said = refused(capsys, "train", data, "--recipe", "genrank-small", "--out", tmp_path / "run")
+    assert f"{data}: has no tasks" in said
+    assert "--recipe grank" in said
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [("statistics.enabled=true", "the window statistics differ"), ("statistics.smoothing=9", "smoothed or measured")],

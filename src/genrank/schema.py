@@ -190,7 +190,7 @@ class LogSchema:
 
     name: str
     columns: Columns
-    tasks: tuple[Task, ...]
+    tasks: tuple[Task, ...] = ()  # none: every row is a positive event (a purchase, say); enough for retrieval
     feedback: tuple[Feedback, ...] = ()
     features: tuple[Feature, ...] = ()
     time: Time = field(default_factory=Time)
@@ -203,8 +203,6 @@ class LogSchema:
     oracle: dict[str, str] = field(default_factory=dict)  # task -> column with its true probability (simulated logs)
 
     def __post_init__(self) -> None:
-        if not self.tasks:
-            raise ValueError("there is no [[tasks]]; a ranker needs at least one action to predict")
         parts: tuple[Task | Feedback | Feature, ...] = (*self.tasks, *self.feedback, *self.features)
         names = [part.name for part in parts]
         for name in names:
@@ -240,7 +238,7 @@ class LogSchema:
 
     def _check_statistics(self, binary: set[str], by: tuple[str, ...]) -> None:
         if not binary:
-            raise ValueError("statistics.enabled: there is no binary task to count")
+            raise ValueError("statistics.enabled: there is no binary task to count; add one under [[tasks]]")
         entities = ("item", "user", *by, *(f"user_{name}" for name in by))
         for name in by:
             if entities.count(name) > 1:

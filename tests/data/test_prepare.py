@@ -9,8 +9,10 @@ import pytest
 
 from exposure_logs import CLICK, SCHEMA, START, log, prepare_log, shuffled
 from genrank.data.buckets import choose_num_buckets
+from genrank.data.manifest import PartCounts
 from genrank.data.prepare import PrepareOptions
 from genrank.data.prepared import PreparedData
+from genrank.data.sequence import SequenceConfig
 from genrank.schema import Feature, Feedback, Requests, Split, Table, Tables, Task, Time
 
 COLUMNS = SCHEMA.columns
@@ -46,6 +48,21 @@ def test_the_prepared_folder_can_be_loaded(tmp_path: Path) -> None:
     data = PreparedData.load(prepared.folder)
     assert data.timelines.num_exposures == 60
     assert len(data.items) == 11
+
+
+def test_a_log_of_positives_needs_no_task(tmp_path: Path) -> None:
+    columns = log(kind=["buy", "fav"] * 30)
+    prepared = prepare_log(tmp_path, columns, tasks=(), feedback=(Feedback(name="kind", column="kind"),))
+    assert prepared.manifest.spec.tasks == ()
+    assert prepared.manifest.warnings == ()
+    assert prepared.manifest.counts.test == PartCounts(exposures=6, requests=6, positives={})
+    assert [row["feedback_kind"] for row in prepared.rows()] == [1] * 15 + [2] * 15 + [1] * 15 + [2] * 15
+    data = PreparedData.load(prepared.folder)
+    assert data.manifest == prepared.manifest
+    builder = data.builder(SequenceConfig(max_history=16))
+    batch = builder.batch(data.part(builder, "test"))
+    assert batch.candidates.labels == {}
+    assert set(batch.history.actions["kind"].tolist()) == {1, 2}
 
 
 def test_users_are_spread_over_buckets_by_their_row(tmp_path: Path) -> None:

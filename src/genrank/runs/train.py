@@ -51,7 +51,7 @@ def start_run(data: Path, config: RunConfig, out: Path) -> None:
         )
     refuse_occupied(out)
     manifest = Manifest.load(data)
-    _check_tasks(config, manifest)
+    _check_tasks(data, config, manifest)
     try:
         check_data(config.model, manifest.spec)
     except ValueError as problem:
@@ -190,7 +190,12 @@ def _describe(model: Ranker, trainer: Trainer, console: Console) -> None:
     )
 
 
-def _check_tasks(config: RunConfig, manifest: Manifest) -> None:
+def _check_tasks(data: Path, config: RunConfig, manifest: Manifest) -> None:
+    if not manifest.spec.tasks:
+        raise ConfigError(
+            f"{data}: has no tasks, so there is nothing to rank by; a retrieval recipe (--recipe grank) can learn from "
+            "it, or name an action under [[tasks]] of its schema"
+        )
     tasks = {task.name: 1.0 for task in manifest.spec.tasks}
     for setting, weights in (("value", config.value), ("training.task_weights", config.training.task_weights)):
         for task in weights:
