@@ -35,7 +35,8 @@ class Source:
     """An exposure log that can be read. `folder`: side files (embeddings) are relative to it.
 
     `description` goes to the manifest as it is. `optional_tasks`: binary tasks that are left out with a warning, rather
-    than refused, where the training part has one class only.
+    than refused, where the training part has one class only. `period`: epoch seconds, from the first until before the
+    second, outside of which times are known to be wrong.
     """
 
     schema: LogSchema
@@ -43,6 +44,7 @@ class Source:
     folder: Path
     description: dict[str, Any] = field(default_factory=dict)
     optional_tasks: tuple[str, ...] = ()
+    period: tuple[int, int] | None = None
 
     def with_settings(self, assignments: Sequence[str]) -> "Source":
         """The source with `path=value` settings of its schema changed, as in `split.test_fraction=0.2`."""

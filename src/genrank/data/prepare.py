@@ -148,10 +148,10 @@ class _Preparation:
             check_side_tables(relations, schema)
         except WrongTypeError as problem:
             raise explain_wrong_type(engine, problem) from None
-        findings = survey(engine, exposures, typed, schema, now)
+        reasons = drop_reasons(exposures, typed, schema, now, self.source.period)
+        findings = survey(engine, exposures, typed, schema, reasons)
         self.report(f"read {findings.rows:,} rows")
         if findings.dropped:
-            reasons = drop_reasons(exposures, typed, schema, now)
             exposures = exposures.filter(~functools.reduce(operator.or_, reasons.values()))
         return exposures, typed, findings
 

@@ -12,6 +12,7 @@ from genrank.schema import LogSchema, Task
 DAY = 86_400
 YEAR_1971 = 31_536_000
 YEAR_2200 = 7_258_118_400
+Period = tuple[int, int] | None  # begin and end, see `Source`
 NO_ROWS = "the log has no rows; expected one row per exposure; check the paths and the files' contents"
 
 
@@ -24,8 +25,10 @@ class Findings:
     warnings: tuple[str, ...]
 
 
-def drop_reasons(exposures: Expression, typed: dict[str, Column], schema: LogSchema, now: int) -> dict[str, Column]:
-    """Reason → where a row is dropped for it; the reasons exclude each other. `now`: epoch seconds."""
+def drop_reasons(
+    exposures: Expression, typed: dict[str, Column], schema: LogSchema, now: int, period: Period = None
+) -> dict[str, Column]:
+    """Reason → where a row is dropped for it; the reasons exclude each other. `now`, `period`: epoch seconds."""
     time = typed["time"]
     raw_time = exposures[schema.columns.time]
     reasons = {
@@ -36,6 +39,8 @@ def drop_reasons(exposures: Expression, typed: dict[str, Column], schema: LogSch
         "time before 1970": time < 0,
         "time in the future": time > now + DAY,
     }
+    if period is not None:
+        reasons["time outside of the data set's days"] = (time < period[0]) | (time >= period[1])
     exclusive: dict[str, Column] = {}
     earlier: Column = None
     for reason, here in reasons.items():
@@ -45,9 +50,13 @@ def drop_reasons(exposures: Expression, typed: dict[str, Column], schema: LogSch
     return exclusive
 
 
-def survey(engine: Engine, exposures: Expression, typed: dict[str, Column], schema: LogSchema, now: int) -> Findings:
-    """Looks at every row once. Raises LogError for what would make nonsense of the whole log."""
-    reasons = drop_reasons(exposures, typed, schema, now)
+def survey(
+    engine: Engine, exposures: Expression, typed: dict[str, Column], schema: LogSchema, reasons: dict[str, Column]
+) -> Findings:
+    """Looks at every row once; `reasons` to drop one are those of `drop_reasons`.
+
+    Raises LogError for what would make nonsense of the whole log.
+    """
     counts = engine.row(exposures.aggregate(**_questions(exposures, typed, schema, reasons)))
     counts = {name: int(value or 0) for name, value in counts.items()}
     rows = counts["rows"]

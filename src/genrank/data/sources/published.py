@@ -8,15 +8,25 @@ from genrank.data.logs import Source
 from genrank.data.sources.kuairand import kuairand
 from genrank.data.sources.mind import mind
 from genrank.data.sources.movielens import movielens
+from genrank.data.sources.sequences import sequences
+from genrank.data.sources.taobao import taobao
 from genrank.errors import ConfigError, LogError
 
-SOURCES: Mapping[str, Callable[[Path], Source]] = {"movielens": movielens, "mind": mind, "kuairand": kuairand}
+SOURCES: Mapping[str, Callable[[Path], Source]] = {
+    "movielens": movielens,
+    "mind": mind,
+    "kuairand": kuairand,
+    "taobao": taobao,
+    "sequences": sequences,
+}
+OF_ONE_FILE = ("taobao", "sequences")  # the file may be given in place of its folder
 
 
-def published(name: str, folder: Path) -> Source:
-    """The data set `name` in `folder`. Raises ConfigError for an unknown name, LogError if it isn't in the folder."""
+def published(name: str, path: Path) -> Source:
+    """The data set `name` in the folder `path`. Raises ConfigError for an unknown name, LogError if it isn't there."""
     if name not in SOURCES:
         raise ConfigError(f"--source {name}: no such source; {nearest(name, SOURCES)}")
-    if not folder.is_dir():
-        raise LogError(f"{folder}: no such folder; give the one that holds the unpacked {name} files")
-    return SOURCES[name](folder)
+    if not (path.is_dir() or (name in OF_ONE_FILE and path.is_file())):
+        kind = "file or folder" if name in OF_ONE_FILE else "folder"
+        raise LogError(f"{path}: no such {kind}; give the one that holds the unpacked {name} files")
+    return SOURCES[name](path)
