@@ -71,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     prepare = commands.add_parser("prepare", help="from exposure logs to timelines")
     prepare.add_argument("logs", nargs="+", type=Path, metavar="LOGS", help="Parquet, CSV or TSV files, or a folder")
     prepare.add_argument("--schema", type=Path, help="what the columns mean, in TOML")
-    prepare.add_argument("--source", help="a publisher's own layout instead: movielens, mind, kuairand")
+    prepare.add_argument(
+        "--source", help="a publisher's own layout instead: movielens, mind, kuairand, taobao, sequences"
+    )
     prepare.add_argument("--out", type=Path, required=True)
     prepare.add_argument("--memory-limit", help="of the engine, as in 4GB (default: half of the memory)")
     prepare.add_argument("--threads", type=int)
