@@ -252,14 +252,34 @@ def _evaluate(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from genrank.evaluation.table import as_tables
+    from genrank.retrieval.config import RetrieverConfig
     from genrank.runs.evaluate import evaluate_run
+    from genrank.runs.train import load_run
 
+    if isinstance(load_run(options.run_folder)[0].model, RetrieverConfig):
+        _evaluate_retrieval(options)
+        return
     judged = evaluate_run(options.run_folder, data=options.data, part=options.part, trees=options.trees)
     if options.json:
         sys.stdout.write(json.dumps(judged.to_json()) + "\n")
     else:
         Console().print(as_tables(judged))
     _console().print(f"report: {options.run_folder / 'report.html'}")
+
+
+def _evaluate_retrieval(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from genrank.evaluation.retrieval import as_tables
+    from genrank.runs.evaluate_retrieval import evaluate_retrieval
+
+    if options.trees:
+        raise ConfigError("--trees stand beside a ranker; a retriever has none")
+    judged = evaluate_retrieval(options.run_folder, data=options.data, part=options.part)
+    if options.json:
+        sys.stdout.write(json.dumps(judged) + "\n")
+    else:
+        Console().print(as_tables(judged))
 
 
 def _rank(options: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from genrank.models.pointwise_ranker import PointwiseRankerConfig
 from genrank.models.ranker import ModelConfig
 from genrank.models.sequence_ranker import SequenceRankerConfig
 from genrank.nn.experts import MultiTaskConfig
+from genrank.retrieval.config import RetrieverConfig
 from genrank.runs.config import RunConfig
 from genrank.training.trainer import TrainingConfig
 
@@ -100,6 +101,42 @@ def sim_small() -> RunConfig:
     return _small("sim-small", PointwiseRankerConfig(pooling="din", search=SearchConfig(kind="hard")), max_history=64)
 
 
+def grank() -> RunConfig:
+    """GRank at the paper's sizes: generator with auxiliary, 4 blocks of width 128 over 64 positives, and the ranker."""
+    return RunConfig(
+        recipe="grank",
+        sequence=SequenceConfig(max_history=64, grouping="user"),
+        loader=LoaderConfig(batch_tokens=8192),
+        model=RetrieverConfig(),
+    )
+
+
+def grank_small() -> RunConfig:
+    """The same at width 64, 2 blocks, several epochs, the best by validation."""
+    return RunConfig(
+        recipe="grank-small",
+        sequence=SequenceConfig(max_history=64, grouping="user"),
+        loader=LoaderConfig(batch_tokens=2048),
+        model=RetrieverConfig(width=64, num_heads=2, num_blocks=2, feedforward=256, num_candidates=500),
+        training=TrainingConfig(epochs=20, patience=4),
+    )
+
+
+def generator_small() -> RunConfig:
+    """The pure generator: no auxiliary, no ranker."""
+    whole = grank_small()
+    assert isinstance(whole.model, RetrieverConfig)
+    return replace(whole, recipe="generator-small", model=replace(whole.model, auxiliary=0, ranker=0))
+
+
+def dssm_small() -> RunConfig:
+    """The two-tower baseline: an MLP over what was done lately."""
+    whole = grank_small()
+    assert isinstance(whole.model, RetrieverConfig)
+    model = replace(whole.model, generator="pooled", auxiliary=0, ranker=0)
+    return replace(whole, recipe="dssm-small", model=model)
+
+
 def as_hstu(config: SequenceRankerConfig) -> SequenceRankerConfig:
     """The same sizes with HSTU's organization, encoding and block."""
     return replace(config, organization="interleaved", encoding="hstu", block="hstu")
@@ -147,6 +184,10 @@ RECIPES: Mapping[str, Callable[[], RunConfig]] = {
     "din-small": din_small,
     "sim": sim,
     "sim-small": sim_small,
+    "grank": grank,
+    "grank-small": grank_small,
+    "generator-small": generator_small,
+    "dssm-small": dssm_small,
 }
 
 

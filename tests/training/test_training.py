@@ -11,6 +11,7 @@ from genrank.models.sequence_ranker import SequenceRanker, SequenceRankerConfig
 from genrank.nn.embeddings import Table
 from genrank.nn.heads import OrdinalDurationHead
 from genrank.training.checkpoint import Checkpoints
+from genrank.training.objective import RankingObjective
 from genrank.training.optimizers import RowWiseAdagrad, learning_rate_scale, native_update
 from genrank.training.progress import MetricsFile, RunningMetrics
 from genrank.training.trainer import Trainer, TrainingConfig
@@ -25,8 +26,9 @@ def trainer(folder: Path, **settings) -> Trainer:
         model,
         Loader(b, b.samples(), LoaderConfig(batch_tokens=64)),
         TrainingConfig(**settings),
+        objective=RankingObjective(model, {}),
         checkpoints=Checkpoints(folder / "checkpoints"),
-        validate=lambda _: {"score": 0.0, "loss/click": 0.0},
+        validate=lambda: {"score": 0.0, "loss/click": 0.0},
         reporters=[MetricsFile(folder / "metrics.jsonl")],
     )
 
@@ -125,8 +127,8 @@ def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best(tm
     scores = iter([0.1, 0.5, 0.4, 0.3, 0.9, 0.9, 0.9, 0.9, 0.9])
     seen = []
 
-    def validate(model: SequenceRanker) -> dict[str, float]:
-        seen.append(model.mask_action.detach().clone())
+    def validate() -> dict[str, float]:
+        seen.append(run.model.mask_action.detach().clone())
         return {"score": next(scores)}
 
     run.validate = validate

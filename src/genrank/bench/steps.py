@@ -13,6 +13,7 @@ from genrank.models.ranker import ModelConfig, build_ranker
 from genrank.models.sequence_ranker import SequenceRankerConfig
 from genrank.nn.organization import tokens_per_event
 from genrank.training.checkpoint import Checkpoints
+from genrank.training.objective import RankingObjective
 from genrank.training.trainer import Trainer, TrainingConfig
 
 
@@ -33,12 +34,14 @@ class Steps:
         builder = loader.builder
         self.model = build_ranker(config, builder.spec, max_history=builder.config.max_history).to(self.device)
         self.batches, self.done = batches, 0
+        training = training or TrainingConfig()
         self.trainer = Trainer(
             self.model,
             loader,
-            training or TrainingConfig(),
+            training,
+            objective=RankingObjective(self.model, training.task_weights),
             checkpoints=Checkpoints(Path("never-written")),
-            validate=lambda _: {"score": 0.0},
+            validate=lambda: {"score": 0.0},
             reporters=[],
         )
 

@@ -88,6 +88,16 @@ class Timelines:
             statistics=self.statistics[rows],
         )
 
+    def where(self, chosen: NDArray[np.bool_]) -> "Timelines":
+        """The chosen exposures of all users. `chosen`: (N). Users stay, with fewer or none."""
+        rows = np.flatnonzero(chosen)
+        return replace(
+            self,
+            offsets=offsets_of(chosen)[self.offsets],
+            **_columns(self, lambda column: gather(column, rows, widen=False)),
+            statistics=self.statistics[rows],
+        )
+
     @classmethod
     def load(cls, folder: Path, spec: DataSpec) -> "Timelines":
         """A prepared folder's timelines: the columns that `spec` names. Raises DataError where a file can't be read."""

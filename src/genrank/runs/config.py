@@ -6,6 +6,7 @@ from genrank.data.loader import LoaderConfig
 from genrank.data.sequence import SequenceConfig
 from genrank.models.ranker import ModelConfig
 from genrank.models.sequence_ranker import SequenceRankerConfig
+from genrank.retrieval.config import RetrieverConfig
 from genrank.training.trainer import TrainingConfig
 
 
@@ -15,6 +16,7 @@ class EvaluationConfig:
 
     batch_tokens: int = 32768
     num_bootstrap: int = 200  # replicates of the intervals; resampled are users
+    exclude_seen: bool = True  # retrieval: what the user had before is not retrieved
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -33,7 +35,7 @@ class RunConfig:
     device: str = "auto"  # auto: cuda where there is one, else cpu
     sequence: SequenceConfig = field(default_factory=SequenceConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
-    model: ModelConfig = field(default_factory=SequenceRankerConfig)
+    model: ModelConfig | RetrieverConfig = field(default_factory=SequenceRankerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     value: dict[str, float] = field(default_factory=dict)  # task -> weight in the ranking; empty: 1 for the first task
@@ -43,6 +45,8 @@ class RunConfig:
             raise ValueError(f"train_share is {self.train_share}; it must be above 0 and at most 1")
         if self.threads < 0:
             raise ValueError(f"threads is {self.threads}; it must be 0 or more")
+        if isinstance(self.model, RetrieverConfig):
+            self._check_retrieval(self.training.task_weights or self.value)
         if not isinstance(self.model, SequenceRankerConfig) or self.model.history_mask == "causal":
             return
         if self.sequence.loss_on_history:
@@ -54,3 +58,18 @@ class RunConfig:
                 "model.history_mask=full lets history see later history, so packed requests would see their own "
                 "answers; set sequence.grouping=request"
             )
+
+    @property
+    def ranker(self) -> ModelConfig:
+        """The model's configuration where it is a ranker's; ValueError where it is a retriever's."""
+        if isinstance(self.model, RetrieverConfig):
+            raise ValueError("kind is retrieval, where a ranker is needed; take a ranker's recipe")
+        return self.model
+
+    def _check_retrieval(self, ranking_only: object) -> None:
+        if ranking_only:
+            raise ValueError(
+                "value and training.task_weights are a ranker's; a retriever's losses have their own weights"
+            )
+        if self.sequence.loss_on_history:
+            raise ValueError("sequence.loss_on_history is a ranker's; a retriever learns from every positive anyway")

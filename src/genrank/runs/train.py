@@ -15,13 +15,14 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
+from torch import nn
 
 from genrank.config import build, to_dict
 from genrank.data.loader import Loader, LoaderConfig
@@ -32,13 +33,18 @@ from genrank.errors import BundleError, ConfigError, DataError, OutputError
 from genrank.folders import refuse_occupied, replace_text
 from genrank.models.inputs import check_data
 from genrank.models.ranker import Ranker, build_ranker
+from genrank.retrieval.config import RetrieverConfig
+from genrank.retrieval.config import check_data as check_retriever
+from genrank.retrieval.retriever import Retriever
+from genrank.runs import retrieval
 from genrank.runs.config import RunConfig
 from genrank.runs.predict import validation_figures
 from genrank.schema import fingerprint
 from genrank.serving.bundle import write_bundle
 from genrank.training.checkpoint import Checkpoints
+from genrank.training.objective import Objective, RankingObjective
 from genrank.training.progress import MetricsFile, ProgressBar, Reporter, TensorBoard
-from genrank.training.trainer import Trainer
+from genrank.training.trainer import Trainer, Validate
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +59,10 @@ def start_run(data: Path, config: RunConfig, out: Path) -> None:
     manifest = Manifest.load(data)
     _check_tasks(data, config, manifest)
     try:
-        check_data(config.model, manifest.spec)
+        if isinstance(config.model, RetrieverConfig):
+            check_retriever(config.model, manifest.spec)
+        else:
+            check_data(config.model, manifest.spec)
     except ValueError as problem:
         raise ConfigError(f"{data}: model.{problem}") from None
     out.mkdir(parents=True, exist_ok=True)
@@ -82,10 +91,8 @@ def train(out: Path, console: Console, *, resume: bool = False, displays: bool =
     data = PreparedData.load(folder)
     _check_same_data(out, data)
     torch.manual_seed(config.seed)
-    model = build_ranker(config.model, data.manifest.spec, max_history=config.sequence.max_history).to(device)
-    builder = data.builder(config.sequence, config.model.search)
-    loader = training_loader(data, builder, config, pin=device.type == "cuda")
-    held_out = validation_loader(data, config)
+    learner = _learner(config, data, device)
+    model, loader = learner.model, learner.loader
     checkpoints = Checkpoints(out / "checkpoints")
     latest = checkpoints.latest() if resume else None
     metrics = MetricsFile(out / "metrics.jsonl")
@@ -94,21 +101,61 @@ def train(out: Path, console: Console, *, resume: bool = False, displays: bool =
         loader,
         config.training,
         checkpoints=checkpoints,
-        validate=lambda current: validation_figures(current, held_out, config.training.task_weights),
+        objective=learner.objective,
+        validate=learner.validate,
         reporters=[metrics],
     )
     if latest is not None:
         trainer.restore(latest)
     metrics.rewind(trainer.step)
     _describe(model, trainer, console)
-    trainer.reporters = [metrics, *(_displays(out, data, console, trainer.step) if displays else [])]
+    trainer.reporters = [metrics, *(_displays(out, learner.main_figure, console, trainer.step) if displays else [])]
     try:
         trainer.fit()
     finally:
         for reporter in trainer.reporters:
             reporter.close()
-    value = config.value or {data.manifest.spec.tasks[0].name: 1.0}
+    value = config.value or {task.name: 1.0 for task in data.manifest.spec.tasks[:1]}
     return write_bundle(out / "bundle", model, data=folder, sequence=config.sequence, value=value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Learner:
+    """What differs between rankers and retrievers. `main_figure`: of metrics.jsonl, to be shown."""
+
+    model: Ranker | Retriever
+    loader: Loader
+    objective: Objective
+    validate: Validate
+    main_figure: str
+
+
+def _learner(config: RunConfig, data: PreparedData, device: torch.device) -> _Learner:
+    spec, max_history, pin = data.manifest.spec, config.sequence.max_history, device.type == "cuda"
+    if isinstance(config.model, RetrieverConfig):
+        retriever = Retriever(config.model, spec, max_history=max_history).to(device)
+        data = retrieval.retrieval_data(data, config.model)
+        loader = training_loader(data, data.builder(config.sequence, config.model.search), config, pin=pin)
+        held_out = validation_loader(data, config)
+        return _Learner(
+            model=retriever,
+            loader=loader,
+            objective=retrieval.RetrievalObjective(retriever, loader, device),
+            validate=lambda: retrieval.validation_figures(
+                retriever, held_out, exclude_seen=config.evaluation.exclude_seen
+            ),
+            main_figure="ndcg@10",
+        )
+    ranker = build_ranker(config.model, spec, max_history=max_history).to(device)
+    held_out = validation_loader(data, config)
+    weights = config.training.task_weights
+    return _Learner(
+        model=ranker,
+        loader=training_loader(data, data.builder(config.sequence, config.model.search), config, pin=pin),
+        objective=RankingObjective(ranker, weights),
+        validate=lambda: validation_figures(ranker, held_out, weights),
+        main_figure=f"auc/{spec.tasks[0].name}",
+    )
 
 
 def training_loader(data: PreparedData, builder: SequenceBuilder, config: RunConfig, *, pin: bool = False) -> Loader:
@@ -170,8 +217,8 @@ def _is_installed(package: str) -> bool:
     return True
 
 
-def _displays(out: Path, data: PreparedData, console: Console, step: int) -> list[Reporter]:
-    displays: list[Reporter] = [ProgressBar(console, data.manifest.spec.tasks[0].name)]
+def _displays(out: Path, main_figure: str, console: Console, step: int) -> list[Reporter]:
+    displays: list[Reporter] = [ProgressBar(console, main_figure)]
     if importlib.util.find_spec("tensorboard") is None:
         log.warning("TensorBoard is not installed, so no events are written; pip install 'genrank[report]'")
     else:
@@ -179,7 +226,7 @@ def _displays(out: Path, data: PreparedData, console: Console, step: int) -> lis
     return displays
 
 
-def _describe(model: Ranker, trainer: Trainer, console: Console) -> None:
+def _describe(model: nn.Module, trainer: Trainer, console: Console) -> None:
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     samples = trainer.loader.samples
     console.print(
@@ -191,7 +238,7 @@ def _describe(model: Ranker, trainer: Trainer, console: Console) -> None:
 
 
 def _check_tasks(data: Path, config: RunConfig, manifest: Manifest) -> None:
-    if not manifest.spec.tasks:
+    if not manifest.spec.tasks and not isinstance(config.model, RetrieverConfig):
         raise ConfigError(
             f"{data}: has no tasks, so there is nothing to rank by; a retrieval recipe (--recipe grank) can learn from "
             "it, or name an action under [[tasks]] of its schema"

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from genrank.config import build, to_dict
 from genrank.data.manifest import Manifest, hash_file
@@ -24,6 +25,8 @@ from genrank.data.sequence import SequenceConfig
 from genrank.errors import BundleError
 from genrank.folders import new_folder, replace_text
 from genrank.models.ranker import ModelConfig, Ranker, build_ranker
+from genrank.retrieval.config import RetrieverConfig
+from genrank.retrieval.retriever import Retriever
 from genrank.schema import fingerprint
 
 FORMAT = 2
@@ -33,7 +36,7 @@ FORMAT = 2
 class BundleConfig:
     """What a bundle says of itself. `data`: the prepared folder it was trained on, for users' histories."""
 
-    model: ModelConfig
+    model: ModelConfig | RetrieverConfig
     sequence: SequenceConfig
     value: dict[str, float]
     data: str
@@ -56,8 +59,26 @@ class Bundle:
         return self.folder.name
 
     def model(self, device: torch.device | str = "cpu") -> Ranker:
-        """The model in evaluation mode. Raises BundleError where the weights don't fit the configuration."""
-        model = build_ranker(self.config.model, self.manifest.spec, max_history=self.config.sequence.max_history)
+        """The ranker in evaluation mode. BundleError where the bundle is a retriever, or its weights don't fit."""
+        config = self.config.model
+        if isinstance(config, RetrieverConfig):
+            raise BundleError(
+                f"{self.folder}: a retriever, which ranks nothing; see genrank retrieve, or give a ranker's run"
+            )
+        model = build_ranker(config, self.manifest.spec, max_history=self.config.sequence.max_history)
+        self._load(model)
+        return model.to(device).eval()
+
+    def retriever(self, device: torch.device | str = "cpu") -> Retriever:
+        """The retriever in evaluation mode. BundleError where the bundle is a ranker, or its weights don't fit."""
+        config = self.config.model
+        if not isinstance(config, RetrieverConfig):
+            raise BundleError(f"{self.folder}: a ranker, which retrieves nothing; give a run of a recipe such as grank")
+        model = Retriever(config, self.manifest.spec, max_history=self.config.sequence.max_history)
+        self._load(model)
+        return model.to(device).eval()
+
+    def _load(self, model: nn.Module) -> None:
         try:
             model.load_state_dict(load_file(self.folder / "model.safetensors"))
         except (RuntimeError, SafetensorError) as problem:
@@ -65,10 +86,11 @@ class Bundle:
             raise BundleError(
                 f"{self.folder}: the weights don't fit the configuration ({reason}); train again"
             ) from None
-        return model.to(device).eval()
 
 
-def write_bundle(folder: Path, model: Ranker, *, data: Path, sequence: SequenceConfig, value: dict[str, float]) -> Path:
+def write_bundle(
+    folder: Path, model: Ranker | Retriever, *, data: Path, sequence: SequenceConfig, value: dict[str, float]
+) -> Path:
     """Write a new version below `folder` and point `latest` at it."""
     manifest = Manifest.load(data)
     staged = folder / ".staged"

@@ -146,7 +146,7 @@ def check(study: Study, grid: Grid, manifest: Manifest) -> None:
         for point in grid.points if variant.config else []:
             assert variant.config is not None
             try:
-                check_data(tuned(variant.config, point).model, manifest.spec)
+                check_data(tuned(variant.config, point).ranker, manifest.spec)
             except ValueError as problem:
                 raise DataError(f"study {study.name}, {variant.name}: model.{problem}") from None
 

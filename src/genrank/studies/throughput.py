@@ -64,7 +64,7 @@ def _read(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
 def _steps(config: RunConfig, data: PreparedData) -> Steps:
     builder = data.builder(config.sequence, config.model.search)
     loader = training_loader(data, builder, config)
-    return Steps(config.model, loader, list(islice(loader, NUM_BATCHES)), training=config.training, seed=config.seed)
+    return Steps(config.ranker, loader, list(islice(loader, NUM_BATCHES)), training=config.training, seed=config.seed)
 
 
 def _plain(figure: Figure) -> dict[str, float]:

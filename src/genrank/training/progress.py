@@ -109,8 +109,8 @@ class MetricsFile:
 class ProgressBar:
     """A bar on stderr with throughput, loss, running AUC and time left; plain lines where stderr is no terminal."""
 
-    def __init__(self, console: Console, main_task: str):
-        self.console, self.main_task = console, main_task
+    def __init__(self, console: Console, main_figure: str):
+        self.console, self.main_figure = console, main_figure
         self.text, self.exposures, self.began = "", 0, time.monotonic()
         columns = (
             TextColumn("[bold]training"),
@@ -126,9 +126,10 @@ class ProgressBar:
 
     def record(self, row: Mapping[str, Any]) -> None:
         """See Reporter."""
-        auc = row.get(f"auc/{self.main_task}")
-        label = "valid AUC" if row["kind"] == "valid" else "AUC"
-        figures = [f"loss {row['loss']:.4f}"] + ([f"{label} {auc:.4f}"] if auc is not None else [])
+        main = row.get(self.main_figure)
+        label = ("valid " if row["kind"] == "valid" else "") + self.main_figure.split("/")[0].upper()
+        figures = [f"loss {row['loss']:.4f}"] if "loss" in row else []
+        figures += [f"{label} {main:.4f}"] if main is not None else []
         if row["kind"] == "valid":
             self.console.print(f"step {row['step']:>6}  validation: " + "  ".join(figures), highlight=False)
         else:

@@ -14,11 +14,10 @@ from types import FrameType
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genrank.data.loader import Loader
 from genrank.errors import Interrupted, TrainingDiverged
-from genrank.models.ranker import Ranker
 from genrank.training.checkpoint import (
     Checkpoints,
     optimizer_tensors,
@@ -26,10 +25,11 @@ from genrank.training.checkpoint import (
     restore_optimizer,
     restore_random,
 )
+from genrank.training.objective import Objective
 from genrank.training.optimizers import RowWiseAdagrad, dense_optimizer, learning_rate_scale, split_parameters
 from genrank.training.progress import Reporter, RunningMetrics
 
-Validate = Callable[[Ranker], Mapping[str, float]]
+Validate = Callable[[], Mapping[str, float]]  # figures of the model as it is; `score` decides which weights stay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,25 +70,23 @@ class Trainer:
 
     def __init__(
         self,
-        model: Ranker,
+        model: nn.Module,
         loader: Loader,
         config: TrainingConfig,
         *,
+        objective: Objective,
         checkpoints: Checkpoints,
         validate: Validate,
         reporters: Sequence[Reporter],
     ):
-        self.model, self.loader, self.config = model, loader, config
+        self.model, self.loader, self.config, self.objective = model, loader, config, objective
         self.checkpoints, self.validate, self.reporters = checkpoints, validate, reporters
         self.device = next(model.parameters()).device
         dense, sparse = split_parameters(model)
         self.dense_parameters = dense
         self.dense = dense_optimizer(dense, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.sparse = RowWiseAdagrad(sparse, lr=config.sparse_learning_rate, weight_decay=config.sparse_weight_decay)
-        tasks = model.spec.tasks
-        self.running = RunningMetrics(
-            [t.name for t in tasks], [t.name for t in tasks if t.kind == "binary"], self.device
-        )
+        self.running = RunningMetrics(objective.losses, objective.binary, self.device)
         self.step, self.exposures, self.validations_since_best = 0, 0, 0
         self.last_loss = torch.zeros(())
         self.best_score, self.best_step = -math.inf, 0
@@ -122,9 +120,9 @@ class Trainer:
         self.model.train()
         self._set_learning_rates()
         with self.autocast():
-            logits = {name: value.float() for name, value in self.model(batch).items()}
-        losses = self.model.loss(logits, batch)
-        weight, labels = self.config.task_weights, batch.candidates.labels
+            result = self.objective.forward(batch)
+        losses, labels, logits = self.objective.measure(result, batch)
+        weight = self.objective.weights
         # Mean over the known labels of each task: a duration known for clicks only counts as much as the clicks do.
         means = [weight.get(n, 1.0) * x.sum() / (~labels[n].isnan()).sum().clamp_min(1) for n, x in losses.items()]
         loss = torch.stack(means).sum()
@@ -137,7 +135,7 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.dense_parameters, self.config.clip)
         self.dense.step()
         self.sparse.step()
-        self.running.add(losses, logits, batch.candidates.labels)
+        self.running.add(losses, logits, labels)
 
     def _check_loss(self) -> None:
         """TrainingDiverged where the loss is no number: it stays none once the weights are. Waits for the device."""
@@ -166,7 +164,7 @@ class Trainer:
 
     def _validate(self) -> None:
         self.model.eval()
-        figures = dict(self.validate(self.model))
+        figures = dict(self.validate())
         score = figures.pop("score")
         self._record("valid", figures)
         if score > self.best_score:
@@ -176,9 +174,10 @@ class Trainer:
             self.validations_since_best += 1
 
     def _record(self, kind: str, figures: dict[str, float]) -> None:
-        weights = self.config.task_weights
-        loss = sum(weights.get(n, 1.0) * figures.get(f"loss/{n}", 0.0) for n in self.model.outputs.heads)
-        row = {"kind": kind, "step": self.step, "exposures": self.exposures, "loss": loss, **figures}
+        weights = self.objective.weights
+        known = [name for name in self.objective.losses if f"loss/{name}" in figures]
+        loss = {"loss": sum(weights.get(n, 1.0) * figures[f"loss/{n}"] for n in known)} if known else {}
+        row = {"kind": kind, "step": self.step, "exposures": self.exposures, **loss, **figures}
         row["learning_rate"] = self.dense.param_groups[0]["lr"]
         for reporter in self.reporters:
             reporter.record(row)

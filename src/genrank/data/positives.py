@@ -1,0 +1,31 @@
+"""Prepared data as retrieval sees it: what users took, not what they were shown."""
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from genrank.data.prepared import PreparedData
+from genrank.data.timelines import Timelines
+from genrank.errors import DataError
+
+
+def of_positives(data: PreparedData, task: str, *, events: Literal["positives", "all"] = "positives") -> PreparedData:
+    """The data with positives as targets, and as the only events unless `events` is `all`.
+
+    task: whose yes is a positive; empty: every event. DataError where there are none.
+    """
+    timelines = positives(data.timelines, task, events=events)
+    if not timelines.target.any():
+        raise DataError(f"{data.folder}: no exposure has {task}=1, so there is nothing to retrieve; name another task")
+    return replace(data, timelines=timelines)
+
+
+def positives(timelines: Timelines, task: str, *, events: Literal["positives", "all"] = "positives") -> Timelines:
+    """See of_positives."""
+    if not task:
+        return timelines
+    positive = timelines.tasks[task] == 1
+    if events == "all":
+        return replace(timelines, target=timelines.target & positive)
+    return timelines.where(np.asarray(positive))

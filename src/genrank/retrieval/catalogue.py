@@ -1,0 +1,58 @@
+"""The items to retrieve from: their features as tensors, and how often each was a target in training.
+
+Row 0 is the unknown item, which is never retrieved. Shapes: I items, row 0 included, J that were a target in training.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genrank.batch import FeatureColumns, map_arrays
+from genrank.data.tables import FeatureTable
+from genrank.nn.embeddings import FeatureEmbedding
+from genrank.retrieval.pieces import pieces
+from genrank.retrieval.retriever import Retriever
+
+ROWS_AT_ONCE = 65536
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """`target_count`: (I). `trained_J`: rows that were a target in training, in order: what the losses are over."""
+
+    table: FeatureTable
+    target_count: Tensor  # int64
+    trained_J: Tensor  # int64
+    device: torch.device
+
+    @classmethod
+    def of(cls, table: FeatureTable, target_items: NDArray[np.int64], device: torch.device) -> "Catalogue":
+        """From the items of training's targets, one a target."""
+        count = torch.from_numpy(np.bincount(target_items, minlength=len(table)))
+        count[0] = 0
+        return cls(table, count.to(device), count.nonzero().squeeze(1).to(device), device)
+
+    def columns(self, rows: Tensor) -> FeatureColumns:
+        """Features of the given rows."""
+        columns: FeatureColumns = map_arrays(
+            self.table.rows(rows.cpu().numpy()), lambda array: torch.from_numpy(np.ascontiguousarray(array))
+        )
+        moved: FeatureColumns = map_arrays(columns, lambda tensor: tensor.to(self.device))
+        return moved
+
+    def embedded(self, items: FeatureEmbedding, rows: Tensor) -> Tensor:
+        """(N, W) embedded items."""
+        embedded: Tensor = items(self.columns(rows))
+        return embedded
+
+
+@torch.no_grad()
+def embed_all(model: Retriever, table: FeatureTable) -> Tensor:
+    """(I, W) every item, embedded; row 0 is the unknown one. `model.vectors` makes an index's vectors of them."""
+    device = next(model.parameters()).device
+    catalogue = Catalogue.of(table, np.zeros(0, np.int64), device)
+    rows = torch.arange(len(table))
+    return torch.cat([catalogue.embedded(model.items, rows[part]) for part in pieces(len(table), ROWS_AT_ONCE)])

@@ -1,0 +1,275 @@
+"""Retriever: one vector for what a user wants now, searched by inner product among all items' vectors.
+
+GRank, arXiv 2510.15299, in three parts over shared item embeddings:
+
+    generator    history → causal blocks; a query token U = [user; means of recent events by behaviour] behind it
+    auxiliary    while training only: candidates pass the same blocks over the same history, each sees that and itself
+    ranker       one layer of cross-attention from the generator's best candidates to a long history, then an MLP
+
+History and U never see candidates, so leaving the auxiliary out changes no bit of a query. That is the attention rule
+of the rankers (nn/attention.py): U and the auxiliary's candidates are queries over history's keys and values, in
+O(L² + B·L) instead of O((L + B)²). The paper's ranker learns a score of its own; ours learns what to add to the
+generator's, beginning from nothing, so that it never begins by forgetting the generator's order.
+
+Shapes: B samples, T history events, C places (targets while training), P chosen places, M candidates of a place,
+I items, W width, H heads.
+"""
+
+import logging
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genrank.batch import Candidates, FeatureColumns, PackedBatch
+from genrank.nn.attention import Attention, Queries, Scoring, Tokens, alibi
+from genrank.nn.backends import BACKENDS, choose_backend
+from genrank.nn.blocks import Block, KeysValues, TransformerBlock
+from genrank.nn.dropout import Dropout
+from genrank.nn.embeddings import ActionEmbedding, FeatureEmbedding
+from genrank.nn.encoding import GenRankEncoding
+from genrank.nn.history_state import HistoryState, Merge
+from genrank.nn.organization import action_context, per_token
+from genrank.retrieval.config import RetrieverConfig
+from genrank.schema import DataSpec, FeatureSpec, Owner
+
+log = logging.getLogger(__name__)
+
+
+class Encoded(NamedTuple):
+    """What the generator has made of a batch's histories."""
+
+    state: HistoryState
+    event_TW: Tensor  # items with what was done with them
+    items_IW: Tensor  # of the batch
+    user_BW: Tensor | None
+
+
+class Retriever(nn.Module):
+    """See the module. Trained through retrieval/objective.py."""
+
+    def __init__(self, config: RetrieverConfig, spec: DataSpec, *, max_history: int):
+        super().__init__()
+        self.config, self.spec, width = config, spec, config.width
+        self.items = self._features("item")
+        self.users = self._features("user") if self._used("user") else None
+        self.actions = ActionEmbedding(spec, width) if spec.tasks or spec.feedback else None
+        self.behaviours = tuple(task.name for task in spec.tasks if task.kind == "binary")
+        self.encoding = GenRankEncoding(
+            max_history + 1, width, position=config.position_embedding, request=False, gap=config.gap_embedding
+        )
+        num_sums = 1 + len(self.behaviours)
+        self.query_token = nn.Parameter(torch.randn(width) * 0.02)
+        self.personal = nn.Linear(width * (num_sums + (self.users is not None)), width, bias=False)
+        self.input_norm, self.input_dropout = nn.LayerNorm(width), Dropout(config.embedding_dropout)
+        self.blocks = nn.ModuleList(self._block() for _ in range(config.num_blocks * (config.generator != "pooled")))
+        self.tower = _mlp(width, width, config.dropout) if config.generator == "pooled" else None
+        self.query_norm = nn.LayerNorm(width)
+        self.auxiliary = Auxiliary(config) if config.auxiliary else None
+        self.ranker = CrossAttentionRanker(config) if config.ranker else None
+        self.scoring = Scoring(alibi(config.num_heads, "position" if config.alibi else "none"))
+        self._logged: set[str] = set()
+
+    def _used(self, owner: Owner) -> tuple[FeatureSpec, ...]:
+        return tuple(feature for feature in self.spec.of(owner) if feature.name not in self.config.without)
+
+    def _features(self, owner: Owner) -> FeatureEmbedding:
+        config = self.config
+        return FeatureEmbedding(
+            self._used(owner), dim=config.embedding_dim, width=config.width, id_dropout=config.id_dropout
+        )
+
+    def _block(self) -> TransformerBlock:
+        config = self.config
+        return TransformerBlock(
+            config.width,
+            config.num_heads,
+            feedforward=config.feedforward,
+            dropout=config.dropout,
+            gate=config.attention_gate,
+        )
+
+    @property
+    def scale(self) -> float:
+        """What an inner product is multiplied with to be a logit."""
+        return 1 / self.config.temperature if self.config.similarity == "cosine" else self.config.width**-0.5
+
+    def vectors(self, embedded_IW: Tensor) -> Tensor:
+        """(…, W) what the index holds of embedded items."""
+        return F.normalize(embedded_IW, dim=-1) if self.config.similarity == "cosine" else embedded_IW
+
+    def item_vectors(self, columns: FeatureColumns) -> Tensor:
+        """(I, W) the index's vectors of items with these features."""
+        return self.vectors(self.items(columns))
+
+    def encode(self, batch: PackedBatch) -> Encoded:
+        """The batch's histories; its candidates are not looked at."""
+        items_IW = self.items(batch.items)
+        user_BW = None if self.users is None else self.users(batch.users)
+        history = batch.history
+        event_TW = items_IW[history.item]
+        if self.actions is not None:
+            event_TW = event_TW + self.actions(history.actions)
+        encoded_TW = event_TW + self.encoding(history.position, history.request, history.gap)
+        context = action_context(encoded_TW, history)
+        x_TW = self._input(context.x_XW)
+        states: list[KeysValues] = []
+        attention = self._attention(context.queries, context.tokens) if len(self.blocks) > 1 else None
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            if attention is None or block is self.blocks[-1]:
+                states.append(block.keys_values(x_TW))  # nobody looks at what the last block makes of history
+            else:
+                x_TW, own = block(x_TW, attention, None)
+                states.append(own)
+        return Encoded(HistoryState(context.tokens, tuple(states), user_BW, 0, 1), event_TW, items_IW, user_BW)
+
+    def queries(self, encoded: Encoded, batch: PackedBatch) -> Tensor:
+        """(C, W) the query vector of every place: of its sample's history up to its prefix."""
+        c = batch.candidates
+        sums = self._recent(encoded.event_TW, batch)
+        if encoded.user_BW is not None:
+            sums.append(per_token(encoded.user_BW, c.offsets))
+        token_CW = self.query_token + self.personal(torch.cat(sums, -1))
+        if self.tower is not None:
+            return self.vectors(self.query_norm(self.tower(token_CW)))
+        x_CW = self._input(token_CW + self.encoding(c.prefix, c.request, c.gap))
+        x_CW = self._through_blocks(x_CW, encoded.state, _queries(c.offsets, c.prefix, c.time))
+        return self.vectors(self.query_norm(x_CW))
+
+    def auxiliary_scores(self, encoded: Encoded, batch: PackedBatch, places_P: Tensor, items_PMW: Tensor) -> Tensor:
+        """(P, M) target-aware scores of embedded items at the chosen places, which are in order."""
+        assert self.auxiliary is not None
+        c, num_candidates = batch.candidates, items_PMW.shape[1]
+        places = chosen_places(c, places_P, num_candidates)
+        encoding_PW = self.encoding(c.prefix[places_P], c.request[places_P], c.gap[places_P])
+        x_PMW = self.auxiliary.token(items_PMW) + encoding_PW.expand(len(places_P), -1)[:, None]
+        x_NW = self._through_blocks(self._input(x_PMW.flatten(0, 1)), encoded.state, places)
+        return self.auxiliary.score(x_NW).view(len(places_P), num_candidates)
+
+    def rank_scores(
+        self, encoded: Encoded, batch: PackedBatch, places_P: Tensor, *, query_PW: Tensor, items_PMW: Tensor
+    ) -> Tensor:
+        """(P, M) the ranker's logits of embedded items at the chosen places, which are in order."""
+        assert self.ranker is not None
+        long, window = batch.long, batch.history.offsets
+        event_EW = encoded.items_IW[long.item]
+        if self.actions is not None:
+            event_EW = event_EW + self.actions(long.actions)
+        merge = Merge(long.offsets, window)
+        event_XW = merge(event_EW, encoded.event_TW)
+        lengths = merge.offsets.diff()
+        position_X = torch.arange(len(event_XW), device=event_XW.device) - per_token(merge.offsets[:-1], merge.offsets)
+        context = Tokens(merge.offsets, position_X, torch.zeros_like(position_X))
+        c, num_candidates = batch.candidates, items_PMW.shape[1]
+        places = chosen_places(c, places_P, num_candidates)
+        before_N = per_token(lengths - window.diff(), places.tokens.offsets)
+        prefix_N = places.prefix + before_N
+        behind = Queries(Tokens(places.tokens.offsets, prefix_N, places.next_time), prefix_N, places.next_time)
+        generated_PM = torch.einsum("pw,pmw->pm", query_PW, self.vectors(items_PMW)) * self.scale
+        attention = self._attention(behind, context, self.ranker.scoring)
+        added_PM: Tensor = self.ranker(items_PMW, query_PW, event_XW, attention)
+        return generated_PM + added_PM
+
+    def _recent(self, event_TW: Tensor, batch: PackedBatch) -> list[Tensor]:
+        """(C, W) each: the mean of the latest events before every place, of all and of those answered yes."""
+        history, c = batch.history, batch.candidates
+        begin_C = per_token(history.offsets[:-1], c.offsets)
+        end_C = begin_C + c.prefix
+        begin_C = torch.maximum(begin_C, end_C - self.config.num_recent)
+        answers = [event_TW.new_ones(len(event_TW))]
+        answers += [(history.actions[name] == 2).to(event_TW.dtype) for name in self.behaviours]
+        means = []
+        for answer_T in answers:
+            weighted = torch.cat([event_TW * answer_T[:, None], answer_T[:, None]], -1)
+            sums = torch.cat([weighted.new_zeros(1, weighted.shape[1]), weighted]).double().cumsum(0)
+            total = (sums[end_C] - sums[begin_C]).to(event_TW.dtype)
+            means.append(total[:, :-1] / total[:, -1:].clamp_min(1))
+        return means
+
+    def _input(self, x_NW: Tensor) -> Tensor:
+        entered: Tensor = self.input_dropout(self.input_norm(x_NW))
+        return entered
+
+    def _through_blocks(self, x_NW: Tensor, state: HistoryState, queries: Queries) -> Tensor:
+        attention = self._attention(queries, state.context)
+        for block, keys_values in zip(self.blocks, state.keys_values, strict=True):
+            x_NW, _ = block(x_NW, attention, keys_values)
+        return x_NW
+
+    def _attention(self, queries: Queries, context: Tokens, scoring: Scoring | None = None) -> Attention:
+        scoring = scoring or self.scoring
+        config, device = self.config, queries.prefix.device
+        channels = config.width // len(scoring.bias.position_slopes)
+        name = choose_backend(config.attention, device, fusible=True, channels=channels)
+        if name not in self._logged:
+            self._logged.add(name)
+            log.info("attention backend: %s on %s", name, device)
+        backend: Attention = BACKENDS[name](queries, context, scoring)
+        return backend
+
+
+class Auxiliary(nn.Module):
+    """Candidates on their way into the generator's blocks, and their scores on the way out."""
+
+    def __init__(self, config: RetrieverConfig):
+        super().__init__()
+        self.token = _mlp(config.width, config.width, config.dropout)
+        self.norm = nn.LayerNorm(config.width)
+        self.out = nn.Linear(config.width, 1)
+
+    def score(self, x_NW: Tensor) -> Tensor:
+        """(N) logits."""
+        logits: Tensor = self.out(self.norm(x_NW)).squeeze(-1)
+        return logits
+
+
+class CrossAttentionRanker(nn.Module):
+    """What to add to the generator's logit of a candidate: one layer of one head over a long history, then an MLP."""
+
+    scoring = Scoring(alibi(1, "position"))
+
+    def __init__(self, config: RetrieverConfig):
+        super().__init__()
+        width = config.width
+        self.key_value = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 2 * width)
+        )
+        self.query = nn.Linear(width, width, bias=False)
+        self.head = nn.Sequential(
+            nn.Linear(4 * width, width), nn.GELU(), Dropout(config.dropout), nn.Linear(width, 1, bias=False)
+        )
+        nn.init.zeros_(self.head[-1].weight)  # type: ignore[arg-type]
+
+    def forward(self, items_PMW: Tensor, query_PW: Tensor, event_XW: Tensor, attention: Attention) -> Tensor:
+        """(P, M)."""
+        k_XW, v_XW = self.key_value(event_XW).chunk(2, -1)
+        item_NW = items_PMW.flatten(0, 1)
+        own_k, own_v = self.key_value(item_NW).chunk(2, -1)  # itself, so that no history is a case like others
+        q_N1W = self.query(item_NW)[:, None]
+        found_NW = attention(q_N1W, k_XW[:, None], v_XW[:, None], own_k[:, None], own_v[:, None])[:, 0]
+        wanted_PMW = query_PW[:, None].expand(items_PMW.shape)
+        found_PMW = found_NW.view(items_PMW.shape)
+        sides = torch.cat([found_PMW, items_PMW, found_PMW * items_PMW, wanted_PMW * items_PMW], -1)
+        added_PM: Tensor = self.head(sides).squeeze(-1)
+        return added_PM
+
+
+def chosen_places(c: Candidates, places_P: Tensor, count: int) -> Queries:
+    """Queries that stand `count` times at each of the chosen places."""
+    counted = torch.zeros(len(c.prefix) + 1, dtype=torch.int64, device=c.prefix.device)
+    counted[places_P + 1] = count
+    return _queries(
+        counted.cumsum(0)[c.offsets],
+        torch.repeat_interleave(c.prefix[places_P], count),
+        torch.repeat_interleave(c.time[places_P], count),
+    )
+
+
+def _queries(offsets: Tensor, prefix_N: Tensor, time_N: Tensor) -> Queries:
+    return Queries(Tokens(offsets, prefix_N, time_N), prefix_N, time_N)
+
+
+def _mlp(width: int, out: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), Dropout(dropout), nn.Linear(2 * width, out))

@@ -1,0 +1,129 @@
+"""What a retriever learns from: three InfoNCE losses over shared item embeddings (GRank, arXiv 2510.15299).
+
+    query        every target against the whole catalogue (up to `full_softmax` items), or against a pool of negatives
+    auxiliary    at some places: the target against a pool, each of them aware of the history
+    ranker       at the same places: the target against hard negatives, drawn from the query's own best
+
+A pool is shared by the batch: the batch's own targets, and uniform draws (mixed negatives). The ranker meets nothing
+but the generator's best when it serves, and its score begins with the generator's, so these are its negatives.
+
+Shapes: C places, P chosen places, N pool, K hard negatives, J trained items, W width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from genrank.batch import PackedBatch
+from genrank.retrieval.catalogue import Catalogue
+from genrank.retrieval.losses import full_softmax, info_nce, log_expected
+from genrank.retrieval.retriever import Encoded, Retriever
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Negatives: rows of the catalogue, their embeddings, and the log of how often each is expected."""
+
+    row_N: Tensor
+    embedded_NW: Tensor
+    log_expected_N: Tensor
+
+
+class RetrievalLosses:
+    """Losses of a batch. `item_of_row`: the catalogue's row of every exposure of the timelines."""
+
+    def __init__(self, model: Retriever, catalogue: Catalogue, item_of_row: Tensor):
+        self.model, self.catalogue, self.item_of_row = model, catalogue, item_of_row
+        self.is_full = len(catalogue.trained_J) <= model.config.full_softmax
+        self.place_of_row = torch.full_like(catalogue.target_count, -1)  # among the trained items
+        self.place_of_row[catalogue.trained_J] = torch.arange(len(catalogue.trained_J), device=catalogue.device)
+        self.num_targets = int(catalogue.target_count.sum())
+
+    def __call__(self, batch: PackedBatch) -> dict[str, Tensor]:
+        """(C) or (P) losses by name."""
+        model, config = self.model, self.model.config
+        encoded = model.encode(batch)
+        query_CW = model.queries(encoded, batch)
+        target_C = self.item_of_row[batch.candidates.exposure]
+        others = self._everything() if self.is_full else self._pool(target_C, None)
+        vector_NW = model.vectors(others.embedded_NW)
+        if self.is_full:
+            rows = self.place_of_row[target_C]
+            losses = {"query": full_softmax(query_CW, vector_NW, rows, scale=model.scale)}
+        else:
+            own_CW = model.vectors(encoded.items_IW[batch.candidates.item])
+            own_C = (query_CW * own_CW).sum(-1).float() * model.scale
+            logits_CN = (query_CW @ vector_NW.T).float() * model.scale
+            losses = {"query": self._against(others, own_C, logits_CN, target_C)}
+        if not (config.auxiliary or config.ranker):
+            return losses
+        place_P = draw_places(batch.candidates.offsets, config.places)
+        if config.auxiliary:
+            losses["auxiliary"] = self._auxiliary(encoded, batch, place_P, target_C[place_P], others)
+        if config.ranker:
+            query_PW = query_CW[place_P].detach()
+            score_PN = query_PW @ vector_NW.detach().T
+            hard_PK = _hard(score_PN, others.row_N, target_C[place_P], config.hard_from, config.num_hard)
+            losses["ranker"] = self._ranker(encoded, batch, place_P, query_PW, hard_PK, others)
+        return losses
+
+    def _auxiliary(
+        self, encoded: Encoded, batch: PackedBatch, place_P: Tensor, target_P: Tensor, known: Pool
+    ) -> Tensor:
+        pool = self._pool(target_P, known if self.is_full else None)
+        own_PW = encoded.items_IW[batch.candidates.item[place_P]]
+        items_PMW = torch.cat([own_PW[:, None], pool.embedded_NW.expand(len(place_P), -1, -1)], 1)
+        scores_PM = self.model.auxiliary_scores(encoded, batch, place_P, items_PMW).float()
+        return self._against(pool, scores_PM[:, 0], scores_PM[:, 1:], target_P)
+
+    def _ranker(
+        self, encoded: Encoded, batch: PackedBatch, place_P: Tensor, query_PW: Tensor, hard_PK: Tensor, known: Pool
+    ) -> Tensor:
+        own_PW = encoded.items_IW[batch.candidates.item[place_P]]
+        items_PMW = torch.cat([own_PW[:, None], known.embedded_NW[hard_PK]], 1)
+        scores_PM = self.model.rank_scores(encoded, batch, place_P, query_PW=query_PW, items_PMW=items_PMW).float()
+        return info_nce(scores_PM[:, 0], scores_PM[:, 1:])
+
+    def _against(self, pool: Pool, own_P: Tensor, logits_PN: Tensor, target_P: Tensor) -> Tensor:
+        hidden_PN = pool.row_N == target_P[:, None]
+        return info_nce(own_P, logits_PN, hidden_PN=hidden_PN, log_expected_N=pool.log_expected_N)
+
+    def _everything(self) -> Pool:
+        rows = self.catalogue.trained_J
+        return Pool(rows, self.catalogue.embedded(self.model.items, rows), torch.zeros(()))
+
+    def _pool(self, target_P: Tensor, known: Pool | None) -> Pool:
+        """The given targets and uniform draws; embedded anew, or taken from `known`, which has all trained items."""
+        trained, num_uniform = self.catalogue.trained_J, self.model.config.num_negatives
+        drawn = trained[torch.randint(len(trained), (num_uniform,)).to(trained.device)]
+        rows = torch.cat([target_P, drawn])
+        expected = log_expected(
+            self.catalogue.target_count[rows],
+            total=self.num_targets,
+            num_in_batch=len(target_P),
+            num_uniform=num_uniform,
+            num_items=len(trained),
+        )
+        if known is None:
+            return Pool(rows, self.catalogue.embedded(self.model.items, rows), expected)
+        return Pool(rows, known.embedded_NW[self.place_of_row[rows]], expected)
+
+
+def draw_places(offsets: Tensor, count: int) -> Tensor:
+    """(P) up to `count` random places of every sample, in order."""
+    num_places, sample_B = int(offsets[-1]), torch.arange(len(offsets) - 1, device=offsets.device)
+    sample_C = torch.repeat_interleave(sample_B, offsets.diff())
+    # A random order within each sample: by sample first, then by chance. Drawn on CPU, so that every device agrees.
+    order = torch.argsort(sample_C + torch.rand(num_places, dtype=torch.float64).to(offsets.device))
+    rank_C = torch.arange(num_places, device=offsets.device) - offsets[sample_C]
+    return order[rank_C < count].sort().values
+
+
+def _hard(logits_PN: Tensor, row_N: Tensor, target_P: Tensor, ranks: int, count: int) -> Tensor:
+    """(P, K) indices into the N of negatives drawn from the best `ranks` of each place, the target left out."""
+    logits_PN = logits_PN.masked_fill(row_N == target_P[:, None], -torch.inf)
+    best_PR = logits_PN.topk(min(ranks, logits_PN.shape[1] - 1), -1).indices
+    chance = torch.rand(best_PR.shape).to(best_PR.device)
+    chosen_PK = chance.topk(min(count, best_PR.shape[1]), -1).indices
+    return best_PR.gather(1, chosen_PK)

@@ -1,0 +1,53 @@
+"""The evaluation of a retrieval run: recall and NDCG over the full catalogue, what lists are made of, slices."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrank.data.loader import Loader, LoaderConfig
+from genrank.data.prepared import Part, PreparedData
+from genrank.evaluation.retrieval import Retrieved, judge
+from genrank.retrieval.config import RetrieverConfig
+from genrank.retrieval.retriever import Retriever
+from genrank.runs.config import RunConfig
+from genrank.runs.retrieval import locate, retrieval_data
+from genrank.runs.train import configure_torch, load_run
+from genrank.serving.bundle import load_bundle, require_same_schema
+
+
+def evaluate_retrieval(run: Path, *, data: Path | None = None, part: Part = "test") -> dict[str, Any]:
+    """Judge the newest bundle of `run` on a part of its data, or of `data`; writes evaluation.json."""
+    config, trained_on = load_run(run)
+    device = configure_torch(config)
+    bundle = load_bundle(run)
+    model = bundle.retriever(device)
+    prepared = PreparedData.load(data or trained_on)
+    require_same_schema(bundle, prepared.folder, prepared.manifest)
+    judged = judged_targets(model, prepared, config, part)
+    (run / "evaluation.json").write_text(json.dumps(judged, indent=1) + "\n", encoding="utf-8")
+    return judged
+
+
+def judged_targets(model: Retriever, data: PreparedData, config: RunConfig, part: Part) -> dict[str, Any]:
+    """`evaluate --json` of the model on a part: see evaluation/retrieval.py."""
+    found, popularity = located(model, data, config, part)
+    evaluation = config.evaluation
+    return judge(found, popularity, num_bootstrap=evaluation.num_bootstrap, seed=evaluation.seed)
+
+
+def located(model: Retriever, data: PreparedData, config: RunConfig, part: Part) -> tuple[Retrieved, NDArray[np.int64]]:
+    """Where the targets of a part stand, and (I) how often every item was one in training."""
+    assert isinstance(config.model, RetrieverConfig)
+    data = retrieval_data(data, config.model)
+    builder = data.builder(replace(config.sequence, grouping="user"), config.model.search)
+    loader = Loader(
+        builder, data.part(builder, part), LoaderConfig(batch_tokens=config.evaluation.batch_tokens, shuffle=False)
+    )
+    t = data.timelines
+    trained = t.target & (builder.request_time < data.manifest.split.valid_start)
+    popularity = np.bincount(t.item[trained], minlength=len(data.items))
+    return locate(model, loader, exclude_seen=config.evaluation.exclude_seen, popularity=popularity), popularity
