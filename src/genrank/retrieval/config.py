@@ -42,6 +42,7 @@ class RetrieverConfig:
     similarity: Literal["dot", "cosine"] = "cosine"
     temperature: float = 0.07  # cosine only; a dot product finds its own scale
     ranker_events: int = 1000  # events that the ranker looks at, those of the window included
+    exclude_seen: bool = True  # what the user had before is not retrieved
     num_candidates: int = 2000  # k1: the generator's best, which the ranker scores
     full_softmax: int = 50_000  # items up to which the query's loss is over the whole catalogue
     num_negatives: int = 128  # uniformly drawn, beside those in the batch

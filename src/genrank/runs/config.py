@@ -16,7 +16,6 @@ class EvaluationConfig:
 
     batch_tokens: int = 32768
     num_bootstrap: int = 200  # replicates of the intervals; resampled are users
-    exclude_seen: bool = True  # retrieval: what the user had before is not retrieved
     seed: int = 0
 
     def __post_init__(self) -> None:

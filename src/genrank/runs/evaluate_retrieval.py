@@ -50,4 +50,4 @@ def located(model: Retriever, data: PreparedData, config: RunConfig, part: Part)
     t = data.timelines
     trained = t.target & (builder.request_time < data.manifest.split.valid_start)
     popularity = np.bincount(t.item[trained], minlength=len(data.items))
-    return locate(model, loader, exclude_seen=config.evaluation.exclude_seen, popularity=popularity), popularity
+    return locate(model, loader, popularity=popularity), popularity

@@ -55,9 +55,9 @@ class RetrievalObjective:
         return Measured(result, {name: torch.zeros_like(loss) for name, loss in result.items()}, {})
 
 
-def validation_figures(model: Retriever, loader: Loader, *, exclude_seen: bool) -> dict[str, float]:
+def validation_figures(model: Retriever, loader: Loader) -> dict[str, float]:
     """Recall and NDCG on the loader's samples; NDCG@10 decides which weights stay."""
-    found = locate(model, loader, exclude_seen=exclude_seen)
+    found = locate(model, loader)
     *_, last = found.ranks
     figures = {name: float(v.mean()) for name, v in request_metrics(found.request, found.ranks[last]).items()}
     return {**figures, "score": figures["ndcg@10"]}
@@ -71,18 +71,16 @@ class Lists(NamedTuple):
 
 
 @torch.no_grad()
-def locate(
-    model: Retriever, loader: Loader, *, exclude_seen: bool = True, popularity: NDArray[np.int64] | None = None
-) -> Retrieved:
+def locate(model: Retriever, loader: Loader, *, popularity: NDArray[np.int64] | None = None) -> Retrieved:
     """Where every target of the loader's samples stands among all items.
 
-    exclude_seen: what the user had before is not retrieved; a target among it is missed, and counted as `repeated`.
+    With `exclude_seen`, a target that the user had before is missed, and counted as `repeated`.
     popularity: (I) a score of every item, whose order is to stand beside the model's.
     """
     builder, device = loader.builder, next(model.parameters()).device
     model.eval()
     scores = None if popularity is None else torch.from_numpy(popularity).float().to(device)
-    search = _Search(model, builder, embed_all(model, builder.items), exclude_seen=exclude_seen, popularity=scores)
+    search = _Search(model, builder, embed_all(model, builder.items), scores)
     exposures, found = [], []
     for batch in loader:
         batch = batch.to(device)
@@ -98,17 +96,8 @@ def locate(
 class _Search:
     """Looks for the targets of batches in the whole catalogue."""
 
-    def __init__(
-        self,
-        model: Retriever,
-        builder: SequenceBuilder,
-        embedded_IW: Tensor,
-        *,
-        exclude_seen: bool,
-        popularity: Tensor | None,
-    ):
-        self.model, self.builder, self.embedded_IW = model, builder, embedded_IW
-        self.exclude_seen, self.popularity = exclude_seen, popularity
+    def __init__(self, model: Retriever, builder: SequenceBuilder, embedded_IW: Tensor, popularity: Tensor | None):
+        self.model, self.builder, self.embedded_IW, self.popularity = model, builder, embedded_IW, popularity
         self.vector_IW = model.vectors(embedded_IW)
         self.item_of_row = torch.from_numpy(builder.timelines.item.astype(np.int64)).to(embedded_IW.device)
 
@@ -161,7 +150,7 @@ class _Search:
     def _allowed(self, score_PI: Tensor, rows: NDArray[np.int64]) -> Tensor:
         """The scores without those of items that may not be retrieved."""
         score_PI[:, 0] = -torch.inf
-        if self.exclude_seen:
+        if self.model.config.exclude_seen:
             place, item = self._seen(rows)
             score_PI[place.to(score_PI.device), item.to(score_PI.device)] = -torch.inf
         return score_PI

@@ -141,9 +141,7 @@ def _learner(config: RunConfig, data: PreparedData, device: torch.device) -> _Le
             model=retriever,
             loader=loader,
             objective=retrieval.RetrievalObjective(retriever, loader, device),
-            validate=lambda: retrieval.validation_figures(
-                retriever, held_out, exclude_seen=config.evaluation.exclude_seen
-            ),
+            validate=lambda: retrieval.validation_figures(retriever, held_out),
             main_figure="ndcg@10",
         )
     ranker = build_ranker(config.model, spec, max_history=max_history).to(device)
