@@ -115,6 +115,27 @@ def _add_uses_of_a_run(commands: Any) -> None:
     rank.add_argument("--json", action="store_true")
     rank.set_defaults(run=_rank)
 
+    index = commands.add_parser("index", help="embed every item, so that a retriever's run can search them")
+    index.add_argument("run_folder", type=Path, metavar="RUN")
+    index.add_argument("--data", type=Path, help="prepared data with the items (default: the run's own)")
+    index.set_defaults(run=_index)
+
+    retrieve = commands.add_parser("retrieve", help="the best of the whole catalogue for a user")
+    retrieve.add_argument("run_folder", type=Path, metavar="RUN")
+    retrieve.add_argument("--user", required=True)
+    retrieve.add_argument("--k", type=int, default=500, help="how many (default: 500)")
+    retrieve.add_argument("--data", type=Path, help="prepared data with the histories (default: the run's own)")
+    retrieve.add_argument("--time", type=int, help="seconds since the epoch (default: just after the log's end)")
+    retrieve.add_argument("--exclude", default="", metavar="I,I,I", help="items that may not be retrieved")
+    retrieve.add_argument(
+        "--without", action="append", default=[], metavar="NAME=A,B", help="values of an item feature to leave out"
+    )
+    retrieve.add_argument(
+        "--precision", choices=("float32", "bfloat16", "int8"), default="int8", help="of the first look (default: int8)"
+    )
+    retrieve.add_argument("--json", action="store_true")
+    retrieve.set_defaults(run=_retrieve)
+
     publish = commands.add_parser("publish", help="make a run's model the one that services rank with")
     publish.add_argument("run_folder", type=Path, metavar="RUN", nargs="?")
     publish.add_argument("--to", type=Path, required=True, metavar="MODELS", help="folder of published models")
@@ -123,6 +144,12 @@ def _add_uses_of_a_run(commands: Any) -> None:
 
     serve = commands.add_parser("serve", help="rank over HTTP, from cached histories")
     serve.add_argument("run_folder", type=Path, metavar="RUN", help="a run, or a folder of published models")
+    serve.add_argument(
+        "--retriever",
+        type=Path,
+        metavar="RUN",
+        help="a retriever's run with an index: adds /v1/retrieve, /v1/recommend",
+    )
     serve.add_argument("--history", type=Path, help="prepared folder with the users' past (default: the run's own)")
     serve.add_argument(
         "--until", type=int, help="seconds since the epoch: leave out the folder's exposures from then on"
@@ -308,6 +335,7 @@ def _rank(options: argparse.Namespace) -> None:
 def _serve(options: argparse.Namespace) -> None:
     from genrank.config import build, override
     from genrank.service.core import RankingService, ServiceOptions
+    from genrank.service.retrieval import RetrievalStage
     from genrank.service.run import Listening, bind, require_serve, run
     from genrank.serving.bundle import load_bundle
     from genrank.serving.request_log import RequestLog
@@ -327,7 +355,46 @@ def _serve(options: argparse.Namespace) -> None:
         service = RankingService(
             bundle, options.history, store=store, options=settings, until=options.until, request_log=request_log
         )
-        run(service, listening, taken, models=options.run_folder if published else None)
+        stage = None
+        if options.retriever is not None:
+            stage = RetrievalStage(options.retriever, store=store, options=settings, until=options.until)
+            service.readers.append(stage.catch_up)
+        run(service, listening, taken, models=options.run_folder if published else None, stage=stage)
+
+
+def _index(options: argparse.Namespace) -> None:
+    from genrank.serving.gen_retriever import build_index
+
+    folder = build_index(options.run_folder, data=options.data)
+    _console().print(f"index {folder}. Next: genrank retrieve {options.run_folder} --user U")
+
+
+def _retrieve(options: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from genrank.demo import found_table
+    from genrank.serving.gen_retriever import GenRetriever
+
+    without = {}
+    for given in options.without:
+        name, separator, values = given.partition("=")
+        if not separator:
+            raise ConfigError(f"--without {given}: expected NAME=VALUE,VALUE")
+        without[name] = values.split(",")
+    retriever = GenRetriever.load(options.run_folder, data=options.data, precision=options.precision)
+    found = retriever.retrieve(
+        options.user,
+        k=options.k,
+        time=options.time,
+        without=without,
+        exclude=[item for item in options.exclude.split(",") if item],
+    )
+    if options.json:
+        sys.stdout.write(json.dumps(asdict(found)) + "\n")
+    else:
+        Console().print(found_table(found))
 
 
 def _publish(options: argparse.Namespace) -> None:

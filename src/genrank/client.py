@@ -56,6 +56,14 @@ class Client:
         }  # fmt: skip
         return self._call("POST", "/v1/rank", body)
 
+    def retrieve(self, user: str, *, k: int = 500, **options: Any) -> dict[str, Any]:
+        """POST /v1/retrieve: the best of the whole catalogue. options: time, without, exclude, exclude_seen."""
+        return self._call("POST", "/v1/retrieve", {"user": user, "k": k, **options})
+
+    def recommend(self, user: str, *, k: int = 500, top_k: int = 20, **options: Any) -> dict[str, Any]:
+        """POST /v1/recommend: k retrieved, the best top_k ranked. options: retrieve's, and context, tasks, value."""
+        return self._call("POST", "/v1/recommend", {"user": user, "k": k, "top_k": top_k, **options})
+
     def send_events(self, events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """POST /v1/events: exposures with actions."""
         return self._call("POST", "/v1/events", {"events": list(events)})

@@ -22,9 +22,12 @@ from genrank.folders import refuse_occupied
 from genrank.recipes import recipe
 from genrank.runs.evaluate import evaluate_run
 from genrank.runs.train import start_run, train
+from genrank.serving.gen_retriever import Found
 from genrank.serving.ranker import GenRanker, Ranking
 from genrank.serving.replay import Replayed
 from genrank.simulation import SimulationSummary, WorldConfig, simulate
+
+NUM_SHOWN = 20  # retrieved items in the terminal
 
 
 def simulate_with_progress(out: Path, settings: Sequence[str], console: Console) -> SimulationSummary:
@@ -95,6 +98,24 @@ def ranking_table(ranking: Ranking) -> Table:
         item = place.item if place.known else f"{place.item} (unknown)"
         scores = (f"{place.scores[task]:.4f}" for task in tasks)
         table.add_row(str(number), item, f"{place.value:.4f}", *scores)
+    return table
+
+
+def found_table(found: Found) -> Table:
+    """Retrieved items for the terminal: the first of them."""
+    user = found.user if found.user_known else f"{found.user} (unknown: retrieved with an empty history)"
+    took = ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in found.seconds.items())
+    more = len(found.items) - NUM_SHOWN
+    table = Table(
+        title=f"user {user}, {found.num_history} past events seen, model {found.model_version}",
+        title_justify="left",
+        title_style="bold",
+        caption=f"{took}; {more} more with --json" if more > 0 else took,
+    )
+    for name in ("", "item", "score"):
+        table.add_column(name, justify="left" if name == "item" else "right")
+    for number, (item, score) in enumerate(zip(found.items[:NUM_SHOWN], found.scores, strict=False), 1):
+        table.add_row(str(number), item, f"{score:.4f}")
     return table
 
 

@@ -50,9 +50,12 @@ class Catalogue:
 
 
 @torch.no_grad()
-def embed_all(model: Retriever, table: FeatureTable) -> Tensor:
-    """(I, W) every item, embedded; row 0 is the unknown one. `model.vectors` makes an index's vectors of them."""
+def embed_all(model: Retriever, table: FeatureTable, rows: NDArray[np.int64] | None = None) -> Tensor:
+    """(I, W) items, embedded: those of the given rows, or all, of which row 0 is the unknown one.
+
+    `model.vectors` makes an index's vectors of them.
+    """
     device = next(model.parameters()).device
     catalogue = Catalogue.of(table, np.zeros(0, np.int64), device)
-    rows = torch.arange(len(table))
-    return torch.cat([catalogue.embedded(model.items, rows[part]) for part in pieces(len(table), ROWS_AT_ONCE)])
+    wanted = torch.arange(len(table)) if rows is None else torch.from_numpy(rows)
+    return torch.cat([catalogue.embedded(model.items, wanted[part]) for part in pieces(len(wanted), ROWS_AT_ONCE)])

@@ -3,13 +3,14 @@
     POST /v1/rank        candidates in, order out           PUT /v1/items       new and changed items
     POST /v1/events      what users saw and did             GET /v1/users/{id}  a history as the model sees it
     GET  /health/live, /health/ready, /metrics, /openapi.json
+    POST /v1/retrieve    the best of the whole catalogue    POST /v1/recommend  retrieved, then ranked
 
 Over load it answers 503 with Retry-After at once. Errors are {"error": …, "request_id": …}.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -25,6 +26,7 @@ from genrank.service.batcher import HEADROOM, Overloaded, Stopped
 from genrank.service.core import RankingService
 from genrank.service.gate import Gate, Lag, error_body, retry_after
 from genrank.service.metrics import Metrics
+from genrank.service.retrieval import RetrievalStage
 from genrank.service.wire import (
     ErrorBody,
     EventsAnswerBody,
@@ -33,8 +35,14 @@ from genrank.service.wire import (
     ItemsBody,
     RankAnswerBody,
     RankBody,
+    RecommendAnswerBody,
+    RecommendBody,
+    RetrieveAnswerBody,
+    RetrieveBody,
     UserAnswerBody,
     rank_answer,
+    recommend_answer,
+    retrieve_answer,
 )
 from genrank.serving.store import StoreUnavailable
 
@@ -44,8 +52,13 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def build_app(service: RankingService, *, token: str = "", max_body: int = 4 * 2**20) -> FastAPI:
-    """The web application over a service. token: what callers must bear, empty for none. max_body: bytes."""
+def build_app(
+    service: RankingService, stage: RetrievalStage | None = None, *, token: str = "", max_body: int = 4 * 2**20
+) -> FastAPI:
+    """The web application over a service. stage: what retrieves; without it there are no such routes.
+
+    token: what callers must bear, empty for none. max_body: bytes.
+    """
     metrics, lag = Metrics(service), Lag()
 
     @asynccontextmanager
@@ -53,14 +66,30 @@ def build_app(service: RankingService, *, token: str = "", max_body: int = 4 * 2
         watching = asyncio.create_task(lag.watch())
         yield
         watching.cancel()
+        if stage is not None:
+            await asyncio.to_thread(stage.stop)
         await asyncio.to_thread(service.stop)
 
-    def busy() -> float:
-        return lag.seconds + service.expected_wait - HEADROOM * service.options.deadline
+    def late(expected: Callable[[], float]) -> Callable[[], float]:
+        return lambda: lag.seconds + expected() - HEADROOM * service.options.deadline
+
+    busy = {"/v1/rank": late(lambda: service.expected_wait)}
+    if stage is not None:
+        busy["/v1/retrieve"] = late(lambda: stage.expected_wait)
+        busy["/v1/recommend"] = late(lambda: max(stage.expected_wait, service.expected_wait))
 
     app = FastAPI(title="genrank", version=__version__, lifespan=lifespan, responses=ERRORS)
     app.add_middleware(Gate, metrics=metrics, token=token, max_body=max_body, busy=busy)
 
+    _add_ranking(app, service, metrics)
+    _add_health(app, service, metrics)
+    if stage is not None:
+        _add_retrieval(app, service, stage, metrics)
+    _add_errors(app)
+    return app
+
+
+def _add_ranking(app: FastAPI, service: RankingService, metrics: Metrics) -> None:
     @app.post("/v1/rank", response_model=RankAnswerBody)
     async def rank(body: RankBody) -> Response:
         request = body.request()
@@ -83,6 +112,8 @@ def build_app(service: RankingService, *, token: str = "", max_body: int = 4 * 2
     async def user(user: str) -> UserAnswerBody:
         return UserAnswerBody(**await asyncio.to_thread(service.user, user))
 
+
+def _add_health(app: FastAPI, service: RankingService, metrics: Metrics) -> None:
     @app.get("/health/live")
     async def live() -> dict[str, str]:
         return {"status": "live", "version": __version__}
@@ -95,8 +126,23 @@ def build_app(service: RankingService, *, token: str = "", max_body: int = 4 * 2
     async def scrape() -> Response:
         return Response(generate_latest(metrics.registry), media_type="text/plain; version=0.0.4")
 
-    _add_errors(app)
-    return app
+
+def _add_retrieval(app: FastAPI, service: RankingService, stage: RetrievalStage, metrics: Metrics) -> None:
+    @app.post("/v1/retrieve", response_model=RetrieveAnswerBody)
+    async def retrieve(body: RetrieveBody) -> Response:
+        found = await asyncio.wrap_future(stage.retrieve(body.wanted()))
+        return Response(retrieve_answer(found), media_type="application/json")
+
+    @app.post("/v1/recommend", response_model=RecommendAnswerBody)
+    async def recommend(body: RecommendBody) -> Response:
+        wanted = body.wanted()
+        found = await asyncio.wrap_future(stage.retrieve(wanted))
+        answer = None
+        if found.items:
+            request = body.request(found.items, time=found.time)
+            answer = await asyncio.wrap_future(service.rank(request))
+            metrics.ranked(answer, len(found.items))
+        return Response(recommend_answer(found, answer, tuple(body.tasks)), media_type="application/json")
 
 
 def _add_errors(app: FastAPI) -> None:

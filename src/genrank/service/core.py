@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ from genrank.data.manifest import Manifest
 from genrank.data.sequence import window_start
 from genrank.data.tables import FeatureTable
 from genrank.errors import RequestError
+from genrank.retrieval.search import Precision
 from genrank.runs.train import device_named
 from genrank.service.batcher import Batcher
 from genrank.serving.bundle import Bundle, require_same_schema
@@ -39,12 +40,14 @@ REQUEST_COST = 50.0  # of a request, in candidates
 class ServiceOptions:
     """How a service runs.
 
-    max_candidates, max_events, max_items: of one call. deadline: seconds within which a ranking is answered or refused.
+    max_candidates, max_retrieved, max_events, max_items: of one call. deadline: seconds within which a ranking is
+    answered or refused.
     batch_candidates: of the rankings that are done together. wait: seconds for others to join them. values: named value
     formulas, weights by task; "" is the run's own.
     """
 
     max_candidates: int = 2000
+    max_retrieved: int = 5000
     max_events: int = 1000
     max_items: int = 1000
     deadline: float = 0.5
@@ -55,10 +58,11 @@ class ServiceOptions:
     threads: int = 1  # of PyTorch; small models serve fastest with one, and scale by workers. 0: as many as it takes
     device: str = "auto"  # a GPU where there is one
     precision: Literal["fp32", "bf16"] = "fp32"
+    index_precision: Precision = "int8"  # of the first look at the vectors of a retriever's index
     values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("max_candidates", "max_events", "max_items", "batch_candidates"):
+        for name in ("max_candidates", "max_retrieved", "max_events", "max_items", "batch_candidates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.deadline <= 0 or min(self.wait, self.cache_bytes, self.decoded_bytes) < 0:
@@ -216,6 +220,7 @@ class RankingService:
         self.request_log = request_log
         self.cache: Cache = history_cache(options.cache_bytes)
         self._swapping = threading.Lock()
+        self.readers: list[Callable[[], None]] = []  # called when the store has something new
         self.deployed: Deployment
         self._deploy(bundle)
         self._batcher: Batcher[_Asked, RankAnswer] = Batcher(
@@ -356,6 +361,8 @@ class RankingService:
         """What is in the store now. It is kept, so that the caller must not hear of trouble: the follower goes on."""
         with suppress(StoreUnavailable):
             self.catch_up()
+            for read in self.readers:
+                read()
 
     def _follow(self) -> None:
         """Learn what other processes have written, until stopped."""

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -39,9 +39,11 @@ class Lag:
 
 
 class Gate:
-    """ASGI middleware. busy: seconds by which a ranking that came now would miss its deadline; below 0 it wouldn't."""
+    """ASGI middleware. busy: by path, seconds by which a request that came now would miss its deadline."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, token: str, max_body: int, busy: Callable[[], float]):
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, token: str, max_body: int, busy: Mapping[str, Callable[[], float]]
+    ):
         self.app, self.metrics, self.max_body, self.busy = app, metrics, max_body, busy
         self.bearer = f"Bearer {token}".encode() if token else b""
 
@@ -88,7 +90,7 @@ class Gate:
             if int(size) > self.max_body:
                 message = f"the body has {int(size)} bytes, at most {self.max_body} are taken; send less at once"
                 return JSONResponse(error_body(message, request_id), 413)
-        if path == "/v1/rank" and (late := self.busy()) > 0:
+        if path in self.busy and (late := self.busy[path]()) > 0:
             problem = Overloaded(late)
             return JSONResponse(error_body(str(problem), request_id), 503, {"retry-after": retry_after(problem)})
         return None

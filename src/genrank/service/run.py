@@ -10,6 +10,7 @@ from pathlib import Path
 
 from genrank.errors import InputError, MissingExtraError
 from genrank.service.core import RankingService
+from genrank.service.retrieval import RetrievalStage
 from genrank.service.watch import Watcher
 
 # Seconds after which a thread gives way to another. PyTorch does after every operation, and with Python's 5 ms a
@@ -46,7 +47,14 @@ def require_serve() -> None:
         raise MissingExtraError(f"genrank serve needs {problem.name}; pip install 'genrank[serve]'") from None
 
 
-def run(service: RankingService, listening: Listening, taken: socket.socket, *, models: Path | None = None) -> None:
+def run(
+    service: RankingService,
+    listening: Listening,
+    taken: socket.socket,
+    *,
+    models: Path | None = None,
+    stage: RetrievalStage | None = None,
+) -> None:
     """Serve on an address that `bind` has taken, until asked to stop. models: a folder to follow (see watch.py)."""
     require_serve()
     import uvicorn
@@ -65,7 +73,7 @@ def run(service: RankingService, listening: Listening, taken: socket.socket, *, 
     sys.setswitchinterval(SWITCH)
     settle_objects()
     config = uvicorn.Config(
-        build_app(service, token=listening.token, max_body=listening.max_body),
+        build_app(service, stage, token=listening.token, max_body=listening.max_body),
         log_level="warning",
         access_log=False,
         backlog=BACKLOG,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 
 from genrank.service.core import RankAnswer, RankRequest
+from genrank.service.retrieval import RetrieveAnswer, Wanted
 from genrank.serving.catalogue import Item
 from genrank.serving.store import Event
 
@@ -150,6 +151,105 @@ def rank_answer(answer: RankAnswer, tasks: tuple[str, ...]) -> bytes:
     return json.dumps(body, separators=(",", ":")).encode()
 
 
+class RetrieveBody(Body):
+    """How many of the whole catalogue to find for a user, and what not."""
+
+    user: Id
+    k: int = Field(500, ge=1, lt=2**31, description="items to find")
+    time: int | None = Field(None, description="seconds since the epoch; default: now", ge=0, lt=2**40)
+    without: dict[str, list[Id]] = Field(
+        default_factory=dict, description="values by item feature that no answer may have, as in blocked authors"
+    )
+    exclude: list[Id] = Field(default_factory=list, description="items that may not be in the answer")
+    exclude_seen: bool | None = Field(None, description="leave out what the user had before; default: as trained")
+
+    def wanted(self) -> Wanted:
+        """As the retrieval stage takes it."""
+        return Wanted(
+            user=self.user, k=self.k, time=self.time, without=self.without,
+            exclude=tuple(self.exclude), exclude_seen=self.exclude_seen,
+        )  # fmt: skip
+
+
+class RecommendBody(RetrieveBody):
+    """To be retrieved, then ranked. The ranking part is that of /v1/rank."""
+
+    context: Values = Field(default_factory=dict, description="features of all candidates' exposure")
+    tasks: list[str] = Field(default_factory=list, description="scores wanted in the answer; default: all")
+    value: dict[str, float] | str = Field("", description="weight of each task in the order, or a formula's name")
+    top_k: int = Field(20, ge=0, description="best candidates to answer with; 0: all")
+
+    def request(self, candidates: tuple[str, ...], *, time: int) -> RankRequest:
+        """The ranking of what was retrieved."""
+        return RankRequest(
+            user=self.user, candidates=candidates, time=time, context=self.context,
+            tasks=tuple(self.tasks), value=self.value, top_k=self.top_k,
+        )  # fmt: skip
+
+
+class FoundBody(BaseModel):
+    """A retrieved item. score: a logit, comparable within the answer."""
+
+    item: str
+    score: float
+
+
+class RetrieveAnswerBody(BaseModel):
+    """Items, best first; fewer than k where no more may be retrieved. Times in ms: of the batch that it was part of."""
+
+    user: str
+    user_known: bool
+    history_current: bool
+    time: int
+    history: int
+    model: str
+    index: str
+    items: list[FoundBody]
+    waited_ms: float
+    encode_ms: float
+    search_ms: float
+    rank_ms: float
+
+
+class RecommendAnswerBody(BaseModel):
+    """The ranker's order of what was retrieved. ranking: null where nothing was."""
+
+    retrieved: int
+    retriever: str
+    index: str
+    retrieval_ms: float
+    ranking: RankAnswerBody | None
+
+
+def retrieve_answer(found: RetrieveAnswer) -> bytes:
+    """A RetrieveAnswerBody."""
+    body = {
+        "user": found.user,
+        "user_known": found.user_known,
+        "history_current": found.history_current,
+        "time": found.time,
+        "history": found.num_history,
+        "model": found.model_version,
+        "index": found.index_version,
+        "items": [{"item": i, "score": score} for i, score in zip(found.items, found.scores, strict=True)],
+        "waited_ms": round(1e3 * found.waited, 3),
+        **{f"{name}_ms": round(1e3 * seconds, 3) for name, seconds in found.seconds.items()},
+    }
+    return json.dumps(body, separators=(",", ":")).encode()
+
+
+def recommend_answer(found: RetrieveAnswer, answer: RankAnswer | None, tasks: tuple[str, ...]) -> bytes:
+    """A RecommendAnswerBody."""
+    about = {
+        "retrieved": len(found.items),
+        "retriever": found.model_version,
+        "index": found.index_version,
+        "retrieval_ms": round(1e3 * (found.waited + sum(found.seconds.values())), 3),
+    }
+    ranking = b"null" if answer is None else rank_answer(answer, tasks)
+    return json.dumps(about, separators=(",", ":")).encode()[:-1] + b',"ranking":' + ranking + b"}"
+
+
 class EventBody(Body):
     """An exposure and what the user did: true or false per binary task, seconds per duration, null for unknown.
 
@@ -192,10 +292,11 @@ class ItemBody(Body):
 
     item: Id
     features: Values = Field(default_factory=dict)
+    available: bool = Field(True, description="false: not to be retrieved any more; rankings and histories keep it")
 
     def as_item(self) -> Item:
         """As the service takes it."""
-        return Item(id=self.item, features=self.features)
+        return Item(id=self.item, features=self.features, available=self.available)
 
 
 class ItemsBody(Body):

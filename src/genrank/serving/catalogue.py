@@ -4,6 +4,7 @@ A table is never changed in place: readers keep the one they have, and `put` mak
 New items are worth sending in batches. Shapes: I items.
 """
 
+import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from genrank.batch import Jagged
+from genrank.config import nearest
 from genrank.data.manifest import Manifest
 from genrank.data.request import FeatureEncoder
 from genrank.data.tables import FeatureTable
@@ -26,10 +28,25 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """An item with raw features by name; embeddings are lists of numbers. What is left out is unknown."""
+    """An item with raw features by name; embeddings are lists of numbers. What is left out is unknown.
+
+    available: false for one that must not be retrieved. It can still be ranked, and be in a history.
+    """
 
     id: str
     features: Mapping[str, Any] = field(default_factory=dict)
+    available: bool = True
+
+    def body(self) -> str:
+        """All but the id, as JSON."""
+        return json.dumps(dict(self.features) if self.available else [dict(self.features), self.available])
+
+    @classmethod
+    def parse(cls, name: str, body: str) -> "Item":
+        """The item that `body` was made of."""
+        content = json.loads(body)
+        features, available = (content, True) if isinstance(content, dict) else content
+        return cls(id=name, features=features, available=available)
 
 
 class Catalogue:
@@ -39,6 +56,7 @@ class Catalogue:
         """`folder`: holds the vocabularies; a prepared folder or a bundle's."""
         self.table, self.version = table, 0
         self.revisions = np.zeros(len(table), np.int64)
+        self.available = np.ones(len(table), np.bool_)  # to be retrieved
         self.encoder = FeatureEncoder(folder, manifest, "item")
         self.embeddings = {f.name: f.dim for f in manifest.spec.of("item") if f.kind == "embedding"}
         self._rows = {name: row for row, name in enumerate(table.ids.to_pylist()) if row}
@@ -51,6 +69,20 @@ class Catalogue:
         """Row of every id, 0 where there is none."""
         rows = self._rows
         return np.array([rows.get(name, 0) for name in ids], np.int64)
+
+    def rows_with(self, name: str, values: Sequence[Any]) -> Ints:
+        """Rows that have one of the values of a categorical or multi-valued feature. RequestError for another name."""
+        vocabulary = self.encoder.vocabularies.get(name)
+        if vocabulary is None:
+            raise RequestError(
+                f"without: there is no item feature {name!r}; {nearest(name, self.encoder.vocabularies)}"
+            )
+        wanted = [vocabulary[str(value)] for value in values if str(value) in vocabulary]
+        column = self.table.features[name]
+        if not isinstance(column, Jagged):
+            return np.flatnonzero(np.isin(column, wanted))
+        row_of_value = np.repeat(np.arange(len(self.table)), np.diff(column.offsets))
+        return np.unique(row_of_value[np.isin(column.values, wanted)])
 
     def put(self, items: Sequence[Item]) -> int:
         """Add items, or replace the features of known ones; how many were new. All or none: RequestError."""
@@ -90,6 +122,9 @@ class Catalogue:
         self.version += 1
         self.revisions = np.concatenate([self.revisions, np.zeros(added, np.int64)])
         self.revisions[place] = self.version
+        available = np.concatenate([self.available, np.ones(added, np.bool_)])
+        available[place] = [item.available for item in items]
+        self.available = available
         self._rows = rows
         return added
 

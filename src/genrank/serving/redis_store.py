@@ -14,7 +14,6 @@ The database is one Redis (with replicas, if you like), not a cluster: a call's 
 all or none. How much of what was acknowledged outlives a crash of Redis is up to its own settings (`appendonly`).
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -143,7 +142,7 @@ class RedisStore:
                     kept[place] = (revision, entry["body"])
         return Snapshot(
             events=tuple(Event.parse(user, body) for (user, _), (_, body) in kept.items()),
-            items=tuple(_item(name, items[name][1]) for name in sorted(items, key=lambda name: items[name][0])),
+            items=tuple(Item.parse(name, items[name][1]) for name in sorted(items, key=lambda name: items[name][0])),
             position=position,
         )
 
@@ -160,7 +159,7 @@ class RedisStore:
         for _, entry in entries:
             before = updates.get(entry["call"], Update())
             if "item" in entry:
-                update = Update(items=(*before.items, _item(entry["item"], entry["features"])))
+                update = Update(items=(*before.items, Item.parse(entry["item"], entry["features"])))
             else:
                 event = Event.parse(entry["user"], entry["body"])
                 update = Update(changes=(*before.changes, _change(event, entry["before"])))
@@ -181,7 +180,7 @@ class RedisStore:
         """See EventStore. All of them or none."""
         values: list[Any] = [MAX_UPDATES]
         for item in items:
-            values += [item.id, json.dumps(dict(item.features))]
+            values += [item.id, item.body()]
         self._ask(lambda: self._put(keys=[self.prefix], args=values))
 
     def close(self) -> None:
@@ -264,10 +263,6 @@ def _revised(value: str) -> tuple[int, str]:
 
 def _change(event: Event, before: str) -> Change:
     return Change(event, Event.parse(event.user, before) if before else None)
-
-
-def _item(name: str, features: str) -> Item:
-    return Item(id=name, features=json.loads(features))
 
 
 def _literal(name: str) -> str:

@@ -196,7 +196,7 @@ class SQLiteStore:
             position = str(self._num_updates)
         return Snapshot(
             events=tuple(Event.parse(user, body) for user, body in rows),
-            items=tuple(Item(id=name, features=json.loads(features)) for name, features in items),
+            items=tuple(Item.parse(name, features) for name, features in items),
             position=position,
         )
 
@@ -263,7 +263,7 @@ class SQLiteStore:
 
     def put_items(self, items: Sequence[Item]) -> None:
         """See EventStore. All of them or, on an error, none."""
-        rows = [(item.id, json.dumps(dict(item.features))) for item in items]
+        rows = [(item.id, item.body()) for item in items]
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany(

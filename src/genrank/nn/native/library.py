@@ -15,7 +15,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-SOURCES = ("attention.cpp", "adagrad.cpp", "dropout.cpp")
+SOURCES = ("attention.cpp", "adagrad.cpp", "dropout.cpp", "search.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp")
 
 

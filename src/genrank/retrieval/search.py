@@ -1,0 +1,217 @@
+"""Flat search: the items of largest inner product with a query, found by looking at all of them.
+
+No tree and no graph: nothing to build, nothing to tune, filters cost nothing and lose nothing. `float32` is exact.
+`int8` and `bfloat16` look at all items in that precision, and score some more than k of the best again in float32, so
+that scores are exact and only an item that the first look puts far behind can be missed. int8 runs in C++ where there
+is a compiler (nn/native/search.cpp).
+
+Shapes: Q queries, I items, W width, K results.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genrank.nn.native.library import load
+from genrank.retrieval.pieces import pieces
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+Precision = Literal["float32", "bfloat16", "int8"]
+
+BLOCK = 32  # items of a block of codes, as in search.cpp
+SCORES_AT_ONCE = 2**22
+QUERIES_AT_ONCE = 256
+
+
+class Found(NamedTuple):
+    """(Q, K) rows and their inner products, best first, of equals the lower row; -1 and -inf where there are fewer."""
+
+    rows: Ints
+    scores: Floats
+
+
+class Search(Protocol):
+    """A search among vectors that it was made of."""
+
+    def __call__(
+        self, queries_QW: Floats, k: int, *, excluded: Sequence[Ints] | None = None, allowed: Mask | None = None
+    ) -> Found:
+        """The best k. excluded: rows for each query that may not be found. allowed: (I), false for rows that may not.
+
+        ValueError for queries of another width, or that are not finite.
+        """
+
+
+class FlatSearch:
+    """Looks at every vector. Safe to use from several threads."""
+
+    def __init__(self, vectors_IW: Floats, *, precision: Precision = "int8", device: str = "cpu"):
+        """`vectors_IW`: at least one; ValueError where one is not finite. device: other than cpu, PyTorch does it."""
+        self.vectors_IW = np.ascontiguousarray(vectors_IW, np.float32)
+        if self.vectors_IW.ndim != 2 or not self.vectors_IW.size:
+            raise ValueError(
+                f"vectors have the shape {self.vectors_IW.shape}; at least one of width at least 1 is needed"
+            )
+        bad = np.flatnonzero(~np.isfinite(self.vectors_IW).all(1))
+        if len(bad):
+            raise ValueError(f"vector {bad[0]} is not finite, as of {len(bad)}; leave these items out")
+        self.precision, self.device = precision, torch.device(device)
+        self._native = (
+            _Native(self.vectors_IW) if precision == "int8" and self.device.type == "cpu" and load() else None
+        )
+        self._first: Tensor | None = None  # what is looked at first
+        self._scale_I: Tensor | None = None
+        if precision == "bfloat16":
+            self._first = torch.from_numpy(self.vectors_IW).to(self.device, torch.bfloat16)
+        elif precision == "int8" and self._native is None:
+            top = np.abs(self.vectors_IW).max(1)
+            codes = np.rint(self.vectors_IW * _over(127, top)[:, None]).astype(np.int8)
+            self._first = torch.from_numpy(codes).to(self.device)
+            self._scale_I = torch.from_numpy(top / 127).to(self.device)
+        self._exact = torch.from_numpy(self.vectors_IW).to(self.device)
+
+    def __len__(self) -> int:
+        return len(self.vectors_IW)
+
+    def __call__(
+        self, queries_QW: Floats, k: int, *, excluded: Sequence[Ints] | None = None, allowed: Mask | None = None
+    ) -> Found:
+        """See Search."""
+        queries_QW = checked_queries(queries_QW, self.vectors_IW.shape[1])
+        parts = []
+        for part in pieces(len(queries_QW), QUERIES_AT_ONCE):
+            hidden = None if excluded is None else excluded[part]
+            if self._native is not None:
+                parts.append(self._native(queries_QW[part], k, hidden, allowed))
+            else:
+                parts.append(self._by_torch(queries_QW[part], k, hidden, allowed))
+        if not parts:
+            return Found(np.zeros((0, k), np.int64), np.zeros((0, k), np.float32))
+        return Found(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+
+    @torch.no_grad()
+    def _by_torch(self, queries: Floats, k: int, excluded: Sequence[Ints] | None, allowed: Mask | None) -> Found:
+        query_QW = torch.from_numpy(queries).to(self.device)
+        may = None if allowed is None else torch.from_numpy(allowed).to(self.device)
+        most = min(k if self._first is None else num_kept(k), len(self))
+        rows, scores = [], []
+        for part in pieces(len(self), SCORES_AT_ONCE // len(queries)):
+            score_QI = self._look(query_QW, part)
+            if may is not None:
+                score_QI.masked_fill_(~may[part], -torch.inf)
+            for query, hidden in enumerate(excluded or ()):
+                inside = hidden[(hidden >= part.start) & (hidden < part.stop)] - part.start
+                score_QI[query, torch.from_numpy(inside).to(self.device)] = -torch.inf
+            best = score_QI.topk(min(most, score_QI.shape[1]), -1)
+            rows.append(best.indices + part.start)
+            scores.append(best.values)
+        row_QN, score_QN = torch.cat(rows, 1), torch.cat(scores, 1)
+        best = score_QN.topk(most, -1)
+        row_QM, score_QM = row_QN.gather(1, best.indices), best.values
+        if self._first is not None:
+            again_QM = torch.einsum("qw,qmw->qm", query_QW, self._exact[row_QM])
+            score_QM = torch.where(score_QM == -torch.inf, score_QM, again_QM)
+        return _ordered(row_QM.cpu().numpy(), score_QM.cpu().numpy(), k)
+
+    def _look(self, query_QW: Tensor, part: slice) -> Tensor:
+        """(Q, items of the part) scores of the first look; those of int8 up to a factor of the query."""
+        if self._first is None:
+            return query_QW @ self._exact[part].T
+        if self._scale_I is None:
+            return (query_QW.bfloat16() @ self._first[part].T).float()
+        top_Q1 = query_QW.abs().amax(-1, keepdim=True)
+        code_QW = torch.where(top_Q1 > 0, query_QW * (127 / top_Q1), 0.0).round()
+        return (code_QW @ self._first[part].float().T) * self._scale_I[part]
+
+
+class _Call(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("items", "dim", "num_queries", "most", "k")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                "codes", "scales", "vectors", "queries", "allowed", "excluded", "excluded_offsets", "rows", "scores"
+            )
+        ),
+        ("num_threads", ctypes.c_int64),
+    )  # fmt: skip
+
+
+class _Native:
+    """int8 in C++. Codes take a quarter of the vectors' memory."""
+
+    def __init__(self, vectors_IW: Floats):
+        library = load()
+        assert library is not None
+        self.library, self.vectors_IW = library, vectors_IW
+        num_items, dim = vectors_IW.shape
+        room = -(-num_items // BLOCK) * BLOCK
+        self.codes = np.zeros(room * (-(-dim // 4) * 4), np.uint8)
+        self.scales = np.zeros(room, np.float32)
+        library.search_encode(
+            _pointer(vectors_IW),
+            ctypes.c_int64(num_items),
+            ctypes.c_int64(dim),
+            _pointer(self.codes),
+            _pointer(self.scales),
+            ctypes.c_int64(torch.get_num_threads()),
+        )
+
+    def __call__(self, queries: Floats, k: int, excluded: Sequence[Ints] | None, allowed: Mask | None) -> Found:
+        rows = np.full((len(queries), k), -1, np.int64)
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        hidden = offsets = None
+        if excluded is not None:
+            hidden = np.concatenate([np.zeros(0, np.int64), *(np.sort(each) for each in excluded)]).astype(np.int64)
+            offsets = np.concatenate([[0], np.cumsum([len(each) for each in excluded])]).astype(np.int64)
+        may = None if allowed is None else np.ascontiguousarray(allowed, np.bool_)
+        call = _Call(
+            *self.vectors_IW.shape,
+            len(queries),
+            num_kept(k),
+            k,
+            *map(_pointer, (self.codes, self.scales, self.vectors_IW, queries, may, hidden, offsets, rows, scores)),
+            torch.get_num_threads(),
+        )
+        self.library.search_int8(ctypes.byref(call))
+        return Found(rows, scores)
+
+
+def num_kept(k: int) -> int:
+    """How many of the first look are scored again for k results; ours, measured: docs/retrieval.md."""
+    return k + max(k // 4, 32)
+
+
+def checked_queries(queries_QW: Floats, width: int) -> Floats:
+    """The queries as contiguous float32. ValueError where they have another width or are not finite."""
+    queries_QW = np.ascontiguousarray(queries_QW, np.float32)
+    if queries_QW.ndim != 2 or queries_QW.shape[1] != width:
+        raise ValueError(f"queries have the shape {queries_QW.shape}; the index holds vectors of width {width}")
+    bad = np.flatnonzero(~np.isfinite(queries_QW).all(1))
+    if len(bad):
+        raise ValueError(f"query {bad[0]} is not finite")
+    return queries_QW
+
+
+def _ordered(rows: Ints, scores: Floats, k: int) -> Found:
+    """The best k in order, filled up to k."""
+    order = np.lexsort((rows, -scores))[:, :k]
+    rows, scores = np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+    rows = np.where(scores == -np.inf, -1, rows)
+    fill = ((0, 0), (0, k - rows.shape[1]))
+    return Found(np.pad(rows, fill, constant_values=-1), np.pad(scores, fill, constant_values=-np.inf))
+
+
+def _over(numerator: float, values: Floats) -> Floats:
+    return np.divide(numerator, values, out=np.zeros_like(values), where=values > 0)
+
+
+def _pointer(array: NDArray[np.generic] | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if array is None else array.ctypes.data)
