@@ -39,6 +39,9 @@ class Size:
     scored_candidates: tuple[int, ...] = (50, 200, 500, 1000, 2000)
     scored_histories: tuple[int, ...] = (64, 256, 512, 1024, 2048)
     served_candidates: int = 200
+    auxiliary: tuple[int, int] = (64, 300)  # GRank: events, candidates of a training step
+    auxiliary_sequences: int = 16
+    auxiliary_model: tuple[int, int, int] = (128, 4, 4)  # width, heads, blocks
 
 
 TINY_MODEL = SequenceRankerConfig(
@@ -67,6 +70,9 @@ TINY = Size(
     scored_candidates=(5, 20),
     scored_histories=(16, 32),
     served_candidates=20,
+    auxiliary=(8, 12),
+    auxiliary_sequences=2,
+    auxiliary_model=(16, 2, 2),
 )
 SMALL = Size(
     model=SequenceRankerConfig(

@@ -6,6 +6,7 @@ from typing import Any
 
 from genrank.bench.attention import attention
 from genrank.bench.data import data
+from genrank.bench.decomposed import decomposed
 from genrank.bench.machine import describe
 from genrank.bench.optimizer import optimizer
 from genrank.bench.options import BenchOptions
@@ -22,6 +23,7 @@ BENCHES: Mapping[str, Callable[[BenchOptions, Say], dict[str, Any]]] = {
     "optimizer": optimizer,
     "scoring": scoring,
     "serve": serving,
+    "decomposed": decomposed,
 }
 
 

@@ -34,7 +34,7 @@ class RetrieverConfig:
     feedforward: int = 512
     embedding_dim: int = 64  # of each feature, before the projection to `width`
     without: tuple[str, ...] = ()  # features of the data that the model does not use
-    num_recent: int = 16  # events in the query token's means
+    recent: tuple[int, ...] = (1, 16)  # the query token's means: of the last event, of the last 16
     position_embedding: bool = True
     gap_embedding: bool = False  # time since the previous request; data of order only has none
     alibi: bool = True
@@ -55,7 +55,18 @@ class RetrieverConfig:
     attention: Backend = "auto"
 
     def __post_init__(self) -> None:
-        at_least_one = ("width", "num_heads", "num_blocks", "feedforward", "embedding_dim", "num_recent", "places")
+        self._check_numbers()
+        if min(self.recent, default=0) < 1:
+            raise ValueError(f"recent is {list(self.recent)}; it must name numbers of events, each at least 1")
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature}; it must be above 0")
+        if self.generator == "pooled" and self.auxiliary:
+            raise ValueError("the auxiliary is the transformer's; set auxiliary=0 with generator=pooled")
+
+    def _check_numbers(self) -> None:
+        at_least_one = ("width", "num_heads", "num_blocks", "feedforward", "embedding_dim", "places")
         for name in (*at_least_one, "ranker_events", "num_candidates", "num_negatives", "num_hard", "hard_from"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -65,12 +76,6 @@ class RetrieverConfig:
         for name in ("dropout", "embedding_dropout", "id_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
-        if self.width % self.num_heads:
-            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}; it must be above 0")
-        if self.generator == "pooled" and self.auxiliary:
-            raise ValueError("the auxiliary is the transformer's; set auxiliary=0 with generator=pooled")
 
     @property
     def search(self) -> SearchConfig:

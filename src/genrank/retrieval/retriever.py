@@ -59,7 +59,7 @@ class Retriever(nn.Module):
         self.encoding = GenRankEncoding(
             max_history + 1, width, position=config.position_embedding, request=False, gap=config.gap_embedding
         )
-        num_sums = 1 + len(self.behaviours)
+        num_sums = len(config.recent) * (1 + len(self.behaviours))
         self.query_token = nn.Parameter(torch.randn(width) * 0.02)
         self.personal = nn.Linear(width * (num_sums + (self.users is not None)), width, bias=False)
         self.input_norm, self.input_dropout = nn.LayerNorm(width), Dropout(config.embedding_dropout)
@@ -93,7 +93,7 @@ class Retriever(nn.Module):
     @property
     def scale(self) -> float:
         """What an inner product is multiplied with to be a logit."""
-        return 1 / self.config.temperature if self.config.similarity == "cosine" else self.config.width**-0.5
+        return 1 / self.config.temperature if self.config.similarity == "cosine" else 1.0
 
     def vectors(self, embedded_IW: Tensor) -> Tensor:
         """(…, W) what the index holds of embedded items."""
@@ -114,16 +114,8 @@ class Retriever(nn.Module):
         encoded_TW = event_TW + self.encoding(history.position, history.request, history.gap)
         context = action_context(encoded_TW, history)
         x_TW = self._input(context.x_XW)
-        states: list[KeysValues] = []
-        attention = self._attention(context.queries, context.tokens) if len(self.blocks) > 1 else None
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            if attention is None or block is self.blocks[-1]:
-                states.append(block.keys_values(x_TW))  # nobody looks at what the last block makes of history
-            else:
-                x_TW, own = block(x_TW, attention, None)
-                states.append(own)
-        return Encoded(HistoryState(context.tokens, tuple(states), user_BW, 0, 1), event_TW, items_IW, user_BW)
+        states = self._through_history(x_TW, context.queries, context.tokens)
+        return Encoded(HistoryState(context.tokens, states, user_BW, 0, 1), event_TW, items_IW, user_BW)
 
     def queries(self, encoded: Encoded, batch: PackedBatch) -> Tensor:
         """(C, W) the query vector of every place: of its sample's history up to its prefix."""
@@ -175,22 +167,34 @@ class Retriever(nn.Module):
     def _recent(self, event_TW: Tensor, batch: PackedBatch) -> list[Tensor]:
         """(C, W) each: the mean of the latest events before every place, of all and of those answered yes."""
         history, c = batch.history, batch.candidates
-        begin_C = per_token(history.offsets[:-1], c.offsets)
-        end_C = begin_C + c.prefix
-        begin_C = torch.maximum(begin_C, end_C - self.config.num_recent)
+        first_C = per_token(history.offsets[:-1], c.offsets)
+        end_C = first_C + c.prefix
         answers = [event_TW.new_ones(len(event_TW))]
         answers += [(history.actions[name] == 2).to(event_TW.dtype) for name in self.behaviours]
         means = []
         for answer_T in answers:
             weighted = torch.cat([event_TW * answer_T[:, None], answer_T[:, None]], -1)
             sums = torch.cat([weighted.new_zeros(1, weighted.shape[1]), weighted]).double().cumsum(0)
-            total = (sums[end_C] - sums[begin_C]).to(event_TW.dtype)
-            means.append(total[:, :-1] / total[:, -1:].clamp_min(1))
+            for count in self.config.recent:
+                total = (sums[end_C] - sums[torch.maximum(first_C, end_C - count)]).to(event_TW.dtype)
+                means.append(total[:, :-1] / total[:, -1:].clamp_min(1))
         return means
 
     def _input(self, x_NW: Tensor) -> Tensor:
         entered: Tensor = self.input_dropout(self.input_norm(x_NW))
         return entered
+
+    def _through_history(self, x_TW: Tensor, queries: Queries, tokens: Tokens) -> tuple[KeysValues, ...]:
+        states: list[KeysValues] = []
+        attention = self._attention(queries, tokens) if len(self.blocks) > 1 else None
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            if attention is None or block is self.blocks[-1]:
+                states.append(block.keys_values(x_TW))  # nobody looks at what the last block makes of history
+            else:
+                x_TW, own = block(x_TW, attention, None)
+                states.append(own)
+        return tuple(states)
 
     def _through_blocks(self, x_NW: Tensor, state: HistoryState, queries: Queries) -> Tensor:
         attention = self._attention(queries, state.context)
