@@ -195,7 +195,9 @@ def _add_uses_of_a_run(commands: Any) -> None:
     results.set_defaults(run=_results)
 
     bench = commands.add_parser("bench", help="how fast it is here")
-    bench.add_argument("name", metavar="NAME", help="attention, training, data, optimizer, scoring, serve")
+    bench.add_argument(
+        "name", metavar="NAME", help="attention, training, data, optimizer, scoring, serve, decomposed, search"
+    )
     bench.add_argument("--size", default="small", help="tiny, small (width 256, the default), paper (768)")
     bench.add_argument("--minutes", type=float, help="about how long to measure (default: by the bench, 1 to 6)")
     bench.add_argument("--seed", type=int, default=0)

@@ -41,6 +41,8 @@ FIGURES = {
     ),
     "optimizer": ("step_over_gather", "sparse_adam_over_gather"),
     "scoring": ("cached_over_uncached", "time_over_matrix_products"),
+    "search": ("int8_over_hnsw", "int8_over_ivf", "int8_over_hnsw_single"),
+    "decomposed": ("attention_time_ratio", "blocks_time_ratio"),
 }
 
 
@@ -65,7 +67,7 @@ def assert_figures(result: dict[str, Any], *names: str) -> None:
         assert result[name]["low"] <= result[name]["value"] <= result[name]["high"]
 
 
-@pytest.mark.parametrize("name", ["data", "optimizer", "scoring"])
+@pytest.mark.parametrize("name", ["data", "optimizer", "scoring", "decomposed", "search"])
 def test_every_named_figure_is_measured(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert_figures(bench(capsys, name), *FIGURES[name])
 
@@ -104,6 +106,20 @@ def test_scoring_a_cached_history_gives_the_logits_of_the_whole_request(capsys: 
     assert list(result["growth"]) == ["5 over 32", "20 over 32", "20 over 16"]
     for row in result["growth"].values():
         assert_positive({name: row[name] for name in ("p50_ms", "p99_ms", "din_p50_ms", "din_p99_ms", "p99_over_din")})
+
+
+def test_decomposed_attention_gives_what_full_attention_gives_for_less(capsys: pytest.CaptureFixture[str]) -> None:
+    result = bench(capsys, "decomposed")
+    assert result["deviation"] < 1e-5
+    assert result["flops_saved"] == pytest.approx(1 - (8 * 8 + 12 * 9) / 20**2)
+
+
+def test_search_reaches_the_recall_at_which_it_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    cells = bench(capsys, "search", "--minutes", "0.02")["cells"]
+    assert {"300 int8", "2,000 float32", "2,000 HNSW at 0.99"} <= set(cells)
+    for name, cell in cells.items():
+        assert cell["recall"] >= (float(name.split(" at ")[1]) if " at " in name else 0.99), name
+    assert cells["2,000 float32"]["recall"] == 1
 
 
 def test_serving_answers_every_request_under_load_or_refuses_it(capsys: pytest.CaptureFixture[str]) -> None:

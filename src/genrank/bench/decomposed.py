@@ -114,7 +114,7 @@ def _works(options: BenchOptions, part: str) -> dict[str, Work]:
 def _deviation(options: BenchOptions) -> float:
     """The largest difference of what both make of the candidates, as a share of the largest value."""
     step = _Step(options)
-    ours, full = (step.outcome(way) for way in ("decomposed", "full"))
+    ours, full = (step.outcome(way).detach() for way in ("decomposed", "full"))
     return float((ours - full).abs().max() / full.abs().max())
 
 

@@ -39,6 +39,10 @@ class Size:
     scored_candidates: tuple[int, ...] = (50, 200, 500, 1000, 2000)
     scored_histories: tuple[int, ...] = (64, 256, 512, 1024, 2048)
     served_candidates: int = 200
+    searched: tuple[int, ...] = (100_000, 1_000_000)  # items of a catalogue
+    search_width: int = 128
+    search_k: int = 500
+    search_queries: int = 64
     auxiliary: tuple[int, int] = (64, 300)  # GRank: events, candidates of a training step
     auxiliary_sequences: int = 16
     auxiliary_model: tuple[int, int, int] = (128, 4, 4)  # width, heads, blocks
@@ -70,6 +74,10 @@ TINY = Size(
     scored_candidates=(5, 20),
     scored_histories=(16, 32),
     served_candidates=20,
+    searched=(300, 2000),
+    search_width=8,
+    search_k=20,
+    search_queries=10,
     auxiliary=(8, 12),
     auxiliary_sequences=2,
     auxiliary_model=(16, 2, 2),
@@ -95,7 +103,7 @@ class BenchOptions:
     run: to serve, instead of a model of the bench's own.
     """
 
-    name: Literal["attention", "training", "data", "optimizer", "scoring", "serve"]
+    name: Literal["attention", "training", "data", "optimizer", "scoring", "serve", "decomposed", "search"]
     size: Literal["tiny", "small", "paper"] = "small"
     minutes: float | None = None
     seed: int = 0

@@ -11,6 +11,7 @@ from genrank.bench.machine import describe
 from genrank.bench.optimizer import optimizer
 from genrank.bench.options import BenchOptions
 from genrank.bench.scoring import scoring
+from genrank.bench.search import search
 from genrank.bench.serving import serving
 from genrank.bench.training import training
 
@@ -24,6 +25,7 @@ BENCHES: Mapping[str, Callable[[BenchOptions, Say], dict[str, Any]]] = {
     "scoring": scoring,
     "serve": serving,
     "decomposed": decomposed,
+    "search": search,
 }
 
 

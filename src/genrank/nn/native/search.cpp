@@ -12,10 +12,11 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <vector>
 
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -26,31 +27,75 @@ namespace {
 constexpr int64_t BLOCK = 32, GROUP = 8;
 constexpr int64_t TILE_BYTES = 1 << 16;  // of codes that every query passes while they are in the cache
 
-struct Candidate {
-    float score;
-    int32_t row;
-};
+// A score and its row as one number: the larger comes first, of equal scores the lower row.
+inline uint64_t candidate(float score, int64_t row) {
+    uint32_t bits;
+    score += 0.f;  // no negative zero
+    std::memcpy(&bits, &score, sizeof bits);
+    bits = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    return static_cast<uint64_t>(bits) << 32 | (0xffffffffu - static_cast<uint32_t>(row));
+}
 
-inline bool before(const Candidate& a, const Candidate& b) { return a.score > b.score || (a.score == b.score && a.row < b.row); }
+inline int64_t row_of(uint64_t candidate) { return 0xffffffffu - static_cast<uint32_t>(candidate); }
+
+inline float score_of(uint64_t candidate) {
+    uint32_t bits = static_cast<uint32_t>(candidate >> 32);
+    bits = bits & 0x80000000u ? bits & 0x7fffffffu : ~bits;
+    float score;
+    std::memcpy(&score, &bits, sizeof score);
+    return score;
+}
 
 // The best so far. Unordered; cut back to `most` whenever it is twice as long.
 struct Best {
-    std::vector<Candidate> kept;
+    std::vector<uint64_t> kept;
     size_t most = 0;
     float threshold = -std::numeric_limits<float>::infinity();
 
-    void push(float score, int32_t row) {
-        kept.push_back({score, row});
+    void push(float score, int64_t row) {
+        kept.push_back(candidate(score, row));
         if (kept.size() >= 2 * most + 64) cut();
     }
 
     void cut() {
         if (kept.size() <= most) return;
-        std::nth_element(kept.begin(), kept.begin() + (most - 1), kept.end(), before);
+        std::nth_element(kept.begin(), kept.begin() + (most - 1), kept.end(), std::greater<uint64_t>());
         kept.resize(most);
-        threshold = kept[most - 1].score;
+        threshold = score_of(kept[most - 1]);
     }
 };
+
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+// Even and odd channels apart, in 16 bits: the instruction that multiplies bytes saturates.
+template <int64_t N>
+inline void few_products(const uint8_t* codes, const int8_t* const* queries, int64_t quads, int32_t (*out)[BLOCK]) {
+    const __m256i low_byte = _mm256_set1_epi16(0xff);
+    __m256i sum[N][4];
+    for (int64_t n = 0; n < N; n++)
+        for (__m256i& each : sum[n]) each = _mm256_setzero_si256();
+    for (int64_t quad = 0; quad < quads; quad++) {
+        __m256i even[N], odd[N];
+        for (int64_t n = 0; n < N; n++) {
+            int32_t four;
+            std::memcpy(&four, queries[n] + 4 * quad, sizeof four);
+            const __m256i q = _mm256_set1_epi32(four);
+            even[n] = _mm256_srai_epi16(_mm256_slli_epi16(q, 8), 8);
+            odd[n] = _mm256_srai_epi16(q, 8);
+        }
+        for (int64_t part = 0; part < 4; part++) {
+            const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + quad * 4 * BLOCK + part * 32));
+            const __m256i a_even = _mm256_and_si256(a, low_byte), a_odd = _mm256_srli_epi16(a, 8);
+            for (int64_t n = 0; n < N; n++) {
+                const __m256i both = _mm256_add_epi32(_mm256_madd_epi16(a_even, even[n]), _mm256_madd_epi16(a_odd, odd[n]));
+                sum[n][part] = _mm256_add_epi32(sum[n][part], both);
+            }
+        }
+    }
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t part = 0; part < 4; part++)
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(out[n] + 8 * part), sum[n][part]);
+}
+#endif
 
 // Integer products of 32 items with N queries. quads: groups of four channels.
 template <int64_t N>
@@ -72,6 +117,9 @@ inline void products(const uint8_t* codes, const int8_t* const* queries, int64_t
         _mm512_storeu_si512(out[n], low[n]);
         _mm512_storeu_si512(out[n] + 16, high[n]);
     }
+#elif defined(__AVX2__)
+    for (int64_t n = 0; n + 2 <= N; n += 2) few_products<2>(codes, queries + n, quads, out + n);
+    if (N % 2) few_products<1>(codes, queries + N - 1, quads, out + N - 1);
 #else
     for (int64_t n = 0; n < N; n++) {
         std::memset(out[n], 0, sizeof out[n]);
@@ -102,6 +150,12 @@ struct Search {
 };
 
 namespace {
+
+constexpr size_t AHEAD = 4;  // vectors that are on their way from memory while one is scored
+
+inline void prefetch(const float* vector, int64_t dim) {
+    for (int64_t c = 0; c < dim; c += 16) __builtin_prefetch(vector + c);
+}
 
 bool is_excluded(const Search& s, int64_t query, int64_t row) {
     if (s.excluded == nullptr) return false;
@@ -143,17 +197,15 @@ void scan(const Search& s, const Queries& queries, int64_t first, int64_t begin,
         for (int64_t n = 0; n < N; n++) {
             const int32_t offset = queries.offset[first + n];
             const float threshold = best[first + n].threshold;
-            int32_t above = 0;
+            uint32_t above = 0;  // a bit for each item
             for (int64_t i = 0; i < BLOCK; i++) {
                 score[i] = static_cast<float>(product[n][i] - offset) * scale[i];
-                above |= score[i] > threshold;
+                above |= static_cast<uint32_t>(score[i] > threshold) << i;
             }
-            if (!above) continue;
-            for (int64_t i = 0; i < BLOCK; i++) {
-                const int64_t row = block * BLOCK + i;
-                if (!(score[i] > best[first + n].threshold) || row >= s.items) continue;
-                if ((s.allowed != nullptr && !s.allowed[row]) || is_excluded(s, first + n, row)) continue;
-                best[first + n].push(score[i], static_cast<int32_t>(row));
+            for (; above; above &= above - 1) {
+                const int64_t i = __builtin_ctz(above), row = block * BLOCK + i;
+                if (row >= s.items || (s.allowed != nullptr && !s.allowed[row]) || is_excluded(s, first + n, row)) continue;
+                best[first + n].push(score[i], row);
             }
         }
     }
@@ -165,6 +217,7 @@ void scan_all(const Search& s, const Queries& queries, int64_t begin, int64_t en
         const int64_t to = std::min(from + tile, end);
         int64_t n = 0;
         for (; n + GROUP <= s.num_queries; n += GROUP) scan<GROUP>(s, queries, n, from, to, best);
+        for (; n + 4 <= s.num_queries; n += 4) scan<4>(s, queries, n, from, to, best);
         for (; n + 2 <= s.num_queries; n += 2) scan<2>(s, queries, n, from, to, best);
         if (n < s.num_queries) scan<1>(s, queries, n, from, to, best);
     }
@@ -210,14 +263,19 @@ extern "C" void search_int8(const Search* call) {
         for (int64_t n = 0; n < s.num_queries; n++) {
             Best all;
             all.most = s.most;
-            for (const std::vector<Best>& part : best) all.kept.insert(all.kept.end(), part[n].kept.begin(), part[n].kept.end());
+            for (const std::vector<Best>& part : best)
+                all.kept.insert(all.kept.end(), part[n].kept.begin(), part[n].kept.end());
             all.cut();
-            for (Candidate& each : all.kept) each.score = dot(s.vectors + each.row * s.dim, s.queries + n * s.dim, s.dim);
-            const int64_t count = std::min<int64_t>(s.k, static_cast<int64_t>(all.kept.size()));
-            std::partial_sort(all.kept.begin(), all.kept.begin() + count, all.kept.end(), before);
-            for (int64_t i = 0; i < count; i++) {
-                s.rows[n * s.k + i] = all.kept[i].row;
-                s.scores[n * s.k + i] = all.kept[i].score;
+            const size_t count = all.kept.size(), k = std::min<size_t>(s.k, count);
+            for (size_t i = 0; i < count; i++) {
+                if (i + AHEAD < count) prefetch(s.vectors + row_of(all.kept[i + AHEAD]) * s.dim, s.dim);
+                const int64_t row = row_of(all.kept[i]);
+                all.kept[i] = candidate(dot(s.vectors + row * s.dim, s.queries + n * s.dim, s.dim), row);
+            }
+            std::partial_sort(all.kept.begin(), all.kept.begin() + k, all.kept.end(), std::greater<uint64_t>());
+            for (size_t i = 0; i < k; i++) {
+                s.rows[n * s.k + i] = row_of(all.kept[i]);
+                s.scores[n * s.k + i] = score_of(all.kept[i]);
             }
         }
     }
