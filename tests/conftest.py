@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from redis_server import RedisServer
+from retrievers import trained
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
@@ -72,3 +73,13 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "run"
     assert main(["train", str(data), "--out", str(out), *TINY, "--set", "training.epochs=1"]) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def grank(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny GRank on the small log, with its index."""
+    from genrank.cli import main
+
+    run = trained(data, tmp_path_factory.mktemp("grank") / "run", "--recipe", "grank-small")
+    assert main(["index", str(run)]) == 0
+    return run

@@ -37,7 +37,7 @@ class Retrieved:
     repeated: Column  # bool: the user had it before
     item_age: Column  # seconds since the item's first exposure
     train_count: Column  # exposures of the item in training
-    ranks: Mapping[str, Floats]  # per stage, from 0; the last stage is the answer
+    ranks: Mapping[str, Floats]  # per stage, from 0, infinite where it can't be; the last stage is the answer
     top: Column  # (N, K) rows of items.parquet at the head of each list
     catalogue: Column  # rows that could be retrieved
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from genrank.nn.native.library import load
 from genrank.retrieval.pieces import pieces
@@ -26,7 +27,8 @@ Mask = NDArray[np.bool_]
 Precision = Literal["float32", "bfloat16", "int8"]
 
 BLOCK = 32  # items of a block of codes, as in search.cpp
-SCORES_AT_ONCE = 2**22
+SCORES_AT_ONCE = 2**24
+GROUP = 16  # neighbours of which PyTorch's selection sees the best first
 QUERIES_AT_ONCE = 256
 
 
@@ -45,7 +47,7 @@ class Search(Protocol):
     ) -> Found:
         """The best k. excluded: rows for each query that may not be found. allowed: (I), false for rows that may not.
 
-        ValueError for queries of another width, or that are not finite.
+        ValueError for queries of another width, or that are not finite, and for filters of another size.
         """
 
 
@@ -85,6 +87,7 @@ class FlatSearch:
     ) -> Found:
         """See Search."""
         queries_QW = checked_queries(queries_QW, self.vectors_IW.shape[1])
+        check_filters(len(queries_QW), len(self), k, excluded, allowed)
         parts = []
         for part in pieces(len(queries_QW), QUERIES_AT_ONCE):
             hidden = None if excluded is None else excluded[part]
@@ -109,12 +112,11 @@ class FlatSearch:
             for query, hidden in enumerate(excluded or ()):
                 inside = hidden[(hidden >= part.start) & (hidden < part.stop)] - part.start
                 score_QI[query, torch.from_numpy(inside).to(self.device)] = -torch.inf
-            best = score_QI.topk(min(most, score_QI.shape[1]), -1)
-            rows.append(best.indices + part.start)
-            scores.append(best.values)
-        row_QN, score_QN = torch.cat(rows, 1), torch.cat(scores, 1)
-        best = score_QN.topk(most, -1)
-        row_QM, score_QM = row_QN.gather(1, best.indices), best.values
+            best, place = _best(score_QI, most)
+            rows.append(place + part.start)
+            scores.append(best)
+        score_QM, place_QM = _best_few(torch.cat(scores, 1), most)
+        row_QM = torch.cat(rows, 1).gather(1, place_QM)
         if self._first is not None:
             again_QM = torch.einsum("qw,qmw->qm", query_QW, self._exact[row_QM])
             score_QM = torch.where(score_QM == -torch.inf, score_QM, again_QM)
@@ -129,6 +131,34 @@ class FlatSearch:
         top_Q1 = query_QW.abs().amax(-1, keepdim=True)
         code_QW = torch.where(top_Q1 > 0, query_QW * (127 / top_Q1), 0.0).round()
         return (code_QW @ self._first[part].float().T) * self._scale_I[part]
+
+
+def _best(score_QI: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """The best `most` scores and where they are, in order of place; of equals the first.
+
+    They lie in the `most` groups of neighbours with the best maxima, so that one pass looks at all scores and the
+    selection at few.
+    """
+    num_queries, num_items = score_QI.shape
+    if num_items <= 2 * most * GROUP:
+        return _best_few(score_QI, most)
+    score_QGN = F.pad(score_QI, (0, -num_items % GROUP), value=-torch.inf).view(num_queries, -1, GROUP)
+    group_QM = _best_few(score_QGN.amax(-1), most)[1]
+    few_QMN = score_QGN.gather(1, group_QM[..., None].expand(-1, -1, GROUP))
+    best_QM, place_QM = _best_few(few_QMN.flatten(1), most)
+    return best_QM, group_QM.gather(1, place_QM // GROUP) * GROUP + place_QM % GROUP
+
+
+def _best_few(score_QN: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """See _best; `topk` may leave out the first of equals."""
+    most = min(most, score_QN.shape[1])
+    best = score_QN.topk(most, -1)
+    last_Q1, place_QM = best.values[:, -1:], best.indices
+    tied_Q = ((score_QN >= last_Q1).sum(-1) > most) & (last_Q1[:, 0] > -torch.inf)
+    for query in tied_Q.nonzero()[:, 0].tolist():
+        place_QM[query] = score_QN[query].sort(descending=True, stable=True).indices[:most]
+    place_QM = place_QM.sort(-1).values
+    return score_QN.gather(1, place_QM), place_QM
 
 
 class _Call(ctypes.Structure):
@@ -198,6 +228,18 @@ def checked_queries(queries_QW: Floats, width: int) -> Floats:
     if len(bad):
         raise ValueError(f"query {bad[0]} is not finite")
     return queries_QW
+
+
+def check_filters(
+    num_queries: int, num_items: int, k: int, excluded: Sequence[Ints] | None, allowed: Mask | None
+) -> None:
+    """ValueError where a search can't be asked like this."""
+    if k < 1:
+        raise ValueError(f"k is {k}; it must be at least 1")
+    if excluded is not None and len(excluded) != num_queries:
+        raise ValueError(f"excluded holds rows for {len(excluded)} queries; there are {num_queries}")
+    if allowed is not None and allowed.shape != (num_items,):
+        raise ValueError(f"allowed has the shape {allowed.shape}; ({num_items},) is needed, one for each item")
 
 
 def _ordered(rows: Ints, scores: Floats, k: int) -> Found:

@@ -126,7 +126,7 @@ class _Search:
         ranked_PM = ranked_PM.masked_fill(best.values == -torch.inf, -torch.inf)
         is_target_PM = best.indices == target_P[:, None]
         place_in_best = _rank(ranked_PM, is_target_PM.int().argmax(-1))
-        found_P = is_target_PM.any(-1) & (ranks["generator"] < len(self.vector_IW) - 1)
+        found_P = is_target_PM.any(-1) & ranks["generator"].isfinite()
         ranks["ranker"] = torch.where(found_P, place_in_best, ranks["generator"].clamp_min(num_candidates))
         order = ranked_PM.topk(min(NUM_TOP, num_candidates), -1).indices
         return Lists(ranks, best.indices.gather(1, order))
@@ -165,10 +165,10 @@ class _Search:
 
 
 def _rank(score_PI: Tensor, target_P: Tensor) -> Tensor:
-    """(P) how many stand before the target; among equals, the middle. Last where the target is out."""
+    """(P) how many stand before the target; among equals, the middle. Infinite where the target is out."""
     own_P1 = score_PI.gather(1, target_P[:, None])
     before = (score_PI > own_P1).sum(-1) + 0.5 * ((score_PI == own_P1).sum(-1) - 1)
-    return torch.where(own_P1[:, 0] == -torch.inf, score_PI.shape[1] - 1, before)
+    return torch.where(own_P1[:, 0] == -torch.inf, torch.inf, before)
 
 
 def _retrieved(
