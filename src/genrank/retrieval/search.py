@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from genrank.nn.native.library import load
 from genrank.retrieval.pieces import pieces
@@ -27,8 +26,7 @@ Mask = NDArray[np.bool_]
 Precision = Literal["float32", "bfloat16", "int8"]
 
 BLOCK = 32  # items of a block of codes, as in search.cpp
-SCORES_AT_ONCE = 2**24
-GROUP = 16  # neighbours of which PyTorch's selection sees the best first
+SCORES_AT_ONCE = 2**22
 QUERIES_AT_ONCE = 256
 
 
@@ -104,6 +102,7 @@ class FlatSearch:
         query_QW = torch.from_numpy(queries).to(self.device)
         may = None if allowed is None else torch.from_numpy(allowed).to(self.device)
         most = min(k if self._first is None else num_kept(k), len(self))
+        ties = self.precision != "bfloat16"  # where equals are many and mean nothing
         rows, scores = [], []
         for part in pieces(len(self), SCORES_AT_ONCE // len(queries)):
             score_QI = self._look(query_QW, part)
@@ -112,10 +111,10 @@ class FlatSearch:
             for query, hidden in enumerate(excluded or ()):
                 inside = hidden[(hidden >= part.start) & (hidden < part.stop)] - part.start
                 score_QI[query, torch.from_numpy(inside).to(self.device)] = -torch.inf
-            best, place = _best(score_QI, most)
+            best, place = _best(score_QI, most, ties)
             rows.append(place + part.start)
             scores.append(best)
-        score_QM, place_QM = _best_few(torch.cat(scores, 1), most)
+        score_QM, place_QM = _best(torch.cat(scores, 1), most, ties)
         row_QM = torch.cat(rows, 1).gather(1, place_QM)
         if self._first is not None:
             again_QM = torch.einsum("qw,qmw->qm", query_QW, self._exact[row_QM])
@@ -133,30 +132,15 @@ class FlatSearch:
         return (code_QW @ self._first[part].float().T) * self._scale_I[part]
 
 
-def _best(score_QI: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """The best `most` scores and where they are, in order of place; of equals the first.
-
-    They lie in the `most` groups of neighbours with the best maxima, so that one pass looks at all scores and the
-    selection at few.
-    """
-    num_queries, num_items = score_QI.shape
-    if num_items <= 2 * most * GROUP:
-        return _best_few(score_QI, most)
-    score_QGN = F.pad(score_QI, (0, -num_items % GROUP), value=-torch.inf).view(num_queries, -1, GROUP)
-    group_QM = _best_few(score_QGN.amax(-1), most)[1]
-    few_QMN = score_QGN.gather(1, group_QM[..., None].expand(-1, -1, GROUP))
-    best_QM, place_QM = _best_few(few_QMN.flatten(1), most)
-    return best_QM, group_QM.gather(1, place_QM // GROUP) * GROUP + place_QM % GROUP
-
-
-def _best_few(score_QN: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """See _best; `topk` may leave out the first of equals."""
-    most = min(most, score_QN.shape[1])
-    best = score_QN.topk(most, -1)
-    last_Q1, place_QM = best.values[:, -1:], best.indices
-    tied_Q = ((score_QN >= last_Q1).sum(-1) > most) & (last_Q1[:, 0] > -torch.inf)
-    for query in tied_Q.nonzero()[:, 0].tolist():
-        place_QM[query] = score_QN[query].sort(descending=True, stable=True).indices[:most]
+def _best(score_QN: Tensor, most: int, ties: bool) -> tuple[Tensor, Tensor]:
+    """The best `most` scores and where they are, in order of place. ties: of equals the first; `topk` takes any."""
+    best = score_QN.topk(min(most + 1, score_QN.shape[1]), -1)
+    place_QM = best.indices[:, :most]
+    if ties and best.values.shape[1] > most:
+        last_Q = best.values[:, most]
+        tied_Q = (last_Q == best.values[:, most - 1]) & (last_Q > -torch.inf)
+        for query in tied_Q.nonzero()[:, 0].tolist():
+            place_QM[query] = score_QN[query].sort(descending=True, stable=True).indices[:most]
     place_QM = place_QM.sort(-1).values
     return score_QN.gather(1, place_QM), place_QM
 
