@@ -122,6 +122,14 @@ def test_search_reaches_the_recall_at_which_it_is_compared(capsys: pytest.Captur
     assert cells["2,000 float32"]["recall"] == 1
 
 
+def test_a_retrieval_is_measured_whole_and_in_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    cells = bench(capsys, "retrieve", "--minutes", "0.02")["cells"]
+    assert list(cells) == ["30 candidates", "60 candidates"]
+    for cell in cells.values():
+        assert_figures(cell, "encode_ms", "search_ms", "rank_ms")
+        assert cell["p99_ms"] >= cell["p50_ms"] > 0
+
+
 def test_serving_answers_every_request_under_load_or_refuses_it(capsys: pytest.CaptureFixture[str]) -> None:
     result = bench(capsys, "serve", "--minutes", "0.05")
     assert_positive({name: result[name] for name in ("requests_per_second", "p50_ms", "p99_ms", "requests")})

@@ -9,8 +9,10 @@ from genrank.models.pointwise_ranker import PointwiseRankerConfig
 from genrank.models.sequence_ranker import SequenceRankerConfig
 from genrank.nn.experts import MultiTaskConfig
 from genrank.recipes import LARGE_POINTWISE, LARGE_SEQUENCE, PAPER_SEQUENCE
+from genrank.retrieval.config import RetrieverConfig
 from genrank.simulation import WorldConfig
 
+GRANK = RetrieverConfig(events="all")  # the paper's sizes, over every event of a user
 DIN = replace(LARGE_POINTWISE, pooling="din")  # of the recipe din
 
 
@@ -43,6 +45,9 @@ class Size:
     search_width: int = 128
     search_k: int = 500
     search_queries: int = 64
+    retriever: RetrieverConfig = GRANK
+    retrieved_items: int = 100_000
+    retrieved_candidates: tuple[int, ...] = (500, 1000, 2000, 3000, 5000)  # of the ranker
     auxiliary: tuple[int, int] = (64, 300)  # GRank: events, candidates of a training step
     auxiliary_sequences: int = 16
     auxiliary_model: tuple[int, int, int] = (128, 4, 4)  # width, heads, blocks
@@ -74,6 +79,11 @@ TINY = Size(
     scored_candidates=(5, 20),
     scored_histories=(16, 32),
     served_candidates=20,
+    retriever=RetrieverConfig(
+        events="all", width=16, num_heads=2, num_blocks=1, feedforward=16, ranker_events=40, num_candidates=60
+    ),
+    retrieved_items=300,
+    retrieved_candidates=(30, 60),
     searched=(300, 2000),
     search_width=8,
     search_k=20,
@@ -103,7 +113,7 @@ class BenchOptions:
     run: to serve, instead of a model of the bench's own.
     """
 
-    name: Literal["attention", "training", "data", "optimizer", "scoring", "serve", "decomposed", "search"]
+    name: Literal["attention", "training", "data", "optimizer", "scoring", "serve", "decomposed", "search", "retrieve"]
     size: Literal["tiny", "small", "paper"] = "small"
     minutes: float | None = None
     seed: int = 0

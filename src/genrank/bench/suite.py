@@ -10,6 +10,7 @@ from genrank.bench.decomposed import decomposed
 from genrank.bench.machine import describe
 from genrank.bench.optimizer import optimizer
 from genrank.bench.options import BenchOptions
+from genrank.bench.retrieve import retrieve
 from genrank.bench.scoring import scoring
 from genrank.bench.search import search
 from genrank.bench.serving import serving
@@ -26,6 +27,7 @@ BENCHES: Mapping[str, Callable[[BenchOptions, Say], dict[str, Any]]] = {
     "serve": serving,
     "decomposed": decomposed,
     "search": search,
+    "retrieve": retrieve,
 }
 
 
