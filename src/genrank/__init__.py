@@ -7,13 +7,17 @@ try:
 except PackageNotFoundError:  # running from a source tree that is not installed
     __version__ = "0+source"
 
-__all__ = ["GenRanker", "__version__"]
+__all__ = ["GenRanker", "GenRetriever", "__version__"]
 
 
 def __getattr__(name: str) -> object:
-    """`genrank.GenRanker`, imported on first use so that `import genrank` does not import torch."""
+    """GenRanker and GenRetriever, imported on first use so that `import genrank` does not import torch."""
     if name == "GenRanker":
         from genrank.serving.ranker import GenRanker
 
         return GenRanker
+    if name == "GenRetriever":
+        from genrank.serving.gen_retriever import GenRetriever
+
+        return GenRetriever
     raise AttributeError(f"module 'genrank' has no attribute {name!r}")
