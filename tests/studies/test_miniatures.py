@@ -29,9 +29,10 @@ def test_a_miniature(name: str, world: Path, out: Path) -> None:
     assert [row["variant"] for row in result["rows"]] == [variant.name for variant in planned.variants]
     for row in result["rows"]:
         assert row["errors"] == []
-        whole = row["parts"]["all"]
-        assert 0 < whole["auc"]["mean"] < 1
-        assert whole["neg_logloss"]["mean"] < 0
+        whole, main = row["parts"]["all"], planned.metrics[0]
+        assert set(planned.metrics) <= set(whole)
+        assert 0 < whole[main]["mean"] < 1
+        assert whole.get("neg_logloss", {"mean": -1})["mean"] < 0
         if planned.variant(row["variant"]).config is not None:
             assert row["seeds"] == 2
             assert row["parameters"] > 0
@@ -40,8 +41,8 @@ def test_a_miniature(name: str, world: Path, out: Path) -> None:
                 assert measured["flops_per_exposure"] > 0
                 assert measured["exposures_per_second"]["value"] > 0
         if row["variant"] != result["baseline"]:
-            low, high = whole["auc"]["difference"]["interval"]
-            assert low <= whole["auc"]["difference"]["mean"] <= high
+            low, high = whole[main]["difference"]["interval"]
+            assert low <= whole[main]["difference"]["mean"] <= high
     assert [finding["claim"] for finding in result["findings"]] == [finding.claim for finding in planned.findings]
     assert all(finding["verdict"] != "not measured" for finding in result["findings"])
     assert_pages_agree(out, result)
@@ -49,20 +50,20 @@ def test_a_miniature(name: str, world: Path, out: Path) -> None:
 
 def assert_pages_agree(out: Path, result: dict) -> None:
     """Markdown, CSV and HTML have the figures of the JSON."""
-    name, row = result["study"], result["rows"][0]
-    auc = row["parts"]["all"]["auc"]
+    name, row, main = result["study"], result["rows"][0], result["metrics"][0]
+    figure = row["parts"]["all"][main]
     text, page = ((out / f"{name}.{suffix}").read_text(encoding="utf-8") for suffix in ("md", "html"))
-    assert f"{auc['mean']:.4f}" in text
-    assert f"{auc['mean']:.4f}" in page
+    assert f"{figure['mean']:.4f}" in text
+    assert f"{figure['mean']:.4f}" in page
     assert all(finding["claim"] in text for finding in result["findings"])
     assert page.count("<svg") >= 2
     with (out / f"{name}.csv").open(encoding="utf-8") as file:
         values = [
             float(line["value"])
             for line in csv.DictReader(file)
-            if (line["variant"], line["slice"], line["metric"]) == (row["variant"], "all", "auc")
+            if (line["variant"], line["slice"], line["metric"]) == (row["variant"], "all", main)
         ]
-    assert values == pytest.approx(auc["values"], abs=1e-6)
+    assert values == pytest.approx(figure["values"], abs=1e-6)
 
 
 def test_the_cold_start_study_has_slices_by_age(world: Path, out: Path) -> None:
@@ -125,3 +126,18 @@ def test_a_folder_without_studies_has_no_page(tmp_path: Path, capsys: pytest.Cap
     assert main(["results", str(tmp_path)]) == 2
     assert main(["results", str(tmp_path / "nothing")]) == 2
     assert "run genrank study first" in capsys.readouterr().err
+
+
+def test_a_log_without_tasks_has_the_retrieval_study_and_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("".join(f"u{u} " + " ".join(f"i{(u + n) % 9}" for n in range(7)) + "\n" for u in range(12)))
+    assert main(["prepare", str(log), "--source", "sequences", "--out", str(tmp_path / "data")]) == 0
+    result = study(tmp_path / "data", tmp_path / "out", "grank", *CHEAP, "--only", "GRank;two towers")
+    assert result["data"]["task"] == ""
+    assert [row["seeds"] for row in result["rows"]] == [2, 2, 2]
+    assert "every event" in (tmp_path / "out" / "grank.md").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert main(["study", "table1", str(tmp_path / "data"), "--out", str(tmp_path / "out")]) == 2
+    assert "needs a binary task" in capsys.readouterr().err

@@ -32,14 +32,14 @@ from genrank.data.sequence import SequenceBuilder, take
 from genrank.errors import BundleError, ConfigError, DataError, OutputError
 from genrank.folders import refuse_occupied, replace_text
 from genrank.models.inputs import check_data
-from genrank.models.ranker import Ranker, build_ranker
+from genrank.models.ranker import ModelConfig, Ranker, build_ranker
 from genrank.retrieval.config import RetrieverConfig
 from genrank.retrieval.config import check_data as check_retriever
 from genrank.retrieval.retriever import Retriever
 from genrank.runs import retrieval
 from genrank.runs.config import RunConfig
 from genrank.runs.predict import validation_figures
-from genrank.schema import fingerprint
+from genrank.schema import DataSpec, fingerprint
 from genrank.serving.bundle import write_bundle
 from genrank.training.checkpoint import Checkpoints
 from genrank.training.objective import Objective, RankingObjective
@@ -59,10 +59,7 @@ def start_run(data: Path, config: RunConfig, out: Path) -> None:
     manifest = Manifest.load(data)
     _check_tasks(data, config, manifest)
     try:
-        if isinstance(config.model, RetrieverConfig):
-            check_retriever(config.model, manifest.spec)
-        else:
-            check_data(config.model, manifest.spec)
+        check_model(config.model, manifest.spec)
     except ValueError as problem:
         raise ConfigError(f"{data}: model.{problem}") from None
     out.mkdir(parents=True, exist_ok=True)
@@ -79,6 +76,14 @@ def load_run(out: Path) -> tuple[RunConfig, Path]:
     except (OSError, json.JSONDecodeError) as problem:
         raise BundleError(f"{out}: no run here ({problem}); start one with genrank train DATA --out {out}") from None
     return build(RunConfig, values, where=str(out / "config.json"), error=BundleError), Path(data["folder"])
+
+
+def check_model(config: ModelConfig | RetrieverConfig, spec: DataSpec) -> None:
+    """ValueError, naming the setting, where the data lacks what the model's configuration asks for."""
+    if isinstance(config, RetrieverConfig):
+        check_retriever(config, spec)
+    else:
+        check_data(config, spec)
 
 
 def train(out: Path, console: Console, *, resume: bool = False, displays: bool = True) -> Path:

@@ -31,8 +31,8 @@ class Bases:
         name = ranker + SUFFIX[self.size]
         if name not in RECIPES:
             raise ConfigError(f"--size {self.size}: there is no recipe {name}; choose small or full")
-        config, both = recipe(name), (recipe("genrank"), recipe("mlp"))
-        others = [text for text in self.settings if any(has_setting(other, _path(text)) for other in both)]
+        config, all_kinds = recipe(name), (recipe("genrank"), recipe("mlp"), recipe("grank"))
+        others = [text for text in self.settings if any(has_setting(other, _path(text)) for other in all_kinds)]
         kept = [text for text in self.settings if has_setting(config, _path(text)) or text not in others]
         return override(override(config, kept), changes)
 
@@ -52,10 +52,13 @@ class Bases:
         return any(f.kind in ("categorical", "multi") and f.name != "item_id" for f in self.spec.of("item"))
 
     def require_binary(self, study: str) -> None:
-        """DataError where there is no binary task to judge by, or nothing to judge."""
+        """DataError where there is no binary task to judge by."""
         if not any(task.kind == "binary" for task in self.spec.tasks):
             has = _names(self.spec.tasks)
             raise DataError(f"study {study}: needs a binary task, and the data has {has}; add one under [[tasks]]")
+
+    def require_parts(self, study: str) -> None:
+        """DataError where a part of the data is empty."""
         counts = self.manifest.counts
         for part, size in (("train", counts.train), ("valid", counts.valid), ("test", counts.test)):
             if not size.exposures:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genrank.evaluation.charts import BLUE, GREY, ORANGE, draw, svg
+from genrank.studies.pages import METRIC_NAMES, metrics_of, of_retrieval
 from genrank.studies.study import AS_TRAINED
 
 Result = Mapping[str, Any]
@@ -12,7 +13,8 @@ Result = Mapping[str, Any]
 def drawn(result: Result) -> list[str]:
     """All charts that the result has figures for."""
     made = []
-    rows = [row for row in result["rows"] if row["parts"].get("all", {}).get("auc")]
+    main = metrics_of(result)[0]
+    rows = [row for row in result["rows"] if row["parts"].get("all", {}).get(main)]
     if len(rows) > 1:
         made.append(differences(result, rows))
     if any(row["speed"].get(AS_TRAINED) for row in rows) and len(rows) > 1:
@@ -24,12 +26,13 @@ def drawn(result: Result) -> list[str]:
 
 
 def differences(result: Result, rows: Sequence[Mapping[str, Any]]) -> str:
-    """AUC less the baseline's, with the interval of seeds and users; a dot per seed."""
-    others = [row for row in rows if row["parts"]["all"]["auc"].get("difference")]
+    """The main figure less the baseline's, with the interval of seeds and users; a dot per seed."""
+    main = metrics_of(result)[0]
+    others = [row for row in rows if row["parts"]["all"][main].get("difference")]
     with draw(1, 1, (8.4, 0.9 + 0.3 * len(others))) as (figure, axis):
         axis.axvline(0, color=GREY, linewidth=1, linestyle="--")
         for place, row in enumerate(others):
-            found = row["parts"]["all"]["auc"]["difference"]
+            found = row["parts"]["all"][main]["difference"]
             bounds = found["interval"] or found["user_interval"]
             if bounds:
                 axis.plot(bounds, [place, place], color=BLUE, linewidth=2.5, alpha=0.5)
@@ -37,7 +40,9 @@ def differences(result: Result, rows: Sequence[Mapping[str, Any]]) -> str:
             axis.plot(found["mean"], place, "o", color=BLUE, markersize=5)
         axis.set_yticks(range(len(others)), [row["variant"] for row in others])
         axis.set_ylim(len(others) - 0.5, -0.5)
-        axis.set_xlabel(f"AUC less that of {result['baseline']}; 95 % interval of seeds and users, a bar per seed")
+        axis.set_xlabel(
+            f"{METRIC_NAMES[main]} less that of {result['baseline']}; 95 % interval of seeds and users, a bar per seed"
+        )
         return svg(figure)
 
 
@@ -59,16 +64,19 @@ def speed_and_accuracy(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def by_slice(result: Result, rows: Sequence[Mapping[str, Any]]) -> str:
-    """AUC of every variant over the slices."""
+    """The main figure of every variant over the slices."""
+    main = metrics_of(result)[0]
     parts = [part for part in result["slices"] if part != "all"]
     with draw(1, 1, (8.4, 3.4)) as (figure, axis):
         for row in rows:
-            reached = [(part, row["parts"][part]["auc"]) for part in parts if row["parts"].get(part, {}).get("auc")]
+            reached = [(part, row["parts"][part][main]) for part in parts if row["parts"].get(part, {}).get(main)]
             axis.errorbar(
                 [part for part, _ in reached], [auc["mean"] for _, auc in reached],
                 yerr=[auc["deviation"] or 0 for _, auc in reached], marker="o", markersize=4, label=row["variant"],
             )  # fmt: skip
-        axis.set(xlabel="age of the item at the exposure", ylabel="AUC")
+        axis.set(
+            xlabel="slice" if of_retrieval(result) else "age of the item at the exposure", ylabel=METRIC_NAMES[main]
+        )
         axis.legend()
         return svg(figure)
 

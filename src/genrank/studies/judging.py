@@ -1,4 +1,5 @@
-"""The figures that a cell keeps: metrics of the first binary task, over all exposures and by the item's age.
+"""The figures that a cell keeps: metrics of the first binary task, over all exposures and by the item's age; of a
+retriever recall and its like over the full catalogue.
 
 Beside each figure stand its bootstrap replicates over users. All cells of a data set draw the same users, so that
 replicates of two cells are paired, and differences get intervals without keeping predictions.
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from genrank.evaluation.bootstrap import auc_intervals, gauc_replicates
 from genrank.evaluation.metrics import Floats, auc, gauc, logloss
 from genrank.evaluation.predictions import Predictions
+from genrank.evaluation.retrieval import Retrieved, request_metrics, slices
+from genrank.studies.study import RETRIEVAL
 
 NUM_REPLICATES = 200
 BOOTSTRAP_SEED = 20250504
@@ -59,6 +62,34 @@ def _judge(score: Floats, label: Floats, user: NDArray[Any], *, within: bool) ->
         "gauc": _rounded(gauc(score, label, user).value),
         "neg_logloss": None if loss is None else _rounded(-loss),
         "replicates": {metric: [_rounded(value) for value in values] for metric, values in kept.items()},
+    }
+
+
+def judge_retrieval(r: Retrieved) -> dict[str, Any]:
+    """Per slice of the targets, of the last stage: the figures of RETRIEVAL, num_exposures, and their replicates."""
+    *_, last = r.ranks
+    masks = {ALL: np.ones(len(r.item), bool), **{name: m for group in slices(r).values() for name, m in group.items()}}
+    users = np.unique(r.user)
+    drawn = np.random.default_rng(BOOTSTRAP_SEED).poisson(1.0, (NUM_REPLICATES, len(users))).astype(float)
+    return {name: _judge_part(r, mask, last, users, drawn) for name, mask in masks.items() if mask.any()}
+
+
+def _judge_part(
+    r: Retrieved, mask: NDArray[np.bool_], stage: str, users: NDArray[Any], drawn: Floats
+) -> dict[str, Any]:
+    request = r.request[mask]
+    figures = request_metrics(request, r.ranks[stage][mask])
+    first = np.unique(request, return_index=True)[1]
+    user = np.searchsorted(users, r.user[mask][first])
+    size = drawn @ np.bincount(user, minlength=len(users))
+    replicates = {
+        name: drawn @ np.bincount(user, weights=figures[name], minlength=len(users)) / np.maximum(size, 1)
+        for name in RETRIEVAL
+    }
+    return {
+        "num_exposures": int(mask.sum()),
+        **{name: _rounded(float(figures[name].mean())) for name in RETRIEVAL},
+        "replicates": {name: [_rounded(float(value)) for value in values] for name, values in replicates.items()},
     }
 
 

@@ -12,9 +12,12 @@ from rich.table import Table
 
 from genrank.evaluation.page import render, require
 from genrank.folders import replace_text
-from genrank.studies.study import AS_TRAINED
+from genrank.studies.study import AS_TRAINED, RANKING, RETRIEVAL
 
-METRIC_NAMES = {"auc": "AUC", "gauc": "GAUC", "neg_logloss": "-log loss"}
+METRIC_NAMES = {
+    "auc": "AUC", "gauc": "GAUC", "neg_logloss": "-log loss", "recall@500": "Recall@500", "recall@50": "Recall@50",
+    "ndcg@10": "NDCG@10", "hr@10": "HR@10", "mrr": "MRR",
+}  # fmt: skip
 Result = Mapping[str, Any]
 
 
@@ -59,7 +62,14 @@ def markdown(result: Result, *, level: int = 1) -> str:
     if cost_table(result):
         lines += [*as_markdown(cost_table(result)), ""]
     if result["slices"] != ["all"]:
-        lines += [f"{mark}# AUC by the item's age", "", *as_markdown(slice_table(result)), ""]
+        lines += [
+            f"{mark}# {METRIC_NAMES[metrics_of(result)[0]]} by slice"
+            if of_retrieval(result)
+            else f"{mark}# AUC by the item's age",
+            "",
+            *as_markdown(slice_table(result)),
+            "",
+        ]
     for sentence in [*fits(result), *sanity(result)]:
         lines += [f"- {sentence}"]
     lines += [""] if fits(result) or sanity(result) else []
@@ -80,7 +90,7 @@ READING = (
 def summary(result: Result) -> list[Table]:
     """Tables for a terminal: the findings, and of the variants what fits."""
     whole = table(result)
-    keep = [whole[0].index(name) for name in ("variant", "AUC", "difference (95 %)", "GAUC", "seeds")]
+    keep = [0, 1, 2, 4, len(whole[0]) - 1]  # variant, main figure, its difference, the second figure, seeds
     shown = [[[row[0], row[2], row[-1]] for row in findings(result)]] if result["findings"] else []
     made = []
     for rows in [*shown, [[row[place] for place in keep] for row in whole]]:
@@ -91,31 +101,45 @@ def summary(result: Result) -> list[Table]:
     return made
 
 
+def metrics_of(result: Result) -> Sequence[str]:
+    """The figures that it is judged by, the main one first."""
+    metrics: Sequence[str] = result.get("metrics", RANKING)
+    return metrics
+
+
+def of_retrieval(result: Result) -> bool:
+    """Whether it is about retrievers."""
+    return tuple(metrics_of(result)) == RETRIEVAL
+
+
 def about(result: Result) -> str:
     """Data, seeds, machine and time in a sentence."""
     data, machine, options = result["data"], result["machine"], result["options"]
+    judged = f"task {data['task']}" if data["task"] else "every event"
     return (
         f"{data['name']}: {data['exposures']:,} exposures, {data['users']:,} users, {data['items']:,} items; judged on "
-        f"the {data['test_exposures']:,} exposures of the test part, task {data['task']}. Up to {options['seeds']} "
+        f"the {data['test_exposures']:,} exposures of the test part, {judged}. Up to {options['seeds']} "
         f"seeds, size {options['size']}. {machine['processor']}, {machine['cores']} cores, torch {machine['torch']}."
     )
 
 
 def table(result: Result) -> list[list[str]]:
     """Header and a row per variant: how accurate it is."""
-    rows = [["variant", "AUC", "difference (95 %)", "p", "GAUC", "difference (95 %)", "log loss", "seeds"]]
+    main, second, *others = metrics_of(result)
+    header = ["variant", METRIC_NAMES[main], "difference (95 %)", "p", METRIC_NAMES[second], "difference (95 %)"]
+    rows = [[*header, *(METRIC_NAMES[name].removeprefix("-") for name in others), "seeds"]]
     for row in result["rows"]:
         whole = row["parts"].get("all", {})
-        difference, loss = whole.get("auc", {}).get("difference"), whole.get("neg_logloss")
+        difference = whole.get(main, {}).get("difference")
         rows.append(
             [
                 row["variant"] + (" (baseline)" if row["variant"] == result["baseline"] else ""),
-                _mean(whole.get("auc")),
+                _mean(whole.get(main)),
                 _difference(difference),
                 _p_value(difference),
-                _mean(whole.get("gauc")),
-                _difference(whole.get("gauc", {}).get("difference")),
-                "–" if loss is None else f"{-loss['mean']:.4f}",
+                _mean(whole.get(second)),
+                _difference(whole.get(second, {}).get("difference")),
+                *("–" if name not in whole else f"{abs(whole[name]['mean']):.4f}" for name in others),
                 str(row["seeds"]),
             ]
         )
@@ -146,14 +170,14 @@ def cost_table(result: Result) -> list[list[str]]:
 
 
 def slice_table(result: Result) -> list[list[str]]:
-    """AUC per variant and slice."""
-    parts = result["slices"]
+    """The main figure per variant and slice."""
+    parts, main = result["slices"], metrics_of(result)[0]
     sizes: Mapping[str, Any] = next((row["parts"] for row in result["rows"] if row["parts"].get(parts[0])), {})
     total = sizes.get("all", {}).get("num_exposures") or 1
     names = [f"{part} ({sizes.get(part, {}).get('num_exposures', 0) / total:.0%})" for part in parts]
     rows = [["variant", *names]]
     rows += [
-        [row["variant"], *(_mean(row["parts"].get(part, {}).get("auc")) for part in parts)] for row in result["rows"]
+        [row["variant"], *(_mean(row["parts"].get(part, {}).get(main)) for part in parts)] for row in result["rows"]
     ]
     return rows
 
@@ -171,7 +195,7 @@ def findings(result: Result) -> list[list[str]]:
             p_value, seeds = _p_value(contrast), str(finding["seeds"])
             paper = _claimed(finding)
         where = f" ({finding['slice']})" if finding["slice"] and finding["slice"] not in finding["claim"] else ""
-        metric = "" if finding["metric"] == "auc" else f", {METRIC_NAMES[finding['metric']]}"
+        metric = "" if finding["metric"] == metrics_of(result)[0] else f", {METRIC_NAMES[finding['metric']]}"
         rows.append([finding["claim"] + where + metric, paper, measured, p_value, seeds, finding["verdict"]])
     return rows
 
@@ -185,15 +209,16 @@ def _claimed(finding: Mapping[str, Any]) -> str:
 
 
 def tuning(result: Result) -> list[list[str]]:
-    """Header and a row per tuned ranker: the validation AUC of every point of the grid, the winner marked."""
+    """Header and a row per tuned variant: the validation figure of every point of the grid, the winner marked."""
+    main = metrics_of(result)[0]
     tried = [choice for choice in result["tuning"] if choice["tried"]]
     if not tried:
         return []
     points = [point["settings"] for point in tried[0]["tried"]]
-    rows = [["validation AUC, seed 0", *(" ".join(settings) for settings in points)]]
+    rows = [[f"validation {METRIC_NAMES[main]}, seed 0", *(" ".join(settings) for settings in points)]]
     for choice in tried:
         reached = [
-            _number(point["valid_auc"], 4) + (" (chosen)" if point["settings"] == choice["best"] else "")
+            _number(point[f"valid_{main}"], 4) + (" (chosen)" if point["settings"] == choice["best"] else "")
             for point in choice["tried"]
         ]
         rows.append([choice["variant"], *reached])
@@ -252,7 +277,7 @@ def as_csv(result: Result) -> str:
     writer.writerow(["study", "variant", "slice", "metric", "seed", "value"])
     for row in result["rows"]:
         for part, figures in row["parts"].items():
-            for metric in METRIC_NAMES:
+            for metric in metrics_of(result):
                 values: Sequence[float] = figures.get(metric, {}).get("values", ())
                 for seed, value in enumerate(values):
                     writer.writerow([result["study"], row["variant"], part, metric, seed, f"{value:.7f}"])

@@ -20,13 +20,17 @@ from genrank.errors import GenRankError, InputError, Interrupted
 from genrank.evaluation.predictions import Predictions
 from genrank.evaluation.trees import tree_baseline
 from genrank.models.ranker import Ranker
+from genrank.retrieval.config import RetrieverConfig
+from genrank.retrieval.retriever import Retriever
 from genrank.runs.config import RunConfig
 from genrank.runs.evaluate import counting_baselines, evaluation_sequence
+from genrank.runs.evaluate_retrieval import located
 from genrank.runs.predict import predict, predictions_of
 from genrank.runs.train import configure_torch, start_run, train
 from genrank.serving.bundle import load_bundle
 from genrank.studies.cells import Cell, CellResult
-from genrank.studies.judging import judge
+from genrank.studies.judging import judge, judge_retrieval
+from genrank.studies.study import RETRIEVAL
 
 
 def compute(cell: Cell, data: Path, workplace: Path, *, threads: int) -> CellResult:
@@ -58,29 +62,32 @@ def _run(cell: Cell, data: Path, workplace: Path, threads: int) -> dict[str, Any
     began = time.monotonic()
     train(workplace, Console(file=io.StringIO()), displays=False)
     seconds = time.monotonic() - began
-    prepared = PreparedData.load(data)
-    model = load_bundle(workplace).model(configure_torch(config))
-    builder = prepared.builder(evaluation_sequence(config), config.model.search)
-    predictions = _predict(model, builder, prepared, config)
-    task = first_binary(prepared)
+    prepared, bundle, device = PreparedData.load(data), load_bundle(workplace), configure_torch(config)
+    model: Ranker | Retriever
+    if isinstance(config.model, RetrieverConfig):
+        model = bundle.retriever(device)
+        judged = {"test": judge_retrieval(located(model, prepared, config, "test")[0]), "valid": _best(workplace)}
+    else:
+        model, task = bundle.model(device), first_binary(prepared)
+        predictions = _predict(model, prepared, config)
+        judged = {"test": judge(predictions, task, predictions.scores[task]), "valid": _validation(workplace, task)}
     return {
-        "test": judge(predictions, task, predictions.scores[task]),
-        "valid": _validation(workplace, task),
+        **judged,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seconds": round(seconds, 2),
         "threads": threads,
     }
 
 
-def _predict(model: Ranker, builder: SequenceBuilder, data: PreparedData, config: RunConfig) -> Predictions:
+def _predict(model: Ranker, data: PreparedData, config: RunConfig) -> Predictions:
+    builder = data.builder(evaluation_sequence(config), config.model.search)
     loading = LoaderConfig(batch_tokens=config.evaluation.batch_tokens, shuffle=False)
     return predict(model, Loader(builder, data.part(builder, "test"), loading), data)
 
 
 def _validation(run: Path, task: str) -> dict[str, float | None]:
     """Validation figures of the weights that were kept: those with the lowest loss."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    kept = min((row for row in rows if row["kind"] == "valid"), key=lambda row: row["loss"])
+    kept = min(_validations(run), key=lambda row: row["loss"])
     loss = kept.get(f"loss/{task}")
     return {
         "auc": kept.get(f"auc/{task}"),
@@ -88,6 +95,17 @@ def _validation(run: Path, task: str) -> dict[str, float | None]:
         "neg_logloss": None if loss is None else -loss,
         "exposures": kept["exposures"],
     }
+
+
+def _best(run: Path) -> dict[str, float]:
+    """Validation figures of the weights of a retriever that were kept: those with the highest NDCG@10."""
+    kept = max(_validations(run), key=lambda row: row["ndcg@10"])
+    return {metric: kept[metric] for metric in RETRIEVAL}
+
+
+def _validations(run: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if row["kind"] == "valid"]
 
 
 def _yardstick(cell: Cell, data: Path) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from genrank.runs.config import RunConfig
 Yardstick = Literal["trees", "item_rate", "item_user_rate"]
 Claim = Literal["above", "at_most", "parity", "not_below", "faster"]
 AS_TRAINED = "as trained"
+RANKING = ("auc", "gauc", "neg_logloss")
+RETRIEVAL = ("recall@500", "ndcg@10", "hr@10", "recall@50", "mrr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class Finding:
     kind: Claim = "above"
     size: float | None = None  # in the paper
     margin: float = 0.001  # an AUC difference that counts as significant in the paper
-    metric: Literal["auc", "gauc", "neg_logloss"] = "auc"
+    metric: str = "auc"
     slice: str = ""  # of SLICES; empty: all exposures
     paper: bool = True  # whether the paper claims it
     regime: str = ""
@@ -58,6 +60,7 @@ class Study:
     question: str
     variants: tuple[Variant, ...]
     baseline: str  # the variant that differences in the table are from
+    metrics: tuple[str, ...] = RANKING  # of every part, the main one first: what is tuned by
     findings: tuple[Finding, ...] = ()
     slices: bool = False  # whether the table shows slices by the item's age
     notes: tuple[str, ...] = ()  # what the data or the paper leaves open
@@ -72,6 +75,7 @@ class Study:
         assert self.baseline in names
         for finding in self.findings:
             assert set(finding.contrast) <= set(names), finding
+            assert finding.metric in self.metrics, finding
             assert finding.kind != "faster" or finding.regime in self.regimes, finding
         for variant in self.variants:
             assert not variant.tuned_as or variant.tuned_as in names, variant

@@ -18,10 +18,11 @@ from genrank.data.prepared import PreparedData
 from genrank.errors import ConfigError, DataError, Interrupted, MissingExtraError
 from genrank.evaluation.page import require
 from genrank.evaluation.trees import import_lightgbm
-from genrank.models.inputs import check_data
+from genrank.runs.train import check_model
 from genrank.schema import fingerprint
 from genrank.studies.bases import Bases, Size
 from genrank.studies.cells import Cell, CellResult
+from genrank.studies.grank import grank
 from genrank.studies.inference import Contrast, Measured, contrast, measured, speed_verdict, verdict
 from genrank.studies.judging import ALL
 from genrank.studies.papers import STUDIES as PAPERS
@@ -33,8 +34,8 @@ from genrank.studies.study import Finding, Study, Variant
 from genrank.studies.throughput import measure
 from genrank.studies.tuning import DEFAULT_GRID, SEED, Choice, Grid, Point, choose, parse_grid, tuned, tuner
 
-STUDIES: Mapping[str, Callable[[Bases], Study]] = {**PAPERS, "scaling": scaling, "a-a": a_a}
-METRICS = ("auc", "gauc", "neg_logloss")
+OF_RETRIEVAL: Mapping[str, Callable[[Bases], Study]] = {"grank": grank}
+STUDIES: Mapping[str, Callable[[Bases], Study]] = {**PAPERS, "scaling": scaling, "a-a": a_a, **OF_RETRIEVAL}
 MAX_MEASURING_SECONDS = 120.0
 Results = Mapping[str, Mapping[int, CellResult]]  # variant -> seed -> cell; seed -1: the same for any
 
@@ -115,7 +116,9 @@ def _stoppable(name: str, out: Path) -> Iterator[None]:
 def planned(manifest: Manifest, options: StudyOptions) -> Study:
     """The study's variants on this data. Raises ConfigError and DataError where they make no sense there."""
     bases = Bases(manifest=manifest, size=options.size, settings=options.settings)
-    bases.require_binary(options.name)
+    if options.name not in OF_RETRIEVAL:
+        bases.require_binary(options.name)
+    bases.require_parts(options.name)
     study = STUDIES[options.name](bases)
     if not options.only:
         return study
@@ -146,7 +149,7 @@ def check(study: Study, grid: Grid, manifest: Manifest) -> None:
         for point in grid.points if variant.config else []:
             assert variant.config is not None
             try:
-                check_data(tuned(variant.config, point).ranker, manifest.spec)
+                check_model(tuned(variant.config, point).model, manifest.spec)
             except ValueError as problem:
                 raise DataError(f"study {study.name}, {variant.name}: model.{problem}") from None
 
@@ -178,7 +181,7 @@ def _tune(study: Study, grid: Grid, data_hash: str, schedule: Schedule, progress
     progress.known(-len(asked))  # the winners count among the table's cells
     choices = {}
     for name, cells in asked.items():
-        choice = choose(name, {point: results.get(cell.identity) for point, cell in cells.items()})
+        choice = choose(name, {p: results.get(cell.identity) for p, cell in cells.items()}, study.metrics[0])
         if choice is not None:
             choices[name] = choice
     if not len(grid.points) > 1:
@@ -250,6 +253,7 @@ def conclude(study: Study, results: Results, seeds: Sequence[int], speed: Mappin
     rows = [_row(study, variant, results, seeds, parts, speed) for variant in study.variants]
     concluded: dict[str, Any] = {
         "baseline": study.baseline,
+        "metrics": list(study.metrics),
         "slices": parts,
         "rows": rows,
         "findings": [_finding(finding, results, seeds, speed) for finding in study.findings],
@@ -311,7 +315,7 @@ def _row(
     }
     for part in parts:
         figures: dict[str, Any] = {}
-        for metric in METRICS:
+        for metric in study.metrics:
             own = _figures(results, [variant.name], seeds, metric, part)
             if own is None:
                 continue
@@ -405,5 +409,5 @@ def _about(manifest: Manifest, data_hash: str) -> dict[str, Any]:
         "items": counts.items,
         "exposures": counts.exposures,
         "test_exposures": counts.test.exposures,
-        "task": next(task.name for task in manifest.spec.tasks if task.kind == "binary"),
+        "task": next((task.name for task in manifest.spec.tasks if task.kind == "binary"), ""),
     }

@@ -63,30 +63,32 @@ def tuned(config: RunConfig, point: Point) -> RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What the grid gave for one ranker: each point's validation AUC (None: failed or missing), and the winner."""
+    """What the grid gave for one variant: each point's validation figure (None: failed or missing), and the winner."""
 
     variant: str
     tried: Mapping[Point, float | None]
     best: Point
+    metric: str = "auc"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {
             "variant": self.variant,
-            "tried": [{"settings": list(point), "valid_auc": value} for point, value in self.tried.items()],
+            "tried": [{"settings": list(point), f"valid_{self.metric}": value} for point, value in self.tried.items()],
             "best": list(self.best),
         }
 
 
-def choose(variant: str, results: Mapping[Point, CellResult | None]) -> Choice | None:
-    """The point with the highest validation AUC; None while a point is missing or where all have failed."""
+def choose(variant: str, results: Mapping[Point, CellResult | None], metric: str = "auc") -> Choice | None:
+    """The point with the highest validation figure; None while a point is missing or where all have failed."""
     if any(result is None for result in results.values()):
         return None
     tried = {
-        point: None if result is None or result.failed else result.figures["valid"]["auc"]
+        point: None if result is None or result.failed else result.figures["valid"][metric]
         for point, result in results.items()
     }
     reached = {point: value for point, value in tried.items() if value is not None}
     if not reached:
         return None
-    return Choice(variant=variant, tried=tried, best=max(reached, key=lambda point: reached[point]))
+    best = max(reached, key=lambda point: reached[point])
+    return Choice(variant=variant, tried=tried, best=best, metric=metric)
