@@ -110,6 +110,41 @@ def test_of_equal_items_the_lower_row_comes_first() -> None:
         np.testing.assert_array_equal(rows[:5], np.arange(5))
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("compiled", [True, False])
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 400), k=st.integers(1, 60), filtered=st.booleans())
+def test_of_equal_items_at_the_edge_the_lower_rows_are_found(
+    precision: str, compiled: bool, seed: int, count: int, k: int, filtered: bool
+) -> None:
+    random = np.random.default_rng(seed)
+    # Few vectors, of whole numbers that every precision holds: scores are exact, and most of them equal.
+    few = np.concatenate([random.integers(-3, 4, (3, 5)), [[127.0], [-127.0], [127.0]]], 1).astype(np.float32)
+    items, queries = few[random.integers(0, 3, count)], few[:2]
+    excluded = [random.integers(-1, count + 1, 9) for _ in queries]
+    allowed = random.random(count) < 0.6
+    filters = {"excluded": excluded, "allowed": allowed} if filtered else {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SCORES_AT_ONCE", 128)
+        if not compiled:
+            patch.setattr(module, "load", lambda: None)
+        found = FlatSearch(items, precision=precision)(queries, k, **filters)
+    inside = {**filters, "excluded": [rows[(rows >= 0) & (rows < count)] for rows in excluded]} if filtered else {}
+    assert listed(found) == exhaustive(items, queries, k, **inside)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_filters_of_another_size_are_refused(precision: str) -> None:
+    items = vectors(9, 4)
+    search = FlatSearch(items, precision=precision)
+    with pytest.raises(ValueError, match=r"allowed has the shape \(8,\); \(9,\) is needed"):
+        search(items[:2], 3, allowed=np.ones(8, bool))
+    with pytest.raises(ValueError, match="excluded holds rows for 1 queries; there are 2"):
+        search(items[:2], 3, excluded=[np.zeros(0, np.int64)])
+    with pytest.raises(ValueError, match="k is 0; it must be at least 1"):
+        search(items[:2], 0)
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_what_cannot_be_searched_is_refused(precision: str) -> None:
     items = vectors(9, 4)

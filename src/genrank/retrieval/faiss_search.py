@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from genrank.errors import MissingExtraError
-from genrank.retrieval.search import Floats, Found, Ints, Mask, checked_queries
+from genrank.retrieval.search import Floats, Found, Ints, Mask, check_filters, checked_queries
 
 
 class FaissSearch:
@@ -32,6 +32,7 @@ class FaissSearch:
     ) -> Found:
         """See Search: the nearest that the index comes by."""
         queries_QW = checked_queries(queries_QW, self.index.d)
+        check_filters(len(queries_QW), len(self), k, excluded, allowed)
         self.faiss.omp_set_num_threads(torch.get_num_threads())
         if excluded is None and allowed is None:
             return self._found(queries_QW, k, None)
@@ -40,7 +41,8 @@ class FaissSearch:
         for number, query in enumerate(queries_QW):
             mine = may.copy()
             if excluded is not None:
-                mine[excluded[number]] = False
+                hidden = excluded[number]
+                mine[hidden[(hidden >= 0) & (hidden < len(self))]] = False
             parts.append(self._found(query[None], k, mine))
         if not parts:
             return Found(np.zeros((0, k), np.int64), np.zeros((0, k), np.float32))
