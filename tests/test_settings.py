@@ -10,6 +10,8 @@ from counted_logs import counted_feed
 from genrank.cli import main
 from genrank.models.ranker import build_ranker
 from genrank.recipes import RECIPES, recipe
+from genrank.retrieval.config import RetrieverConfig
+from genrank.retrieval.retriever import Retriever
 from genrank.runs.evaluate import evaluate_run
 from genrank.serving.ranker import GenRanker
 from parity import assert_ranked_as_judged
@@ -61,6 +63,11 @@ def test_every_recipe_is_a_run_that_can_be_built(name: str) -> None:
     chosen = recipe(name)
     assert chosen.recipe == name
     assert RECIPES[name].__doc__
+    if isinstance(chosen.model, RetrieverConfig):
+        retriever = Retriever(chosen.model, SPEC, max_history=chosen.sequence.max_history)
+        assert len(retriever.blocks) == (chosen.model.num_blocks if chosen.model.generator == "transformer" else 0)
+        assert (retriever.auxiliary is None, retriever.ranker is None) == ("grank" not in name, "grank" not in name)
+        return
     model = build_ranker(chosen.model, SPEC, max_history=chosen.sequence.max_history)
     assert set(model.outputs.heads) == {task.name for task in SPEC.tasks}
 
