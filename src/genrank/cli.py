@@ -115,6 +115,12 @@ def _add_uses_of_a_run(commands: Any) -> None:
     rank.add_argument("--json", action="store_true")
     rank.set_defaults(run=_rank)
 
+    _add_retrieval(commands)
+    _add_serving(commands)
+    _add_measuring(commands)
+
+
+def _add_retrieval(commands: Any) -> None:
     index = commands.add_parser("index", help="embed every item, so that a retriever's run can search them")
     index.add_argument("run_folder", type=Path, metavar="RUN")
     index.add_argument("--data", type=Path, help="prepared data with the items (default: the run's own)")
@@ -136,6 +142,8 @@ def _add_uses_of_a_run(commands: Any) -> None:
     retrieve.add_argument("--json", action="store_true")
     retrieve.set_defaults(run=_retrieve)
 
+
+def _add_serving(commands: Any) -> None:
     publish = commands.add_parser("publish", help="make a run's model the one that services rank with")
     publish.add_argument("run_folder", type=Path, metavar="RUN", nargs="?")
     publish.add_argument("--to", type=Path, required=True, metavar="MODELS", help="folder of published models")
@@ -174,6 +182,8 @@ def _add_uses_of_a_run(commands: Any) -> None:
     replay.add_argument("--json", action="store_true")
     replay.set_defaults(run=_replay)
 
+
+def _add_measuring(commands: Any) -> None:
     study = commands.add_parser("study", help="the paper's tables on prepared data, with seeds and intervals")
     study.add_argument("name", metavar="NAME", help="table1, mechanisms, modules, features, biases, cold-start, …")
     study.add_argument("data", type=Path)

@@ -3,6 +3,7 @@
 They are what flat search is measured against. Both see fewer items the longer their filters are, as such indexes do.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from genrank.errors import MissingExtraError
 from genrank.retrieval.search import Floats, Found, Ints, Mask, check_filters, checked_queries
 
 
-class FaissSearch:
+class FaissSearch(ABC):
     """A FAISS index over vectors of one width. ValueError where one is not finite."""
 
     def __init__(self, index: Any, vectors_IW: Floats):
@@ -48,9 +49,9 @@ class FaissSearch:
             return Found(np.zeros((0, k), np.int64), np.zeros((0, k), np.float32))
         return Found(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
+    @abstractmethod
     def parameters(self, selector: Any) -> Any:
         """Of a search, for FAISS."""
-        raise NotImplementedError
 
     def _found(self, queries_QW: Floats, k: int, may: NDArray[np.bool_] | None) -> Found:
         bits = None if may is None else np.packbits(may, bitorder="little")
