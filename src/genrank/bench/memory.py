@@ -6,7 +6,6 @@ mark of the resident set is reset before the run that counts. On a GPU it is CUD
 """
 
 import contextlib
-import ctypes
 import gc
 import resource
 import sys
@@ -18,8 +17,8 @@ from pathlib import Path
 import torch
 
 from genrank.bench.measure import Work
+from genrank.training.memory import MMAP_THRESHOLD, TRIM_THRESHOLD, glibc
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _KEPT = 64 * 1024  # bytes; larger pieces are mapped, and unmapped when freed. Less than this is not told apart.
 
 
@@ -33,10 +32,10 @@ def _measure(
     num_threads: int, prepare: Callable[..., Mapping[str, Work]], arguments: tuple[object, ...]
 ) -> dict[str, int]:
     torch.set_num_threads(num_threads)
-    libc = _libc()
+    libc = glibc()
     if libc is not None:
-        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT)
-        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT)
+        libc.mallopt(MMAP_THRESHOLD, _KEPT)
+        libc.mallopt(TRIM_THRESHOLD, _KEPT)
     return {name: _growth(run) for name, run in prepare(*arguments).items()}
 
 
@@ -45,7 +44,7 @@ def _growth(run: Work) -> int:
     gc.collect()
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return _growth_on_gpu(run)
-    libc = _libc()
+    libc = glibc()
     if libc is not None:
         libc.malloc_trim(0)
     before = _reset_high_water()
@@ -60,12 +59,6 @@ def _growth_on_gpu(run: Work) -> int:
     run()
     torch.cuda.synchronize()
     return max(torch.cuda.max_memory_allocated() - before, _KEPT)
-
-
-def _libc() -> ctypes.CDLL | None:
-    """glibc, None where the C library is another one."""
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    return libc if libc is not None and hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
 
 
 def _reset_high_water() -> int:

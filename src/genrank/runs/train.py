@@ -42,6 +42,7 @@ from genrank.runs.predict import validation_figures
 from genrank.schema import DataSpec, fingerprint
 from genrank.serving.bundle import write_bundle
 from genrank.training.checkpoint import Checkpoints
+from genrank.training.memory import keep_freed_memory
 from genrank.training.objective import Objective, RankingObjective
 from genrank.training.progress import MetricsFile, ProgressBar, Reporter, TensorBoard
 from genrank.training.trainer import Trainer, Validate
@@ -185,6 +186,7 @@ def configure_torch(config: RunConfig) -> torch.device:
     """Threads and device of a run. ConfigError where the device is not there."""
     if config.threads:
         torch.set_num_threads(config.threads)
+    keep_freed_memory()
     return device_named(config.device)
 
 
