@@ -46,6 +46,7 @@ class RetrieverConfig:
     num_candidates: int = 2000  # k1: the generator's best, which the ranker scores
     full_softmax: int = 50_000  # items up to which the query's loss is over the whole catalogue
     num_negatives: int = 128  # uniformly drawn, beside those in the batch
+    num_auxiliary: int = 64  # the auxiliary's negatives, a random part of that pool; most of what training costs
     num_hard: int = 64  # the ranker's negatives, drawn from the query's own best
     hard_from: int = 500  # that many best
     places: int = 1  # of each sample, drawn anew each step, from which auxiliary and ranker learn
@@ -66,8 +67,9 @@ class RetrieverConfig:
             raise ValueError("the auxiliary is the transformer's; set auxiliary=0 with generator=pooled")
 
     def _check_numbers(self) -> None:
-        at_least_one = ("width", "num_heads", "num_blocks", "feedforward", "embedding_dim", "places")
-        for name in (*at_least_one, "ranker_events", "num_candidates", "num_negatives", "num_hard", "hard_from"):
+        sizes = ("width", "num_heads", "num_blocks", "feedforward", "embedding_dim", "ranker_events", "num_candidates")
+        drawn = ("places", "num_negatives", "num_auxiliary", "num_hard", "hard_from")
+        for name in sizes + drawn:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("auxiliary", "ranker", "full_softmax"):

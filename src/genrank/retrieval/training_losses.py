@@ -1,7 +1,7 @@
 """What a retriever learns from: three InfoNCE losses over shared item embeddings (GRank, arXiv 2510.15299).
 
     query        every target against the whole catalogue (up to `full_softmax` items), or against a pool of negatives
-    auxiliary    at some places: the target against a pool, each of them aware of the history
+    auxiliary    at some places: the target against a part of a pool, each of them aware of the history
     ranker       at the same places: the target against hard negatives, drawn from the query's own best
 
 A pool is shared by the batch: the batch's own targets, and uniform draws (mixed negatives). The ranker meets nothing
@@ -10,6 +10,7 @@ but the generator's best when it serves, and its score begins with the generator
 Shapes: C places, P chosen places, N pool, K hard negatives, J trained items, W width.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,14 @@ class Pool:
     row_N: Tensor
     embedded_NW: Tensor
     log_expected_N: Tensor
+
+    def thinned(self, count: int) -> "Pool":
+        """A random part of at most that many, each expected less often by as much."""
+        if len(self.row_N) <= count:
+            return self
+        kept = torch.randperm(len(self.row_N))[:count].to(self.row_N.device)
+        rarer = math.log(count / len(self.row_N))
+        return Pool(self.row_N[kept], self.embedded_NW[kept], self.log_expected_N[kept] + rarer)
 
 
 class RetrievalLosses:
@@ -71,7 +80,7 @@ class RetrievalLosses:
     def _auxiliary(
         self, encoded: Encoded, batch: PackedBatch, place_P: Tensor, target_P: Tensor, known: Pool
     ) -> Tensor:
-        pool = self._pool(target_P, known if self.is_full else None)
+        pool = self._pool(target_P, known if self.is_full else None).thinned(self.model.config.num_auxiliary)
         own_PW = encoded.items_IW[batch.candidates.item[place_P]]
         items_PMW = torch.cat([own_PW[:, None], pool.embedded_NW.expand(len(place_P), -1, -1)], 1)
         scores_PM = self.model.auxiliary_scores(encoded, batch, place_P, items_PMW).float()
