@@ -15,7 +15,8 @@ FLOORS = {
     "recipes": 5, "simulation": 5, "service": 5,
     "bench": 6, "demo": 6, "doctor": 6,
     "studies": 7,
-    "cli": 8,
+    "commands": 8,
+    "cli": 9,
 }  # fmt: skip
 # data/ is read on GPU machines that have torch only; preparation, which needs Ibis, is imported when it is called.
 LIGHT = {"torch", "triton", "numpy", "pyarrow", "safetensors", "rich", "genrank"}

@@ -14,7 +14,9 @@ from genrank.data.prepared import PreparedData
 from genrank.errors import DataError, RequestError
 from genrank.runs.predict import predict
 from genrank.service.batcher import Overloaded
-from genrank.service.core import RankingService, RankRequest, ServiceOptions
+from genrank.service.core import RankingService
+from genrank.service.deployment import RankRequest
+from genrank.service.options import ServiceOptions
 from genrank.serving.bundle import load_bundle
 from genrank.serving.catalogue import Item
 from genrank.serving.ranker import GenRanker

@@ -16,7 +16,9 @@ from conftest_service import Running
 from genrank.cli import main
 from genrank.data.manifest import hash_file
 from genrank.errors import BundleError
-from genrank.service.core import RankingService, RankRequest, ServiceOptions
+from genrank.service.core import RankingService
+from genrank.service.deployment import RankRequest
+from genrank.service.options import ServiceOptions
 from genrank.service.watch import Watcher
 from genrank.serving.bundle import Bundle, load_bundle
 from genrank.serving.catalogue import Item

@@ -8,7 +8,9 @@ import pytest
 
 from conftest_service import Running
 from genrank.client import ServiceError
-from genrank.service.core import RankingService, RankRequest, ServiceOptions
+from genrank.service.core import RankingService
+from genrank.service.deployment import RankRequest
+from genrank.service.options import ServiceOptions
 from genrank.serving.bundle import load_bundle
 from genrank.serving.catalogue import Item
 from genrank.serving.redis_store import RedisStore

@@ -6,198 +6,27 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from genrank.data.manifest import Manifest
 from genrank.data.sequence import window_start
-from genrank.data.tables import FeatureTable
 from genrank.errors import RequestError
-from genrank.retrieval.search import Precision
-from genrank.runs.train import device_named
 from genrank.service.batcher import Batcher
-from genrank.serving.bundle import Bundle, require_same_schema
-from genrank.serving.catalogue import Catalogue, Item
-from genrank.serving.engine import Cache, Engine, EngineRequest, Scored, history_cache
-from genrank.serving.histories import Histories, PastInMemory
-from genrank.serving.live import ServedStatistics
-from genrank.serving.ranker import Place, check_candidates, check_value, in_order
+from genrank.service.deployment import Asked, Deployment, RankAnswer, RankRequest
+from genrank.service.options import ServiceOptions
+from genrank.serving.bundle import Bundle
+from genrank.serving.catalogue import Item
+from genrank.serving.engine import Cache, history_cache
+from genrank.serving.ranker import check_candidates, check_value
 from genrank.serving.request_log import RequestLog, ServedRanking
 from genrank.serving.store import Behind, Event, EventStore, StoreUnavailable
 
 log = logging.getLogger("genrank.service")
-MIB = 2**20
 FOLLOW_PERIOD = 0.2  # seconds between looks for what other processes wrote
 REQUEST_COST = 50.0  # of a request, in candidates
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServiceOptions:
-    """How a service runs.
-
-    max_candidates, max_retrieved, max_events, max_items: of one call. deadline: seconds within which a ranking is
-    answered or refused.
-    batch_candidates: of the rankings that are done together. wait: seconds for others to join them. values: named value
-    formulas, weights by task; "" is the run's own.
-    """
-
-    max_candidates: int = 2000
-    max_retrieved: int = 5000
-    max_events: int = 1000
-    max_items: int = 1000
-    deadline: float = 0.5
-    batch_candidates: int = 2000
-    wait: float = 0.001
-    cache_bytes: int = 512 * MIB  # of encoded histories
-    decoded_bytes: int = 256 * MIB  # of histories as they are before that
-    threads: int = 1  # of PyTorch; small models serve fastest with one, and scale by workers. 0: as many as it takes
-    device: str = "auto"  # a GPU where there is one
-    precision: Literal["fp32", "bf16"] = "fp32"
-    index_precision: Precision = "int8"  # of the first look at the vectors of a retriever's index
-    values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("max_candidates", "max_retrieved", "max_events", "max_items", "batch_candidates"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.deadline <= 0 or min(self.wait, self.cache_bytes, self.decoded_bytes) < 0:
-            raise ValueError("deadline must be above 0, wait, cache_bytes and decoded_bytes 0 or more")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankRequest:
-    """What a caller asks. time: seconds since the epoch, None for now. context: see FeatureEncoder.encode."""
-
-    user: str
-    candidates: tuple[str, ...]
-    time: int | None = None
-    context: Mapping[str, Any] = field(default_factory=dict)
-    tasks: tuple[str, ...] = ()  # wanted in the answer; empty: all
-    value: Mapping[str, float] | str = ""
-    top_k: int = 0  # 0: all
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankAnswer:
-    """Candidates in falling order of value, and how the answer came about. Times in seconds."""
-
-    user: str
-    user_known: bool
-    history_current: bool  # false: the store was out of reach, and events may be missing
-    time: int
-    num_history: int
-    num_encoded: int
-    places: tuple[Place, ...]
-    model_version: str
-    waited: float
-    worked: float
-
-
-@dataclass(frozen=True)
-class _Asked:
-    deployed: "Deployment"  # at the time of asking: its tasks and features are what the request was checked for
-    request: RankRequest
-    time: int
-    weights: Mapping[str, float]
-    began: float
-
-
-class Deployment:
-    """One model ready to rank: its tables, its users' past, its engine."""
-
-    def __init__(
-        self,
-        bundle: Bundle,
-        data: Path,
-        *,
-        store: EventStore,
-        cache: Cache,
-        options: ServiceOptions,
-        until: int | None = None,
-    ):
-        """`data`: a prepared folder with the users' past, up to `until` (seconds, exclusive) if given.
-
-        Raises BundleError, DataError and RequestError for what is missing or of another schema, StoreUnavailable.
-        """
-        manifest = Manifest.load(data)
-        require_same_schema(bundle, data, manifest)
-        self.bundle, self.spec = bundle, bundle.manifest.spec
-        for weights in options.values.values():
-            check_value(weights, self.spec)
-        table, users = (FeatureTable.load(data, owner, self.spec) for owner in ("item", "user"))
-        self.catalogue = Catalogue(table, data, bundle.manifest)
-        self.store, self._following = store, threading.Lock()
-        stored = store.snapshot(events=bool(self.spec.statistics))
-        self._position = stored.position
-        if stored.items:
-            self.catalogue.put(stored.items)
-        self.histories = Histories(
-            data,
-            bundle.manifest,
-            past=PastInMemory(data, self.spec, until=until),
-            catalogue=self.catalogue,
-            users=users,
-            store=store,
-            max_bytes=options.decoded_bytes,
-        )
-        self.statistics = (
-            ServedStatistics(data, bundle.manifest, self.histories, events=stored.events, until=until)
-            if self.spec.statistics
-            else None
-        )
-        device = device_named(options.device)
-        self.engine = Engine(
-            bundle.model(device),
-            bundle.config.sequence,
-            version=bundle.version,
-            histories=self.histories,
-            users=users,
-            statistics=None if self.statistics is None else self.statistics.answers,
-            cache=cache,
-            device=device,
-            dtype=options.precision,
-        )
-
-    def rank(self, batch: Sequence[_Asked]) -> list[RankAnswer]:
-        """The answers, in order."""
-        begun = time.monotonic()
-        rows = [self.catalogue.find(asked.request.candidates) for asked in batch]
-        found = self.engine.score(
-            [
-                EngineRequest(user=asked.request.user, items=items, time=asked.time, context=asked.request.context)
-                for asked, items in zip(batch, rows, strict=True)
-            ]
-        )
-        worked, version = time.monotonic() - begun, self.bundle.version
-        return [
-            _answer(asked, scored, items > 0, version=version, times=(begun - asked.began, worked))
-            for asked, scored, items in zip(batch, found, rows, strict=True)
-        ]
-
-    def catch_up(self) -> None:
-        """Learn what has changed in the store, a call at a time. Histories look there by themselves.
-
-        Raises Behind where too much has changed to be told, StoreUnavailable.
-        """
-        with self._following:
-            updates, self._position = self.store.updates(self._position)
-            for update in updates:
-                try:
-                    if update.items:
-                        self.catalogue.put(update.items)
-                except RequestError as problem:
-                    log.error("an item that another process has put is left out: %s", problem)
-                if update.changes and self.statistics is not None:
-                    self.statistics.count(update.changes)
-
-    def warm_up(self) -> None:
-        """A request of nobody's, so that the first one of somebody's finds everything loaded."""
-        self.engine.score([EngineRequest(user="", items=np.zeros(1, np.int64), time=0)])
 
 
 class RankingService:
@@ -223,7 +52,7 @@ class RankingService:
         self.readers: list[Callable[[], None]] = []  # called when the store has something new
         self.deployed: Deployment
         self._deploy(bundle)
-        self._batcher: Batcher[_Asked, RankAnswer] = Batcher(
+        self._batcher: Batcher[Asked, RankAnswer] = Batcher(
             self._work,
             cost=lambda asked: REQUEST_COST + len(asked.request.candidates),
             batch_cost=float(options.batch_candidates),
@@ -277,7 +106,7 @@ class RankingService:
         self._check(deployed, request)
         weights = self._weights(deployed, request.value)
         when = int(time.time()) if request.time is None else request.time
-        asked = _Asked(deployed, request, when, weights, time.monotonic())
+        asked = Asked(deployed, request, when, weights, time.monotonic())
         future = self._batcher.submit(asked, within=self.options.deadline)
         if self.request_log is not None:
             future.add_done_callback(lambda done: self._note(asked, done))
@@ -340,7 +169,7 @@ class RankingService:
             self.request_log.close()
         self.store.close()
 
-    def _note(self, asked: _Asked, done: "Future[RankAnswer]") -> None:
+    def _note(self, asked: Asked, done: "Future[RankAnswer]") -> None:
         assert self.request_log is not None
         if done.cancelled() or done.exception() is not None:
             return
@@ -403,31 +232,12 @@ class RankingService:
             raise RequestError(f"value: there is no formula {value!r}; there is {known}; or give weights by task")
         return self.options.values[value] if value else deployed.bundle.config.value
 
-    def _work(self, batch: Sequence[_Asked]) -> list[RankAnswer]:
+    def _work(self, batch: Sequence[Asked]) -> list[RankAnswer]:
         answers: dict[int, RankAnswer] = {}
         for deployed in dict.fromkeys(asked.deployed for asked in batch):  # two, if the model was swapped just now
             own = [place for place, asked in enumerate(batch) if asked.deployed is deployed]
             answers |= zip(own, deployed.rank([batch[place] for place in own]), strict=True)
         return [answers[place] for place in range(len(batch))]
-
-
-def _answer(
-    asked: _Asked, scored: Scored, known: NDArray[np.bool_], *, version: str, times: tuple[float, float]
-) -> RankAnswer:
-    request = asked.request
-    places = in_order(request.candidates, scored.scores, known=known, weights=asked.weights)
-    return RankAnswer(
-        user=request.user,
-        user_known=scored.user_known,
-        history_current=scored.history_current,
-        time=asked.time,
-        num_history=scored.num_history,
-        num_encoded=scored.num_encoded,
-        places=places[: request.top_k] if request.top_k else places,
-        model_version=version,
-        waited=times[0],
-        worked=times[1],
-    )
 
 
 def _plain(value: Any) -> bool | float | None:

@@ -6,7 +6,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from genrank.service.core import RankAnswer, RankingService
+from genrank.service.core import RankingService
+from genrank.service.deployment import RankAnswer
 
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 SIZES = (1, 10, 50, 100, 200, 500, 1000, 2000)

@@ -21,7 +21,8 @@ from genrank.errors import GenRankError, RequestError
 from genrank.retrieval.index import load_index
 from genrank.runs.train import device_named
 from genrank.service.batcher import Batcher
-from genrank.service.core import FOLLOW_PERIOD, ServiceOptions
+from genrank.service.core import FOLLOW_PERIOD
+from genrank.service.options import ServiceOptions
 from genrank.serving.bundle import Bundle, load_bundle, require_same_schema
 from genrank.serving.catalogue import Catalogue
 from genrank.serving.gen_retriever import check_k

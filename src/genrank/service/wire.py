@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 
-from genrank.service.core import RankAnswer, RankRequest
+from genrank.service.deployment import RankAnswer, RankRequest
 from genrank.service.retrieval import RetrieveAnswer, Wanted
 from genrank.serving.catalogue import Item
 from genrank.serving.store import Event

@@ -1,0 +1,304 @@
+"""What the commands of the command line do, each with the options that `cli.py` has read.
+
+A command imports what it needs when it runs, so that the others stay fast.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from genrank.errors import ConfigError
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def doctor(options: argparse.Namespace) -> None:
+    """`genrank doctor`."""
+    del options
+    from rich.console import Console
+
+    from genrank.doctor import examine
+
+    Console().print(examine())
+
+
+def demo(options: argparse.Namespace) -> None:
+    """`genrank demo`."""
+    from genrank.demo import demo
+
+    demo(options.out, _console(), seed=options.seed)
+
+
+def simulate(options: argparse.Namespace) -> None:
+    """`genrank simulate`."""
+    from genrank.demo import simulate_with_progress
+
+    given = {"num_users": options.users, "num_days": options.days, "seed": options.seed}
+    settings = [f"{name}={value}" for name, value in given.items() if value is not None]
+    simulate_with_progress(options.out, [*settings, *options.settings], _console())
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """`genrank prepare`."""
+    from genrank.demo import prepare_with_progress
+
+    if (options.schema is None) == (options.source is None):
+        raise ConfigError(
+            "prepare: give either --schema S.toml for your own logs or --source NAME for a public data set"
+        )
+    prepare_with_progress(
+        options.logs,
+        out=options.out,
+        schema=options.schema,
+        source=options.source,
+        settings=options.settings,
+        limits={"memory_limit": options.memory_limit, "threads": options.threads},
+        console=_console(),
+    )
+
+
+def train(options: argparse.Namespace) -> None:
+    """`genrank train`."""
+    from dataclasses import replace
+
+    from genrank.config import override
+    from genrank.recipes import recipe
+    from genrank.runs.train import start_run, train
+
+    console = _console()
+    resume = options.resume and (options.out / "config.json").exists()
+    if not resume:
+        config = override(replace(recipe(options.recipe), seed=options.seed), options.settings)
+        start_run(options.data, config, options.out)
+    elif options.settings:
+        raise ConfigError(
+            "--set can't be combined with --resume: a resumed run keeps its configuration; start a new run"
+        )
+    bundle = train(options.out, console, resume=resume)
+    console.print(f"run [bold]{options.out}[/]: model bundle {bundle.name}. Next: genrank evaluate {options.out}")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """`genrank evaluate`."""
+    from rich.console import Console
+
+    from genrank.evaluation.table import as_tables
+    from genrank.retrieval.config import RetrieverConfig
+    from genrank.runs.evaluate import evaluate_run
+    from genrank.runs.train import load_run
+
+    if isinstance(load_run(options.run_folder)[0].model, RetrieverConfig):
+        _evaluate_retrieval(options)
+        return
+    judged = evaluate_run(options.run_folder, data=options.data, part=options.part, trees=options.trees)
+    if options.json:
+        sys.stdout.write(json.dumps(judged.to_json()) + "\n")
+    else:
+        Console().print(as_tables(judged))
+    _console().print(f"report: {options.run_folder / 'report.html'}")
+
+
+def _evaluate_retrieval(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from genrank.evaluation.retrieval import as_tables
+    from genrank.runs.evaluate_retrieval import evaluate_retrieval
+
+    if options.trees:
+        raise ConfigError("--trees stand beside a ranker; a retriever has none")
+    judged = evaluate_retrieval(options.run_folder, data=options.data, part=options.part)
+    if options.json:
+        sys.stdout.write(json.dumps(judged) + "\n")
+    else:
+        Console().print(as_tables(judged))
+
+
+def rank(options: argparse.Namespace) -> None:
+    """`genrank rank`."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from genrank.demo import ranking_table
+    from genrank.serving.ranker import GenRanker
+
+    ranker = GenRanker.load(options.run_folder, data=options.data)
+    weights = {name: _number(name, text) for name, text in _pairs("--value", options.value).items()}
+    ranking = ranker.rank(
+        options.user,
+        [item.strip() for item in options.candidates.split(",")] if options.candidates.strip() else [],
+        time=options.time,
+        context=_pairs("--context", options.context),
+        value=weights or None,
+    )
+    if options.json:
+        sys.stdout.write(json.dumps(asdict(ranking)) + "\n")
+    else:
+        Console().print(ranking_table(ranking))
+
+
+def serve(options: argparse.Namespace) -> None:
+    """`genrank serve`."""
+    from genrank.config import build, override
+    from genrank.service.core import RankingService
+    from genrank.service.options import ServiceOptions
+    from genrank.service.retrieval import RetrievalStage
+    from genrank.service.run import Listening, bind, require_serve, run
+    from genrank.serving.bundle import load_bundle
+    from genrank.serving.request_log import RequestLog
+    from genrank.serving.stores import open_store
+    from genrank.serving.versions import current, is_published
+
+    require_serve()
+    where = {"host": options.host, "port": options.port, "token": options.token or os.environ.get("GENRANK_TOKEN", "")}
+    listening = build(Listening, where, where="serve")
+    settings = override(ServiceOptions(), options.settings)
+    published = is_published(options.run_folder)
+    bundle = load_bundle(options.run_folder / current(options.run_folder) if published else options.run_folder)
+    data = options.history or Path(bundle.config.data)
+    request_log = None if options.log_requests is None else RequestLog(options.log_requests)
+    with bind(listening) as taken:
+        store = open_store(options.store or str(data.with_name(data.name + ".events.sqlite")))
+        service = RankingService(
+            bundle, options.history, store=store, options=settings, until=options.until, request_log=request_log
+        )
+        stage = None
+        if options.retriever is not None:
+            stage = RetrievalStage(options.retriever, store=store, options=settings, until=options.until)
+            service.readers.append(stage.catch_up)
+        run(service, listening, taken, models=options.run_folder if published else None, stage=stage)
+
+
+def index(options: argparse.Namespace) -> None:
+    """`genrank index`."""
+    from genrank.serving.gen_retriever import build_index
+
+    folder = build_index(options.run_folder, data=options.data)
+    _console().print(f"index {folder}. Next: genrank retrieve {options.run_folder} --user U")
+
+
+def retrieve(options: argparse.Namespace) -> None:
+    """`genrank retrieve`."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from genrank.demo import found_table
+    from genrank.serving.gen_retriever import GenRetriever
+
+    without = {}
+    for given in options.without:
+        name, separator, values = given.partition("=")
+        if not separator:
+            raise ConfigError(f"--without {given}: expected NAME=VALUE,VALUE")
+        without[name] = values.split(",")
+    retriever = GenRetriever.load(options.run_folder, data=options.data, precision=options.precision)
+    found = retriever.retrieve(
+        options.user,
+        k=options.k,
+        time=options.time,
+        without=without,
+        exclude=[item for item in options.exclude.split(",") if item],
+    )
+    if options.json:
+        sys.stdout.write(json.dumps(asdict(found)) + "\n")
+    else:
+        Console().print(found_table(found))
+
+
+def publish(options: argparse.Namespace) -> None:
+    """`genrank publish`."""
+    from genrank.serving.versions import publish, roll_back
+
+    if options.roll_back == (options.run_folder is not None):
+        raise ConfigError("genrank publish: give either a RUN or --roll-back")
+    version = roll_back(options.to) if options.roll_back else publish(options.run_folder, options.to)
+    sys.stdout.write(f"{version} is current in {options.to}\n")
+
+
+def replay(options: argparse.Namespace) -> None:
+    """`genrank replay`."""
+    from rich.console import Console
+
+    from genrank.demo import replay_table
+    from genrank.serving.replay import replay
+
+    if options.limit is not None and options.limit < 1:
+        raise ConfigError(f"--limit {options.limit}: it must be at least 1")
+    found = replay(options.log, options.data, run=options.run_folder, limit=options.limit)
+    if options.json:
+        sys.stdout.write(json.dumps(found.to_json()) + "\n")
+    else:
+        Console().print(replay_table(found))
+
+
+def study(options: argparse.Namespace) -> None:
+    """`genrank study`."""
+    from rich.console import Console
+
+    from genrank.config import build
+    from genrank.studies.pages import failures, summary, write_pages
+    from genrank.studies.suite import StudyOptions, run_study
+
+    given = {name: getattr(options, name) for name in ("name", "seeds", "minutes", "size", "jobs", "settings")}
+    given["only"] = [name.strip() for name in options.only.split(";") if name.strip()]
+    if options.grid:
+        given["grid"] = options.grid
+    console = _console()
+    result = run_study(options.data, options.out, build(StudyOptions, given, where="study"), console)
+    pages = write_pages(options.out, result)
+    if options.json:
+        sys.stdout.write(json.dumps(result) + "\n")
+    else:
+        Console().print(*summary(result), *failures(result), sep="\n", highlight=False, markup=False)
+    console.print("pages: " + ", ".join(str(page) for page in pages), highlight=False, soft_wrap=True)
+
+
+def results(options: argparse.Namespace) -> None:
+    """`genrank results`."""
+    from genrank.studies.overview import overview
+
+    sys.stdout.write(overview(options.folder))
+
+
+def bench(options: argparse.Namespace) -> None:
+    """`genrank bench`."""
+    from rich.console import Console
+
+    from genrank.bench.options import BenchOptions
+    from genrank.bench.suite import run_bench
+    from genrank.bench.table import as_tables
+    from genrank.config import build
+
+    given = {name: getattr(options, name) for name in ("name", "size", "minutes", "seed")}
+    given["run"] = options.run_folder
+    with _console().status("warming up") as status:
+        result = run_bench(build(BenchOptions, given, where="bench"), status.update)
+    if options.json:
+        sys.stdout.write(json.dumps(result) + "\n")
+    else:
+        Console().print(as_tables(result))
+
+
+def _pairs(flag: str, text: str) -> dict[str, str]:
+    pairs = {}
+    for part in filter(None, text.split(",")):
+        name, separator, value = part.partition("=")
+        if not separator:
+            raise ConfigError(f"{flag} {part}: expected NAME=VALUE, separated by commas")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"--value {name}={text}: the weight must be a number") from None
