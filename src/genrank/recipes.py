@@ -117,8 +117,16 @@ def grank_small() -> RunConfig:
         recipe="grank-small",
         sequence=SequenceConfig(max_history=64, grouping="user"),
         loader=LoaderConfig(batch_tokens=2048),
-        model=RetrieverConfig(width=64, num_heads=2, num_blocks=2, feedforward=256, num_candidates=500),
-        training=TrainingConfig(epochs=20, patience=4),
+        model=RetrieverConfig(
+            width=64,
+            num_heads=2,
+            num_blocks=2,
+            feedforward=256,
+            num_candidates=500,
+            dropout=0.3,
+            embedding_dropout=0.3,
+        ),
+        training=TrainingConfig(epochs=20, patience=4, learning_rate=2e-3),
     )
 
 

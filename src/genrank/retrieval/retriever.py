@@ -72,7 +72,8 @@ class Retriever(nn.Module):
         self._logged: set[str] = set()
 
     def _used(self, owner: Owner) -> tuple[FeatureSpec, ...]:
-        return tuple(feature for feature in self.spec.of(owner) if feature.name not in self.config.without)
+        left_out = {*self.config.without, *(() if self.config.user_id else ("user_id",))}
+        return tuple(feature for feature in self.spec.of(owner) if feature.name not in left_out)
 
     def _features(self, owner: Owner) -> FeatureEmbedding:
         config = self.config
