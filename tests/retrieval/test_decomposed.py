@@ -16,6 +16,7 @@ from genrank.nn.history_state import HistoryState
 from genrank.retrieval.config import RetrieverConfig
 from genrank.retrieval.retriever import Retriever
 from genrank.retrieval.training_losses import draw_places
+from genrank.schema import FeatureSpec
 from worlds import SPEC, builder, timelines
 
 WORLD = timelines(lengths=[31, 0, 6, 1, 17], seed=3)
@@ -119,3 +120,16 @@ def test_a_place_knows_nothing_of_its_own_request_or_of_later_ones() -> None:
     torch.testing.assert_close(queries[unaffected], new[unaffected], atol=1e-12, rtol=0)
     affected = same_user & (torch.from_numpy(b.visible_end)[batch.candidates.exposure] > row)
     assert (queries[affected] - new[affected]).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("user_id", [False, True])
+def test_users_have_vectors_of_their_own_only_if_asked_for(user_id: bool) -> None:
+    spec = replace(
+        SPEC, features=(*SPEC.features, FeatureSpec(name="user_id", owner="user", kind="categorical", size=9))
+    )
+    torch.manual_seed(0)
+    model = Retriever(replace(CONFIG, user_id=user_id), spec, max_history=MAX_HISTORY).double().eval()
+    batch = batch_of()
+    names = torch.arange(len(batch.users["age"])) + 1
+    named, renamed = (replace(batch, users={**batch.users, "user_id": ids}) for ids in (names, names.flip(0)))
+    assert torch.equal(*(model.queries(model.encode(each), each) for each in (named, renamed))) != user_id
