@@ -18,13 +18,14 @@ class RetrieverConfig:
     """The parts of a retriever.
 
     generator: `transformer` (GRank), or `pooled`, the two-tower baseline (DSSM): an MLP over what was done lately.
-    auxiliary, ranker: λ1 and λ2, the weights of their losses beside the query's 1; 0 leaves that part out.
+    auxiliary, ranker: λ1 and λ2, the weights of their losses beside the query's 1; 0 leaves that part out. The ranker's loss
+    teaches the ranker and the items, never the query; the auxiliary's would drown the query's at a weight of 1 (ours).
     events: history is of positives only, or of all exposures with what was done with them.
     """
 
     kind: Literal["retrieval"] = "retrieval"
     generator: Literal["transformer", "pooled"] = "transformer"
-    auxiliary: float = 1.0
+    auxiliary: float = 0.1
     ranker: float = 1.0
     positive: str = ""  # the binary task whose yes is a positive; empty: the first one, or every event if there is none
     events: Literal["positives", "all"] = "positives"

@@ -160,7 +160,8 @@ class Retriever(nn.Module):
         before_N = per_token(lengths - window.diff(), places.tokens.offsets)
         prefix_N = places.prefix + before_N
         behind = Queries(Tokens(places.tokens.offsets, prefix_N, places.next_time), prefix_N, places.next_time)
-        generated_PM = torch.einsum("pw,pmw->pm", query_PW, self.vectors(items_PMW)) * self.scale
+        with torch.no_grad():  # the ranker's loss must not teach the generator: its negatives are too hard for that
+            generated_PM = torch.einsum("pw,pmw->pm", query_PW, self.vectors(items_PMW)) * self.scale
         attention = self._attention(behind, context, self.ranker.scoring)
         added_PM: Tensor = self.ranker(items_PMW, query_PW, event_XW, attention)
         return generated_PM + added_PM

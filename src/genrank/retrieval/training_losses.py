@@ -2,10 +2,11 @@
 
     query        every target against the whole catalogue (up to `full_softmax` items), or against a pool of negatives
     auxiliary    at some places: the target against a part of a pool, each of them aware of the history
-    ranker       at the same places: the target against hard negatives, drawn from the query's own best
+    ranker       at those of these places whose target is among the query's best: it against others of them
 
 A pool is shared by the batch: the batch's own targets, and uniform draws (mixed negatives). The ranker meets nothing
-but the generator's best when it serves, and its score begins with the generator's, so these are its negatives.
+but the generator's best when it serves, so all that it learns from is among them: with the targets that are not, it
+would learn that what the generator puts high is wrong.
 
 Shapes: C places, P chosen places, N pool, K hard negatives, J trained items, W width.
 """
@@ -71,10 +72,7 @@ class RetrievalLosses:
         if config.auxiliary:
             losses["auxiliary"] = self._auxiliary(encoded, batch, place_P, target_C[place_P], others)
         if config.ranker:
-            query_PW = query_CW[place_P].detach()
-            score_PN = query_PW @ vector_NW.detach().T
-            hard_PK = _hard(score_PN, others.row_N, target_C[place_P], config.hard_from, config.num_hard)
-            losses["ranker"] = self._ranker(encoded, batch, place_P, query_PW, hard_PK, others)
+            losses["ranker"] = self._ranker(encoded, batch, place_P, query_CW[place_P].detach(), others)
         return losses
 
     def _auxiliary(
@@ -86,13 +84,21 @@ class RetrievalLosses:
         scores_PM = self.model.auxiliary_scores(encoded, batch, place_P, items_PMW).float()
         return self._against(pool, scores_PM[:, 0], scores_PM[:, 1:], target_P)
 
-    def _ranker(
-        self, encoded: Encoded, batch: PackedBatch, place_P: Tensor, query_PW: Tensor, hard_PK: Tensor, known: Pool
-    ) -> Tensor:
+    def _ranker(self, encoded: Encoded, batch: PackedBatch, place_P: Tensor, query_PW: Tensor, others: Pool) -> Tensor:
+        """Of the places whose target is among the query's best itself: no other target meets the ranker in use."""
+        config = self.model.config
         own_PW = encoded.items_IW[batch.candidates.item[place_P]]
-        items_PMW = torch.cat([own_PW[:, None], known.embedded_NW[hard_PK]], 1)
+        target_P = self.item_of_row[batch.candidates.exposure[place_P]]
+        with torch.no_grad():
+            score_PN = query_PW @ self.model.vectors(others.embedded_NW).T
+            score_PN = score_PN.masked_fill(others.row_N == target_P[:, None], -torch.inf)
+            best_PR = score_PN.topk(min(config.hard_from, score_PN.shape[1] - 1), -1)
+            own_P = (query_PW * self.model.vectors(own_PW)).sum(-1)
+            within_P = own_P >= best_PR.values[:, -1]
+        hard_PK = _drawn(best_PR.indices, config.num_hard)
+        items_PMW = torch.cat([own_PW[:, None], others.embedded_NW[hard_PK]], 1)
         scores_PM = self.model.rank_scores(encoded, batch, place_P, query_PW=query_PW, items_PMW=items_PMW).float()
-        return info_nce(scores_PM[:, 0], scores_PM[:, 1:])
+        return info_nce(scores_PM[:, 0], scores_PM[:, 1:])[within_P]
 
     def _against(self, pool: Pool, own_P: Tensor, logits_PN: Tensor, target_P: Tensor) -> Tensor:
         hidden_PN = pool.row_N == target_P[:, None]
@@ -129,10 +135,7 @@ def draw_places(offsets: Tensor, count: int) -> Tensor:
     return order[rank_C < count].sort().values
 
 
-def _hard(logits_PN: Tensor, row_N: Tensor, target_P: Tensor, ranks: int, count: int) -> Tensor:
-    """(P, K) indices into the N of negatives drawn from the best `ranks` of each place, the target left out."""
-    logits_PN = logits_PN.masked_fill(row_N == target_P[:, None], -torch.inf)
-    best_PR = logits_PN.topk(min(ranks, logits_PN.shape[1] - 1), -1).indices
-    chance = torch.rand(best_PR.shape).to(best_PR.device)
-    chosen_PK = chance.topk(min(count, best_PR.shape[1]), -1).indices
-    return best_PR.gather(1, chosen_PK)
+def _drawn(from_PR: Tensor, count: int) -> Tensor:
+    """(P, K) up to `count` of each row, by chance."""
+    chance = torch.rand(from_PR.shape).to(from_PR.device)
+    return from_PR.gather(1, chance.topk(min(count, from_PR.shape[1]), -1).indices)
