@@ -18,8 +18,8 @@ class RetrieverConfig:
     """The parts of a retriever.
 
     generator: `transformer` (GRank), or `pooled`, the two-tower baseline (DSSM): an MLP over what was done lately.
-    auxiliary, ranker: λ1 and λ2, the weights of their losses beside the query's 1; 0 leaves that part out. The ranker's loss
-    teaches the ranker and the items, never the query; the auxiliary's would drown the query's at a weight of 1 (ours).
+    auxiliary, ranker: λ1 and λ2, the weights of their losses beside the query's 1; 0 leaves that part out. The ranker's
+    loss teaches the ranker and the items, never the query; the auxiliary's at a weight of 1 drowned the query's.
     events: history is of positives only, or of all exposures with what was done with them.
     """
 
