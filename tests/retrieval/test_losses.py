@@ -1,11 +1,19 @@
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
+from genrank.batch import PackedBatch, map_arrays
+from genrank.retrieval.catalogue import Catalogue
+from genrank.retrieval.config import RetrieverConfig
 from genrank.retrieval.losses import full_softmax, info_nce, log_expected
-from genrank.retrieval.training_losses import Pool, draw_places
+from genrank.retrieval.retriever import Retriever
+from genrank.retrieval.training_losses import Pool, RetrievalLosses, draw_places
+from worlds import SPEC, builder, timelines
 
 
 @pytest.mark.parametrize("at_once", [1000, 14])  # all places, and two at a time
@@ -70,3 +78,54 @@ def test_places_are_drawn_from_every_sample_without_repeats() -> None:
         assert [sum(begin <= place < end for place in places) for begin, end in ((0, 1), (1, 6), (6, 8))] == [1, 2, 2]
         seen |= set(places)
     assert seen == set(range(8))
+
+
+CONFIG = RetrieverConfig(
+    width=16,
+    num_heads=2,
+    num_blocks=2,
+    feedforward=16,
+    embedding_dim=6,
+    dropout=0.0,
+    id_dropout=0.0,
+    places=100,
+    hard_from=5,
+    num_hard=3,
+)
+
+
+def learning(config: RetrieverConfig) -> tuple[RetrievalLosses, PackedBatch]:
+    """The losses of a small world's retriever, and a batch of all its users."""
+    world = timelines(lengths=[31, 6, 1, 17], seed=3)
+    world = replace(world, item=np.maximum(world.item, 1))
+    b = builder(world, max_history=12, search=config.search)
+    torch.manual_seed(0)
+    model = Retriever(config, SPEC, max_history=12)
+    catalogue = Catalogue.of(b.items, world.item.astype(np.int64), torch.device("cpu"))
+    losses = RetrievalLosses(model, catalogue, torch.from_numpy(world.item.astype(np.int64)))
+    batch: PackedBatch = map_arrays(b.batch(b.samples()), torch.from_numpy)
+    return losses, batch
+
+
+@pytest.mark.parametrize("full_softmax", [0, 1000])
+def test_the_ranker_learns_from_targets_among_the_best_of_the_query(full_softmax: int) -> None:
+    losses, batch = learning(replace(CONFIG, full_softmax=full_softmax))
+    few, every = len(losses(batch)["ranker"]), len(batch.candidates.item)
+    assert 0 < few < every
+    losses, batch = learning(replace(CONFIG, full_softmax=full_softmax, hard_from=1000))
+    assert len(losses(batch)["ranker"]) == every
+
+
+def test_the_loss_of_the_ranker_teaches_the_ranker_and_not_the_query() -> None:
+    losses, batch = learning(CONFIG)
+    with torch.no_grad():
+        losses.model.ranker.head[-1].weight.normal_()  # at its beginning, nothing passes
+    losses(batch)["ranker"].sum().backward()
+    moved = {name: _size(p.grad) for name, p in losses.model.named_parameters() if p.grad is not None}
+    assert moved["ranker.key_value.1.weight"] > 0
+    assert all(_size(p.grad) == 0 for p in (*losses.model.blocks.parameters(), *losses.model.query_norm.parameters()))
+    assert any(size > 0 for name, size in moved.items() if name.startswith("items."))
+
+
+def _size(gradient: Tensor | None) -> float:
+    return 0.0 if gradient is None else float(gradient.to_dense().abs().max())

@@ -92,10 +92,10 @@ class RetrievalLosses:
         with torch.no_grad():
             score_PN = query_PW @ self.model.vectors(others.embedded_NW).T
             score_PN = score_PN.masked_fill(others.row_N == target_P[:, None], -torch.inf)
-            best_PR = score_PN.topk(min(config.hard_from, score_PN.shape[1] - 1), -1)
             own_P = (query_PW * self.model.vectors(own_PW)).sum(-1)
-            within_P = own_P >= best_PR.values[:, -1]
-        hard_PK = _drawn(best_PR.indices, config.num_hard)
+            within_P = (score_PN > own_P[:, None]).sum(-1) < config.hard_from
+            best_PR = score_PN.topk(min(config.hard_from, score_PN.shape[1] - 1), -1).indices
+        hard_PK = _drawn(best_PR, config.num_hard)
         items_PMW = torch.cat([own_PW[:, None], others.embedded_NW[hard_PK]], 1)
         scores_PM = self.model.rank_scores(encoded, batch, place_P, query_PW=query_PW, items_PMW=items_PMW).float()
         return info_nce(scores_PM[:, 0], scores_PM[:, 1:])[within_P]
