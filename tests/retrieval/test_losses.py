@@ -16,9 +16,14 @@ from genrank.retrieval.training_losses import Pool, RetrievalLosses, draw_places
 from worlds import SPEC, builder, timelines
 
 
-@pytest.mark.parametrize("at_once", [1000, 14])  # all places, and two at a time
-def test_full_softmax_is_cross_entropy_forward_and_backward(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kept", [1000, 0])
+@pytest.mark.parametrize("at_once", [1000, 10])  # all items, and two at a time
+def test_full_softmax_is_cross_entropy_forward_and_backward(
+    at_once: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("genrank.retrieval.losses.LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr("genrank.retrieval.losses.FEWEST_AT_ONCE", 1)
+    monkeypatch.setattr("genrank.retrieval.losses.KEPT", kept)
     torch.manual_seed(0)
     query, vector = torch.randn(5, 4, requires_grad=True), torch.randn(7, 4, requires_grad=True)
     target, weight = torch.randint(7, (5,)), torch.rand(5)
