@@ -66,7 +66,7 @@ class Retriever(nn.Module):
         self.blocks = nn.ModuleList(self._block() for _ in range(config.num_blocks * (config.generator != "pooled")))
         self.tower = _mlp(width, width, config.dropout) if config.generator == "pooled" else None
         self.query_norm = nn.LayerNorm(width)
-        self.auxiliary = Auxiliary(config) if config.auxiliary else None
+        self.auxiliary = _mlp(width, width, config.dropout) if config.auxiliary else None
         self.ranker = CrossAttentionRanker(config) if config.ranker else None
         self.scoring = Scoring(alibi(config.num_heads, "position" if config.alibi else "none"))
         self._logged: set[str] = set()
@@ -132,14 +132,18 @@ class Retriever(nn.Module):
         return self.vectors(self.query_norm(x_CW))
 
     def auxiliary_scores(self, encoded: Encoded, batch: PackedBatch, places_P: Tensor, items_PMW: Tensor) -> Tensor:
-        """(P, M) target-aware scores of embedded items at the chosen places, which are in order."""
+        """(P, M) target-aware scores of embedded items at the chosen places, which are in order.
+
+        What the blocks make of a candidate is a query that knows it; its score is that query's with the item itself.
+        """
         assert self.auxiliary is not None
         c, num_candidates = batch.candidates, items_PMW.shape[1]
         places = chosen_places(c, places_P, num_candidates)
         encoding_PW = self.encoding(c.prefix[places_P], c.request[places_P], c.gap[places_P])
-        x_PMW = self.auxiliary.token(items_PMW) + encoding_PW.expand(len(places_P), -1)[:, None]
+        x_PMW = self.auxiliary(items_PMW) + encoding_PW.expand(len(places_P), -1)[:, None]
         x_NW = self._through_blocks(self._input(x_PMW.flatten(0, 1)), encoded.state, places)
-        return self.auxiliary.score(x_NW).view(len(places_P), num_candidates)
+        aware_PMW = self.vectors(self.query_norm(x_NW)).view(items_PMW.shape)
+        return (aware_PMW * self.vectors(items_PMW)).sum(-1) * self.scale
 
     def rank_scores(
         self, encoded: Encoded, batch: PackedBatch, places_P: Tensor, *, query_PW: Tensor, items_PMW: Tensor
@@ -214,21 +218,6 @@ class Retriever(nn.Module):
             log.info("attention backend: %s on %s", name, device)
         backend: Attention = BACKENDS[name](queries, context, scoring)
         return backend
-
-
-class Auxiliary(nn.Module):
-    """Candidates on their way into the generator's blocks, and their scores on the way out."""
-
-    def __init__(self, config: RetrieverConfig):
-        super().__init__()
-        self.token = _mlp(config.width, config.width, config.dropout)
-        self.norm = nn.LayerNorm(config.width)
-        self.out = nn.Linear(config.width, 1)
-
-    def score(self, x_NW: Tensor) -> Tensor:
-        """(N) logits."""
-        logits: Tensor = self.out(self.norm(x_NW)).squeeze(-1)
-        return logits
 
 
 class CrossAttentionRanker(nn.Module):
