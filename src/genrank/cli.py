@@ -191,7 +191,7 @@ def _add_measuring(parsers: Any) -> None:
     study.add_argument("--minutes", type=float, default=0.0, help="budget; what is missing then can be added later")
     study.add_argument("--size", default="small", help="of the recipes: small (the default), full, paper")
     study.add_argument("--jobs", type=int, default=1, help="cells computed at a time, each in a process of its own")
-    study.add_argument("--only", default="", metavar="A;B", help="these variants, beside the baseline")
+    study.add_argument("--only", action="append", default=[], metavar="A;B", help="these variants, beside the baseline")
     study.add_argument(
         "--grid", action="append", metavar="PATH=A,B,C", help="what to tune, or none (default: three learning rates)"
     )

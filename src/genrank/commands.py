@@ -248,7 +248,7 @@ def study(options: argparse.Namespace) -> None:
     from genrank.studies.suite import StudyOptions, run_study
 
     given = {name: getattr(options, name) for name in ("name", "seeds", "minutes", "size", "jobs", "settings")}
-    given["only"] = [name.strip() for name in options.only.split(";") if name.strip()]
+    given["only"] = [name.strip() for name in ";".join(options.only).split(";") if name.strip()]
     if options.grid:
         given["grid"] = options.grid
     console = _console()

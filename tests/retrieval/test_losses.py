@@ -99,10 +99,10 @@ CONFIG = RetrieverConfig(
 )
 
 
-def learning(config: RetrieverConfig) -> tuple[RetrievalLosses, PackedBatch]:
+def learning(config: RetrieverConfig, *, highest_item: int = 1000) -> tuple[RetrievalLosses, PackedBatch]:
     """The losses of a small world's retriever, and a batch of all its users."""
     world = timelines(lengths=[31, 6, 1, 17], seed=3)
-    world = replace(world, item=np.maximum(world.item, 1))
+    world = replace(world, item=world.item.clip(1, highest_item))
     b = builder(world, max_history=12, search=config.search)
     torch.manual_seed(0)
     model = Retriever(config, SPEC, max_history=12)
@@ -119,6 +119,12 @@ def test_the_ranker_learns_from_targets_among_the_best_of_the_query(full_softmax
     assert 0 < few < every
     losses, batch = learning(replace(CONFIG, full_softmax=full_softmax, hard_from=1000))
     assert len(losses(batch)["ranker"]) == every
+
+
+def test_a_target_that_the_pool_has_too_is_no_negative_of_itself() -> None:
+    losses, batch = learning(replace(CONFIG, full_softmax=0, num_hard=1000, hard_from=1000), highest_item=1)
+    for loss in losses(batch).values():
+        torch.testing.assert_close(loss, torch.zeros_like(loss))
 
 
 def test_the_loss_of_the_ranker_teaches_the_ranker_and_not_the_query() -> None:

@@ -134,7 +134,7 @@ def test_a_log_without_tasks_has_the_retrieval_study_and_no_other(
     log = tmp_path / "log.txt"
     log.write_text("".join(f"u{u} " + " ".join(f"i{(u + n) % 9}" for n in range(7)) + "\n" for u in range(12)))
     assert main(["prepare", str(log), "--source", "sequences", "--out", str(tmp_path / "data")]) == 0
-    result = study(tmp_path / "data", tmp_path / "out", "grank", *CHEAP, "--only", "GRank;two towers")
+    result = study(tmp_path / "data", tmp_path / "out", "grank", *CHEAP, "--only", "GRank", "--only", "two towers")
     assert result["data"]["task"] == ""
     assert [row["seeds"] for row in result["rows"]] == [2, 2, 2]
     assert "every event" in (tmp_path / "out" / "grank.md").read_text(encoding="utf-8")

@@ -94,11 +94,12 @@ class RetrievalLosses:
             score_PN = score_PN.masked_fill(others.row_N == target_P[:, None], -torch.inf)
             own_P = (query_PW * self.model.vectors(own_PW)).sum(-1)
             within_P = (score_PN > own_P[:, None]).sum(-1) < config.hard_from
-            best_PR = score_PN.topk(min(config.hard_from, score_PN.shape[1] - 1), -1).indices
-        hard_PK = _drawn(best_PR, config.num_hard)
+            best_PR = score_PN.topk(min(config.hard_from, score_PN.shape[1] - 1), -1)
+            drawn_PK = _drawn(best_PR.values, config.num_hard)
+            hard_PK, is_target_PK = best_PR.indices.gather(1, drawn_PK), best_PR.values.gather(1, drawn_PK).isinf()
         items_PMW = torch.cat([own_PW[:, None], others.embedded_NW[hard_PK]], 1)
         scores_PM = self.model.rank_scores(encoded, batch, place_P, query_PW=query_PW, items_PMW=items_PMW).float()
-        return info_nce(scores_PM[:, 0], scores_PM[:, 1:])[within_P]
+        return info_nce(scores_PM[:, 0], scores_PM[:, 1:], hidden_PN=is_target_PK)[within_P]
 
     def _against(self, pool: Pool, own_P: Tensor, logits_PN: Tensor, target_P: Tensor) -> Tensor:
         hidden_PN = pool.row_N == target_P[:, None]
@@ -136,6 +137,6 @@ def draw_places(offsets: Tensor, count: int) -> Tensor:
 
 
 def _drawn(from_PR: Tensor, count: int) -> Tensor:
-    """(P, K) up to `count` of each row, by chance."""
+    """(P, K) up to `count` different places in each row, by chance."""
     chance = torch.rand(from_PR.shape).to(from_PR.device)
-    return from_PR.gather(1, chance.topk(min(count, from_PR.shape[1]), -1).indices)
+    return chance.topk(min(count, from_PR.shape[1]), -1).indices
