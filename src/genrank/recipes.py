@@ -126,7 +126,7 @@ def grank_small() -> RunConfig:
             dropout=0.3,
             embedding_dropout=0.3,
         ),
-        training=TrainingConfig(epochs=20, patience=4, learning_rate=2e-3),
+        training=TrainingConfig(epochs=20, patience=4, learning_rate=2e-3, sparse_learning_rate=0.15),
     )
 
 

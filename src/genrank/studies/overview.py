@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ def overview(folder: Path) -> str:
     if not by_set:
         raise DataError(f"{folder}: no study's NAME.json, here or one folder below; run genrank study first")
     lines = [] if folder in by_set else _notes(folder)
-    lines += ["# Verdicts", "", *_verdicts(by_set), ""]
+    lines += ["# Verdicts", "", *_verdicts(by_set)]
     for place, results in by_set.items():
         lines += [f"# {place.name}", "", *_notes(place)]
         for result in results:
@@ -60,15 +60,22 @@ def _results(place: Path) -> Iterable[dict[str, Any]]:
                 raise DataError(f"{path}: no JSON; run the study again, its cells are kept") from None
 
 
-def _verdicts(by_set: dict[Path, list[dict[str, Any]]]) -> Sequence[str]:
-    """A row per claim, a column per data set."""
-    cells: dict[tuple[str, str, str], dict[Path, str]] = {}
-    for place, results in by_set.items():
-        for result in results:
-            for finding, row in zip(result["findings"], findings(result)[1:], strict=True):
-                measured = row[2].replace(" to ", ", ")
-                said = "–" if finding["verdict"] == "not measured" else f"{MARKS[finding['verdict']]}: {measured}"
-                cells.setdefault((result["study"], row[0], row[1]), {})[place] = said
-    rows = [["study", "claim", "paper", *(place.name for place in by_set)]]
-    rows += [[*claim, *(said.get(place, "") for place in by_set)] for claim, said in cells.items()]
-    return as_markdown(rows)
+def _verdicts(by_set: dict[Path, list[dict[str, Any]]]) -> list[str]:
+    """A table per study: a row per claim, a column per data set that has it."""
+    lines = []
+    for study in STUDIES:
+        found = {place: r for place, results in by_set.items() for r in results if r["study"] == study}
+        if found:
+            lines += [f"## {study}", "", *as_markdown(_claims(found)), ""]
+    return lines
+
+
+def _claims(found: dict[Path, dict[str, Any]]) -> list[list[str]]:
+    cells: dict[tuple[str, str], dict[Path, str]] = {}
+    for place, result in found.items():
+        for finding, row in zip(result["findings"], findings(result)[1:], strict=True):
+            measured = row[2].replace(" to ", ", ")
+            said = "–" if finding["verdict"] == "not measured" else f"{MARKS[finding['verdict']]}: {measured}"
+            cells.setdefault((row[0], row[1]), {})[place] = said
+    rows = [["claim", "paper", *(place.name for place in found)]]
+    return rows + [[*claim, *(said.get(place, "") for place in found)] for claim, said in cells.items()]
