@@ -50,15 +50,15 @@ class _FullSoftmax(torch.autograd.Function):
     def forward(saved, query, vector, target, scale):  # type: ignore[no-untyped-def]
         query, vector = query.float() * scale, vector.float()
         saved.parts = pieces(len(vector), max(LOGITS_AT_ONCE // max(len(query), 1), FEWEST_AT_ONCE))
-        highest, sums, exponentials = [], [], []
+        highests, sums, exponentials = [], [], []
         for items in saved.parts:
             logits = query @ vector[items].T
-            highest.append(logits.amax(1))
-            sums.append(logits.sub_(highest[-1][:, None]).exp_().sum(1))
+            highests.append(logits.amax(1))
+            sums.append(logits.sub_(highests[-1][:, None]).exp_().sum(1))
             if len(query) * len(vector) <= KEPT:
                 exponentials.append(logits)
-        highest, sums = torch.stack(highest), torch.stack(sums)
-        total = torch.logsumexp(highest + sums.log(), 0)
+        highest = torch.stack(highests)
+        total = torch.logsumexp(highest + torch.stack(sums).log(), 0)
         saved.exponentials, saved.scale = exponentials, scale
         saved.save_for_backward(query, vector, target, total, highest)
         return total - (query * vector[target]).sum(1)
