@@ -35,6 +35,18 @@ def test_full_softmax_is_cross_entropy_forward_and_backward(
         torch.testing.assert_close(one, other)
 
 
+def test_full_softmax_keeps_its_precision_where_the_rest_is_bfloat16() -> None:
+    torch.manual_seed(0)
+    query, vector = torch.randn(5, 4, requires_grad=True), torch.randn(7, 4, requires_grad=True)
+    target = torch.randint(7, (5,))
+    plain = full_softmax(query, vector, target, scale=1.7)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = full_softmax(query, vector, target, scale=1.7)
+    assert torch.equal(mixed, plain)
+    for one, other in zip(*(torch.autograd.grad(loss.sum(), (query, vector)) for loss in (mixed, plain)), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_info_nce_leaves_hidden_negatives_out() -> None:
     target, negative = torch.tensor([0.3]), torch.tensor([[1.0, 5.0, -2.0]])
     hidden = torch.tensor([[False, True, False]])

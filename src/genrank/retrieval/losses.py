@@ -36,7 +36,8 @@ def full_softmax(query_PW: Tensor, vector_IW: Tensor, target_P: Tensor, *, scale
     Computed some items at a time, so that what is at work lies in a core's cache. Up to KEPT of the exponentials are
     kept for the gradient; where there are more, all are computed again.
     """
-    loss: Tensor = _FullSoftmax.apply(query_PW, vector_IW, target_P, scale)  # type: ignore[no-untyped-call]
+    with torch.autocast(query_PW.device.type, enabled=False):
+        loss: Tensor = _FullSoftmax.apply(query_PW, vector_IW, target_P, scale)  # type: ignore[no-untyped-call]
     return loss
 
 
