@@ -33,7 +33,7 @@ def overview(folder: Path) -> str:
 
 def _notes(place: Path) -> list[str]:
     path = place / NOTES
-    return [path.read_text(encoding="utf-8").strip(), ""] if path.is_file() else []
+    return [path.read_text(encoding="utf-8").strip("\n"), ""] if path.is_file() else []
 
 
 def command(result: dict[str, Any], place: Path) -> str:
