@@ -111,15 +111,17 @@ def test_the_grid_and_what_won_are_written_down(world: Path, out: Path) -> None:
 def test_one_page_of_all_studies(world: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("table1", "cold-start"):
         study(world, out, name, *CHEAP)
-    (out / "notes.md").write_text("Made-up data.", encoding="utf-8")
+    (out / "notes.md").write_text("    genrank simulate\n\nMade-up data.\n", encoding="utf-8")
     capsys.readouterr()
     assert main(["results", str(out.parent)]) == 0
     page = capsys.readouterr().out
-    assert "Made-up data." in page
+    assert "\n    genrank simulate\n\nMade-up data.\n" in page
     assert f"genrank study table1 DATA --out {out.name} --seeds 2 --grid none --set model.width=8" in page
     for name in ("table1", "cold-start"):
         result = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
-        assert all(f"| {name} | {finding['claim']}" in page for finding in result["findings"])
+        _, verdicts = page.split(f"## {name}\n\n| claim | paper | {out.name} |", 1)
+        table, *_ = verdicts.split("\n\n", 1)
+        assert all(f"| {finding['claim']} |" in table for finding in result["findings"])
 
 
 def test_a_folder_without_studies_has_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
