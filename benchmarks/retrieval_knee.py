@@ -5,7 +5,7 @@
     python benchmarks/retrieval_knee.py bench.json docs/retrieval_knee.png --study studies/grank.json
 
 The left panel is of the bench: P50 and P99, and the medians of the parts. The right one, where a study is given, is of
-its variants "GRank" and "N candidates": the mean over seeds of a figure by the number of candidates.
+its variants "N candidates": the mean over seeds of a figure by the number of candidates.
 """
 
 import argparse

@@ -71,10 +71,10 @@ class _FullSoftmax(torch.autograd.Function):
         d_query, d_vector = -weight * vector[target], torch.empty_like(vector)
         for part, items in enumerate(saved.parts):
             if saved.exponentials:
-                exponential, rest = saved.exponentials[part], highest[part] - total
+                exponential = saved.exponentials[part]
             else:
-                exponential, rest = (query @ vector[items].T).sub_(total[:, None]).exp_(), torch.zeros_like(total)
-            share = weight * rest.exp()[:, None]
+                exponential = (query @ vector[items].T).sub_(highest[part][:, None]).exp_()
+            share = weight * (highest[part] - total).exp()[:, None]
             d_query.addcmul_(exponential @ vector[items], share)
             torch.mm(exponential.T, query * share, out=d_vector[items])
         d_vector.index_add_(0, target, -weight * query)
