@@ -244,8 +244,9 @@ def study(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from genrank.config import build
-    from genrank.studies.pages import failures, summary, write_pages
+    from genrank.studies.pages import summary, write_pages
     from genrank.studies.suite import StudyOptions, run_study
+    from genrank.studies.tables import failures
 
     given = {name: getattr(options, name) for name in ("name", "seeds", "minutes", "size", "jobs", "settings")}
     given["only"] = [name.strip() for name in ";".join(options.only).split(";") if name.strip()]

@@ -10,7 +10,7 @@ import pytest
 from genrank.cli import main
 from genrank.data.manifest import Manifest
 from genrank.studies.bases import Bases
-from genrank.studies.suite import STUDIES
+from genrank.studies.catalogue import STUDIES
 from miniatures import TINY, study
 
 CHEAP = ("--seeds", "2", "--grid", "none")

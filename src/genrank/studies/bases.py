@@ -12,6 +12,7 @@ from genrank.runs.config import RunConfig
 from genrank.schema import DataSpec
 
 Size = Literal["small", "full", "paper"]
+GENRANK, HSTU = "genrank", "hstu"
 SUFFIX: Mapping[Size, str] = {"small": "-small", "full": "", "paper": "-paper"}
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genrank.evaluation.charts import BLUE, GREY, ORANGE, draw, svg
-from genrank.studies.pages import METRIC_NAMES, metrics_of, of_retrieval
 from genrank.studies.study import AS_TRAINED
+from genrank.studies.tables import METRIC_NAMES, metrics_of, of_retrieval
 
 Result = Mapping[str, Any]
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from genrank.errors import DataError
-from genrank.studies.pages import as_markdown, findings, markdown
-from genrank.studies.suite import STUDIES
+from genrank.studies.catalogue import STUDIES
+from genrank.studies.pages import markdown
+from genrank.studies.tables import as_markdown, findings
 from genrank.studies.tuning import DEFAULT_GRID
 
 NOTES = "notes.md"  # in the folder and beside the results of a data set: what a person adds to them

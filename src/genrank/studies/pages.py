@@ -3,22 +3,30 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.table import Table
 
 from genrank.evaluation.page import render, require
 from genrank.folders import replace_text
-from genrank.studies.study import AS_TRAINED, RANKING, RETRIEVAL
-
-METRIC_NAMES = {
-    "auc": "AUC", "gauc": "GAUC", "neg_logloss": "-log loss", "recall@500": "Recall@500", "recall@50": "Recall@50",
-    "ndcg@10": "NDCG@10", "hr@10": "HR@10", "mrr": "MRR",
-}  # fmt: skip
-Result = Mapping[str, Any]
+from genrank.studies.tables import (
+    METRIC_NAMES,
+    Result,
+    about,
+    as_markdown,
+    cost_table,
+    failures,
+    findings,
+    fits,
+    metrics_of,
+    of_retrieval,
+    sanity,
+    slice_table,
+    table,
+    tuning,
+)
 
 
 def write_pages(out: Path, result: Result) -> list[Path]:
@@ -101,175 +109,6 @@ def summary(result: Result) -> list[Table]:
     return made
 
 
-def metrics_of(result: Result) -> Sequence[str]:
-    """The figures that it is judged by, the main one first."""
-    metrics: Sequence[str] = result.get("metrics", RANKING)
-    return metrics
-
-
-def of_retrieval(result: Result) -> bool:
-    """Whether it is about retrievers."""
-    return tuple(metrics_of(result)) == RETRIEVAL
-
-
-def about(result: Result) -> str:
-    """Data, seeds, machine and time in a sentence."""
-    data, machine, options = result["data"], result["machine"], result["options"]
-    judged = f"task {data['task']}" if data["task"] else "every event"
-    return (
-        f"{data['name']}: {data['exposures']:,} exposures, {data['users']:,} users, {data['items']:,} items; judged on "
-        f"the {data['test_exposures']:,} exposures of the test part, {judged}. Up to {options['seeds']} "
-        f"seeds, size {options['size']}. {machine['processor']}, {machine['cores']} cores, torch {machine['torch']}."
-    )
-
-
-def table(result: Result) -> list[list[str]]:
-    """Header and a row per variant: how accurate it is."""
-    main, second, *others = metrics_of(result)
-    header = ["variant", METRIC_NAMES[main], "difference (95 %)", "p", METRIC_NAMES[second], "difference (95 %)"]
-    rows = [[*header, *(METRIC_NAMES[name].removeprefix("-") for name in others), "seeds"]]
-    for row in result["rows"]:
-        whole = row["parts"].get("all", {})
-        difference = whole.get(main, {}).get("difference")
-        rows.append(
-            [
-                row["variant"] + (" (baseline)" if row["variant"] == result["baseline"] else ""),
-                _mean(whole.get(main)),
-                _difference(difference),
-                _p_value(difference),
-                _mean(whole.get(second)),
-                _difference(whole.get(second, {}).get("difference")),
-                *("–" if name not in whole else f"{abs(whole[name]['mean']):.4f}" for name in others),
-                str(row["seeds"]),
-            ]
-        )
-    return rows
-
-
-def cost_table(result: Result) -> list[list[str]]:
-    """Header and a row per trained variant: what it costs."""
-    others = [regime for regime in result["speed"] if regime != AS_TRAINED]
-    header = ["variant", "parameters", "MFLOP an exposure", "exposures a second", "speed"]
-    rows = [[*header, *(f"speed, {regime}" for regime in others), "seconds a run"]]
-    for row in result["rows"]:
-        if row["parameters"] is None:
-            continue
-        speed = row["speed"].get(AS_TRAINED, {})
-        rate = speed.get("exposures_per_second")
-        rows.append(
-            [
-                row["variant"],
-                f"{row['parameters']:,}",
-                "–" if not speed else f"{speed['flops_per_exposure'] / 1e6:.2f}",
-                "–" if rate is None else f"{rate['value']:,.0f}",
-                *(_times(row["speed"].get(regime, {}).get("over_baseline")) for regime in (AS_TRAINED, *others)),
-                _number(row["seconds"], 0),
-            ]
-        )
-    return rows if len(rows) > 1 else []
-
-
-def slice_table(result: Result) -> list[list[str]]:
-    """The main figure per variant and slice."""
-    parts, main = result["slices"], metrics_of(result)[0]
-    sizes: Mapping[str, Any] = next((row["parts"] for row in result["rows"] if row["parts"].get(parts[0])), {})
-    total = sizes.get("all", {}).get("num_exposures") or 1
-    names = [f"{part} ({sizes.get(part, {}).get('num_exposures', 0) / total:.0%})" for part in parts]
-    rows = [["variant", *names]]
-    rows += [
-        [row["variant"], *(_mean(row["parts"].get(part, {}).get(main)) for part in parts)] for row in result["rows"]
-    ]
-    return rows
-
-
-def findings(result: Result) -> list[list[str]]:
-    """Header and a row per finding."""
-    rows = [["claim", "paper", "measured (95 %)", "p", "seeds", "verdict"]]
-    for finding in result["findings"]:
-        if finding["kind"] == "faster":
-            measured, p_value, seeds = _times(finding["ratio"]), "–", "–"
-            paper = f"{finding['size']:.2f}×" if finding["paper"] else "ours"
-        else:
-            contrast = finding["contrast"]
-            measured = _difference(contrast)
-            p_value, seeds = _p_value(contrast), str(finding["seeds"])
-            paper = _claimed(finding)
-        where = f" ({finding['slice']})" if finding["slice"] and finding["slice"] not in finding["claim"] else ""
-        metric = "" if finding["metric"] == metrics_of(result)[0] else f", {METRIC_NAMES[finding['metric']]}"
-        rows.append([finding["claim"] + where + metric, paper, measured, p_value, seeds, finding["verdict"]])
-    return rows
-
-
-def _claimed(finding: Mapping[str, Any]) -> str:
-    if not finding["paper"]:
-        return "ours"
-    if finding["size"] is not None:
-        return f"{finding['size']:+.4f}"
-    return {"above": "> 0", "parity": "= 0", "not_below": "≥ 0", "at_most": "≈ 0"}[finding["kind"]]
-
-
-def tuning(result: Result) -> list[list[str]]:
-    """Header and a row per tuned variant: the validation figure of every point of the grid, the winner marked."""
-    main = metrics_of(result)[0]
-    tried = [choice for choice in result["tuning"] if choice["tried"]]
-    if not tried:
-        return []
-    points = [point["settings"] for point in tried[0]["tried"]]
-    rows = [[f"validation {METRIC_NAMES[main]}, seed 0", *(" ".join(settings) for settings in points)]]
-    for choice in tried:
-        reached = [
-            _number(point[f"valid_{main}"], 4) + (" (chosen)" if point["settings"] == choice["best"] else "")
-            for point in choice["tried"]
-        ]
-        rows.append([choice["variant"], *reached])
-    return rows
-
-
-def fits(result: Result) -> list[str]:
-    """A sentence per fitted power law."""
-    said = []
-    for fit in result.get("fits", ()):
-        law, losses = fit["fit"], fit["logloss"]
-        span = f"log loss {losses[0]:.4f} at {fit['x'][0]:,.4g}, {losses[-1]:.4f} at {fit['x'][-1]:,.4g}"
-        if law is None:
-            said.append(f"{fit['axis']}: {span}; no power law falls through these {len(fit['x'])} points.")
-            continue
-        bounds = law["exponent_interval"]
-        sure = f" (95 %: {bounds[0]:.2f} to {bounds[1]:.2f}, seeds resampled)" if bounds else ""
-        said.append(
-            f"{fit['axis']}: {span}; fitted {law['floor']:.4f} + {law['scale']:.4g} · x^-{law['exponent']:.2f}{sure}."
-        )
-    return said
-
-
-def sanity(result: Result) -> list[str]:
-    """What the A/A study found."""
-    found = result.get("sanity")
-    if not found:
-        return []
-    said = [
-        f"{found['comparisons']} comparisons of {found['seeds_a_side']} against {found['seeds_a_side']} runs, drawn "
-        f"from {found['runs']}; deviation of a paired difference {found['deviation_of_a_difference']:.5f} AUC."
-    ]
-    for row in found["rows"]:
-        what = "no effect" if row["effect"] == 0 else f"an effect of {row['effect']:.3f} AUC"
-        said.append(
-            f"With {what}, the test over seeds finds a difference in {row['test']:.1%} (expected "
-            f"{row['expected']:.1%}), the interval of seeds and users in {row['verdict']:.1%}."
-        )
-    return said
-
-
-def failures(result: Result) -> list[str]:
-    """What is missing and why."""
-    said = []
-    for row in result["rows"]:
-        said += [f"{row['variant']} failed: {error}" for error in row["errors"]]
-        if not row["seeds"] and not row["errors"]:
-            said.append(f"{row['variant']}: not computed; the budget ended before it.")
-    return said
-
-
 def as_csv(result: Result) -> str:
     """A line per variant, slice, metric and seed."""
     buffer = io.StringIO()
@@ -282,38 +121,3 @@ def as_csv(result: Result) -> str:
                 for seed, value in enumerate(values):
                     writer.writerow([result["study"], row["variant"], part, metric, seed, f"{value:.7f}"])
     return buffer.getvalue()
-
-
-def as_markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table; the first row is its head."""
-    head, *body = [[cell.replace("|", "/") for cell in row] for row in rows]
-    return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in body)]
-
-
-def _mean(figures: Mapping[str, Any] | None) -> str:
-    if not figures:
-        return "–"
-    spread = figures["deviation"]
-    return f"{figures['mean']:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
-
-
-def _difference(found: Mapping[str, Any] | None) -> str:
-    if not found:
-        return "–"
-    bounds = found["interval"] or found["user_interval"]
-    sure = "" if bounds is None else f" ({bounds[0]:+.4f} to {bounds[1]:+.4f})"
-    return f"{found['mean']:+.4f}{sure}" + ("" if found["interval"] else " [users only]" if bounds else "")
-
-
-def _times(ratio: Mapping[str, float] | None) -> str:
-    return "–" if ratio is None else f"{ratio['value']:.2f}× ({ratio['low']:.2f}–{ratio['high']:.2f})"
-
-
-def _p_value(found: Mapping[str, Any] | None) -> str:
-    if not found or found["p_value"] is None:
-        return "–"
-    return "< 0.001" if found["p_value"] < 0.001 else f"{found['p_value']:.3f}"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"

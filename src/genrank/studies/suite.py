@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,20 +20,15 @@ from genrank.evaluation.trees import import_lightgbm
 from genrank.runs.train import check_model
 from genrank.schema import fingerprint
 from genrank.studies.bases import Bases, Size
+from genrank.studies.catalogue import OF_RETRIEVAL, STUDIES
 from genrank.studies.cells import Cell, CellResult
 from genrank.studies.conclusions import Results, conclude
-from genrank.studies.grank import grank
-from genrank.studies.papers import STUDIES as PAPERS
 from genrank.studies.progress import StudyProgress
-from genrank.studies.sanity import a_a
-from genrank.studies.scaling import scaling
 from genrank.studies.schedule import Schedule
 from genrank.studies.study import Study, Variant
 from genrank.studies.throughput import measure
 from genrank.studies.tuning import DEFAULT_GRID, SEED, Choice, Grid, Point, choose, parse_grid, tuned, tuner
 
-OF_RETRIEVAL: Mapping[str, Callable[[Bases], Study]] = {"grank": grank}
-STUDIES: Mapping[str, Callable[[Bases], Study]] = {**PAPERS, "scaling": scaling, "a-a": a_a, **OF_RETRIEVAL}
 MAX_MEASURING_SECONDS = 120.0
 
 
