@@ -16,6 +16,8 @@ import pytest
 from genrank.config import override
 from genrank.recipes import recipe
 from genrank.studies.cells import Cell, CellResult, read_cell, write_cell
+from genrank.studies.code import CELL as CELL_CODE
+from genrank.studies.code import code_digest, modules, significant
 from miniatures import TINY, study
 
 CELL = Cell(data="d", seed=1, config=recipe("genrank-small"))
@@ -146,3 +148,34 @@ def test_an_interrupted_study_loses_the_running_cell_only(number: int, world: Pa
 
 def finished(folder: Path) -> list[Path]:
     return [path for path in (folder / "cells").glob("*.json") if not path.name.startswith("throughput")]
+
+
+def test_a_cell_says_what_made_it_and_one_of_other_code_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cell(tmp_path, CELL, CellResult(figures={"auc": 0.7}))
+    made = json.loads((tmp_path / CELL.file_name).read_text())["made"]
+    assert made["code"] == code_digest()
+    assert set(made["versions"]) == {"genrank", "torch", "numpy", "python"}
+    assert read_cell(tmp_path, CELL) is not None
+    monkeypatch.setattr("genrank.studies.cells.code_digest", lambda: "0" * 16)
+    assert read_cell(tmp_path, CELL) is None
+
+
+def test_the_code_of_a_cell_is_what_computing_it_imports() -> None:
+    names = set(modules(CELL_CODE))
+    assert {
+        "genrank.models.sequence_ranker", "genrank.training.trainer", "genrank.training.objective", "genrank.nn.blocks",
+        "genrank.data.sequence", "genrank.studies.judging", "genrank.retrieval.retriever", "genrank.evaluation.metrics",
+    } <= names  # fmt: skip
+    rooms = {name.split(".")[1] for name in names}
+    assert not rooms & {"cli", "commands", "service", "simulation", "demo", "bench", "recipes"}
+    assert not names & {"genrank.studies.tables", "genrank.studies.conclusions", "genrank.studies.inference"}
+
+
+def test_comments_and_docstrings_do_not_change_the_code_and_a_number_does() -> None:
+    plain = 'def f(x):\n    """Twice."""\n    # why\n    y = "# no comment"\n\n    return 2 * x  # twice\n'
+    other = 'def f(x):\n    """Two times x,\n    exactly."""\n    y = "# no comment"\n    return 2 * x\n'
+    assert significant(plain) == significant(other)
+    assert '"# no comment"' in significant(plain)
+    assert significant(plain) != significant(plain.replace("2 * x", "3 * x"))

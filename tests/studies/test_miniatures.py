@@ -143,3 +143,33 @@ def test_a_log_without_tasks_has_the_retrieval_study_and_no_other(
     capsys.readouterr()
     assert main(["study", "table1", str(tmp_path / "data"), "--out", str(tmp_path / "out")]) == 2
     assert "needs a binary task" in capsys.readouterr().err
+
+
+def test_a_page_marks_figures_of_earlier_code(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = study(world, tmp_path / "mine", "table1", "--seeds", "1", "--grid", "none", "--only", "genrank")
+    capsys.readouterr()
+    assert main(["results", str(tmp_path)]) == 0
+    page = capsys.readouterr().out
+    assert "earlier code" not in page
+    assert "| claim | paper | mine |" in page
+    monkeypatch.setattr("genrank.studies.tables.code_digest", lambda: "0" * 16)
+    assert main(["results", str(tmp_path)]) == 0
+    page = capsys.readouterr().out
+    assert "| claim | paper | mine † |" in page
+    assert f"**Of earlier code: these figures were made with code {result['made']['code']}" in page
+
+
+def test_cells_keep_their_validation_curve(world: Path, out: Path) -> None:
+    study(world, out, "table1", "--seeds", "1", "--grid", "none", "--only", "genrank", "--set", "training.epochs=2")
+    paths = [path for path in (out / "cells").glob("genrank-small-0-*.json")]
+    cells = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    curves = [cell["figures"]["curve"] for cell in cells if cell["question"]["config"]["training"]["epochs"] == 2]
+    assert curves
+    for curve in curves:
+        assert len(curve) >= 5
+        seen = [point["exposures"] for point in curve]
+        assert seen == sorted(seen)
+        assert all(0 < point["auc"] < 1 for point in curve)
+        assert sum(share > 0.75 * seen[-1] for share in seen) >= 2

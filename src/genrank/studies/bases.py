@@ -1,7 +1,7 @@
 """What studies start from: the recipes of one size with the user's settings, and what the data set offers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from genrank.config import has_setting, override
@@ -13,6 +13,7 @@ from genrank.schema import DataSpec
 
 Size = Literal["small", "full", "paper"]
 GENRANK, HSTU = "genrank", "hstu"
+NUM_VALIDATIONS = 10  # so that the last tenth of the validation curve can be seen
 SUFFIX: Mapping[Size, str] = {"small": "-small", "full": "", "paper": "-paper"}
 
 
@@ -35,7 +36,7 @@ class Bases:
         config, all_kinds = recipe(name), (recipe("genrank"), recipe("mlp"), recipe("grank"))
         others = [text for text in self.settings if any(has_setting(other, _path(text)) for other in all_kinds)]
         kept = [text for text in self.settings if has_setting(config, _path(text)) or text not in others]
-        return override(override(config, kept), changes)
+        return override(_often_validated(override(config, kept), kept), changes)
 
     @property
     def spec(self) -> DataSpec:
@@ -64,6 +65,15 @@ class Bases:
         for part, size in (("train", counts.train), ("valid", counts.valid), ("test", counts.test)):
             if not size.exposures:
                 raise DataError(f"study {study}: the {part} part is empty; prepare with another [split]")
+
+
+def _often_validated(config: RunConfig, settings: Sequence[str]) -> RunConfig:
+    """With NUM_VALIDATIONS in a run, unless the user says how many or stops by them."""
+    training = config.training
+    if training.patience or any(_path(text) == "training.validate_every" for text in settings):
+        return config
+    every = min(training.validate_every, training.epochs / NUM_VALIDATIONS)
+    return replace(config, training=replace(training, validate_every=every))
 
 
 def _path(setting: str) -> str:

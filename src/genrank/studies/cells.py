@@ -1,8 +1,9 @@
 """A cell of a study: one run under one seed, or a yardstick, as a small JSON file that any study may use again.
 
-A cell is told by what decides its figures: the configuration with its seed, the data, the version of this file's
-format. How it was computed (threads, device, the recipe's name) is not part of that. Each file carries a digest of its
-own content, so one that was edited, cut short, or that answers another question is computed again instead of trusted.
+A cell is named for its question: the configuration with its seed, the data, the version of this file's format. How it
+was computed (threads, device, the recipe's name) is not part of that. Each file carries the versions and the digest of
+the code that computed it, and a digest of its own content: one that was edited or cut short, that answers another
+question or is of other code is computed again instead of trusted.
 """
 
 import json
@@ -15,6 +16,7 @@ from genrank.config import to_dict
 from genrank.folders import replace_text
 from genrank.runs.config import RunConfig
 from genrank.schema import fingerprint
+from genrank.studies.code import code_digest, made_with
 from genrank.studies.study import Yardstick
 
 FORMAT = 1
@@ -68,7 +70,7 @@ class CellResult:
 def write_cell(folder: Path, cell: Cell, result: CellResult) -> None:
     """Write the cell's file, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"question": cell.question, "figures": dict(result.figures), "error": result.error}
+    content = {"question": cell.question, "made": made_with(), "figures": dict(result.figures), "error": result.error}
     text = json.dumps({**content, "digest": _digest(content)}, indent=None, separators=(",", ":"))
     replace_text(folder / cell.file_name, text + "\n")
 
@@ -82,6 +84,8 @@ def read_cell(folder: Path, cell: Cell) -> CellResult | None:
         content = json.loads(found.read_text(encoding="utf-8"))
         digest = content.pop("digest")
         if digest != _digest(content) or content["question"] != cell.question:
+            return None
+        if content["made"]["code"] != code_digest():
             return None
         return CellResult(figures=content["figures"], error=content["error"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

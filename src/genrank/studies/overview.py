@@ -9,10 +9,11 @@ from typing import Any
 from genrank.errors import DataError
 from genrank.studies.catalogue import STUDIES
 from genrank.studies.pages import markdown
-from genrank.studies.tables import as_markdown, findings
+from genrank.studies.tables import as_markdown, findings, is_older
 from genrank.studies.tuning import DEFAULT_GRID
 
 NOTES = "notes.md"  # in the folder and beside the results of a data set: what a person adds to them
+EARLIER = " †"
 MARKS = {"repeated": "yes", "not repeated": "no", "undecided": "undecided", "not measured": "–"}
 
 
@@ -23,7 +24,10 @@ def overview(folder: Path) -> str:
     if not by_set:
         raise DataError(f"{folder}: no study's NAME.json, here or one folder below; run genrank study first")
     lines = [] if folder in by_set else _notes(folder)
-    lines += ["# Verdicts", "", *_verdicts(by_set)]
+    lines += ["# Verdicts", ""]
+    if any(is_older(result) for results in by_set.values() for result in results):
+        lines += [f"{EARLIER.strip()}: of earlier code than that beside this page.", ""]
+    lines += _verdicts(by_set)
     for place, results in by_set.items():
         lines += [f"# {place.name}", "", *_notes(place)]
         for result in results:
@@ -78,5 +82,5 @@ def _claims(found: dict[Path, dict[str, Any]]) -> list[list[str]]:
             measured = row[2].replace(" to ", ", ")
             said = "–" if finding["verdict"] == "not measured" else f"{MARKS[finding['verdict']]}: {measured}"
             cells.setdefault((row[0], row[1]), {})[place] = said
-    rows = [["claim", "paper", *(place.name for place in found)]]
+    rows = [["claim", "paper", *(place.name + EARLIER * is_older(result) for place, result in found.items())]]
     return rows + [[*claim, *(said.get(place, "") for place in found)] for claim, said in cells.items()]

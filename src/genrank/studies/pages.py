@@ -15,11 +15,13 @@ from genrank.studies.tables import (
     METRIC_NAMES,
     Result,
     about,
+    age,
     as_markdown,
     cost_table,
     failures,
     findings,
     fits,
+    is_older,
     metrics_of,
     of_retrieval,
     sanity,
@@ -42,6 +44,7 @@ def write_pages(out: Path, result: Result) -> list[Path]:
         "study.html",
         result=result,
         about=about(result),
+        age=age(result),
         charts=drawn,
         rows=table(result),
         costs=cost_table(result),
@@ -64,6 +67,7 @@ def markdown(result: Result, *, level: int = 1) -> str:
     """The page as Markdown."""
     mark = "#" * level
     lines = [f"{mark} {result['title']}", "", result["question"], "", about(result), ""]
+    lines += [f"**{age(result)}**", ""] if is_older(result) else []
     if result["findings"]:
         lines += [f"{mark}# Findings", "", *as_markdown(findings(result)), ""]
     lines += [f"{mark}# Variants", "", *as_markdown(table(result)), ""]

@@ -5,6 +5,7 @@ import json
 import shutil
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,12 +68,15 @@ def _run(cell: Cell, data: Path, workplace: Path, threads: int) -> dict[str, Any
     if isinstance(config.model, RetrieverConfig):
         model = bundle.retriever(device)
         judged = {"test": judge_retrieval(located(model, prepared, config, "test")[0]), "valid": _best(workplace)}
+        curve = _curve(workplace, {RETRIEVAL[0]: RETRIEVAL[0]})
     else:
         model, task = bundle.model(device), first_binary(prepared)
         predictions = _predict(model, prepared, config)
         judged = {"test": judge(predictions, task, predictions.scores[task]), "valid": _validation(workplace, task)}
+        curve = _curve(workplace, {"auc": f"auc/{task}"})
     return {
         **judged,
+        "curve": curve,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seconds": round(seconds, 2),
         "threads": threads,
@@ -101,6 +105,14 @@ def _best(run: Path) -> dict[str, float]:
     """Validation figures of the weights of a retriever that were kept: those with the highest NDCG@10."""
     kept = max(_validations(run), key=lambda row: row["ndcg@10"])
     return {metric: kept[metric] for metric in RETRIEVAL}
+
+
+def _curve(run: Path, names: Mapping[str, str]) -> list[dict[str, float | None]]:
+    """The main figure of every validation, by exposures trained on. names: of the figure, here and in the metrics."""
+    return [
+        {"exposures": row["exposures"], **{name: row.get(key) for name, key in names.items()}}
+        for row in _validations(run)
+    ]
 
 
 def _validations(run: Path) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from genrank.schema import fingerprint
 from genrank.studies.bases import Bases, Size
 from genrank.studies.catalogue import OF_RETRIEVAL, STUDIES
 from genrank.studies.cells import Cell, CellResult
+from genrank.studies.code import made_with
 from genrank.studies.conclusions import Results, conclude
 from genrank.studies.progress import StudyProgress
 from genrank.studies.schedule import Schedule
@@ -84,6 +85,7 @@ def run_study(data: Path, out: Path, options: StudyOptions, console: Console) ->
         "data": _about(manifest, data_hash),
         "options": to_dict(options),
         "machine": describe(),
+        "made": made_with(),
         "seconds": round(time.monotonic() - began, 1),
         **conclude(study, results, seeds, speed),
         "tuning": [choice.to_json() for choice in choices.values()],

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from genrank.studies.code import code_digest
 from genrank.studies.study import AS_TRAINED, RANKING, RETRIEVAL
 
 METRIC_NAMES = {
@@ -32,6 +33,21 @@ def about(result: Result) -> str:
         f"the {data['test_exposures']:,} exposures of the test part, {judged}. Up to {options['seeds']} "
         f"seeds, size {options['size']}. {machine['processor']}, {machine['cores']} cores, torch {machine['torch']}."
     )
+
+
+def is_older(result: Result) -> bool:
+    """Whether its figures are of other code than this."""
+    made: Mapping[str, Any] = result.get("made", {})
+    return made.get("code") != code_digest()
+
+
+def age(result: Result) -> str:
+    """A warning where the figures are of earlier code, else empty."""
+    if not is_older(result):
+        return ""
+    made = result.get("made")
+    of = f"code {made['code']}, genrank {made['versions']['genrank']}" if made else "code that was not recorded"
+    return f"Of earlier code: these figures were made with {of}; running the study again computes them anew."
 
 
 def table(result: Result) -> list[list[str]]:

@@ -15,6 +15,7 @@ from genrank.runs.config import RunConfig
 from genrank.runs.train import training_loader
 from genrank.schema import fingerprint
 from genrank.studies.cells import Cell
+from genrank.studies.code import code_digest
 
 NUM_BATCHES = 3  # the first of the run's own order, which is shuffled
 
@@ -24,11 +25,11 @@ def measure(
 ) -> dict[str, Any]:
     """Per variant: exposures a second, the ratio to the baseline's (medians and quartiles), FLOPs an exposure.
 
-    Kept in `folder`, and read back where all configurations and the machine are the same.
+    Kept in `folder`, and read back where all configurations, the code and the machine are the same.
     """
     data_hash = fingerprint(data.manifest.files)
     questions = {name: Cell(data=data_hash, seed=0, config=config).identity for name, config in configs.items()}
-    asked = {"variants": questions, "baseline": baseline, "machine": describe()}
+    asked = {"variants": questions, "baseline": baseline, "machine": describe(), "code": code_digest(__name__)}
     path = folder / f"throughput-{fingerprint(asked)[:16]}.json"
     kept = _read(path, asked)
     if kept is not None:
