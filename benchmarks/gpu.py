@@ -346,6 +346,7 @@ def batch(sizes: Sizes, *, length: int, seed: int) -> PackedBatch:
         asked=asked,
         actions={name: draw(3, len(slot)) for name in names},
         features={"tab": draw(8, len(slot))},
+        slot=torch.full_like(slot, -1),
     )
     candidates = Candidates(
         offsets=num_candidates * torch.arange(num_users + 1),
@@ -355,6 +356,7 @@ def batch(sizes: Sizes, *, length: int, seed: int) -> PackedBatch:
         request=last * ones,
         gap=600 * ones,
         features={"tab": draw(8, total)},
+        slot=-ones,
         statistics=torch.zeros(total, 0),
         exposure=torch.arange(total),
         in_history=-ones,

@@ -73,8 +73,9 @@ def test_every_recipe_is_a_run_that_can_be_built(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["din-small", "hstu-small"])
-def test_ranking_offline_equals_evaluation_with_statistics_and_search(name: str, counted: Path, tmp_path: Path) -> None:
+def test_ranking_offline_equals_evaluation_with_every_input(name: str, counted: Path, tmp_path: Path) -> None:
     wanted = [*SMALL, "model.statistics=on", "model.search.kind=hard", "sequence.max_history=16"]
+    wanted += [f"model.{feature}_feature=true" for feature in ("position", "hour", "weekday")]
     assert train(counted, tmp_path / "run", name, wanted) == 0
     assert_ranked_as_judged(tmp_path / "run", counted)
 
@@ -89,6 +90,7 @@ def test_ranking_offline_equals_evaluation_with_statistics_and_search(name: str,
         ("genrank-small", "model.duration_head=wlr", "model.duration_head=wlr needs a duration task"),
         ("hstu-small", "model.attention=fused", "'fused' knows neither SiLU nor a learned bias"),
         ("genrank-small", "model.history_mask=full", "set sequence.grouping=request"),
+        ("mlp-small", "model.position_feature=true", "model.position_feature needs the slot.*position under .columns"),
         ("mlp-small", "model.num_blocks=3", "unknown key 'num_blocks'"),
         ("genrank-small", "model.heads.kind=moe", "did you mean 'mmoe'"),
         ("genrank-small", "model.search.by=genre", "search.by names .* but search.kind is none"),

@@ -47,7 +47,7 @@ def timelines(*, lengths: list[int], seed: int = 0, max_gap: int = 3, slots: int
         offsets=offsets_of(np.array(lengths)),
         time=np.concatenate(times).astype(np.int64),
         request=np.concatenate(requests).astype(np.int32),
-        position=np.zeros(count, np.int32),
+        position=random.integers(-1, slots, count).astype(np.int32),
         item=random.integers(0, 31, count).astype(np.int32),
         target=np.ones(count, bool),
         tasks={"click": click, "dwell": dwell},

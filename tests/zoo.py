@@ -46,6 +46,9 @@ SEQUENCE: dict[str, dict[str, Any]] = {
     "sim-hard": {"search": HARD},
     "sim-soft": {"search": SOFT},
     "hstu-sim": {**HSTU, "search": HARD},
+    "slot-and-clock": {"position_feature": True, "hour_feature": True, "weekday_feature": True},
+    "hstu-slot-and-clock": {**HSTU, "position_feature": True, "hour_feature": True},
+    "hstu-clock": {**HSTU, "hour_feature": True, "weekday_feature": True},
     "mmoe": {"heads": MultiTaskConfig(kind="mmoe", num_experts=3, expert=8, tower=8)},
     "ple": {"heads": MultiTaskConfig(kind="ple", num_experts=2, num_task_experts=1, num_layers=2, expert=8, tower=8)},
     "ppnet": {"heads": MultiTaskConfig(ppnet=True, tower=8, tower_layers=2)},
@@ -62,6 +65,8 @@ POINTWISE: dict[str, dict[str, Any]] = {
     "din-sim-soft": {"pooling": "din", "search": SOFT},
     "din-ple-ppnet": {"pooling": "din", "heads": MultiTaskConfig(kind="ple", expert=8, tower=8, ppnet=True)},
     "mlp-no-content": {"content": "off"},
+    "mlp-slot-and-clock": {"position_feature": True, "hour_feature": True, "weekday_feature": True},
+    "din-slot-and-clock": {"pooling": "din", "position_feature": True, "hour_feature": True},
 }
 NAMES = (*SEQUENCE, *POINTWISE)
 

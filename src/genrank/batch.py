@@ -52,6 +52,7 @@ class History:
     asked: Places  # (T) as it stood when it was a candidate itself
     actions: Mapping[str, Array]  # (T) int64 per task and feedback: see data/sequence.py, `action_index`
     features: FeatureColumns  # of the exposure
+    slot: Array  # (T) int64, slot in the feed, -1 unknown
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Candidates:
     request: Array  # (C) int64, as in History
     gap: Array  # (C) int64, as in History
     features: FeatureColumns  # of the exposure
+    slot: Array  # (C) int64, slot in the feed, -1 unknown; models look at it in training only
     statistics: Array  # (C, S) float32 window statistics at the request's time
     exposure: Array  # (C) int64, row of the exposure in the timelines
     in_history: Array  # (C) int64, which history event is this very exposure, -1 where none is

@@ -12,6 +12,7 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from genrank.config import build, to_dict
 from genrank.errors import SchemaError
@@ -37,6 +38,16 @@ class Time:
     """How the time column is written. `auto` takes timestamps and ISO text as they are, and numbers as seconds."""
 
     unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
+    zone: str | None = None  # where the users' clocks are, as in Europe/Berlin: hours and weekdays are its; None: UTC
+
+    def __post_init__(self) -> None:
+        if self.zone is not None:
+            try:
+                ZoneInfo(self.zone)
+            except (ZoneInfoNotFoundError, ValueError, OSError):
+                raise ValueError(
+                    f"time.zone: {self.zone!r} is no time zone known here; write one as in Europe/Berlin"
+                ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +316,7 @@ class DataSpec:
     tasks: tuple[TaskSpec, ...]
     feedback: tuple[FeedbackSpec, ...] = ()
     statistics: tuple[str, ...] = ()  # names of the window statistics' columns, in order
+    zone: str = "UTC"  # in which requests have their hour and weekday
 
     def of(self, owner: Owner) -> tuple[FeatureSpec, ...]:
         """The features of one owner."""

@@ -257,6 +257,7 @@ class SequenceBuilder:
             asked=self._places(rows, start),
             actions=self._actions(rows),
             features={name: gather(column, rows) for name, column in t.features.items()},
+            slot=t.position[rows].astype(np.int64),
         )
 
     def _candidates(self, samples: Samples, sample: Ints, item: Ints, *, whole: bool) -> Candidates:
@@ -272,6 +273,7 @@ class SequenceBuilder:
             request=places.request,
             gap=places.gap,
             features={name: gather(column, rows) for name, column in t.features.items()},
+            slot=t.position[rows].astype(np.int64),
             statistics=t.statistics[rows].astype(np.float32),
             exposure=rows,
             in_history=np.where(in_window, history_start[sample] + rows - samples.start[sample], -1),

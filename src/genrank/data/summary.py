@@ -41,6 +41,7 @@ def data_spec(schema: LogSchema, fitted: Fitted, entities: Iterable[Entities]) -
             for part in schema.feedback
         ),
         statistics=statistics_columns(schema),
+        zone=schema.time.zone or "UTC",
     )
 
 

@@ -10,18 +10,21 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from genrank.batch import PackedBatch
+from genrank.batch import Candidates, FeatureColumns, History, PackedBatch
 from genrank.config import nearest
 from genrank.data.search import SearchConfig
 from genrank.data.sequence import search_feature
+from genrank.nn.calendar import NUM_HOURS, NUM_WEEKDAYS, Calendar
 from genrank.nn.durations import DurationHead
 from genrank.nn.embeddings import ActionEmbedding, CombinationEmbedding, FeatureEmbedding, StatisticsEmbedding
 from genrank.nn.experts import MultiTaskConfig
 from genrank.nn.organization import per_token
+from genrank.nn.position import SlotEmbedding
 from genrank.nn.sim import ExactSearch
 from genrank.schema import DataSpec, FeatureSpec, Owner
 
 Use = Literal["auto", "on", "off"]  # auto: where the data has it
+HOUR, WEEKDAY = "@hour", "@weekday"  # no names that a schema can use
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,10 @@ class RankerConfig:
     duration_head: DurationHead = "ordinal"
     dropout: float = 0.1
     id_dropout: float = 0.05  # share of item and user ids that count as unknown while training
+    feature_dropout: float = 0.01  # share of other categories, lists of values and buckets
+    position_feature: bool = False  # the slot in the feed: of past exposures, and of candidates while training
+    hour_feature: bool = False  # hour and weekday of the request, in the schema's time zone
+    weekday_feature: bool = False
 
     def __post_init__(self) -> None:
         for name in ("width", "num_heads", "embedding_dim"):
@@ -47,7 +54,7 @@ class RankerConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.width % self.num_heads:
             raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
-        for name in ("dropout", "id_dropout"):
+        for name in ("dropout", "id_dropout", "feature_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
 
@@ -70,6 +77,17 @@ def check_data(config: RankerConfig, spec: DataSpec) -> None:
         raise ValueError(f"duration_head={config.duration_head} needs a duration task, and the data has none")
 
 
+def _of_requests(config: RankerConfig) -> tuple[FeatureSpec, ...]:
+    """The features that are made of a request's time, not of a column of the log."""
+    used = (
+        (HOUR, NUM_HOURS, config.hour_feature),
+        (WEEKDAY, NUM_WEEKDAYS, config.weekday_feature),
+    )
+    return tuple(
+        FeatureSpec(name=name, owner="exposure", kind="categorical", size=size) for name, size, chosen in used if chosen
+    )
+
+
 class Inputs(nn.Module):
     """φ of items, users and contexts, ϕ of actions, and what goes straight to a candidate's vector."""
 
@@ -78,6 +96,8 @@ class Inputs(nn.Module):
         self.config, self.spec, width = config, spec, config.width
         self.items = self._features("item")
         self.contexts = self._features("exposure") if self._used("exposure") else None
+        self.slots = SlotEmbedding(width, config.feature_dropout) if config.position_feature and use_actions else None
+        self.calendar = Calendar(spec.zone) if config.hour_feature or config.weekday_feature else None
         self.users = self._features("user") if self._used("user") and use_users else None
         embedding = ActionEmbedding if config.action_embedding == "type" else CombinationEmbedding
         self.actions = embedding(spec, width) if use_actions else None
@@ -92,16 +112,21 @@ class Inputs(nn.Module):
 
     def _used(self, owner: Owner) -> tuple[FeatureSpec, ...]:
         config = self.config
-        return tuple(
+        features = tuple(
             spec
             for spec in self.spec.of(owner)
             if spec.name not in config.without and (spec.kind != "embedding" or config.content != "off")
         )
+        return features + (_of_requests(config) if owner == "exposure" else ())
 
     def _features(self, owner: Owner) -> FeatureEmbedding:
         config = self.config
         return FeatureEmbedding(
-            self._used(owner), dim=config.embedding_dim, width=config.width, id_dropout=config.id_dropout
+            self._used(owner),
+            dim=config.embedding_dim,
+            width=config.width,
+            id_dropout=config.id_dropout,
+            feature_dropout=config.feature_dropout,
         )
 
     @property
@@ -118,6 +143,30 @@ class Inputs(nn.Module):
     def user_vectors(self, batch: PackedBatch) -> Tensor | None:
         """(B, W), None where users have no features."""
         return None if self.users is None else self.users(batch.users)
+
+    def of_history(self, history: History) -> Tensor | None:
+        """(T, W) the contexts of past exposures, None where there is nothing of them."""
+        return self._contexts(history.features, history.asked.time)
+
+    def of_actions(self, history: History) -> Tensor:
+        """(T, W) what was done with past exposures, and in which slot."""
+        assert self.actions is not None
+        acted_TW: Tensor = self.actions(history.actions)
+        return acted_TW if self.slots is None else acted_TW + self.slots(history.slot)
+
+    def of_candidates(self, c: Candidates) -> Tensor | None:
+        """(C, W) the contexts of candidates, None where there is nothing of them."""
+        return self._contexts(c.features, c.time)
+
+    def _contexts(self, features: FeatureColumns, time_N: Tensor) -> Tensor | None:
+        """`time_N`: of the exposures' requests."""
+        if self.contexts is None:
+            return None
+        columns = dict(features)
+        if self.calendar is not None:
+            columns |= {HOUR: self.calendar.hour(time_N), WEEKDAY: self.calendar.weekday(time_N)}
+        embedded: Tensor = self.contexts(columns)
+        return embedded
 
     def long_history(self, batch: PackedBatch, items_IW: Tensor) -> Tensor | None:
         """(C, W) SIM's answer, None without it."""

@@ -7,6 +7,7 @@ from genrank.batch import PackedBatch
 from genrank.nn.durations import DurationHead
 from genrank.nn.experts import MultiTaskConfig, TaskTowers
 from genrank.nn.heads import BinaryHead, Head, task_head
+from genrank.nn.position import PositionBias
 from genrank.schema import DataSpec
 
 
@@ -14,7 +15,15 @@ class Outputs(nn.Module):
     """From a candidate's vector to logits, and from logits to predictions and losses."""
 
     def __init__(
-        self, spec: DataSpec, config: MultiTaskConfig, *, width: int, prior: int, dropout: float, duration: DurationHead
+        self,
+        spec: DataSpec,
+        config: MultiTaskConfig,
+        *,
+        width: int,
+        prior: int,
+        dropout: float,
+        duration: DurationHead,
+        position: bool,
     ):
         super().__init__()
         self.tasks = {task.name: task for task in spec.tasks}
@@ -27,13 +36,18 @@ class Outputs(nn.Module):
             dropout=dropout,
         )
         self.uses_prior = config.ppnet
+        sizes = {name: head.num_logits for name, head in self.heads.items()}
+        self.position = PositionBias(sizes) if position else None
 
-    def forward(self, x_CW: Tensor, prior_CP: Tensor) -> dict[str, Tensor]:
+    def forward(self, x_CW: Tensor, prior_CP: Tensor, slot_C: Tensor) -> dict[str, Tensor]:
         """(C, logits of the task's head) per task. `prior_CP`: PPNet's prior, of user and item.
 
         Outside training the towers are of their weights' precision whatever the blocks are: they cost little.
         """
-        prior = prior_CP if self.uses_prior else None
+        logits = self._towers(x_CW, prior_CP if self.uses_prior else None)
+        return logits if self.position is None else self.position(logits, slot_C)
+
+    def _towers(self, x_CW: Tensor, prior: Tensor | None) -> dict[str, Tensor]:
         logits: dict[str, Tensor]
         if self.training:
             logits = self.towers(x_CW, prior)

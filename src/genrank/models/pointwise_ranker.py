@@ -93,6 +93,7 @@ class PointwiseRanker(nn.Module):
             prior=self.inputs.prior,
             dropout=config.dropout,
             duration=config.duration_head,
+            position=config.position_feature,
         )
 
     def forward(self, batch: PackedBatch) -> dict[str, Tensor]:
@@ -121,9 +122,9 @@ class PointwiseRanker(nn.Module):
         item_TW = items_IW[history.item]
         event_TW = None
         if self.din is not None:
-            event_TW = self.inputs.events(item_TW, history.actions)
-            if self.inputs.contexts is not None:
-                event_TW = event_TW + self.inputs.contexts(history.features)
+            event_TW = item_TW + self.inputs.of_actions(history)
+            context_TW = self.inputs.of_history(history)
+            event_TW = event_TW if context_TW is None else event_TW + context_TW
         return EmbeddedHistory(history, item_TW, event_TW, self.inputs.user_vectors(batch))
 
     def _score(self, state: EmbeddedHistory, batch: PackedBatch, items_IW: Tensor) -> dict[str, Tensor]:
@@ -131,7 +132,8 @@ class PointwiseRanker(nn.Module):
         hidden_CW = self.mlp(x_CW)
         if self.of_crosses is not None:
             hidden_CW = hidden_CW + self.of_crosses(self.crosses(x_CW))
-        logits: dict[str, Tensor] = self.outputs(hidden_CW, self.inputs.prior_of(batch, items_IW, state.user_BW))
+        prior_CP = self.inputs.prior_of(batch, items_IW, state.user_BW)
+        logits: dict[str, Tensor] = self.outputs(hidden_CW, prior_CP, batch.candidates.slot)
         return logits
 
     def _parts(self, state: EmbeddedHistory, batch: PackedBatch, items_IW: Tensor) -> list[Tensor]:
@@ -144,7 +146,7 @@ class PointwiseRanker(nn.Module):
             self.mean(state.item_TW, state.history, c),
             self.gap(gap_bucket(c.gap)) + self.length(length_C),
             None if state.user_BW is None else per_token(state.user_BW, c.offsets),
-            None if inputs.contexts is None else inputs.contexts(c.features),
+            inputs.of_candidates(c),
             None if state.event_TW is None or self.din is None else self.din(state.event_TW, item_CW, state.history, c),
             inputs.long_history(batch, items_IW),
             inputs.window_statistics(batch),

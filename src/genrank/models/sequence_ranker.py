@@ -127,6 +127,7 @@ class SequenceRanker(nn.Module):
             prior=self.inputs.prior,
             dropout=config.dropout,
             duration=config.duration_head,
+            position=config.position_feature,
         )
         self.scoring = Scoring(
             alibi(config.num_heads, config.alibi if uses else "none"),
@@ -238,16 +239,15 @@ class SequenceRanker(nn.Module):
     def _context(self, history: History, items_IW: Tensor, user_BW: Tensor | None) -> Context:
         inputs = self.inputs
         item_TW = items_IW[history.item]
-        if inputs.contexts is not None:
-            item_TW = item_TW + inputs.contexts(history.features)
+        context_TW = inputs.of_history(history)
+        item_TW = item_TW if context_TW is None else item_TW + context_TW
         added_TW = (
             0 if user_BW is None or self.config.user_features == "prefix" else per_token(user_BW, history.offsets)
         )
         if self.config.organization == "action":
             encoded_TW = self.encoding(history.position, history.request, history.gap)
-            return action_context(inputs.events(item_TW, history.actions) + encoded_TW + added_TW, history)
-        assert inputs.actions is not None
-        action_TW, place = inputs.actions(history.actions), 2 * history.position
+            return action_context(item_TW + inputs.of_actions(history) + encoded_TW + added_TW, history)
+        action_TW, place = inputs.of_actions(history), 2 * history.position
         item_TW = item_TW + self.encoding(place, history.request, history.gap) + added_TW
         action_TW = action_TW + self.encoding(place + 1, history.request, history.gap) + added_TW
         return interleaved_context(item_TW, action_TW, history, as_asked=self.config.encoding == "hstu")
@@ -271,7 +271,7 @@ class SequenceRanker(nn.Module):
         x_CW, _ = self.blocks[-1](x_CW, attention, state.keys_values[-1])
         for beside in (self.inputs.long_history(batch, items_IW), self.inputs.window_statistics(batch)):
             x_CW = x_CW if beside is None else x_CW + beside
-        logits: dict[str, Tensor] = self.outputs(x_CW, self.inputs.prior_of(batch, items_IW, state.user_BW))
+        logits: dict[str, Tensor] = self.outputs(x_CW, self.inputs.prior_of(batch, items_IW, state.user_BW), c.slot)
         return logits
 
     def _candidates(self, state: HistoryState, batch: PackedBatch, items_IW: Tensor, own: Tensor) -> Tensor:
@@ -280,8 +280,8 @@ class SequenceRanker(nn.Module):
         x_CW = items_IW[c.item] + self.encoding(self.event_tokens * c.prefix, c.request, c.gap)
         if self.config.organization == "action":
             x_CW = x_CW + self.mask_action
-        if self.inputs.contexts is not None:
-            x_CW = x_CW + self.inputs.contexts(c.features)
+        context_CW = self.inputs.of_candidates(c)
+        x_CW = x_CW if context_CW is None else x_CW + context_CW
         if state.user_BW is not None and not state.num_prefix_tokens:
             x_CW = x_CW + per_token(state.user_BW, c.offsets)
         chosen: Tensor = self.input_dropout(self.input_norm(x_CW[own]))

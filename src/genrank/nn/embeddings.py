@@ -1,7 +1,8 @@
 """Embeddings of features and actions: from indices to vectors of the model's width.
 
 Tables have sparse gradients: only rows that were looked up are touched. Row 0 is "unknown"; it starts at zero, and
-`id_dropout` sends a share of the known ids there while training, so that it learns to stand for a new item or user.
+`id_dropout` and `feature_dropout` send a share of the known ids and values there while training, so that it learns to
+stand for a new item or user and for a value that is missing.
 
 Shapes: N rows (distinct items, users or tokens), E channels of a table, W width of the model.
 """
@@ -40,16 +41,31 @@ class Table(nn.Module):
         return F.embedding(index_N, self.weight, sparse=True)
 
     def mean(self, values: Jagged) -> Tensor:
-        """(N, dim) mean over each row's values; zeros where a row has none."""
-        return F.embedding_bag(values.values, self.weight, values.offsets[:-1], mode="mean", sparse=True)
+        """(N, dim) mean over each row's values; row 0 of the table where there is none."""
+        means_ND = F.embedding_bag(values.values, self.weight, values.offsets[:-1], mode="mean", sparse=True)
+        return self.unknown(values.offsets.diff() == 0, means_ND)
+
+    def unknown(self, where_N: Tensor, vectors_ND: Tensor) -> Tensor:
+        """(N, dim) the vectors, with row 0 of the table where they are not known."""
+        none = torch.zeros(1, dtype=torch.int64, device=where_N.device)
+        return torch.where(where_N[:, None], self(none), vectors_ND)
+
+
+def dropped(index_N: Tensor, share: float) -> Tensor:
+    """(N) the indices, of which a random share has become 0, unknown."""
+    return index_N * (torch.rand(index_N.shape, device=index_N.device) >= share) if share else index_N
 
 
 class FeatureEmbedding(nn.Module):
     """φ: all features of one owner, concatenated and projected to the model's width."""
 
-    def __init__(self, specs: Sequence[FeatureSpec], *, dim: int, width: int, id_dropout: float):
+    def __init__(
+        self, specs: Sequence[FeatureSpec], *, dim: int, width: int, id_dropout: float, feature_dropout: float
+    ):
+        """id_dropout, feature_dropout: shares of ids and of other indices that count as unknown while training."""
         super().__init__()
-        self.specs, self.width, self.id_dropout = tuple(specs), width, id_dropout
+        self.specs, self.width = tuple(specs), width
+        self.id_dropout, self.feature_dropout = id_dropout, feature_dropout
         self.tables = nn.ModuleDict(
             {module_key(spec.name): Table(spec.size, dim) for spec in specs if spec.kind != "embedding"}
         )
@@ -73,11 +89,12 @@ class FeatureEmbedding(nn.Module):
             return embedded
         table = self.tables[module_key(spec.name)]
         assert isinstance(table, Table)
+        share = (self.id_dropout if spec.name in ("item_id", "user_id") else self.feature_dropout) * self.training
         if isinstance(column, Jagged):
-            return table.mean(column)
-        if self.training and self.id_dropout > 0 and spec.name in ("item_id", "user_id"):
-            column = column * (torch.rand(column.shape, device=column.device) >= self.id_dropout)
-        vectors: Tensor = table(column)
+            means_ND = table.mean(column)
+            lost_N = torch.rand(len(means_ND), device=means_ND.device) < share
+            return table.unknown(lost_N, means_ND) if share else means_ND
+        vectors: Tensor = table(dropped(column, share))
         return vectors
 
 

@@ -55,6 +55,7 @@ class RetrieverConfig:
     dropout: float = 0.1
     embedding_dropout: float = 0.0
     id_dropout: float = 0.05
+    feature_dropout: float = 0.01  # as the rankers'
     attention: Backend = "auto"
 
     def __post_init__(self) -> None:
@@ -77,7 +78,7 @@ class RetrieverConfig:
         for name in ("auxiliary", "ranker", "full_softmax"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
-        for name in ("dropout", "embedding_dropout", "id_dropout"):
+        for name in ("dropout", "embedding_dropout", "id_dropout", "feature_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
 

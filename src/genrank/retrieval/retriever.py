@@ -78,7 +78,11 @@ class Retriever(nn.Module):
     def _features(self, owner: Owner) -> FeatureEmbedding:
         config = self.config
         return FeatureEmbedding(
-            self._used(owner), dim=config.embedding_dim, width=config.width, id_dropout=config.id_dropout
+            self._used(owner),
+            dim=config.embedding_dim,
+            width=config.width,
+            id_dropout=config.id_dropout,
+            feature_dropout=config.feature_dropout,
         )
 
     def _block(self) -> TransformerBlock:

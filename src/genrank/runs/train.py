@@ -59,6 +59,7 @@ def start_run(data: Path, config: RunConfig, out: Path) -> None:
     refuse_occupied(out)
     manifest = Manifest.load(data)
     _check_tasks(data, config, manifest)
+    _check_slots(data, config, manifest)
     try:
         check_model(config.model, manifest.spec)
     except ValueError as problem:
@@ -253,6 +254,15 @@ def _check_tasks(data: Path, config: RunConfig, manifest: Manifest) -> None:
         for task in weights:
             if task not in tasks:
                 raise ConfigError(f"{setting}.{task}: the data has no such task; there is: {', '.join(tasks)}")
+
+
+def _check_slots(data: Path, config: RunConfig, manifest: Manifest) -> None:
+    wanted = not isinstance(config.model, RetrieverConfig) and config.model.position_feature
+    if wanted and manifest.schema.columns.position is None:
+        raise ConfigError(
+            f"{data}: model.position_feature needs the slot of every exposure, and the log's schema names no column "
+            "for it; set position under [columns] and prepare again"
+        )
 
 
 def _check_same_data(out: Path, data: PreparedData) -> None:

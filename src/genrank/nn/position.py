@@ -1,0 +1,65 @@
+"""The slot in the feed: what it does to answers, learned apart from what candidates do to them.
+
+Ranking is to decide on a slot, so it can't be given one. If the slot were an input like others and unknown now and
+then, a network would learn to answer for an unknown slot as the log does on average: that items which the logging
+policy put on top are good. So the slot's effect is a term of its own beside the towers' logits, which never see it:
+
+    logit = f(candidate, history) + b(slot)        in training
+    logit = f(candidate, history) + b(unknown)     in validation, evaluation and ranking
+
+A tenth of the training exposures count as unknown, and teach b(unknown) only: f learns from known slots.
+
+Shapes: C candidates, T history events, W width.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from genrank.nn.embeddings import Table, dropped
+
+NUM_SLOTS = 256  # slots from 254 on share a row (ours); row 0: unknown
+UNKNOWN_SHARE = 0.1  # of the training exposures
+BIAS_DIM = 16  # of a slot's vector, from which its terms are made: a product learns faster than a number does
+
+
+def slot_index(slot_N: Tensor) -> Tensor:
+    """(N) the table's row of each slot; -1, unknown, is row 0."""
+    return (slot_N + 1).clamp(0, NUM_SLOTS - 1)
+
+
+class SlotEmbedding(nn.Module):
+    """Where past exposures stood: a click far down says more than one on top."""
+
+    def __init__(self, width: int, dropout: float):
+        """dropout: share of the slots that count as unknown while training."""
+        super().__init__()
+        self.table, self.dropout = Table(NUM_SLOTS, width), dropout
+
+    def forward(self, slot_T: Tensor) -> Tensor:
+        """(T, W)."""
+        embedded: Tensor = self.table(dropped(slot_index(slot_T), self.dropout * self.training))
+        return embedded
+
+
+class PositionBias(nn.Module):
+    """b: a term per slot for every logit."""
+
+    def __init__(self, sizes: Mapping[str, int]):
+        """sizes: number of logits per task."""
+        super().__init__()
+        self.sizes = dict(sizes)
+        self.table = Table(NUM_SLOTS, BIAS_DIM)
+        self.to_logits = nn.Linear(BIAS_DIM, sum(sizes.values()), bias=False)
+
+    def forward(self, logits: Mapping[str, Tensor], slot_C: Tensor) -> dict[str, Tensor]:
+        """(C, logits of the task's head) per task, with b added; `slot_C` is looked at in training only."""
+        index_C = slot_index(slot_C) if self.training else torch.zeros_like(slot_C)
+        hidden_C1 = torch.rand(index_C.shape, device=index_C.device)[:, None] < UNKNOWN_SHARE * self.training
+        index_C = torch.where(hidden_C1[:, 0], 0, index_C)
+        terms = self.to_logits(self.table(index_C)).split(list(self.sizes.values()), -1)
+        return {
+            name: torch.where(hidden_C1, logits[name].detach(), logits[name]) + term
+            for name, term in zip(self.sizes, terms, strict=True)
+        }
