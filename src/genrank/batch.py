@@ -34,21 +34,22 @@ class Places:
 
     prefix: Array  # how many history events of its sequence the request sees
     time: Array  # seconds, the request's time
-    request: Array  # distinct request times in the window before it
-    gap: Array  # seconds since the previous request of the window, -1 where there is none
+    request: Array  # requests of the window that it knows of; the one that the window begins within counts
+    gap: Array  # seconds since the latest request that it knows of, -1 where there is none
 
 
 @dataclass(frozen=True)
 class History:
-    """Past exposures with their actions, in order of time."""
+    """Past exposures with their actions, in the order in which they became known."""
 
     offsets: Array  # (B + 1) int64
     item: Array  # (T) int64, row of `PackedBatch.items`
     time: Array  # (T) int64 seconds
     position: Array  # (T) int64, index in the window, from 0
-    request: Array  # (T) int64, distinct request times in the window up to this token, minus one
-    gap: Array  # (T) int64, seconds since the previous request of the window, -1 for its first
-    next_time: Array  # (T) int64 seconds, of the user's next exposure: at most the time of a request that sees this one
+    request: Array  # (T) int64, as it was when it was a candidate: see Places
+    gap: Array  # (T) int64, as it was when it was a candidate: see Places
+    next_time: Array  # (T) int64 seconds, of the user's next exposure: at most the time of a request that sees this one.
+    #                   Where actions are known later than their exposure, this one's own known time
     asked: Places  # (T) as it stood when it was a candidate itself
     actions: Mapping[str, Array]  # (T) int64 per task and feedback: see data/sequence.py, `action_index`
     features: FeatureColumns  # of the exposure
@@ -76,7 +77,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class LongHistory:
-    """Events before the window, in order of time: of every candidate (hard search) or of every sequence (soft)."""
+    """Events before the window, in the order in which they became known: of every candidate (hard search) or of every sequence (soft)."""
 
     offsets: Array  # (C + 1) or (B + 1) int64; one zero where there is no search
     item: Array  # (E) int64, row of `PackedBatch.items`

@@ -18,6 +18,7 @@ from genrank.config import build, to_dict
 from genrank.errors import SchemaError
 
 Owner = Literal["item", "user", "exposure"]
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 FeatureKind = Literal["categorical", "multi", "numeric", "embedding"]
 
 
@@ -31,6 +32,7 @@ class Columns:
     request: str | None = None  # else: one user's exposures closer than requests.gap_seconds are one request
     position: str | None = None  # slot in the feed; orders exposures of one request, and gives a report slice
     target: str | None = None  # false: known history only, neither learned from nor evaluated
+    known_at: str | None = None  # when the exposure's actions were known; see History
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +54,34 @@ class Time:
 
 @dataclass(frozen=True, kw_only=True)
 class Requests:
-    """How requests are derived where the log has no request column."""
+    """Which exposures of a user are one request."""
 
-    gap_seconds: int = 0  # 0: equal time is one request
+    gap_seconds: int = 0  # where the log has no request column: exposures no further apart; 0: of equal time
+    max_gap_seconds: int = 1800  # with a request column: exposures of one id further apart are different requests
 
     def __post_init__(self) -> None:
-        if self.gap_seconds < 0:
-            raise ValueError(f"gap_seconds is {self.gap_seconds}; it must be 0 or more")
+        for name in ("gap_seconds", "max_gap_seconds"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """When an exposure's actions become known, and the exposure with them: a request sees what was known before it.
+
+    That is the largest of the exposure's time + `settle`, `columns.known_at`, and the times of its tasks' actions.
+    """
+
+    settle: str = "0s"  # seconds, minutes, hours or days, as in 10m: how long actions are waited for
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\d+[smhd]", self.settle):
+            raise ValueError(f"history.settle: {self.settle!r} is no duration; write seconds, minutes, hours or days as in 10m")
+
+    @property
+    def settle_seconds(self) -> int:
+        """`settle` in seconds."""
+        return int(self.settle[:-1]) * SECONDS[self.settle[-1]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +97,7 @@ class Task:
     maximum: float | None = None  # duration: seconds; longer ones count as censored here
     num_buckets: int = 16  # duration: buckets of the action embedding and of the head, at training quantiles
     group: str | None = None  # duration: a feature of the item (its length, say) within whose values D2Q ranks
+    time: str | None = None  # column with the action's own time, null where there was none; see History
 
     def __post_init__(self) -> None:
         if self.kind == "binary" and (self.censored is not None or self.maximum is not None):
@@ -191,8 +215,7 @@ class Statistics:
     @property
     def window_seconds(self) -> tuple[int | None, ...]:
         """Seconds of every window, None for `all`."""
-        seconds = {"m": 60, "h": 3600, "d": 86400}
-        return tuple(None if w == "all" else int(w[:-1]) * seconds[w[-1]] for w in self.windows)
+        return tuple(None if w == "all" else int(w[:-1]) * SECONDS[w[-1]] for w in self.windows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +229,7 @@ class LogSchema:
     features: tuple[Feature, ...] = ()
     time: Time = field(default_factory=Time)
     requests: Requests = field(default_factory=Requests)
+    history: History = field(default_factory=History)
     tables: Tables = field(default_factory=Tables)
     split: Split = field(default_factory=Split)
     statistics: Statistics = field(default_factory=Statistics)
@@ -257,6 +281,13 @@ class LogSchema:
                     f"statistics.by: the columns of feature {name!r} would have the names of others; rename it, or "
                     "name the features to count by"
                 )
+
+    @property
+    def known_later(self) -> bool:
+        """Whether actions may become known after their exposure's time."""
+        return bool(
+            self.history.settle_seconds or self.columns.known_at or any(task.time is not None for task in self.tasks)
+        )
 
     @classmethod
     def from_toml(cls, path: Path) -> "LogSchema":
@@ -317,6 +348,7 @@ class DataSpec:
     feedback: tuple[FeedbackSpec, ...] = ()
     statistics: tuple[str, ...] = ()  # names of the window statistics' columns, in order
     zone: str = "UTC"  # in which requests have their hour and weekday
+    known_later: bool = False  # exposures have a known time of their own, which may lie after their time
 
     def of(self, owner: Owner) -> tuple[FeatureSpec, ...]:
         """The features of one owner."""

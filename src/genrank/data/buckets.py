@@ -18,17 +18,23 @@ from genrank.data.vocabulary import split_values
 from genrank.data.writing import target_of
 from genrank.schema import LogSchema
 
+DAY = 86_400  # seconds
+
 
 @dataclass(frozen=True, kw_only=True)
 class Buckets:
     """Arranged buckets on disk. `times`: (a sample of) the target exposures' times; `num_rows`: without duplicates.
 
+    `num_recurring`, `num_late`: see Arranged. `dates_only`: all times are at one time of day, over several days.
     `multi_values`: multi-valued column → its values in order of text.
     """
 
     paths: tuple[Path, ...]
     num_rows: int
     num_duplicates: int
+    num_recurring: int
+    num_late: int
+    dates_only: bool
     first_time: int
     last_time: int
     times: NDArray[np.int64]
@@ -60,27 +66,33 @@ def arrange_buckets(
     sample = Sample(staging.num_rows)
     multi = {f"feature_{f.name}": f for f in schema.features if f.owner == "exposure" and f.kind == "multi"}
     values: dict[str, list[pa.Array]] = {name: [] for name in multi}
-    paths, dropped, rows, first, last = [], 0, 0, [], []
+    paths, counts, first, last, hours = [], np.zeros(4, np.int64), [], [], set()
     for number, table in enumerate(_prefetched(lambda n: engine.fetch(staging.bucket(n, num_buckets)), num_buckets)):
         for name, feature in multi.items():
             lists = split_values(table.column(name).combine_chunks(), feature.separator)
             table = table.set_column(table.column_names.index(name), name, lists)
-        arranged, duplicates = arrange(table.combine_chunks(), gap_seconds=schema.requests.gap_seconds)
+        found = arrange(table.combine_chunks(), schema.requests)
+        arranged = found.table
         for name, parts in values.items():
             parts.append(pc.unique(arranged.column(name).combine_chunks().flatten()))
         paths.append(folder / f"bucket-{number}.arrow")
         _save(arranged, paths[-1])
-        dropped, rows = dropped + duplicates, rows + arranged.num_rows
+        counts += [arranged.num_rows, found.num_duplicates, found.num_recurring, found.num_late]
         if arranged.num_rows:
             time = array(arranged, "time")
             sample.add(time[target_of(arranged)])
             first.append(int(time.min()))
             last.append(int(time.max()))
-        report(f"arranged {rows:,} exposures")
+            hours |= {int(time[0] % DAY)} if np.all(time % DAY == time[0] % DAY) else {-1}
+        report(f"arranged {counts[0]:,} exposures")
+    num_rows, num_duplicates, num_recurring, num_late = counts.tolist()
     return Buckets(
         paths=tuple(paths),
-        num_rows=rows,
-        num_duplicates=dropped,
+        num_rows=num_rows,
+        num_duplicates=num_duplicates,
+        num_recurring=num_recurring,
+        num_late=num_late,
+        dates_only=len(hours) == 1 and hours != {-1} and max(last) - min(first) >= DAY,
         first_time=min(first),
         last_time=max(last),
         times=sample.values(),

@@ -1,9 +1,10 @@
-"""From sorted rows to requests: duplicates dropped, requests numbered per user. Plain NumPy on one bucket.
+"""From sorted rows to timelines: duplicates dropped, requests numbered, exposures in the order of their known times.
 
-N: exposures of one bucket, sorted by (user, time, request key, position, item). A "run" is a stretch of rows of one
-user with one request key.
+Plain NumPy on one bucket. A request is the exposures of one (user, request key) without a gap above a bound: keys that
+begin anew every day are other requests. N: exposures of one bucket, in order of (user, time, request, position, item).
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,30 +12,49 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from genrank.schema import Requests
+
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 KEY = ("user", "time", "request", "position", "item")
+NEVER = np.iinfo(np.int64).max
 
 
-def arrange(table: pa.Table, *, gap_seconds: int) -> tuple[pa.Table, int]:
-    """The bucket's rows without duplicates, in order of (user, time, request, position), and how many were dropped.
+@dataclass(frozen=True, kw_only=True)
+class Arranged:
+    """A bucket's exposures. `num_recurring`: requests whose key an earlier request of their user had;
+    `num_late`: exposures whose actions were known only after the user's next request had begun."""
 
-    `table` has one chunk per column. `request` becomes the int32 number of the request among the user's, from 0 in
-    order of its first exposure; `request_time` (int64 seconds) is added: the time of that exposure.
+    table: pa.Table
+    num_duplicates: int
+    num_recurring: int
+    num_late: int
+
+
+def arrange(table: pa.Table, requests: Requests) -> Arranged:
+    """The bucket's rows without duplicates, in order of (user, known time, time, request, position, row).
+
+    `table` has one chunk per column; `row` is an exposure's place in the log. `request` becomes the int32 number of
+    the request among the user's, from 0 in order of (time, row) of its first exposure; `request_time` (int64 seconds)
+    is added: the time of that exposure.
     """
-    table, dropped = drop_duplicates(table)
-    user, time = array(table, "user"), array(table, "time")
+    table, duplicates = drop_duplicates(table)
+    user, time, row = (array(table, name) for name in ("user", "time", "row"))
+    recurring = 0
     if "request" in table.column_names:
-        number, recurring = number_requests(user, array(table, "request"))
+        number, recurring = number_requests(user, array(table, "request"), time, row, requests.max_gap_seconds)
     else:
-        number, recurring = requests_by_gap(user, time, gap_seconds), False
-    columns = {name: table.column(name) for name in table.column_names}
-    table = pa.table(columns | {"request": pa.array(number)})
-    if recurring:
-        keys = [array(table, name) for name in reversed(KEY) if name in table.column_names]
-        table = take(table, np.lexsort(keys))
-    first_time = request_times(array(table, "user"), array(table, "request"), array(table, "time"))
-    return table.append_column("request_time", pa.array(first_time)), dropped
+        number = requests_by_gap(user, time, requests.gap_seconds)
+    request_time = request_times(user, number, time)
+    known_at = array(table, "known_at") if "known_at" in table.column_names else time
+    position = array(table, "position") if "position" in table.column_names else np.zeros(len(user), np.int8)
+    columns = {name: table.column(name) for name in table.column_names if name != "row"}
+    table = pa.table(columns | {"request": pa.array(number), "request_time": pa.array(request_time)})
+    order = np.lexsort((row, position, number, time, known_at, user))
+    if np.any(np.diff(order) != 1):
+        table = take(table, order)
+    late = int(late_actions(user, number, request_time, known_at).sum())
+    return Arranged(table=table, num_duplicates=duplicates, num_recurring=recurring, num_late=late)
 
 
 def array(table: pa.Table, name: str) -> NDArray[Any]:
@@ -60,7 +80,7 @@ def drop_duplicates(table: pa.Table) -> tuple[pa.Table, int]:
     alike[:-1] |= repeated[1:]
     rows = np.flatnonzero(alike)
     group = np.cumsum(~repeated)[rows]
-    others = [_rank(table.column(name).take(pa.array(rows))) for name in table.column_names if name not in KEY]
+    others = [_rank(table.column(name).take(pa.array(rows))) for name in table.column_names if name not in (*KEY, "row")]
     order = np.lexsort([*reversed(others), group])
     last = np.append(np.diff(group[order]) != 0, True)
     keep = ~alike
@@ -68,22 +88,26 @@ def drop_duplicates(table: pa.Table) -> tuple[pa.Table, int]:
     return take(table, np.flatnonzero(keep)), dropped
 
 
-def number_requests(user: Ints, key: Ints) -> tuple[NDArray[np.int32], bool]:
-    """(N) number of every row's request among its user's, in order of first rows; and whether requests come back.
-
-    One comes back when another request of the user lies between its exposures.
-    """
-    starts = ~_repeats([user, key])
-    run_user, run_key = user[starts], key[starts]
-    if not len(run_user):
-        return np.zeros(0, np.int32), False
-    new_user = np.append(True, run_user[1:] != run_user[:-1])
-    run_number = np.arange(len(run_user))
-    recurring = False
-    if not np.all(new_user[1:] | (run_key[1:] > run_key[:-1])):
-        run_number, recurring = _first_appearance(run_user, run_key)
-    first_of_user = np.repeat(run_number[new_user], np.diff(np.append(np.flatnonzero(new_user), len(new_user))))
-    return (run_number - first_of_user)[np.cumsum(starts) - 1].astype(np.int32), recurring
+def number_requests(user: Ints, key: Ints, time: Ints, row: Ints, max_gap: int) -> tuple[NDArray[np.int32], int]:
+    """(N) number of every row's request among its user's, in order of the (time, row) of first rows, and how many
+    requests have a key that an earlier one of their user has. Rows are in order of user and time."""
+    order = np.lexsort((time, key, user))  # stable
+    user, key, time, row = user[order], key[order], time[order], row[order]
+    same_key = _repeats([user, key])
+    begins = ~same_key
+    begins[1:] |= np.diff(time) > max_gap
+    opening = np.flatnonzero(begins)
+    if not len(opening):
+        return np.zeros(0, np.int32), 0
+    tied = time == np.repeat(time[opening], np.diff(np.append(opening, len(time))))
+    first_row = np.minimum.reduceat(np.where(tied, row, NEVER), opening)
+    rank = np.empty(len(opening), np.int64)
+    rank[np.lexsort((first_row, time[opening], user[opening]))] = np.arange(len(opening))
+    new_user = np.flatnonzero(~_repeats([user[opening]]))  # requests are in order of user before and after
+    number = rank - np.repeat(new_user, np.diff(np.append(new_user, len(opening))))
+    numbers = np.empty(len(order), np.int32)
+    numbers[order] = number[np.cumsum(begins) - 1]
+    return numbers, int((begins & same_key).sum())
 
 
 def requests_by_gap(user: Ints, time: Ints, gap_seconds: int) -> NDArray[np.int32]:
@@ -97,12 +121,29 @@ def requests_by_gap(user: Ints, time: Ints, gap_seconds: int) -> NDArray[np.int3
 
 
 def request_times(user: Ints, request: NDArray[np.int32], time: Ints) -> Ints:
-    """(N) time of the first exposure of every row's request. Rows are sorted by user and time."""
+    """(N) time of the first exposure of every row's request. Rows are in order of user."""
     ordinal, num_requests = request_ordinals(user, request)
-    first = np.empty(num_requests, np.int64)
-    first[ordinal[::-1]] = time[::-1]  # of several assignments the last one stays: the earliest row
+    first = np.full(num_requests, NEVER)
+    np.minimum.at(first, ordinal, time)
     times: Ints = first[ordinal]
     return times
+
+
+def late_actions(user: Ints, request: NDArray[np.int32], request_time: Ints, known_at: Ints) -> Mask:
+    """(N) whether an exposure was known only when the user's next request (of a later time) had begun.
+
+    Rows are in order of user.
+    """
+    ordinal, num_requests = request_ordinals(user, request)
+    time, owner = np.zeros(num_requests, np.int64), np.zeros(num_requests, np.int64)
+    time[ordinal], owner[ordinal] = request_time, user
+    begins = ~_repeats([owner, time])  # of requests at one time none is the next
+    opening = np.flatnonzero(begins)
+    following = np.full(len(opening), NEVER)
+    same_user = owner[opening[1:]] == owner[opening[:-1]]
+    following[:-1][same_user] = time[opening[1:]][same_user]
+    late: Mask = known_at >= following[np.cumsum(begins) - 1][ordinal]
+    return late
 
 
 def request_ordinals(user: Ints, request: NDArray[np.int32]) -> tuple[Ints, int]:
@@ -123,18 +164,6 @@ def _repeats(columns: list[NDArray[Any]]) -> Mask:
     for column in columns:
         same[1:] &= column[1:] == column[:-1]
     return same
-
-
-def _first_appearance(run_user: Ints, run_key: Ints) -> tuple[Ints, bool]:
-    """(runs) number of every run's request in order of first runs, and whether any request has several runs."""
-    order = np.lexsort((run_key, run_user))
-    begins = ~_repeats([run_user[order], run_key[order]])
-    first_run = order[begins]
-    rank = np.empty(len(first_run), np.int64)
-    rank[np.argsort(first_run)] = np.arange(len(first_run))
-    number = np.empty(len(order), np.int64)
-    number[order] = rank[np.cumsum(begins) - 1]
-    return number, len(first_run) < len(order)
 
 
 def _rank(column: pa.ChunkedArray) -> NDArray[Any]:

@@ -1,7 +1,7 @@
 """What a reader yields (`Source`), and the log's columns as typed Ibis expressions (`typed_columns`).
 
-Typed columns are named `user`, `item`, `time`, `request`, `position`, `target`, `task_<name>`, `censored_<name>`,
-`feedback_<name>`, `feature_<name>` and `oracle_<name>`. Nothing is run here.
+Typed columns are named `user`, `item`, `time`, `known_at`, `request`, `position`, `target`, `task_<name>`,
+`censored_<name>`, `feedback_<name>`, `feature_<name>` and `oracle_<name>`. Nothing is run here.
 """
 
 from collections.abc import Callable, Sequence
@@ -78,6 +78,8 @@ def typed_columns(exposures: Expression, schema: LogSchema) -> dict[str, Column]
         typed["request"] = identity(_column(exposures, columns.request, "columns.request"))
     if columns.position is not None:
         typed["position"] = _position(number_column(exposures, columns.position, "columns.position"))
+    if schema.known_later:
+        typed["known_at"] = _known_at(exposures, schema, typed["time"])
     if columns.target is not None:
         flag = number_column(exposures, columns.target, "columns.target")
         typed["target"] = (flag != 0).fill_null(True)
@@ -177,6 +179,18 @@ def is_finite(column: Column) -> Column:
 def finite_or_null(column: Column) -> Column:
     """The column with null for NaN and infinities."""
     return is_finite(column).ifelse(column, None) if column.type().is_floating() else column
+
+
+def _known_at(exposures: Expression, schema: LogSchema, time: Column) -> Column:
+    """When an exposure's actions are known: see History. Times that are null, or before the exposure's, count as its own."""
+    known = time + schema.history.settle_seconds
+    given = [("columns.known_at", schema.columns.known_at)]
+    given += [(f"task {task.name!r}: time", task.time) for task in schema.tasks]
+    for role, name in given:
+        if name is not None:
+            own = seconds(_column(exposures, name, role), schema.time.unit).fill_null(time)
+            known = (own > known).ifelse(own, known)
+    return known
 
 
 def _position(column: Column) -> Column:

@@ -13,7 +13,7 @@ from genrank.config import build, to_dict
 from genrank.errors import DataError
 from genrank.schema import DataSpec, LogSchema, fingerprint
 
-FORMAT = 2
+FORMAT = 3
 FILE_NAME = "manifest.json"
 
 
@@ -63,6 +63,7 @@ class Manifest:
     warnings: tuple[str, ...]
     files: dict[str, str]
     source: dict[str, Any]
+    late_actions: int = 0  # exposures whose actions were known only after their user's next request
     base_rates: dict[str, float] = field(default_factory=dict)  # of training, per task that window statistics count
     versions: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT

@@ -76,7 +76,8 @@ def write_statistics(
 def _events(buckets: Buckets, tasks: tuple[str, ...]) -> Events:
     parts: dict[str, list[NDArray[np.generic]]] = {}
     for bucket in buckets:
-        columns = {name: array(bucket, name) for name in ("user", "item", "time", "request_time")}
+        columns = {name: array(bucket, name) for name in ("user", "item", "request_time")}
+        columns["time"] = array(bucket, "known_at" if "known_at" in bucket.column_names else "time")
         columns |= {f"task_{task}": array(bucket, f"task_{task}") for task in tasks}
         for name, column in (columns | {"target": target_of(bucket)}).items():
             parts.setdefault(name, []).append(column)

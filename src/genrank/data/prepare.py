@@ -25,7 +25,7 @@ from genrank.data.logs import Relations, Source, WrongTypeError, check_side_tabl
 from genrank.data.manifest import Manifest, SplitTimes, hash_folder
 from genrank.data.point_in_time import with_duration_groups, write_statistics
 from genrank.data.staging import Staging, stage
-from genrank.data.summary import bare, check_classes, data_spec, one_class_tasks, total_counts
+from genrank.data.summary import bare, check_classes, data_spec, one_class_tasks, order_warnings, total_counts
 from genrank.data.survey import Findings, drop_reasons, explain_wrong_type, survey
 from genrank.data.tables import FeatureTable
 from genrank.data.writing import BucketCounts, count_bucket, write_bucket
@@ -94,7 +94,8 @@ class _Preparation:
             self.report("reading the log")
             relations = self.source.read(engine)
             kept, typed, findings = self._look(engine, relations)
-            staging = stage(engine, relations, kept.select(**typed), schema)
+            # An exposure's place in the log: the last thing that orders exposures of one request.
+            staging = stage(engine, relations, kept.select(**typed, row=engine.ibis.row_number()), schema)
             self.report(f"numbered {staging.items.num_rows - 1:,} items and {staging.users.num_rows - 1:,} users")
             num_buckets = options.num_buckets or choose_num_buckets(staging.num_rows)
             buckets = arrange_buckets(
@@ -130,10 +131,12 @@ class _Preparation:
             counts=total_counts(counts, users=staging.users.num_rows - 1, items=staging.items.num_rows - 1),
             boundaries=functools.reduce(operator.or_, (part.boundaries for part in entities), edges),
             dropped=findings.dropped | duplicates,
+            late_actions=buckets.num_late,
             warnings=(
                 *left_out,
                 *findings.warnings,
                 *(warning for part in entities for warning in part.warnings),
+                *order_warnings(buckets, schema),
                 *check_classes(counts),
             ),
             files={},

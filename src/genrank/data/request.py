@@ -45,12 +45,12 @@ def with_request(
     features: Mapping[str, Any],
     statistics: NDArray[np.float16],
 ) -> Timelines:
-    """One user's timeline before `time`, then a request of `items` at `time` with unknown actions.
+    """What of one user's timeline was known before `time`, then a request of `items` at `time` with unknown actions.
 
     `features`: context of every candidate, (C) int32 indices or Jagged; `statistics`: (C, S), theirs at `time`. Only
     the request's rows are targets.
     """
-    past = timeline.take(np.flatnonzero(timeline.time < time))
+    past = timeline.take(np.flatnonzero(timeline.known_time < time))
     request = int(past.request.max()) + 1 if past.num_exposures else 0
     asked = exposures(
         timeline, len(items), time=time, request=request, item=items, features=features, statistics=statistics
@@ -67,6 +67,7 @@ def exposures(
     request: Any,
     item: Any,
     features: Mapping[str, Any],
+    known_at: Any = None,
     position: Any = -1,
     tasks: Mapping[str, Any] | None = None,
     censored: Mapping[str, Any] | None = None,
@@ -99,6 +100,8 @@ def exposures(
         features=features,
         statistics=np.zeros((count, like.statistics.shape[1]), np.float16) if statistics is None else statistics,
         oracle={},
+        known_at=None if like.known_at is None else column(time if known_at is None else known_at, like.known_at),
+        request_time=None if like.request_time is None else column(time, like.request_time),
     )
 
 
@@ -113,20 +116,20 @@ def load_statistics(folder: Path, manifest: Manifest, items: FeatureTable) -> Wi
 
 
 def load_events(folder: Path, manifest: Manifest, *, until: int | None = None) -> Events:
-    """What window statistics count of a prepared folder, up to `until` (seconds, exclusive) if given."""
+    """What window statistics count of a prepared folder, known before `until` (seconds) if given."""
     counted = statistics_tasks(manifest.schema)
     tasks = tuple(task for task in manifest.spec.tasks if task.name in counted)
-    t = Timelines.load(folder, DataSpec(features=(), tasks=tasks))
+    t = Timelines.load(folder, DataSpec(features=(), tasks=tasks, known_later=manifest.spec.known_later))
     user = t.users[t.user_of_row()]
     events = Events(
         user=user,
         item=t.item,
-        time=t.time,
+        time=t.known_time,
         request_time=request_times(user.astype(np.int64), t.request, t.time),
         target=t.target,
         labels={name: t.tasks[name] for name in counted},
     )
-    return events if until is None else events.take(np.flatnonzero(t.time < until))
+    return events if until is None else events.take(np.flatnonzero(t.known_time < until))
 
 
 class FeatureEncoder:

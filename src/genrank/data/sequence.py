@@ -1,8 +1,9 @@
 """The sequence builder: which history a request sees, how requests are packed, and the batch that comes out.
 
-One rule for training, evaluation and ranking. A request at time t sees the exposures of its user with time < t: the
-first `prefix` rows of the timeline, of which the window keeps the rows from `window_start(prefix)` on. Requests with
-the same window start are packed over one shared history, as `grouping` says. All of it is vectorised NumPy.
+One rule for training, evaluation and ranking. A request at time t sees the exposures of its user that were known
+before t: the first `prefix` rows of the timeline, of which the window keeps those from `window_start(prefix)` on.
+Requests with the same window start are packed over one shared history, as `grouping` says. All of it is vectorised
+NumPy.
 
 Shapes: N exposures, R requests, S samples (sequences), T history tokens, C candidates.
 """
@@ -108,37 +109,52 @@ class SequenceBuilder:
         self.config, self.spec = config, spec
         self.timelines, self.items, self.users = timelines, items, users
         self.search = search or SearchConfig()
-        self._index_rows()
+        self.user_of_row = timelines.user_of_row()
+        self._index_requests()
         if self.search.kind == "hard":
             categories = items.categories(search_feature(self.search, spec))
             self.categories = CategoryIndex(self.user_of_row, timelines.item, categories)
 
-    def _index_rows(self) -> None:
-        """Per row: its user, where its group of equal times begins, and its rank among the user's distinct times."""
-        t = self.timelines
-        self.user_of_row = t.user_of_row()
-        starts = t.offsets[:-1][np.diff(t.offsets) > 0]
-        new_time = np.ones(t.num_exposures, dtype=bool)
-        new_time[1:] = t.time[1:] != t.time[:-1]
-        new_time[starts] = True
-        rows = np.arange(t.num_exposures)
-        self.tie_start = np.maximum.accumulate(np.where(new_time, rows, 0))
-        self.time_rank = np.cumsum(new_time)
-        self._index_requests(rows)
+    def _index_requests(self) -> None:
+        """Per row: its request and what that request knew. K requests, numbered in order of user, then time.
 
-    def _index_requests(self, rows: Ints) -> None:
-        """Per row: the time of its request and the first row that the request does not see."""
-        t = self.timelines
-        # A request's rows need not be neighbours: another request may lie between them in time.
-        order = np.lexsort((rows, t.request, self.user_of_row))
-        user, request = self.user_of_row[order], t.request[order]
-        first = np.ones(len(order), dtype=bool)
-        first[1:] = (user[1:] != user[:-1]) | (request[1:] != request[:-1])
-        opening = order[first]  # rows are in order of time, so a request's first row carries its time
+        A request counts as known to another from the moment when the first of its exposures is.
+        """
+        t, user_of_row = self.timelines, self.user_of_row
+        # A request's rows need not be neighbours: another request may lie between them.
+        order = np.lexsort((np.arange(t.num_exposures), t.request, user_of_row))
+        begins = _changes(user_of_row[order]) | _changes(t.request[order])
+        first_row = order[begins]  # known first, since rows are in that order
+        own_time = t.time if t.request_time is None else t.request_time
+        time = np.minimum.reduceat(own_time[order], np.flatnonzero(begins)) if len(order) else own_time
+        by_time = np.lexsort((time, user_of_row[first_row]))
+        number = np.empty(len(by_time), np.int64)
+        number[by_time] = np.arange(len(by_time))
         self.request_key = np.empty(len(order), np.int64)
-        self.request_key[order] = np.cumsum(first) - 1
-        self.request_time = t.time[opening][self.request_key]
-        self.visible_end = self.tie_start[opening][self.request_key]
+        self.request_key[order] = number[np.cumsum(begins) - 1]
+        self._index_known(time[by_time], first_row[by_time])
+
+    def _index_known(self, time: Ints, first_row: Ints) -> None:
+        """`time`, `first_row`: (K) of the requests. Moments of all users stand on one line, user by user."""
+        t, user_of_row = self.timelines, self.user_of_row
+        user, known = user_of_row[first_row], t.known_time
+        begin = int(time.min(initial=0))
+        span = max(int(time.max(initial=0)), int(known.max(initial=0))) - begin + 1
+        moment = user * span + time - begin
+        end = np.searchsorted(user_of_row * span + known - begin, moment)
+        by_known = np.sort(first_row)
+        of_earlier_users = np.searchsorted(by_known, t.offsets[user])
+        num_known = np.searchsorted(by_known, end)
+        latest = np.maximum.accumulate(moment[np.argsort(first_row)])
+        previous = latest[np.maximum(num_known - 1, 0)] - user * span + begin
+        gap = np.where(num_known > of_earlier_users, time - previous, -1)
+        self.request_time, self.visible_end, self.request_index, self.gap = (
+            column[self.request_key] for column in (time, end, num_known - of_earlier_users, gap)
+        )
+        is_first = np.zeros(t.num_exposures, bool)
+        is_first[first_row] = True
+        # How many requests the rows before each row are of, its own left out.
+        self.requests_before = np.cumsum(is_first) - 1 - np.searchsorted(by_known, t.offsets[user_of_row])
 
     def samples(self, *, begin: int | None = None, end: int | None = None) -> Samples:
         """The samples whose requests' times lie in [begin, end), in order of time, then user."""
@@ -244,17 +260,18 @@ class SequenceBuilder:
 
     def _history(self, rows: Ints, offsets: Ints, start: Ints, item: Ints) -> History:
         t = self.timelines
-        previous = self.tie_start[rows] - 1
-        has_previous = previous >= start
+        stood = self._places(rows, start)
+        following = np.minimum(rows + 1, t.offsets[self.user_of_row[rows] + 1] - 1)
         return History(
             offsets=offsets,
             item=item,
             time=t.time[rows],
             position=rows - start,
-            request=self.time_rank[rows] - self.time_rank[start],
-            gap=np.where(has_previous, t.time[rows] - t.time[previous], -1),
-            next_time=t.time[np.minimum(rows + 1, t.offsets[self.user_of_row[rows] + 1] - 1)],
-            asked=self._places(rows, start),
+            request=stood.request,
+            gap=stood.gap,
+            # Where actions are known late, several requests may see an exposure before the next one is known.
+            next_time=t.time[following] if t.known_at is None else t.known_at[rows],
+            asked=stood,
             actions=self._actions(rows),
             features={name: gather(column, rows) for name, column in t.features.items()},
             slot=t.position[rows].astype(np.int64),
@@ -283,16 +300,12 @@ class SequenceBuilder:
 
     def _places(self, rows: Ints, start: Ints) -> Places:
         """Where exposures stand as candidates, in windows that begin at `start`."""
-        t, end = self.timelines, self.visible_end[rows]
-        seen = end > start  # an event at the window's edge may be of a request that began before it
-        last = np.where(seen, end - 1, 0)  # any valid row where there is no history
-        first = np.where(seen, start, 0)
-        time = self.request_time[rows]
         return Places(
-            prefix=np.where(seen, end - start, 0),
-            time=time,
-            request=np.where(seen, self.time_rank[last] - self.time_rank[first] + 1, 0),
-            gap=np.where(seen, time - t.time[last], -1),
+            # An event at the window's edge may be of a request that began before it, and so sees nothing of it.
+            prefix=np.maximum(self.visible_end[rows] - start, 0),
+            time=self.request_time[rows],
+            request=np.maximum(self.request_index[rows] - self.requests_before[start], 0),
+            gap=self.gap[rows],
         )
 
     def _search(self, samples: Samples, sample: Ints) -> tuple[Ints, Ints]:

@@ -41,9 +41,9 @@ class Staging:
     categories: dict[str, pa.StringArray]
 
     def bucket(self, number: int, num_buckets: int) -> Expression:
-        """One bucket's rows in order of user, time, request, position, item."""
+        """One bucket's rows in order of user, time, request, position, item, row."""
         log = self.log.filter(self.log.user % num_buckets == number)
-        keys = [name for name in ("user", "time", "request", "position", "item") if name in log.columns]
+        keys = [name for name in ("user", "time", "request", "position", "item", "row") if name in log.columns]
         return log.order_by(keys)
 
 

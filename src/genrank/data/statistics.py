@@ -1,14 +1,14 @@
 """Window statistics: what happened to an item, its author, its category and with a user before a request.
 
 Per entity (item, user, each feature F of the item named in the schema, user × F), window w and binary task, over the
-events with t - w <= time < t, t the request's time:
+events with t - w <= known time < t, t the request's time:
 
     count       log(1 + n)                               n the events, once per window: of the first task
     rate        logit((c + αp) / (n + α)) - logit(p)     c yeses, p the training part's rate: 0 is "as everywhere"
     residual    Σ (y - r) / (n + α)                      r the rate, at the event's own request, of the user (for item
                                                          and F) or of the item (for user and user × F)
 
-An event counts where its label is known and the log calls it a target. Events of equal time never count, nor do those
+An event counts where its label is known and the log calls it a target. Events of the same second never count, nor do those
 of the request itself. An item with several values of F counts for each, and asks for the sum over its own. `prepare`
 and ranking call this module with the same integers and so get the same numbers, bit for bit.
 
@@ -54,7 +54,7 @@ class Events:
 
     user: NDArray[np.int32]  # (N) row of users.parquet
     item: NDArray[np.int32]  # (N) row of items.parquet
-    time: Ints  # (N)
+    time: Ints  # (N) when its actions were known
     request_time: Ints  # (N)
     target: NDArray[np.bool_]  # (N)
     labels: Mapping[str, NDArray[np.int8]]  # (N) per task, -1 unknown

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from genrank.data.buckets import Buckets
 from genrank.data.entities import Entities
 from genrank.data.fitting import Fitted
 from genrank.data.manifest import Counts, PartCounts
@@ -42,6 +43,7 @@ def data_spec(schema: LogSchema, fitted: Fitted, entities: Iterable[Entities]) -
         ),
         statistics=statistics_columns(schema),
         zone=schema.time.zone or "UTC",
+        known_later=schema.known_later,
     )
 
 
@@ -92,3 +94,20 @@ def check_classes(counts: Sequence[BucketCounts]) -> list[str]:
         for part, name in enumerate(PARTS[1:], start=1)
         for task, found in one_class_tasks(counts, part=part).items()
     ]
+
+
+def order_warnings(buckets: Buckets, schema: LogSchema) -> list[str]:
+    """Warnings for request ids that begin anew, and for times without a time of day."""
+    warnings = []
+    if buckets.num_recurring:
+        warnings.append(
+            f"{schema.columns.request!r}: {buckets.num_recurring:,} requests have an id that an earlier request of "
+            f"their user has; they count as requests of their own, since more than {schema.requests.max_gap_seconds} "
+            "seconds lie between (requests.max_gap_seconds)"
+        )
+    if buckets.dates_only:
+        warnings.append(
+            f"{schema.columns.time!r} holds dates without a time of day: within a day, exposures are in the order of "
+            "the log, and none of them sees another"
+        )
+    return warnings

@@ -1,4 +1,4 @@
-"""Timelines in memory: every user's exposures in order of time, as flat columns with offsets.
+"""Timelines in memory: every user's exposures in the order in which they became known, as flat columns with offsets.
 
 Shapes: U users, N exposures. Row n belongs to user u where offsets[u] <= n < offsets[u + 1]. The columns are those of
 docs/architecture.md, "timelines".
@@ -21,7 +21,11 @@ from genrank.schema import DataSpec, FeatureSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Timelines:
-    """The exposures of U users, N rows, sorted by (user, time, request, position)."""
+    """The exposures of U users, N rows, sorted by (user, known time, time, request, position).
+
+    An exposure is known, with its actions, at `known_at`; None: all of them at their own time. A request's time is
+    `request_time`; None: the time of its first exposure here.
+    """
 
     users: NDArray[np.int32]  # (U) row of users.parquet
     offsets: NDArray[np.int64]  # (U + 1)
@@ -36,11 +40,18 @@ class Timelines:
     features: Mapping[str, Any]  # (N) int32, or Jagged
     statistics: NDArray[np.float16]  # (N, S) window statistics at each exposure's request
     oracle: Mapping[str, NDArray[np.float32]]  # (N) simulated logs only
+    known_at: NDArray[np.int64] | None = None  # (N) seconds since the epoch, at least `time`
+    request_time: NDArray[np.int64] | None = None  # (N) seconds since the epoch
 
     @property
     def num_exposures(self) -> int:
         """N."""
         return len(self.time)
+
+    @property
+    def known_time(self) -> NDArray[np.int64]:
+        """(N) seconds since the epoch: a request of a later second sees the exposure."""
+        return self.time if self.known_at is None else self.known_at
 
     def user_of_row(self) -> NDArray[np.int64]:
         """(N) index into `users` of every exposure."""
@@ -65,6 +76,7 @@ class Timelines:
             features={f.name: jagged if f.kind == "multi" else none for f in spec.of("exposure")},
             statistics=np.zeros((0, len(spec.statistics)), np.float16),
             oracle={},
+            known_at=none.astype(np.int64) if spec.known_later else None,
         )
 
     def of_user(self, index: int) -> "Timelines":
@@ -80,7 +92,7 @@ class Timelines:
         )
 
     def take(self, rows: NDArray[np.int64]) -> "Timelines":
-        """The given rows of a single user's timeline, in that order. Their times must not fall."""
+        """The given rows of a single user's timeline, in that order. Their known times must not fall."""
         return replace(
             self,
             offsets=np.array([0, len(rows)]),
@@ -135,11 +147,12 @@ class Timelines:
             features=feature_columns(spec.of("exposure"), flat, prefix="feature_"),
             statistics=np.zeros((len(flat["time"]), len(spec.statistics)), np.float16),
             oracle={name.removeprefix("oracle_"): _array(flat[name], np.float32) for name in oracle},
+            known_at=_array(flat["known_at"], np.int64) if spec.known_later else None,
         )
 
 
 def joined(parts: Sequence[Timelines], *, one_user: bool = False) -> Timelines:
-    """All parts one behind another: of one user, whose rows they are in order of time, or each of a user of its own."""
+    """All parts one behind another: of one user, whose rows they are in order of known time, or each of a user of its own."""
     first = parts[0]
     if len(parts) == 1:
         return first
@@ -157,11 +170,15 @@ def joined(parts: Sequence[Timelines], *, one_user: bool = False) -> Timelines:
 def _columns(t: Timelines, change: Callable[[Any], Any]) -> dict[str, Any]:
     """The columns with a value per exposure, changed. The oracle's are left out."""
     plain = {name: change(getattr(t, name)) for name in ("time", "request", "position", "item", "target")}
+    optional = {name: getattr(t, name) for name in ("known_at", "request_time")}
+    plain |= {name: None if column is None else change(column) for name, column in optional.items()}
     groups = ("tasks", "censored", "feedback", "features")
     return plain | {name: {key: change(v) for key, v in getattr(t, name).items()} for name in groups} | {"oracle": {}}
 
 
 def _join(columns: Sequence[Any]) -> Any:
+    if columns[0] is None:
+        return None
     if isinstance(columns[0], Mapping):
         return {name: _join([column[name] for column in columns]) for name in columns[0]}
     if isinstance(columns[0], Jagged):
@@ -217,7 +234,7 @@ def offsets_of(lengths: NDArray[Any]) -> NDArray[np.int64]:
 def _read(path: Path, spec: DataSpec) -> pa.Table:
     """The columns of one file that the spec asks for."""
     file = pq.ParquetFile(path)
-    wanted = {"user", "time", "request", "position", "item", "target"}
+    wanted = {"user", "time", "known_at", "request", "position", "item", "target"}
     wanted |= {f"{prefix}_{task.name}" for prefix in ("task", "censored") for task in spec.tasks}
     wanted |= {f"feedback_{part.name}" for part in spec.feedback}
     wanted |= {f"feature_{feature.name}" for feature in spec.of("exposure")}

@@ -1,6 +1,6 @@
 """Timelines as files: an arranged bucket's rows grouped by user, codes turned into indices, written as Parquet.
 
-N: exposures of one bucket, sorted by (user, time, request, position).
+N: exposures of one bucket, in the order that data/exposures.py gives them.
 """
 
 from collections.abc import Callable
@@ -52,6 +52,7 @@ def _columns(bucket: pa.Table, schema: LogSchema, fitted: Fitted) -> list[tuple[
     size = bucket.num_rows
     plain = {
         "time": array(bucket, "time"),
+        **({"known_at": array(bucket, "known_at")} if schema.known_later else {}),
         "request": array(bucket, "request"),
         "position": _or_constant(bucket, "position", np.int32, -1),
         "item": array(bucket, "item"),

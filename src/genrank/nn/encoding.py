@@ -1,11 +1,11 @@
 """Position and time: the three embeddings of GenRank's equation (1), arXiv 2505.04180, section 2.
 
     Ω_pe(i)                        index in the window; the candidates of a request share one
-    Ω_ri(|{t_1 .. t_i}|)           distinct request times so far
+    Ω_ri(|{t_1 .. t_i}|)           requests so far
     Ω_rt(bucket(t_i - max t_j))    time since the previous request
 
-Indices count from the start of the history window, whose place is a function of how much the user has done, so that a
-cached history stays valid. The paper does not give the buckets of time; ours are two per doubling from one second on.
+Position and request index count from the start of the history window, whose place is a function of how much the user
+has done, so that a cached history stays valid. The paper does not give the buckets of time; ours are two per doubling from one second on.
 """
 
 import torch
