@@ -48,7 +48,9 @@ class History:
     position: Array  # (T) int64, index in the window, from 0
     request: Array  # (T) int64, as it was when it was a candidate: see Places
     gap: Array  # (T) int64, as it was when it was a candidate: see Places
-    next_time: Array  # (T) int64 seconds, of the user's next exposure: at most the time of a request that sees this one.
+    next_time: (
+        Array  # (T) int64 seconds, of the user's next exposure: at most the time of a request that sees this one.
+    )
     #                   Where actions are known later than their exposure, this one's own known time
     asked: Places  # (T) as it stood when it was a candidate itself
     actions: Mapping[str, Array]  # (T) int64 per task and feedback: see data/sequence.py, `action_index`
@@ -77,7 +79,10 @@ class Candidates:
 
 @dataclass(frozen=True)
 class LongHistory:
-    """Events before the window, in the order in which they became known: of every candidate (hard search) or of every sequence (soft)."""
+    """Events before the window, in the order in which they became known.
+
+    Of every candidate (hard search) or of every sequence (soft).
+    """
 
     offsets: Array  # (C + 1) or (B + 1) int64; one zero where there is no search
     item: Array  # (E) int64, row of `PackedBatch.items`
@@ -102,7 +107,7 @@ class PackedBatch:
 
 
 def map_arrays(part: Any, function: Callable[[Array], Array]) -> Any:
-    """`part` (a batch or any piece of one) with `function` applied to every array in it."""
+    """`part` (a batch or any piece of one) with `function` applied to every array in it; None stays."""
     return _map(part, function)
 
 
@@ -111,4 +116,4 @@ def _map(part: Any, function: Callable[[Array], Array]) -> Any:
         return replace(part, **{f.name: _map(getattr(part, f.name), function) for f in fields(part)})
     if isinstance(part, Mapping):
         return {name: _map(value, function) for name, value in part.items()}
-    return function(part)
+    return None if part is None else function(part)

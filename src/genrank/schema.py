@@ -76,7 +76,9 @@ class History:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\d+[smhd]", self.settle):
-            raise ValueError(f"history.settle: {self.settle!r} is no duration; write seconds, minutes, hours or days as in 10m")
+            raise ValueError(
+                f"history.settle: {self.settle!r} is no duration; write seconds, minutes, hours or days as in 10m"
+            )
 
     @property
     def settle_seconds(self) -> int:

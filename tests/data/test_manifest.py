@@ -31,7 +31,7 @@ def test_the_manifest_says_what_the_contract_promises(text: str) -> None:
     values = json.loads(text)
     assert set(values) == {
         *("format", "genrank_version", "versions", "schema", "schema_hash", "spec", "spec_hash", "boundaries"),
-        *("split", "counts", "dropped", "warnings", "files", "source", "base_rates"),
+        *("split", "counts", "dropped", "warnings", "files", "source", "base_rates", "late_actions"),
     }
     assert set(values["counts"]["test"]) == {"exposures", "requests", "positives"}
 
@@ -39,7 +39,7 @@ def test_the_manifest_says_what_the_contract_promises(text: str) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ('"format": 2', '"format": 3', "expected format 2, found 3"),
+        ('"format": 3', '"format": 4', "expected format 3, found 4"),
         ('"name": "tiny"', '"name": "tinny"', "schema_hash"),
         ('"size": 11', '"size": 12', "spec_hash"),
         ('"exposures": 60', '"exposures": "many"', "expected int"),

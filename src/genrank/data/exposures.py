@@ -17,7 +17,7 @@ from genrank.schema import Requests
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 KEY = ("user", "time", "request", "position", "item")
-NEVER = np.iinfo(np.int64).max
+NEVER = np.int64(np.iinfo(np.int64).max)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,19 +35,20 @@ def arrange(table: pa.Table, requests: Requests) -> Arranged:
     """The bucket's rows without duplicates, in order of (user, known time, time, request, position, row).
 
     `table` has one chunk per column; `row` is an exposure's place in the log. `request` becomes the int32 number of
-    the request among the user's, from 0 in order of (time, row) of its first exposure; `request_time` (int64 seconds)
-    is added: the time of that exposure.
+    the request among the user's, from 0 in order of (time, position, row) of its first exposure; `request_time` (int64
+    seconds) is added: the time of that exposure.
     """
     table, duplicates = drop_duplicates(table)
     user, time, row = (array(table, name) for name in ("user", "time", "row"))
+    position = array(table, "position") if "position" in table.column_names else np.zeros(len(user), np.int32)
     recurring = 0
     if "request" in table.column_names:
-        number, recurring = number_requests(user, array(table, "request"), time, row, requests.max_gap_seconds)
+        key = array(table, "request")
+        number, recurring = number_requests(user, key, time, (position, row), max_gap=requests.max_gap_seconds)
     else:
         number = requests_by_gap(user, time, requests.gap_seconds)
     request_time = request_times(user, number, time)
     known_at = array(table, "known_at") if "known_at" in table.column_names else time
-    position = array(table, "position") if "position" in table.column_names else np.zeros(len(user), np.int8)
     columns = {name: table.column(name) for name in table.column_names if name != "row"}
     table = pa.table(columns | {"request": pa.array(number), "request_time": pa.array(request_time)})
     order = np.lexsort((row, position, number, time, known_at, user))
@@ -80,19 +81,25 @@ def drop_duplicates(table: pa.Table) -> tuple[pa.Table, int]:
     alike[:-1] |= repeated[1:]
     rows = np.flatnonzero(alike)
     group = np.cumsum(~repeated)[rows]
-    others = [_rank(table.column(name).take(pa.array(rows))) for name in table.column_names if name not in (*KEY, "row")]
-    order = np.lexsort([*reversed(others), group])
+    others = [
+        _rank(table.column(name).take(pa.array(rows))) for name in table.column_names if name not in (*KEY, "row")
+    ]
+    order = np.lexsort([-rows, *reversed(others), group])  # of equal ones the first of the log stays
     last = np.append(np.diff(group[order]) != 0, True)
     keep = ~alike
     keep[rows[order[last]]] = True
     return take(table, np.flatnonzero(keep)), dropped
 
 
-def number_requests(user: Ints, key: Ints, time: Ints, row: Ints, max_gap: int) -> tuple[NDArray[np.int32], int]:
-    """(N) number of every row's request among its user's, in order of the (time, row) of first rows, and how many
-    requests have a key that an earlier one of their user has. Rows are in order of user and time."""
+def number_requests(
+    user: Ints, key: Ints, time: Ints, ties: tuple[NDArray[Any], ...], *, max_gap: int
+) -> tuple[NDArray[np.int32], int]:
+    """(N) number of every row's request among its user's, and how many have a key that an earlier one of the user has.
+
+    Numbers are in order of first exposures' times, of equal ones by `ties`. Rows are in order of user and time.
+    """
     order = np.lexsort((time, key, user))  # stable
-    user, key, time, row = user[order], key[order], time[order], row[order]
+    user, key, time = user[order], key[order], time[order]
     same_key = _repeats([user, key])
     begins = ~same_key
     begins[1:] |= np.diff(time) > max_gap
@@ -100,9 +107,9 @@ def number_requests(user: Ints, key: Ints, time: Ints, row: Ints, max_gap: int) 
     if not len(opening):
         return np.zeros(0, np.int32), 0
     tied = time == np.repeat(time[opening], np.diff(np.append(opening, len(time))))
-    first_row = np.minimum.reduceat(np.where(tied, row, NEVER), opening)
+    firsts = [np.minimum.reduceat(np.where(tied, column[order], NEVER), opening) for column in ties]
     rank = np.empty(len(opening), np.int64)
-    rank[np.lexsort((first_row, time[opening], user[opening]))] = np.arange(len(opening))
+    rank[np.lexsort((*firsts[::-1], time[opening], user[opening]))] = np.arange(len(opening))
     new_user = np.flatnonzero(~_repeats([user[opening]]))  # requests are in order of user before and after
     number = rank - np.repeat(new_user, np.diff(np.append(new_user, len(opening))))
     numbers = np.empty(len(order), np.int32)

@@ -182,7 +182,7 @@ def finite_or_null(column: Column) -> Column:
 
 
 def _known_at(exposures: Expression, schema: LogSchema, time: Column) -> Column:
-    """When an exposure's actions are known: see History. Times that are null, or before the exposure's, count as its own."""
+    """When an exposure's actions are known: see History. A null time, or one before the exposure's, says nothing."""
     known = time + schema.history.settle_seconds
     given = [("columns.known_at", schema.columns.known_at)]
     given += [(f"task {task.name!r}: time", task.time) for task in schema.tasks]

@@ -123,7 +123,7 @@ class SequenceBuilder:
         t, user_of_row = self.timelines, self.user_of_row
         # A request's rows need not be neighbours: another request may lie between them.
         order = np.lexsort((np.arange(t.num_exposures), t.request, user_of_row))
-        begins = _changes(user_of_row[order]) | _changes(t.request[order])
+        begins = _changes(user_of_row[order]) | _changes(t.request[order].astype(np.int64))
         first_row = order[begins]  # known first, since rows are in that order
         own_time = t.time if t.request_time is None else t.request_time
         time = np.minimum.reduceat(own_time[order], np.flatnonzero(begins)) if len(order) else own_time

@@ -8,9 +8,9 @@ events with t - w <= known time < t, t the request's time:
     residual    Σ (y - r) / (n + α)                      r the rate, at the event's own request, of the user (for item
                                                          and F) or of the item (for user and user × F)
 
-An event counts where its label is known and the log calls it a target. Events of the same second never count, nor do those
-of the request itself. An item with several values of F counts for each, and asks for the sum over its own. `prepare`
-and ranking call this module with the same integers and so get the same numbers, bit for bit.
+An event counts where its label is known and the log calls it a target. Events of the same second never count, nor do
+those of the request itself. An item with several values of F counts for each, and asks for the sum over its own.
+`prepare` and ranking call this module with the same integers and so get the same numbers, bit for bit.
 
 Shapes: N exposures, Q questions, T tasks, S columns.
 """

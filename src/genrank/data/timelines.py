@@ -152,7 +152,7 @@ class Timelines:
 
 
 def joined(parts: Sequence[Timelines], *, one_user: bool = False) -> Timelines:
-    """All parts one behind another: of one user, whose rows they are in order of known time, or each of a user of its own."""
+    """All parts one behind another: of one user, whose rows they are in order, or each of a user of its own."""
     first = parts[0]
     if len(parts) == 1:
         return first

@@ -101,7 +101,7 @@ def exposure_features(data: PreparedData, builder: SequenceBuilder, rows: NDArra
     end = builder.visible_end[rows]
     start = t.offsets[builder.user_of_row[rows]]
     time = builder.request_time[rows]
-    gap = np.where(end > start, time - t.time[np.maximum(end - 1, 0)], -1)
+    gap = builder.gap[rows]
     age = time - data.items.first_time[item]
     plain = [*indices["categorical"], *indices["numeric"], np.log1p(end - start), gap, age]
     dense = np.stack([column.astype(np.float32) for column in plain], axis=1)

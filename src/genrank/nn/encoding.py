@@ -5,7 +5,8 @@
     Ω_rt(bucket(t_i - max t_j))    time since the previous request
 
 Position and request index count from the start of the history window, whose place is a function of how much the user
-has done, so that a cached history stays valid. The paper does not give the buckets of time; ours are two per doubling from one second on.
+has done, so that a cached history stays valid. The paper does not give the buckets of time; ours are two per doubling
+from one second on.
 """
 
 import torch

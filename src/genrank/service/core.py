@@ -139,7 +139,7 @@ class RankingService:
     def user(self, user: str) -> dict[str, Any]:
         """A user's history as the model would see it now: `user`, `known`, `current`, `exposures`, `window`."""
         deployed = self.deployed
-        history = deployed.engine.history(user)
+        history = deployed.histories.of(user)
         t = history.timeline
         begin = int(window_start(np.array([t.num_exposures]), deployed.engine.sequence.max_history)[0])
         rows = range(begin, t.num_exposures)
@@ -155,7 +155,7 @@ class RankingService:
             "user": user,
             "known": history.row > 0,
             "current": history.current,
-            "exposures": history.dropped + t.num_exposures,
+            "exposures": t.num_exposures,
             "window": window,
         }
 

@@ -58,7 +58,7 @@ class KeptHistory:
     """An encoded window: which events it is made of, and what came out."""
 
     begin: int  # row of its first event in the user's timeline
-    stamps: Ints  # (events, 3)
+    stamps: Ints  # (events, 5): their own, and their request's index and gap, which depend on events before the window
     state: HistoryState
 
     @property
@@ -100,7 +100,7 @@ class Engine:
     @torch.no_grad()
     def score(self, requests: Sequence[EngineRequest]) -> list[Scored]:
         """Scores of every request's candidates. At least one request, each with at least one candidate."""
-        known = [self.history(request.user) for request in requests]
+        known = [self.histories.of(request.user) for request in requests]
         builder = self._builder([self._asked(*pair) for pair in zip(known, requests, strict=True)])
         samples = builder.samples()
         with self._precision():
@@ -119,10 +119,6 @@ class Engine:
                 num_encoded=encoded[sample],
             )
         return [answer for answer in answers if answer is not None]
-
-    def history(self, user: str) -> UserHistory:
-        """What is known of a user, from where a window can begin."""
-        return self.histories.of(user).aligned(self.sequence.max_history // 2)
 
     def _asked(self, known: UserHistory, request: EngineRequest) -> Timelines:
         spec, count = self.histories.spec, len(request.items)
@@ -167,7 +163,9 @@ class Engine:
         assert isinstance(self.model, SequenceRanker)
         begin = int(sample.start[0] - builder.timelines.offsets[sample.user[0]])
         length = int(sample.num_history[0])
-        stamps = history.stamps[begin : begin + length]
+        rows = np.arange(sample.start[0], sample.end[0])
+        requests = [builder.request_index[rows] - builder.requests_before[rows[:1]], builder.gap[rows]]
+        stamps = np.column_stack([history.stamps[begin : begin + length], *requests])
         key = (self.version, history.user)
         kept = None if self.cache is None else self.cache.get(key)
         reused = 0 if kept is None or kept.begin != begin else _common(kept.stamps, stamps)

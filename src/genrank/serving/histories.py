@@ -1,12 +1,13 @@
 """A user's history as the model sees it: what `prepare` knew, then what has happened since.
 
 Both become one timeline in the order of docs/architecture.md. Every exposure carries a stamp that changes when anything
-about it does, so that an encoded history can be told to be still the beginning of this one.
+about it does, so that an encoded history can be told to be still the beginning of this one. What the store has archived
+is decoded once, and again when the archive or the items have changed.
 
 Shapes: N exposures of one user.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,20 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrank.batch import map_arrays
-from genrank.data.exposures import requests_by_gap
+from genrank.data.exposures import number_requests, requests_by_gap
 from genrank.data.manifest import Manifest
 from genrank.data.request import FeatureEncoder, exposures, load_user, read_vocabulary
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines, joined
 from genrank.errors import RequestError
-from genrank.schema import DataSpec
+from genrank.schema import DataSpec, LogSchema
 from genrank.serving.cache import ByteBudgetCache
 from genrank.serving.catalogue import Catalogue
-from genrank.serving.store import Event, EventStore, StoreUnavailable, UserEvents
+from genrank.serving.store import Event, EventStore, StoreUnavailable
 
 Ints = NDArray[np.int64]
 MAX_BYTES = 256 * 2**20
 LONGEST = 1e9  # seconds of a duration
+BEFORE_EVENTS = 2**40  # identities of prepared exposures are below 0, in their order; events' are their revisions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,23 +41,29 @@ class UserHistory:
     row: int
     timeline: Timelines  # one user
     stamps: Ints  # (N, 3)
-    dropped: int = 0  # exposures before these that are no longer kept
     current: bool = True  # false: the store was out of reach; these are the events that were last seen
 
     @property
     def num_bytes(self) -> int:
         """Memory of its arrays."""
-        sizes: list[int] = [self.stamps.nbytes]
-        map_arrays(self.timeline, lambda column: sizes.append(column.nbytes))
-        return sum(sizes)
+        return self.stamps.nbytes + _num_bytes(self.timeline)
 
-    def aligned(self, step: int) -> "UserHistory":
-        """The history that begins a multiple of `step` exposures after the user's first, as windows do."""
-        cut = -self.dropped % step
-        if cut == 0:
-            return self
-        rows = np.arange(min(cut, self.timeline.num_exposures), self.timeline.num_exposures)
-        return replace(self, timeline=self.timeline.take(rows), stamps=self.stamps[rows], dropped=self.dropped + cut)
+
+@dataclass(frozen=True, kw_only=True)
+class _Exposures:
+    """Prepared exposures, then events, not yet in order. Those of equal `request` and close in time are one request.
+
+    `code`: the number in `request` of every request id that came with an event.
+    """
+
+    timeline: Timelines
+    identity: Ints  # (N) see BEFORE_EVENTS
+    request: Ints  # (N)
+    code: Mapping[str, int]
+
+    @property
+    def num_bytes(self) -> int:
+        return 2 * self.identity.nbytes + _num_bytes(self.timeline)
 
 
 class Past(Protocol):
@@ -77,7 +85,7 @@ class PastOnDisk:
 
 
 class PastInMemory:
-    """All timelines of the prepared folder, up to `until` (seconds, exclusive) if given: for a service."""
+    """All timelines of the prepared folder, of what was known before `until` (seconds) if given: for a service."""
 
     def __init__(self, folder: Path, spec: DataSpec, *, until: int | None = None):
         self.spec, self.timelines, self.until = spec, Timelines.load(folder, spec), until
@@ -88,7 +96,7 @@ class PastInMemory:
         if row not in self.index:
             return Timelines.empty(self.spec, row)
         timeline = self.timelines.of_user(self.index[row])
-        return timeline if self.until is None else timeline.take(np.flatnonzero(timeline.time < self.until))
+        return timeline if self.until is None else timeline.take(np.flatnonzero(timeline.known_time < self.until))
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ class NoPast:
 class Histories:
     """Histories of all users for one model: its vocabularies, the past it was prepared with, the live events.
 
-    max_bytes: of decoded histories that are kept in memory.
+    max_bytes: of decoded histories that are kept in memory, a quarter of it for users with archived events.
     """
 
     def __init__(
@@ -129,7 +137,10 @@ class Histories:
             part.name: read_vocabulary(folder / "vocab" / f"{part.name}.parquet") for part in self.spec.feedback
         }
         self._kept: ByteBudgetCache[str, tuple[tuple[int, int], UserHistory]] = ByteBudgetCache(
-            max_bytes, size=lambda kept: kept[1].num_bytes
+            max_bytes - max_bytes // 4, size=lambda kept: kept[1].num_bytes
+        )
+        self._older: ByteBudgetCache[str, tuple[tuple[int, int], _Exposures]] = ByteBudgetCache(
+            max_bytes // 4, size=lambda kept: kept[1].num_bytes
         )
 
     def of(self, user: str) -> UserHistory:
@@ -139,11 +150,10 @@ class Histories:
             version = (self.store.version(user) if self.store is not None else 0, self.catalogue.version)
             if kept is not None and kept[0] == version:
                 return kept[1]
-            live = self.store.events(user) if self.store is not None and version[0] else UserEvents()
+            history = self._read(user, version[1], has_events=bool(version[0]))
         except StoreUnavailable:
-            return replace(self._read(user, UserEvents()) if kept is None else kept[1], current=False)
-        history = self._read(user, live)
-        self._kept.put(user, ((live.version, version[1]), history))
+            return replace(self._prepared(user) if kept is None else kept[1], current=False)
+        self._kept.put(user, (version, history))
         return history
 
     def prepared(self, event: Event) -> bool:
@@ -164,46 +174,72 @@ class Histories:
         self.context.encode_each([event.context])
         self._actions([event])
 
-    def _read(self, user: str, live: UserEvents) -> UserHistory:
-        row = self.users.get(user, 0)
-        past, dropped = self.past.of(row), 0
-        if live.dropped:  # what lies between the past and the events that are left is gone, so the past is too
-            dropped = past.num_exposures + live.dropped
-            past = past.take(np.zeros(0, np.int64))
-        identity = -1 - np.arange(past.num_exposures)
-        if live.events:
-            known = set(zip(past.time.tolist(), past.item.tolist(), strict=True))
-            item = self.catalogue.find([event.item for event in live.events])
-            fresh = [
-                place
-                for place, (event, own) in enumerate(zip(live.events, item.tolist(), strict=True))
-                if own == 0 or (event.time, own) not in known
-            ]
-            events, item = [live.events[place] for place in fresh], item[fresh]
-            if events:
-                revisions = np.array([live.revisions[place] for place in fresh], np.int64)
-                past = joined([past, self._timeline(past, events, item)], one_user=True)
-                identity = np.concatenate([identity, revisions])
-        order = np.lexsort((past.item, past.position, past.request, past.time))
-        timeline = past.take(order)
-        if self.schema.columns.request is None and live.events:
-            gap = self.schema.requests.gap_seconds
-            numbers = requests_by_gap(np.zeros(len(order), np.int64), timeline.time, gap)
-            timeline = replace(timeline, request=numbers)
-        stamps = np.stack([identity[order], timeline.item, self.catalogue.revisions[timeline.item]], axis=1)
-        return UserHistory(user=user, row=row, timeline=timeline, stamps=stamps, dropped=dropped)
+    def _read(self, user: str, items: int, *, has_events: bool) -> UserHistory:
+        """The history with the store's events. items: version of the catalogue."""
+        if self.store is None or not has_events:
+            return self._prepared(user)
+        kept = self._older.get(user)
+        known = kept[0][0] if kept is not None and kept[0][1] == items else -1
+        live = self.store.events(user, archive=known)
+        if kept is None or live.archived is not None:
+            kept = ((live.archive, items), self._with_events(self._past(user), live.archived or ()))
+            if live.archived:
+                self._older.put(user, kept)
+        return self._in_order(user, self._with_events(kept[1], live.events))
+
+    def _prepared(self, user: str) -> UserHistory:
+        return self._in_order(user, self._past(user))
+
+    def _past(self, user: str) -> _Exposures:
+        past = self.past.of(self.users.get(user, 0))
+        identity = np.arange(past.num_exposures) - BEFORE_EVENTS
+        return _Exposures(timeline=past, identity=identity, request=past.request.astype(np.int64), code={})
+
+    def _with_events(self, before: _Exposures, events: Sequence[tuple[Event, int]]) -> _Exposures:
+        """With the events that the prepared exposures don't have."""
+        past, prepared = before.timeline, before.identity < 0
+        known = set(zip(past.time[prepared].tolist(), past.item[prepared].tolist(), strict=True))
+        item = self.catalogue.find([event.item for event, _ in events])
+        fresh = np.array(
+            [own == 0 or (event.time, own) not in known for (event, _), own in zip(events, item.tolist(), strict=True)],
+            np.bool_,
+        )
+        if not fresh.any():
+            return before
+        chosen, item = [pair for pair, new in zip(events, fresh, strict=True) if new], item[fresh]
+        code = dict(before.code)
+        first = int(before.request.max(initial=-1)) + 1
+        for event, _ in chosen:
+            code.setdefault(request_id(event), first + len(code))
+        added = self._timeline(past, [event for event, _ in chosen], item)
+        request = np.array([code[request_id(event)] for event, _ in chosen], np.int64)
+        return _Exposures(
+            timeline=joined([past, added], one_user=True),
+            identity=np.concatenate([before.identity, np.array([revision for _, revision in chosen], np.int64)]),
+            request=np.concatenate([before.request, request]),
+            code=code,
+        )
+
+    def _in_order(self, user: str, found: _Exposures) -> UserHistory:
+        """The exposures as `prepare` would arrange them (data/exposures.py)."""
+        t = found.timeline
+        user_number, ties = np.zeros(t.num_exposures, np.int64), (t.position, found.identity)
+        number = requests_of(user_number, found.request, t.time, ties, self.schema)
+        order = np.lexsort((found.identity, t.position, number, t.time, t.known_time))
+        timeline = replace(t, request=number).take(order)
+        identity = found.identity[order]
+        stamps = np.stack([identity, timeline.item, self.catalogue.revisions[timeline.item]], axis=1)
+        return UserHistory(user=user, row=self.users.get(user, 0), timeline=timeline, stamps=stamps)
 
     def _timeline(self, past: Timelines, events: Sequence[Event], item: Ints) -> Timelines:
-        """Live events as rows behind the past's."""
-        before = int(past.request.max()) + 1 if past.num_exposures else 0
-        names = [(event.request or f"@{event.time}") for event in events]
-        number = {name: place for place, name in enumerate(dict.fromkeys(names))}
+        """Events as rows behind the past's."""
         tasks, censored, feedback = self._actions(events)
         return exposures(
             past,
             len(events),
             time=[event.time for event in events],
-            request=[before + number[name] for name in names],
+            known_at=[known_time(event, self.schema) for event in events],
+            request=0,
             item=item,
             position=[event.position for event in events],
             tasks=tasks,
@@ -226,6 +262,39 @@ class Histories:
             for name, vocabulary in self.feedback.items()
         }
         return tasks, censored, feedback
+
+
+def request_id(event: Event) -> str:
+    """What tells an event's request from others of its user; without an id, it is that of the user's equal second."""
+    return event.request or f"@{event.time}"
+
+
+def known_time(event: Event, schema: LogSchema) -> int:
+    """When an event's actions are known: see History in schema.py. Seconds since the epoch."""
+    if not schema.known_later:
+        return event.time
+    return max(event.known_at, event.time + schema.history.settle_seconds)
+
+
+def requests_of(
+    user: Ints, key: Ints, time: Ints, ties: tuple[NDArray[Any], ...], schema: LogSchema
+) -> NDArray[np.int32]:
+    """(N) the number of every exposure's request among its user's, as `prepare` numbers them. Rows in any order."""
+    order = np.lexsort((time, user))
+    user, key, time, ties = user[order], key[order], time[order], tuple(column[order] for column in ties)
+    if schema.columns.request is None:
+        numbers = requests_by_gap(user, time, schema.requests.gap_seconds)
+    else:
+        numbers, _ = number_requests(user, key, time, ties, max_gap=schema.requests.max_gap_seconds)
+    found = np.empty_like(numbers)
+    found[order] = numbers
+    return found
+
+
+def _num_bytes(timeline: Timelines) -> int:
+    sizes: list[int] = []
+    map_arrays(timeline, lambda column: sizes.append(column.nbytes))
+    return sum(sizes)
 
 
 def _number(event: Event, name: str, *, binary: bool) -> float:

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from genrank.data.exposures import request_times
 from genrank.data.live_statistics import LiveStatistics
 from genrank.data.manifest import Manifest
 from genrank.data.request import load_events
 from genrank.data.statistics import Events, WindowStatistics, statistics_tasks
-from genrank.serving.histories import Histories
+from genrank.serving.histories import Histories, known_time, request_id, requests_of
 from genrank.serving.store import Change, Event
 
 Ints = NDArray[np.int64]
@@ -27,7 +28,8 @@ class ServedStatistics:
         self, folder: Path, manifest: Manifest, histories: Histories, *, events: Sequence[Event], until: int | None
     ):
         """`events`: what is in the store already; those that the prepared log has too count once."""
-        self.tasks, self.histories = statistics_tasks(manifest.schema), histories
+        self.schema, self.histories = manifest.schema, histories
+        self.tasks = statistics_tasks(manifest.schema)
         self._keys = dict(histories.users)
         self._lock = threading.Lock()
         log = load_events(folder, manifest, until=until)
@@ -71,20 +73,25 @@ class ServedStatistics:
             for event in events:
                 self._keys.setdefault(event.user, len(self._keys) + 1)
             user = np.array([self._keys[event.user] for event in events], np.int64)
-        begins: dict[tuple[str, str], int] = {}
-        for event in events:
-            key = (event.user, event.request or f"@{event.time}")
-            begins[key] = min(begins.get(key, event.time), event.time)
         time = np.array([event.time for event in events], np.int64)
         return Events(
             user=user,  # type: ignore[arg-type]  # wider than the tables' rows, which it may go beyond
             item=self.histories.catalogue.find([event.item for event in events]).astype(np.int32),
-            time=time,
-            request_time=np.array([begins[e.user, e.request or f"@{e.time}"] for e in events], np.int64),
+            time=np.array([known_time(event, self.schema) for event in events], np.int64),
+            request_time=self._request_times(user, events, time),
             target=np.ones(len(events), np.bool_),
             labels={task: np.array([_label(event, task) for event in events], np.int8) for task in self.tasks},
             sign=np.array(signs, np.int8),
         )
+
+    def _request_times(self, user: Ints, events: Sequence[Event], time: Ints) -> Ints:
+        code: dict[str, int] = {}
+        key = np.array([code.setdefault(request_id(event), len(code)) for event in events], np.int64)
+        number = requests_of(user, key, time, (np.arange(len(events)),), self.schema)
+        order = np.argsort(user, kind="stable")
+        times = np.empty_like(time)
+        times[order] = request_times(user[order], number[order], time[order])
+        return times
 
 
 def _label(event: Event, task: str) -> int:

@@ -4,8 +4,9 @@ Every write is one script, so that it is done whole or not at all, and every wor
 also goes to a stream that the workers follow, in the order in which it was done. A key of the database is `PREFIX:`
 and one of
 
-    v:USER    hash: the user's version, how many events were dropped
+    v:USER    hash: the user's version, that of the archive
     e:USER    hash: an event's key -> its revision, a space, its body
+    a:USER    hash: the same, of archived events
     t:USER    sorted set: event keys by time
     items     hash: id -> number of its arrival, a space, its features
     updates   stream: what was changed, with the number of the call
@@ -45,13 +46,19 @@ local p, most = KEYS[1], tonumber(ARGV[1])
 local room, call, changes, users = most + math.floor(most / tonumber(ARGV[2])), nil, {}, {}
 for i = 4, #ARGV, 4 do
   local user, key, time, body = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  local events = p .. ':e:' .. user
+  local events, archive = p .. ':e:' .. user, p .. ':a:' .. user
   local old = redis.call('HGET', events, key)
+  local older = not old and redis.call('HGET', archive, key)
+  old = old or older
   local before = old and string.sub(old, string.find(old, ' ', 1, true) + 1)
   if before ~= body then
     call = call or redis.call('INCR', p .. ':calls')
     local revision = redis.call('HINCRBY', p .. ':v:' .. user, 'version', 1)
     redis.call('HSET', events, key, revision .. ' ' .. body)
+    if older then
+      redis.call('HDEL', archive, key)
+      redis.call('HINCRBY', p .. ':v:' .. user, 'archive', 1)
+    end
     redis.call('ZADD', p .. ':t:' .. user, time, key)
     redis.call('XADD', p .. ':updates', 'MAXLEN', '~', ARGV[3], '*', 'call', call, 'user', user, 'key', key,
                'revision', revision, 'body', body, 'before', before or '')
@@ -64,11 +71,12 @@ for user in pairs(users) do
   local count = redis.call('ZCARD', times)
   if count > room then
     for _, key in ipairs(redis.call('ZRANGE', times, 0, count - most - 1)) do
+      redis.call('HSET', p .. ':a:' .. user, key, redis.call('HGET', p .. ':e:' .. user, key))
       redis.call('HDEL', p .. ':e:' .. user, key)
     end
     redis.call('ZREMRANGEBYRANK', times, 0, count - most - 1)
     redis.call('HINCRBY', p .. ':v:' .. user, 'version', 1)
-    redis.call('HINCRBY', p .. ':v:' .. user, 'dropped', count - most)
+    redis.call('HINCRBY', p .. ':v:' .. user, 'archive', 1)
   end
 end
 return changes
@@ -87,10 +95,14 @@ for i = 2, #ARGV, 2 do
 end
 """
 
-# Both at once, so that the version is that of the events.
+# All at once, so that the versions are those of the events. ARGV: user, the archive's version that the caller knows.
 EVENTS = """
-return {redis.call('HMGET', KEYS[1] .. ':v:' .. ARGV[1], 'version', 'dropped'),
-        redis.call('HVALS', KEYS[1] .. ':e:' .. ARGV[1])}
+local about = redis.call('HMGET', KEYS[1] .. ':v:' .. ARGV[1], 'version', 'archive')
+local archived = false
+if (about[2] or '0') ~= ARGV[2] then
+  archived = redis.call('HVALS', KEYS[1] .. ':a:' .. ARGV[1])
+end
+return {about, redis.call('HVALS', KEYS[1] .. ':e:' .. ARGV[1]), archived}
 """
 
 
@@ -166,11 +178,15 @@ class RedisStore:
             updates[entry["call"]] = update
         return list(updates.values()), entries[-1][0] if entries else position
 
-    def events(self, user: str) -> UserEvents:
+    def events(self, user: str, *, archive: int = -1) -> UserEvents:
         """See EventStore."""
-        (version, dropped), values = self._ask(lambda: self._events(keys=[self.prefix], args=[user]))
-        rows = ((body, revision) for revision, body in map(_revised, values))
-        return arranged(user, rows, version=int(version or 0), dropped=int(dropped or 0))
+        about, values, archived = self._ask(lambda: self._events(keys=[self.prefix], args=[user, archive]))
+        return UserEvents(
+            events=_arranged(user, values),
+            version=int(about[0] or 0),
+            archive=int(about[1] or 0),
+            archived=None if archived is None else _arranged(user, archived),
+        )
 
     def version(self, user: str) -> int:
         """See EventStore."""
@@ -190,13 +206,15 @@ class RedisStore:
 
     def _all_events(self) -> dict[tuple[str, str], tuple[int, str]]:
         kept: dict[tuple[str, str], tuple[int, str]] = {}
-        start, cursor = self._key("e:"), 0
+        start, cursor = self._key(""), 0
+        pattern = f"{_literal(start)}[ae]:*"
         while True:
-            cursor, names = self._ask(lambda at=cursor: self._redis.scan(at, match=f"{_literal(start)}*", count=PAGE))  # type: ignore[misc]
+            cursor, names = self._ask(lambda at=cursor: self._redis.scan(at, match=pattern, count=PAGE))  # type: ignore[misc]
             for name in names:
-                user = name[len(start) :]
+                user = name[len(start) + 2 :]
                 for key, value in self._ask(lambda at=name: self._redis.hgetall(at)).items():  # type: ignore[misc]
-                    kept[user, key] = _revised(value)
+                    if _revised(value) > kept.get((user, key), (0, "")):  # it may move while this reads
+                        kept[user, key] = _revised(value)
             if cursor == 0:
                 return kept
 
@@ -253,6 +271,10 @@ def _connect(address: str, timeout: float) -> tuple[Any, str]:
         ) from None
     about = database.connection_pool.connection_kwargs
     return database, f"redis://{about.get('host', 'localhost')}:{about.get('port', 6379)}/{about.get('db', 0)}"
+
+
+def _arranged(user: str, values: Sequence[str]) -> tuple[tuple[Event, int], ...]:
+    return arranged(user, ((body, revision) for revision, body in map(_revised, values)))
 
 
 def _revised(value: str) -> tuple[int, str]:

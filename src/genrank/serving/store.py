@@ -4,6 +4,7 @@ Events are kept as they came, in raw values, so that they outlive a model and it
 its `key`: sent again it changes nothing, unless its content is another (a like that came later than the exposure),
 which replaces it. Every change of a user's events gives the changed ones a new revision, and the user that version.
 
+Nothing that was kept is lost: a user's oldest events go to an archive, which readers ask for only when it has changed.
 Readers that count all events, such as window statistics, begin with a snapshot and go on with the updates since.
 """
 
@@ -20,7 +21,7 @@ from typing import Any, Protocol
 from genrank.errors import DataError, GenRankError
 from genrank.serving.catalogue import Item
 
-SLACK = 4  # a user's events are cut when there are a quarter more than allowed
+SLACK = 4  # a user's oldest events are archived when there are a quarter more than allowed
 MAX_UPDATES = 100_000  # that are kept in Redis for those who follow
 MAX_IN_MEMORY = 10_000  # and in the process itself
 
@@ -35,7 +36,7 @@ class Behind(GenRankError):
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One exposure with what the user did. time: seconds since the epoch, UTC."""
+    """One exposure with what the user did. time, known_at: seconds since the epoch, UTC."""
 
     user: str
     item: str
@@ -45,6 +46,7 @@ class Event:
     actions: Mapping[str, Any] = field(default_factory=dict)  # by task or feedback
     context: Mapping[str, Any] = field(default_factory=dict)  # features of the exposure
     id: str = ""  # of the event; empty: user, item and time tell it from others
+    known_at: int = 0  # when its actions were known; 0: at its time, or when the schema's history.settle has passed
 
     @property
     def key(self) -> str:
@@ -57,6 +59,8 @@ class Event:
             "item": self.item, "time": self.time, "request": self.request, "position": self.position,
             "actions": dict(self.actions), "context": dict(self.context), "id": self.id,
         }  # fmt: skip
+        if self.known_at:
+            content["known_at"] = self.known_at
         return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
     @classmethod
@@ -67,12 +71,12 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class UserEvents:
-    """A user's live events in order of (time, request, position, item), and the revision of each."""
+    """A user's live events, each with its revision, in order of (time, revision)."""
 
-    events: tuple[Event, ...] = ()
-    revisions: tuple[int, ...] = ()
+    events: tuple[tuple[Event, int], ...] = ()
     version: int = 0  # the newest revision there has been; 0: none
-    dropped: int = 0  # events that were let go because there were too many
+    archive: int = 0  # version of the archived events
+    archived: tuple[tuple[Event, int], ...] | None = ()  # older ones; None: the caller knows this archive
 
 
 @dataclass(frozen=True)
@@ -120,8 +124,8 @@ class EventStore(Protocol):
         Who took a snapshot without events may not hear of theirs.
         """
 
-    def events(self, user: str) -> UserEvents:
-        """What is known of a user."""
+    def events(self, user: str, *, archive: int = -1) -> UserEvents:
+        """What is known of a user. `archive`: a version of the archive that need not be read again."""
 
     def version(self, user: str) -> int:
         """The version of `events(user)`, without reading them."""
@@ -133,22 +137,16 @@ class EventStore(Protocol):
         """Release files and connections."""
 
 
-def arranged(user: str, rows: Iterable[tuple[str, int]], *, version: int, dropped: int) -> UserEvents:
-    """From (body, revision) in any order."""
+def arranged(user: str, rows: Iterable[tuple[str, int]]) -> tuple[tuple[Event, int], ...]:
+    """Events and revisions in their order, from (body, revision) in any order."""
     pairs = [(Event.parse(user, body), revision) for body, revision in rows]
-    pairs.sort(key=lambda pair: (pair[0].time, pair[0].request, pair[0].position, pair[0].item))
-    return UserEvents(
-        events=tuple(event for event, _ in pairs),
-        revisions=tuple(revision for _, revision in pairs),
-        version=version,
-        dropped=dropped,
-    )
+    return tuple(sorted(pairs, key=lambda pair: (pair[0].time, pair[1])))
 
 
 class SQLiteStore:
     """Events in one SQLite file (WAL mode): survives restarts, one service process. `:memory:` keeps nothing.
 
-    max_events: of a user; the oldest leave, some at a time.
+    max_events: of a user at hand; the oldest are archived, some at a time.
     """
 
     shared = False
@@ -165,8 +163,16 @@ class SQLiteStore:
             self._connection = sqlite3.connect(str(path), check_same_thread=False, isolation_level=None)
             for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", *TABLES):
                 self._connection.execute(statement)
+            self._convert()
         except (sqlite3.Error, OSError) as problem:
             raise DataError(f"{path}: can't be opened as a store of events ({problem}); give another file") from None
+
+    def _convert(self) -> None:
+        """A file of the time when a user's oldest events were let go."""
+        if any(column[1] == "dropped" for column in self._connection.execute("PRAGMA table_info(users)")):
+            self._connection.execute("ALTER TABLE users RENAME COLUMN dropped TO archive")
+            self._connection.execute("ALTER TABLE events ADD COLUMN archived INTEGER NOT NULL DEFAULT 0")
+        self._connection.execute("CREATE INDEX IF NOT EXISTS at_hand ON events (user, archived, time)")
 
     def append(self, events: Sequence[Event]) -> list[Change]:
         """See EventStore. All of them or, on an error, none."""
@@ -216,44 +222,48 @@ class SQLiteStore:
 
     def _keep(self, event: Event) -> list[Change]:
         run, body = self._connection.execute, event.body()
-        found = run("SELECT body FROM events WHERE user = ? AND key = ?", (event.user, event.key)).fetchone()
+        found = run("SELECT body, archived FROM events WHERE user = ? AND key = ?", (event.user, event.key)).fetchone()
         if found is not None and found[0] == body:
             return []
         run(
-            "INSERT INTO users (user, version, dropped) VALUES (?, 1, 0) "
-            "ON CONFLICT (user) DO UPDATE SET version = version + 1",
-            (event.user,),
+            "INSERT INTO users (user, version, archive) VALUES (?, 1, 0) "
+            "ON CONFLICT (user) DO UPDATE SET version = version + 1, archive = archive + ?",
+            (event.user, 0 if found is None else found[1]),
         )
         run(
-            "INSERT OR REPLACE INTO events (user, key, time, revision, body) "
-            "SELECT user, ?, ?, version, ? FROM users WHERE user = ?",
+            "INSERT OR REPLACE INTO events (user, key, time, revision, body, archived) "
+            "SELECT user, ?, ?, version, ?, 0 FROM users WHERE user = ?",
             (event.key, event.time, body, event.user),
         )
         return [Change(event, None if found is None else Event.parse(event.user, found[0]))]
 
     def _cut(self, user: str) -> None:
         run = self._connection.execute
-        (count,) = run("SELECT COUNT(*) FROM events WHERE user = ?", (user,)).fetchone()
+        (count,) = run("SELECT COUNT(*) FROM events WHERE user = ? AND archived = 0", (user,)).fetchone()
         if count <= self.max_events + self.max_events // SLACK:
             return
         run(
-            "DELETE FROM events WHERE user = ?1 AND key IN "
-            "(SELECT key FROM events WHERE user = ?1 ORDER BY time LIMIT ?2)",
+            "UPDATE events SET archived = 1 WHERE user = ?1 AND key IN "
+            "(SELECT key FROM events WHERE user = ?1 AND archived = 0 ORDER BY time, revision LIMIT ?2)",
             (user, count - self.max_events),
         )
-        run(
-            "UPDATE users SET version = version + 1, dropped = dropped + ? WHERE user = ?",
-            (count - self.max_events, user),
-        )
+        run("UPDATE users SET version = version + 1, archive = archive + 1 WHERE user = ?", (user,))
 
-    def events(self, user: str) -> UserEvents:
+    def events(self, user: str, *, archive: int = -1) -> UserEvents:
         """See EventStore."""
+        query = "SELECT body, revision FROM events WHERE user = ? AND archived = ?"
         with self._lock:
-            about = self._connection.execute("SELECT version, dropped FROM users WHERE user = ?", (user,)).fetchone()
+            about = self._connection.execute("SELECT version, archive FROM users WHERE user = ?", (user,)).fetchone()
             if about is None:
                 return UserEvents()
-            rows = self._connection.execute("SELECT body, revision FROM events WHERE user = ?", (user,)).fetchall()
-        return arranged(user, rows, version=about[0], dropped=about[1])
+            rows = self._connection.execute(query, (user, 0)).fetchall()
+            older = None if about[1] == archive else self._connection.execute(query, (user, 1)).fetchall()
+        return UserEvents(
+            events=arranged(user, rows),
+            version=about[0],
+            archive=about[1],
+            archived=None if older is None else arranged(user, older),
+        )
 
     def version(self, user: str) -> int:
         """See EventStore."""
@@ -281,9 +291,9 @@ class SQLiteStore:
 
 
 TABLES = (
-    "CREATE TABLE IF NOT EXISTS users (user TEXT PRIMARY KEY, version INTEGER NOT NULL, dropped INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS users (user TEXT PRIMARY KEY, version INTEGER NOT NULL, archive INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS events (user TEXT NOT NULL, key TEXT NOT NULL, time INTEGER NOT NULL, "
-    "revision INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (user, key)) WITHOUT ROWID",
+    "revision INTEGER NOT NULL, body TEXT NOT NULL, archived INTEGER NOT NULL, PRIMARY KEY (user, key)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS items (id TEXT PRIMARY KEY, features TEXT NOT NULL)",
-    "CREATE INDEX IF NOT EXISTS by_time ON events (user, time)",
+    "DROP INDEX IF EXISTS by_time",  # of earlier versions
 )

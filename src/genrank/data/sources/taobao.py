@@ -29,12 +29,12 @@ def taobao(path: Path) -> Source:
     def read(engine: Engine) -> Relations:
         rows = engine.text([file], columns=COLUMNS, delim=",")
         strength = rows.behaviour.cases(*STRENGTH.items())
-        return Relations(exposures=rows.mutate(request=rows.time * len(STRENGTH) + strength))
+        return Relations(exposures=rows.mutate(request=rows.time * len(STRENGTH) + strength, strength=strength))
 
     return Source(
         schema=LogSchema(
             name="taobao",
-            columns=Columns(user="user", item="item", time="time", request="request"),
+            columns=Columns(user="user", item="item", time="time", request="request", position="strength"),
             feedback=(Feedback(name="behaviour", column="behaviour"),),
             features=(Feature(name="category", owner="item", kind="categorical", column="category"),),
         ),
