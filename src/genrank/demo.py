@@ -67,6 +67,12 @@ def prepare_with_progress(
         f"in {time.monotonic() - began:.1f} s → [bold]{out}[/]",
         highlight=False,
     )
+    if manifest.schema.known_later:
+        console.print(
+            f"of {manifest.late_actions:,} exposures ({manifest.late_actions / counts.exposures:.1%}) the actions were "
+            "known only after their user's next request; history has them from then on",
+            highlight=False,
+        )
     for reason, number in manifest.dropped.items():
         if number:
             console.print(f"dropped {number:,}: {reason}", highlight=False)

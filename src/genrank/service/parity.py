@@ -1,9 +1,10 @@
 """Does a running service give the scores that evaluation gave? A part of a prepared log, request by request over HTTP.
 
-The service must have been started with `--until` the part's first second, so that it learns of the part by events only.
+The service must have been started with `--until` the part's first second, so that it learns of what was known later by
+events only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +17,14 @@ from genrank.data.sequence import SequenceBuilder
 from genrank.serving.store import Event
 from genrank.serving.traffic import events_of
 
+Ints = NDArray[np.int64]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServedPart:
     """rows: of the timelines, in order. scores: per task, of the rows. durations: milliseconds of each request."""
 
-    rows: NDArray[np.int64]
+    rows: Ints
     scores: dict[str, NDArray[np.float64]]
     durations: NDArray[np.float64]
 
@@ -38,9 +41,11 @@ def serve_part(
 
     progress: hears the share that is done. An item that is shown twice in a request is ranked once.
     """
-    samples, t = data.part(builder, part), data.timelines
+    samples = data.part(builder, part)
     rows = np.sort(samples.candidates)
     decoder = Decoder(data.folder, data.manifest)
+    for pending in _pending(builder, rows):
+        client.send_events([_body(e) for e in _events(data, builder, pending, decoder)])
     names = [feature.name for feature in data.manifest.spec.of("exposure")]
     order = np.lexsort((rows, builder.request_key[rows], builder.request_time[rows]))
     starts = np.flatnonzero(np.diff(builder.request_key[rows][order], prepend=-1))
@@ -48,11 +53,10 @@ def serve_part(
     durations = []
     for number, places in enumerate(np.split(order, starts[1:])):
         shown = rows[places]
-        user = str(data.users.ids[int(t.users[builder.user_of_row[shown[0]]])])
-        events = events_of(t, shown, user=user, items=data.items, decoder=decoder)
+        events = _events(data, builder, shown, decoder)
         once = list({event.item: event for event in events}.values())
         answer = client.rank(
-            user,
+            events[0].user,
             [{"item": event.item, "context": {n: event.context.get(n) for n in names}} for event in once],
             time=int(builder.request_time[shown[0]]),
         )
@@ -66,8 +70,23 @@ def serve_part(
     return ServedPart(rows=rows, scores=scores, durations=np.array(durations))
 
 
+def _pending(builder: SequenceBuilder, rows: Ints) -> list[Ints]:
+    """Per user, exposures of earlier requests than the part's that were not known when the part began."""
+    begin = builder.request_time[rows].min()
+    late = np.flatnonzero((builder.request_time < begin) & (builder.timelines.known_time >= begin))
+    return np.split(late, np.flatnonzero(np.diff(builder.user_of_row[late])) + 1) if len(late) else []
+
+
+def _events(data: PreparedData, builder: SequenceBuilder, rows: Ints, decoder: Decoder) -> Sequence[Event]:
+    """The rows of one user."""
+    t = data.timelines
+    user = str(data.users.ids[int(t.users[builder.user_of_row[rows[0]]])])
+    return events_of(t, rows, user=user, items=data.items, decoder=decoder)
+
+
 def _body(event: Event) -> dict[str, object]:
     return {
         "user": event.user, "item": event.item, "time": event.time, "request": event.request,
         "position": event.position, "actions": dict(event.actions), "context": dict(event.context),
+        "known_at": event.known_at,
     }  # fmt: skip

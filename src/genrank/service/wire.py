@@ -265,12 +265,13 @@ class EventBody(Body):
     actions: Values = Field(default_factory=dict)
     context: Values = Field(default_factory=dict)
     id: Annotated[str, AfterValidator(_text)] = Field("", max_length=MAX_ID)
+    known_at: int = Field(0, ge=0, lt=2**40, description="when the actions were known, seconds; 0: as the schema says")
 
     def event(self) -> Event:
         """As the service takes it."""
         return Event(
             user=self.user, item=self.item, time=self.time, request=self.request,
-            position=self.position, actions=self.actions, context=self.context, id=self.id,
+            position=self.position, actions=self.actions, context=self.context, id=self.id, known_at=self.known_at,
         )  # fmt: skip
 
 

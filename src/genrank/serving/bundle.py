@@ -29,7 +29,7 @@ from genrank.retrieval.config import RetrieverConfig
 from genrank.retrieval.retriever import Retriever
 from genrank.schema import fingerprint
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -170,6 +170,13 @@ class Histories:
         for name in event.actions:
             if name not in known:
                 raise RequestError(f"actions: there is no task or feedback {name!r}; there is {', '.join(known)}")
+        if event.known_at and not event.time <= event.known_at:
+            raise RequestError(f"known_at of item {event.item!r} is {event.known_at}, before its time {event.time}")
+        if event.known_at > event.time and not self.schema.known_later:
+            raise RequestError(
+                f"known_at of item {event.item!r} is after its time, and the model's log knows all actions at once; "
+                "leave it out, or set [columns] known_at or [history] settle in the schema and train again"
+            )
         self.context.check(event.context)
         self.context.encode_each([event.context])
         self._actions([event])

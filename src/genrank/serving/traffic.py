@@ -24,6 +24,7 @@ def events_of(
             position=int(t.position[row]),
             actions=actions,
             context=context,
+            known_at=0 if t.known_at is None else int(t.known_at[row]),
         )
         for row, actions, context in zip(
             rows.tolist(), decoder.actions(t, rows), decoder.contexts(t, rows), strict=True
