@@ -182,6 +182,7 @@ def weights(run: Path) -> bytes:
 def test_killed_at_any_step_and_resumed_equals_the_run_that_was_not(data: Path, tmp_path: Path) -> None:
     train = [*SETTINGS, "--set", "training.epochs=4", "--set", "training.checkpoint_steps=3"]
     train += ["--set", "loader.batch_tokens=512", "--set", "training.log_steps=2"]
+    train += ["--set", "training.select=click.auc", "--set", "training.validate_every=0.5"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command("train", data, "--out", whole, *train), check=True, capture_output=True)
     process = subprocess.Popen(command("train", data, "--out", killed, *train), stderr=subprocess.DEVNULL)

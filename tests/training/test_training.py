@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from genrank.data.loader import Loader, LoaderConfig
-from genrank.errors import OutputError, TrainingDiverged
+from genrank.errors import BundleError, OutputError, TrainingDiverged
 from genrank.models.sequence_ranker import SequenceRanker, SequenceRankerConfig
 from genrank.nn.embeddings import Table
 from genrank.nn.heads import OrdinalDurationHead
@@ -135,6 +135,13 @@ def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best(tm
     run.fit()
     assert len(seen) == 4
     assert torch.equal(run.model.mask_action, seen[1])
+
+
+def test_a_checkpoint_whose_best_weights_another_figure_chose_is_refused(tmp_path: Path) -> None:
+    path = trainer(tmp_path, select="click.auc").save()
+    trainer(tmp_path, select="click.auc").restore(path)
+    with pytest.raises(BundleError, match=r"chosen by click.auc, and training.select is now the sum of losses"):
+        trainer(tmp_path).restore(path)
 
 
 def test_running_metrics_equal_the_batch_wise_ones() -> None:

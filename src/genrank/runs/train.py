@@ -39,6 +39,7 @@ from genrank.retrieval.retriever import Retriever
 from genrank.runs import retrieval
 from genrank.runs.config import RunConfig
 from genrank.runs.predict import validation_figures
+from genrank.runs.selection import check_selection, selecting
 from genrank.schema import DataSpec, fingerprint
 from genrank.serving.bundle import write_bundle
 from genrank.training.checkpoint import Checkpoints
@@ -60,6 +61,7 @@ def start_run(data: Path, config: RunConfig, out: Path) -> None:
     manifest = Manifest.load(data)
     _check_tasks(data, config, manifest)
     _check_slots(data, config, manifest)
+    check_selection(config, manifest)
     try:
         check_model(config.model, manifest.spec)
     except ValueError as problem:
@@ -148,7 +150,7 @@ def _learner(config: RunConfig, data: PreparedData, device: torch.device) -> _Le
             model=retriever,
             loader=loader,
             objective=retrieval.RetrievalObjective(retriever, loader, device),
-            validate=lambda: retrieval.validation_figures(retriever, held_out),
+            validate=selecting(lambda: retrieval.validation_figures(retriever, held_out), config, spec),
             main_figure="ndcg@10",
         )
     ranker = build_ranker(config.model, spec, max_history=max_history).to(device)
@@ -158,7 +160,7 @@ def _learner(config: RunConfig, data: PreparedData, device: torch.device) -> _Le
         model=ranker,
         loader=training_loader(data, data.builder(config.sequence, config.model.search), config, pin=pin),
         objective=RankingObjective(ranker, weights),
-        validate=lambda: validation_figures(ranker, held_out, weights),
+        validate=selecting(lambda: validation_figures(ranker, held_out, weights), config, spec),
         main_figure=f"auc/{spec.tasks[0].name}",
     )
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from genrank.data.loader import Loader
-from genrank.errors import Interrupted, TrainingDiverged
+from genrank.errors import BundleError, Interrupted, TrainingDiverged
 from genrank.training.checkpoint import (
     Checkpoints,
     optimizer_tensors,
@@ -50,6 +50,7 @@ class TrainingConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     task_weights: dict[str, float] = field(default_factory=dict)  # 1 where a task is not named
     validate_every: float = 1.0  # epochs
+    select: str = ""  # the validation figure that decides which weights stay, as in click.auc; empty: the sum of losses
     patience: int = 0  # validations without a better one before training stops; 0: never
     log_steps: int = 20
     checkpoint_steps: int = 200
@@ -223,6 +224,7 @@ class Trainer:
             "step": self.step,
             "exposures": self.exposures,
             "loader": self.loader.state(),
+            "select": self.config.select,
             "best_score": self.best_score if self.best_weights else None,
             "best_step": self.best_step,
             "validations_since_best": self.validations_since_best,
@@ -232,6 +234,12 @@ class Trainer:
     def restore(self, path: Path) -> None:
         """Go on where `save` left off."""
         tensors, state = self.checkpoints.load(path)
+        if state["select"] != self.config.select:
+            before, now = (name or "the sum of losses" for name in (state["select"], self.config.select))
+            raise BundleError(
+                f"{path}: its best weights were chosen by {before}, and training.select is now {now}; set it back, or "
+                "start a new run"
+            )
         self.model.load_state_dict(_group(tensors, "model."))
         self.best_weights = {n: t.to(self.device) for n, t in _group(tensors, "best.").items()}
         restore_optimizer(self.dense, "dense", tensors)

@@ -1,0 +1,68 @@
+"""Which weights stay: those with the best figure of validation that `training.select` names, as in click.auc.
+
+Named are a task's figures (`click.auc`, `click.gauc`, `click.logloss`, `dwell.loss`), or a retriever's (`recall@100`).
+Without a name it is the weighted sum of the tasks' losses, or a retriever's ndcg@10.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from genrank.config import nearest
+from genrank.data.manifest import Manifest
+from genrank.errors import ConfigError
+from genrank.evaluation.retrieval import request_metrics
+from genrank.retrieval.config import RetrieverConfig
+from genrank.runs.config import RunConfig
+from genrank.schema import DataSpec
+from genrank.training.trainer import Validate
+
+Figure = tuple[str, int]  # name among validation's figures, and 1 where more is better, else -1
+
+
+def choices(config: RunConfig, spec: DataSpec) -> dict[str, Figure]:
+    """Everything that `training.select` can name."""
+    if isinstance(config.model, RetrieverConfig):
+        return {name: (name, 1) for name in request_metrics(np.zeros(1, np.int64), np.zeros(1))}
+    named: dict[str, Figure] = {f"{task.name}.loss": (f"loss/{task.name}", -1) for task in spec.tasks}
+    for task in spec.tasks:
+        if task.kind == "binary":
+            named |= {f"{task.name}.{kind}": (f"{kind}/{task.name}", 1) for kind in ("auc", "gauc")}
+            named[f"{task.name}.logloss"] = (f"loss/{task.name}", -1)
+    return named
+
+
+def check_selection(config: RunConfig, manifest: Manifest) -> None:
+    """ConfigError where `training.select` names no figure of the run, or one that its validation part can't have."""
+    select, named = config.training.select, choices(config, manifest.spec)
+    if not select:
+        return
+    if select not in named:
+        raise ConfigError(f"training.select={select}: validation has no such figure; {nearest(select, named)}")
+    task, valid = select.rpartition(".")[0], manifest.counts.valid
+    if select.endswith("auc") and valid.positives.get(task) in (0, valid.exposures):
+        raise _undefined(select, task)
+
+
+def selecting(validate: Validate, config: RunConfig, spec: DataSpec) -> Validate:
+    """`validate` with the chosen figure as its score."""
+    select = config.training.select
+    if not select:
+        return validate
+    figure, sign = choices(config, spec)[select]
+
+    def selected() -> Mapping[str, float]:
+        figures = validate()
+        if figure not in figures:
+            raise _undefined(select, select.rpartition(".")[0])
+        return {**figures, "score": sign * figures[figure]}
+
+    return selected
+
+
+def _undefined(select: str, task: str) -> ConfigError:
+    wanted = "no user of the validation part has" if select.endswith("gauc") else "the validation part doesn't have"
+    return ConfigError(
+        f"training.select={select}: needs both answers of {task}, and {wanted} both; set training.select={task}.loss, "
+        "or a larger split.valid_fraction"
+    )
