@@ -7,17 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from genrank.cli import main
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.prepared import PreparedData
 from genrank.errors import BundleError
+from genrank.retrieval.hard_negatives import HardNegatives
 from genrank.retrieval.index import load_index, write_index
 from genrank.runs.retrieval import locate, retrieval_data
 from genrank.runs.train import load_run
 from genrank.serving.bundle import load_bundle
 from genrank.serving.gen_retriever import GenRetriever, build_index
-from retrievers import trained
+from genrank.training.trainer import Trainer
+from retrievers import SETTINGS, trained
 
 USER = "u0000001"
 
@@ -46,6 +49,41 @@ def test_every_recipe_learns_is_evaluated_and_retrieves(
     assert set(judged["stages"]) == {"popularity", "generator"} | ({"ranker"} if recipe == "grank-small" else set())
     assert main(["index", str(run)]) == 0
     assert len(retrieved(capsys, run, "--user", "u1", "--k", "5")["items"]) == 5
+
+
+def weights(run: Path) -> bytes:
+    return next((run / "bundle").glob("*/model.safetensors")).read_bytes()
+
+
+def test_stopped_between_two_embeddings_of_the_catalogue_and_resumed_equals_the_run_that_was_not(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("genrank.retrieval.hard_negatives.ROWS_PER_STEP", 64)
+    settings = ("training.epochs=2", "training.log_steps=2", "training.checkpoint_steps=5", "loader.batch_tokens=512")
+    arguments = ["--recipe", "grank-small", *(flag for setting in settings for flag in ("--set", setting))]
+    whole = trained(data, tmp_path / "whole", *arguments)
+    made = []
+    embedded, after_step = HardNegatives._embedded, Trainer._after_step
+
+    def counted(hard: HardNegatives) -> Tensor:
+        made.append(hard.steps_between)
+        return embedded(hard)
+
+    def stopping(trainer: Trainer, num_exposures: int) -> None:
+        trainer._stop = trainer.step == 6
+        after_step(trainer, num_exposures)
+
+    monkeypatch.setattr(HardNegatives, "_embedded", counted)
+    monkeypatch.setattr(Trainer, "_after_step", stopping)
+    stopped = tmp_path / "stopped"
+    flags = [flag for setting in (*SETTINGS, *settings) for flag in ("--set", setting)]
+    assert main(["train", str(data), "--out", str(stopped), "--recipe", "grank-small", *flags]) == 130
+    assert 1 < made[0] < 7, "the catalogue must be embedded more than once, and not at every step"
+    assert 7 % made[0], "it must stop where the next step does not embed anew"
+    monkeypatch.setattr(Trainer, "_after_step", after_step)
+    assert main(["train", str(data), "--out", str(stopped), "--resume"]) == 0
+    assert weights(stopped) == weights(whole)
+    assert (stopped / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
 def test_with_seen_items_allowed_a_list_as_long_as_the_catalogue_has_every_target(

@@ -35,6 +35,13 @@ class Catalogue:
         count[0] = 0
         return cls(table, count.to(device), count.nonzero().squeeze(1).to(device), device)
 
+    @property
+    def shown(self) -> Tensor:
+        """Rows that training has shown, in order: all that could be retrieved then."""
+        was_shown = torch.from_numpy(self.table.train_count > 0).to(self.device) | (self.target_count > 0)
+        was_shown[0] = False
+        return was_shown.nonzero().squeeze(1)
+
     def columns(self, rows: Tensor) -> FeatureColumns:
         """Features of the given rows."""
         columns: FeatureColumns = map_arrays(

@@ -49,8 +49,8 @@ class RetrieverConfig:
     full_softmax: int = 50_000  # items up to which the query's loss is over the whole catalogue
     num_negatives: int = 128  # uniformly drawn, beside those in the batch
     num_auxiliary: int = 64  # the auxiliary's negatives, a random part of that pool; most of what training costs
-    num_hard: int = 64  # the ranker's negatives, drawn from the query's own best
-    hard_from: int = 500  # that many best
+    num_hard: int = 64  # the ranker's negatives, drawn from the query's own best of the whole catalogue
+    hard_from: int = 0  # that many best; 0: num_candidates, which is what the ranker meets when it serves
     places: int = 1  # of each sample, drawn anew each step, from which auxiliary and ranker learn
     dropout: float = 0.1
     embedding_dropout: float = 0.0
@@ -71,11 +71,11 @@ class RetrieverConfig:
 
     def _check_numbers(self) -> None:
         sizes = ("width", "num_heads", "num_blocks", "feedforward", "embedding_dim", "ranker_events", "num_candidates")
-        drawn = ("places", "num_negatives", "num_auxiliary", "num_hard", "hard_from")
+        drawn = ("places", "num_negatives", "num_auxiliary", "num_hard")
         for name in sizes + drawn:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("auxiliary", "ranker", "full_softmax"):
+        for name in ("auxiliary", "ranker", "full_softmax", "hard_from"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         for name in ("dropout", "embedding_dropout", "id_dropout", "feature_dropout"):
@@ -88,14 +88,26 @@ class RetrieverConfig:
         return SearchConfig(kind="soft", max_events=self.ranker_events) if self.ranker else SearchConfig()
 
     @property
+    def met_by_ranker(self) -> int:
+        """How many of the query's best the ranker learns from."""
+        return self.hard_from or self.num_candidates
+
+    @property
     def losses(self) -> dict[str, float]:
         """The parts of the loss and their weights, those of weight 0 left out."""
         weights = {"query": 1.0, "auxiliary": self.auxiliary, "ranker": self.ranker}
         return {name: weight for name, weight in weights.items() if weight}
 
 
-def check_data(config: RetrieverConfig, spec: DataSpec) -> None:
+def check_data(config: RetrieverConfig, spec: DataSpec, *, num_items: int) -> None:
     """ValueError, naming the setting, where the data lacks what the configuration asks for."""
+    if config.ranker and config.hard_from > min(config.num_candidates, num_items):
+        bound = (
+            f"num_candidates, {config.num_candidates}, beyond which the ranker meets nothing when it serves"
+            if config.hard_from > config.num_candidates
+            else f"the {num_items:,} items that the data has"
+        )
+        raise ValueError(f"hard_from is {config.hard_from}; it must be at most {bound}; 0 is num_candidates")
     binary = {task.name for task in spec.tasks if task.kind == "binary"}
     if config.positive and config.positive not in binary:
         raise ValueError(

@@ -36,6 +36,8 @@ from genrank.schema import DataSpec, FeatureSpec, Owner
 
 log = logging.getLogger(__name__)
 
+SHARPNESS = 10.0  # of the ranker's attention at its beginning: an event like the candidate outweighs e^10 others; ours
+
 
 class Encoded(NamedTuple):
     """What the generator has made of a batch's histories."""
@@ -225,17 +227,23 @@ class Retriever(nn.Module):
 
 
 class CrossAttentionRanker(nn.Module):
-    """What to add to the generator's logit of a candidate: one layer of one head over a long history, then an MLP."""
+    """What to add to the generator's logit of a candidate: one layer of one head over a long history, then an MLP.
 
-    scoring = Scoring(alibi(1, "position"))
+    A candidate looks for events like itself from the beginning, by cosine, as SIM's soft search does; the rest is
+    learnt on top. From dot products near zero all events share the attention evenly, so that of 200 the one that
+    decides passes on a 200th of its gradient: nothing was learnt. There is no bias for recent events either: those are
+    the generator's business. The paper says neither; both are ours.
+    """
+
+    scoring = Scoring(alibi(1, "none"))
 
     def __init__(self, config: RetrieverConfig):
         super().__init__()
         width = config.width
-        self.key_value = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 2 * width)
-        )
+        self.norm = nn.LayerNorm(width)
+        self.key_value = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 2 * width))
         self.query = nn.Linear(width, width, bias=False)
+        self.sharpness = nn.Parameter(torch.tensor(SHARPNESS))
         self.head = nn.Sequential(
             nn.Linear(4 * width, width), nn.GELU(), Dropout(config.dropout), nn.Linear(width, 1, bias=False)
         )
@@ -243,16 +251,21 @@ class CrossAttentionRanker(nn.Module):
 
     def forward(self, items_PMW: Tensor, query_PW: Tensor, event_XW: Tensor, attention: Attention) -> Tensor:
         """(P, M)."""
-        k_XW, v_XW = self.key_value(event_XW).chunk(2, -1)
-        item_NW = items_PMW.flatten(0, 1)
-        own_k, own_v = self.key_value(item_NW).chunk(2, -1)  # itself, so that no history is a case like others
-        q_N1W = self.query(item_NW)[:, None]
-        found_NW = attention(q_N1W, k_XW[:, None], v_XW[:, None], own_k[:, None], own_v[:, None])[:, 0]
+        k_X1W, v_X1W = self._keys_values(self.norm(event_XW))
+        item_NW = self.norm(items_PMW.flatten(0, 1))
+        own_k, own_v = self._keys_values(item_NW)  # itself, so that no history is a case like others
+        scale = self.sharpness * item_NW.shape[1] ** 0.5  # attention divides by the root
+        q_N1W = (F.normalize(item_NW + self.query(item_NW), dim=-1) * scale)[:, None]
+        found_PMW = attention(q_N1W, k_X1W, v_X1W, own_k, own_v)[:, 0].view(items_PMW.shape)
         wanted_PMW = query_PW[:, None].expand(items_PMW.shape)
-        found_PMW = found_NW.view(items_PMW.shape)
         sides = torch.cat([found_PMW, items_PMW, found_PMW * items_PMW, wanted_PMW * items_PMW], -1)
         added_PM: Tensor = self.head(sides).squeeze(-1)
         return added_PM
+
+    def _keys_values(self, event_NW: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 1, W) each, of events or items that are normalised."""
+        k_NW, v_NW = self.key_value(event_NW).chunk(2, -1)
+        return F.normalize(event_NW + k_NW, dim=-1)[:, None], v_NW[:, None]
 
 
 def chosen_places(c: Candidates, places_P: Tensor, count: int) -> Queries:

@@ -5,8 +5,8 @@
     ranker       at those of these places whose target is among the query's best: it against others of them
 
 A pool is shared by the batch: the batch's own targets, and uniform draws (mixed negatives). The ranker meets nothing
-but the generator's best when it serves, so all that it learns from is among them: with the targets that are not, it
-would learn that what the generator puts high is wrong.
+but the generator's best of the catalogue when it serves, so all that it learns from is among them
+(retrieval/hard_negatives.py): with the targets that are not, it would learn that what the generator puts high is wrong.
 
 Shapes: C places, P chosen places, N pool, K hard negatives, J trained items, W width.
 """
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from genrank.batch import PackedBatch
 from genrank.retrieval.catalogue import Catalogue
+from genrank.retrieval.hard_negatives import HardNegatives, Seen
 from genrank.retrieval.losses import full_softmax, info_nce, log_expected
 from genrank.retrieval.retriever import Encoded, Retriever
 
@@ -41,9 +42,10 @@ class Pool:
 
 
 class RetrievalLosses:
-    """Losses of a batch. `item_of_row`: the catalogue's row of every exposure of the timelines."""
+    """Losses of a batch. `item_of_row`: the catalogue's row of every exposure of the timelines. `seen`: of those."""
 
-    def __init__(self, model: Retriever, catalogue: Catalogue, item_of_row: Tensor):
+    def __init__(self, model: Retriever, catalogue: Catalogue, item_of_row: Tensor, *, seen: Seen | None = None):
+        self.hard = HardNegatives(model, catalogue, seen) if model.config.ranker else None
         self.model, self.catalogue, self.item_of_row = model, catalogue, item_of_row
         self.is_full = len(catalogue.trained_J) <= model.config.full_softmax
         self.place_of_row = torch.full_like(catalogue.target_count, -1)  # among the trained items
@@ -72,7 +74,7 @@ class RetrievalLosses:
         if config.auxiliary:
             losses["auxiliary"] = self._auxiliary(encoded, batch, place_P, target_C[place_P], others)
         if config.ranker:
-            losses["ranker"] = self._ranker(encoded, batch, place_P, query_CW[place_P].detach(), others)
+            losses["ranker"] = self._ranker(encoded, batch, place_P, query_CW.detach())
         return losses
 
     def _auxiliary(
@@ -84,22 +86,24 @@ class RetrievalLosses:
         scores_PM = self.model.auxiliary_scores(encoded, batch, place_P, items_PMW).float()
         return self._against(pool, scores_PM[:, 0], scores_PM[:, 1:], target_P)
 
-    def _ranker(self, encoded: Encoded, batch: PackedBatch, place_P: Tensor, query_PW: Tensor, others: Pool) -> Tensor:
+    def _ranker(self, encoded: Encoded, batch: PackedBatch, place_P: Tensor, query_CW: Tensor) -> Tensor:
         """Of the places whose target is among the query's best itself: no other target meets the ranker in use."""
-        config = self.model.config
-        own_PW = encoded.items_IW[batch.candidates.item[place_P]]
-        target_P = self.item_of_row[batch.candidates.exposure[place_P]]
-        with torch.no_grad():
-            score_PN = query_PW @ self.model.vectors(others.embedded_NW).T
-            score_PN = score_PN.masked_fill(others.row_N == target_P[:, None], -torch.inf)
-            own_P = (query_PW * self.model.vectors(own_PW)).sum(-1)
-            within_P = (score_PN > own_P[:, None]).sum(-1) < config.hard_from
-            best_PR = score_PN.topk(min(config.hard_from, score_PN.shape[1] - 1), -1)
-            drawn_PK = _drawn(best_PR.values, config.num_hard)
-            hard_PK, is_target_PK = best_PR.indices.gather(1, drawn_PK), best_PR.values.gather(1, drawn_PK).isinf()
-        items_PMW = torch.cat([own_PW[:, None], others.embedded_NW[hard_PK]], 1)
-        scores_PM = self.model.rank_scores(encoded, batch, place_P, query_PW=query_PW, items_PMW=items_PMW).float()
-        return info_nce(scores_PM[:, 0], scores_PM[:, 1:], hidden_PN=is_target_PK)[within_P]
+        assert self.hard is not None
+        c, config = batch.candidates, self.model.config
+        place_P = _thinned(place_P, self.hard.places_at_once)
+        exposure_P = c.exposure[place_P]
+        best = self.hard(query_CW[place_P], exposure_P, self.item_of_row[exposure_P])
+        drawn_PK = _drawn(best.row_PR, config.num_hard)[best.is_met_P]
+        place_P = place_P[best.is_met_P]
+        if not len(place_P):
+            return query_CW.new_zeros(0, dtype=torch.float32)
+        rows, item_PK = torch.unique(best.row_PR[best.is_met_P].gather(1, drawn_PK), return_inverse=True)
+        hard_PKW = self.catalogue.embedded(self.model.items, rows)[item_PK]
+        items_PMW = torch.cat([encoded.items_IW[c.item[place_P]][:, None], hard_PKW], 1)
+        scores_PM = self.model.rank_scores(
+            encoded, batch, place_P, query_PW=query_CW[place_P], items_PMW=items_PMW
+        ).float()
+        return info_nce(scores_PM[:, 0], scores_PM[:, 1:], hidden_PN=best.hidden_PR[best.is_met_P].gather(1, drawn_PK))
 
     def _against(self, pool: Pool, own_P: Tensor, logits_PN: Tensor, target_P: Tensor) -> Tensor:
         hidden_PN = pool.row_N == target_P[:, None]
@@ -134,6 +138,13 @@ def draw_places(offsets: Tensor, count: int) -> Tensor:
     order = torch.argsort(sample_C + torch.rand(num_places, dtype=torch.float64).to(offsets.device))
     rank_C = torch.arange(num_places, device=offsets.device) - offsets[sample_C]
     return order[rank_C < count].sort().values
+
+
+def _thinned(place_P: Tensor, count: int) -> Tensor:
+    """At most that many of the places, by chance, in order."""
+    if len(place_P) <= count:
+        return place_P
+    return place_P[torch.randperm(len(place_P))[:count].sort().values.to(place_P.device)]
 
 
 def _drawn(from_PR: Tensor, count: int) -> Tensor:

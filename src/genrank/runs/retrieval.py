@@ -1,6 +1,7 @@
 """Retrieval runs: what they learn from, and where they put the targets of a part."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +42,9 @@ class RetrievalObjective:
         items = builder.timelines.item[loader.samples.candidates].astype(np.int64)
         catalogue = Catalogue.of(builder.items, items, device)
         item_of_row = torch.from_numpy(builder.timelines.item.astype(np.int64)).to(device)
-        self.model_losses = RetrievalLosses(model, catalogue, item_of_row)
+        self.model_losses = RetrievalLosses(
+            model, catalogue, item_of_row, seen=partial(_seen, builder) if model.config.exclude_seen else None
+        )
         self.weights: Mapping[str, float] = model.config.losses
         self.losses = tuple(self.weights)
 
@@ -53,6 +56,16 @@ class RetrievalObjective:
         """See Objective."""
         del batch
         return Measured(result, {name: torch.zeros_like(loss) for name, loss in result.items()}, {})
+
+    def state(self) -> dict[str, Tensor]:
+        """See Objective."""
+        hard = self.model_losses.hard
+        return {} if hard is None else hard.state()
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """See Objective."""
+        if self.model_losses.hard is not None:
+            self.model_losses.hard.restore(state)
 
 
 def validation_figures(model: Retriever, loader: Loader) -> dict[str, float]:
@@ -112,7 +125,7 @@ class _Search:
     def _lists(
         self, encoded: Encoded, batch: PackedBatch, place_P: Tensor, query_PW: Tensor, target_P: Tensor
     ) -> Lists:
-        rows = batch.candidates.exposure[place_P].cpu().numpy()
+        rows = batch.candidates.exposure[place_P]
         ranks = {}
         if self.popularity is not None:
             ranks["popularity"] = _rank(self._allowed(self.popularity.repeat(len(place_P), 1), rows), target_P)
@@ -147,21 +160,22 @@ class _Search:
             ]
         )
 
-    def _allowed(self, score_PI: Tensor, rows: NDArray[np.int64]) -> Tensor:
+    def _allowed(self, score_PI: Tensor, rows: Tensor) -> Tensor:
         """The scores without those of items that may not be retrieved."""
         score_PI[:, 0] = -torch.inf
         if self.model.config.exclude_seen:
-            place, item = self._seen(rows)
-            score_PI[place.to(score_PI.device), item.to(score_PI.device)] = -torch.inf
+            score_PI[_seen(self.builder, rows)] = -torch.inf
         return score_PI
 
-    def _seen(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """(place, item) pairs: what the user of each exposure had before its request."""
-        builder = self.builder
-        begin = builder.timelines.offsets[builder.user_of_row[rows]]
-        lengths = builder.visible_end[rows] - begin
-        items = builder.timelines.item[ranges(begin, lengths)].astype(np.int64)
-        return torch.from_numpy(np.repeat(np.arange(len(rows)), lengths)), torch.from_numpy(items)
+
+def _seen(builder: SequenceBuilder, exposure_P: Tensor) -> tuple[Tensor, Tensor]:
+    """(place, item) pairs: what the user of each exposure had before its request."""
+    rows = exposure_P.cpu().numpy()
+    begin = builder.timelines.offsets[builder.user_of_row[rows]]
+    lengths = builder.visible_end[rows] - begin
+    items = torch.from_numpy(builder.timelines.item[ranges(begin, lengths)].astype(np.int64))
+    places = torch.from_numpy(np.repeat(np.arange(len(rows)), lengths))
+    return places.to(exposure_P.device), items.to(exposure_P.device)
 
 
 def _rank(score_PI: Tensor, target_P: Tensor) -> Tensor:

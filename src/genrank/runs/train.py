@@ -40,7 +40,7 @@ from genrank.runs import retrieval
 from genrank.runs.config import RunConfig
 from genrank.runs.predict import validation_figures
 from genrank.runs.selection import check_selection, selecting
-from genrank.schema import DataSpec, fingerprint
+from genrank.schema import fingerprint
 from genrank.serving.bundle import write_bundle
 from genrank.training.checkpoint import Checkpoints
 from genrank.training.memory import keep_freed_memory
@@ -63,7 +63,7 @@ def start_run(data: Path, config: RunConfig, out: Path) -> None:
     _check_slots(data, config, manifest)
     check_selection(config, manifest)
     try:
-        check_model(config.model, manifest.spec)
+        check_model(config.model, manifest)
     except ValueError as problem:
         raise ConfigError(f"{data}: model.{problem}") from None
     out.mkdir(parents=True, exist_ok=True)
@@ -82,12 +82,12 @@ def load_run(out: Path) -> tuple[RunConfig, Path]:
     return build(RunConfig, values, where=str(out / "config.json"), error=BundleError), Path(data["folder"])
 
 
-def check_model(config: ModelConfig | RetrieverConfig, spec: DataSpec) -> None:
+def check_model(config: ModelConfig | RetrieverConfig, manifest: Manifest) -> None:
     """ValueError, naming the setting, where the data lacks what the model's configuration asks for."""
     if isinstance(config, RetrieverConfig):
-        check_retriever(config, spec)
+        check_retriever(config, manifest.spec, num_items=manifest.counts.items)
     else:
-        check_data(config, spec)
+        check_data(config, manifest.spec)
 
 
 def train(out: Path, console: Console, *, resume: bool = False, displays: bool = True) -> Path:

@@ -143,7 +143,7 @@ def check(study: Study, grid: Grid, manifest: Manifest) -> None:
         for point in grid.points if variant.config else []:
             assert variant.config is not None
             try:
-                check_model(tuned(variant.config, point).model, manifest.spec)
+                check_model(tuned(variant.config, point).model, manifest)
             except ValueError as problem:
                 raise DataError(f"study {study.name}, {variant.name}: model.{problem}") from None
 

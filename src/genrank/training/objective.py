@@ -31,6 +31,12 @@ class Objective(Protocol):
     def measure(self, result: Any, batch: PackedBatch) -> Measured:
         """The losses of `forward`'s result, in full precision."""
 
+    def state(self) -> dict[str, Tensor]:
+        """What a run that goes on needs of the objective, beside model and optimizers."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on where `state` was taken."""
+
 
 class RankingObjective:
     """Every task's loss on every candidate."""
@@ -48,3 +54,10 @@ class RankingObjective:
     def measure(self, result: dict[str, Tensor], batch: PackedBatch) -> Measured:
         """See Objective."""
         return Measured(self.model.loss(result, batch), batch.candidates.labels, result)
+
+    def state(self) -> dict[str, Tensor]:
+        """See Objective: nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """See Objective."""

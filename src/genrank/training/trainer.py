@@ -220,6 +220,7 @@ class Trainer:
         tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
         tensors |= optimizer_tensors(self.dense, "dense") | optimizer_tensors(self.sparse, "sparse")
         tensors |= {f"running.{name}": value for name, value in self.running.tensors().items()}
+        tensors |= {f"objective.{name}": value for name, value in self.objective.state().items()}
         state = {
             "step": self.step,
             "exposures": self.exposures,
@@ -245,6 +246,7 @@ class Trainer:
         restore_optimizer(self.dense, "dense", tensors)
         restore_optimizer(self.sparse, "sparse", tensors)
         self.running.restore(_group(tensors, "running."))
+        self.objective.restore(_group(tensors, "objective."))
         restore_random(tensors, self.device)
         self.step, self.exposures = state["step"], state["exposures"]
         self.best_score = -math.inf if state["best_score"] is None else state["best_score"]
