@@ -69,7 +69,7 @@ def train(options: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from genrank.config import override
-    from genrank.recipes import recipe
+    from genrank.recipes import recipe, siblings
     from genrank.runs.train import start_run, train
 
     console = _console()
@@ -81,7 +81,7 @@ def train(options: argparse.Namespace) -> None:
         raise ConfigError(
             "--set can't be combined with --resume: a resumed run keeps its configuration; start a new run"
         )
-    bundle = train(options.out, console, resume=resume)
+    bundle = train(options.out, console, resume=resume, siblings=siblings)
     console.print(f"run [bold]{options.out}[/]: model bundle {bundle.name}. Next: genrank evaluate {options.out}")
 
 

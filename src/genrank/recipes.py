@@ -199,6 +199,12 @@ RECIPES: Mapping[str, Callable[[], RunConfig]] = {
 }
 
 
+def siblings(name: str) -> list[RunConfig]:
+    """The recipes of one family: those whose names begin alike, as genrank and genrank-small do."""
+    family = name.partition("-")[0]
+    return [make() for each, make in RECIPES.items() if each.partition("-")[0] == family]
+
+
 def recipe(name: str) -> RunConfig:
     """The run of that name. ConfigError names the nearest where there is none."""
     if name not in RECIPES:

@@ -24,6 +24,7 @@ class ReportRun:
     training: Sequence[Mapping[str, Any]]
     manifest: Mapping[str, Any]
     environment: Mapping[str, Any]
+    warnings: Sequence[str] = ()  # of the run itself
 
 
 def write_report(path: Path, *, evaluation: Evaluation, predictions: Predictions, run: ReportRun) -> None:

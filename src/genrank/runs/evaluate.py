@@ -90,7 +90,7 @@ def _add_trees(
 
 
 def _about(run: Path, config: dict[str, Any], part: str, num_parameters: int, data: PreparedData) -> ReportRun:
-    metrics = run / "metrics.jsonl"
+    metrics, warnings = run / "metrics.jsonl", run / "warnings.json"
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
     return ReportRun(
         name=run.resolve().name,
@@ -101,4 +101,5 @@ def _about(run: Path, config: dict[str, Any], part: str, num_parameters: int, da
         training=[json.loads(line) for line in lines],
         manifest=to_dict(data.manifest),
         environment=json.loads((run / "environment.json").read_text(encoding="utf-8")),
+        warnings=json.loads(warnings.read_text(encoding="utf-8")) if warnings.exists() else [],
     )

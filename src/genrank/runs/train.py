@@ -3,6 +3,7 @@
 run/config.json        the resolved configuration, every default written out
 run/data.json          which prepared folder, and its hashes
 run/environment.json   versions, machine, threads, command
+run/warnings.json      sentences: what of the recipe does not fit the data
 run/metrics.jsonl      a row per read-out; equal runs write equal files
 run/tensorboard/ checkpoints/ bundle/
 """
@@ -14,7 +15,6 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from genrank.retrieval.config import check_data as check_retriever
 from genrank.retrieval.retriever import Retriever
 from genrank.runs import retrieval
 from genrank.runs.config import RunConfig
+from genrank.runs.fit import Siblings, misfit
 from genrank.runs.predict import validation_figures
 from genrank.runs.selection import check_selection, selecting
 from genrank.schema import fingerprint
@@ -90,10 +91,17 @@ def check_model(config: ModelConfig | RetrieverConfig, manifest: Manifest) -> No
         check_data(config, manifest.spec)
 
 
-def train(out: Path, console: Console, *, resume: bool = False, displays: bool = True) -> Path:
+def train(
+    out: Path,
+    console: Console,
+    *,
+    resume: bool = False,
+    displays: bool = True,
+    siblings: Siblings | None = None,
+) -> Path:
     """Run (or go on with) the training in the run folder `out`; the path of the model bundle.
 
-    displays: a progress bar, and events for TensorBoard.
+    displays: a progress bar, and events for TensorBoard. siblings: recipes to name where this one doesn't fit the data.
     """
     config, folder = load_run(out)
     device = configure_torch(config)
@@ -118,6 +126,10 @@ def train(out: Path, console: Console, *, resume: bool = False, displays: bool =
         trainer.restore(latest)
     metrics.rewind(trainer.step)
     _describe(model, trainer, console)
+    unfit = misfit(model, config, data.manifest.spec, loader.samples, num_steps=trainer.num_steps, siblings=siblings)
+    _write_json(out / "warnings.json", [unfit] if unfit else [])
+    if unfit:
+        console.print(f"[bold yellow]warning:[/] {unfit}", highlight=False, soft_wrap=True)
     trainer.reporters = [metrics, *(_displays(out, learner.main_figure, console, trainer.step) if displays else [])]
     try:
         trainer.fit()
@@ -273,5 +285,5 @@ def _check_same_data(out: Path, data: PreparedData) -> None:
         raise DataError(f"{data.folder}: was prepared anew since the run {out} began; start a new run")
 
 
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+def _write_json(path: Path, values: Any) -> None:
     replace_text(path, json.dumps(values, indent=1) + "\n")

@@ -1,0 +1,98 @@
+"""Whether a run fits its data: a recipe far too large or too short says so before it trains, and names one that fits.
+
+Measured with ml-100k (80,000 exposures to learn from): din makes 12 steps there and reaches an AUC of .645, below the
+count-based baseline; din-small makes 141 and reaches .757. Both bounds are ours.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from genrank.data.sequence import Samples
+from genrank.models.inputs import check_data
+from genrank.models.ranker import build_ranker
+from genrank.retrieval.config import RetrieverConfig
+from genrank.retrieval.retriever import Retriever
+from genrank.runs.config import RunConfig
+from genrank.schema import DataSpec
+from genrank.training.optimizers import split_parameters
+
+MIN_STEPS = 100  # below them hardly more than the base rate is learned
+MAX_PARAMETERS = 30  # dense ones for each exposure; genrank-paper has 300 on ml-100k, genrank-small 2
+
+Siblings = Callable[[str], Sequence[RunConfig]]  # of a recipe's name: the recipes of its family
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """How much a run learns from, how often it updates its weights, and how many of them are dense."""
+
+    num_exposures: int
+    num_steps: int
+    num_parameters: int
+
+    @property
+    def problems(self) -> list[str]:
+        """What does not fit, in words."""
+        found = []
+        if self.num_steps < MIN_STEPS:
+            found.append(f"{self.num_steps:,} training steps are too few ({MIN_STEPS} at least)")
+        if self.num_parameters > MAX_PARAMETERS * self.num_exposures:
+            found.append(
+                f"{self.num_parameters:,} parameters beside the embedding tables are too many for "
+                f"{self.num_exposures:,} exposures to learn from ({MAX_PARAMETERS} each at most)"
+            )
+        return found
+
+
+def misfit(
+    model: nn.Module, config: RunConfig, spec: DataSpec, samples: Samples, *, num_steps: int, siblings: Siblings | None
+) -> str:
+    """What of the run doesn't fit its training samples, and the remedy; empty where it fits."""
+    num_exposures = len(samples.candidates)
+    extent = Extent(num_exposures=num_exposures, num_steps=num_steps, num_parameters=num_dense(model))
+    if not extent.problems:
+        return ""
+    num_tokens = int(samples.num_history.sum()) + num_exposures
+    sizes = {
+        each.recipe: _extent(each, spec, num_exposures, num_tokens)
+        for each in (siblings(config.recipe) if siblings else ())
+    }
+    fitting = {name: size.num_parameters for name, size in sizes.items() if size is not None and not size.problems}
+    if config.recipe in fitting:
+        remedies = ["the recipe's own settings, without --set, fit"]
+    elif fitting:
+        remedies = [f"--recipe {max(fitting, key=lambda name: fitting[name])} fits"]
+    else:
+        remedies = _settings(extent)
+    return f"{config.recipe} does not fit this data: {' and '.join(extent.problems)}; {', '.join(remedies)}"
+
+
+def num_dense(model: nn.Module) -> int:
+    """Parameters beside the embedding tables."""
+    return sum(weight.numel() for weight in split_parameters(model)[0])
+
+
+def _settings(extent: Extent) -> list[str]:
+    short = ["lower loader.batch_tokens or raise training.epochs"] if extent.num_steps < MIN_STEPS else []
+    large = extent.num_parameters > MAX_PARAMETERS * extent.num_exposures
+    return [*short, *(["lower model.width"] if large else [])]
+
+
+def _extent(config: RunConfig, spec: DataSpec, num_exposures: int, num_tokens: int) -> Extent | None:
+    """That of another recipe on the same samples, about; None where it can't be built for the data."""
+    max_history = config.sequence.max_history
+    with torch.device("meta"):
+        if isinstance(config.model, RetrieverConfig):
+            model: nn.Module = Retriever(config.model, spec, max_history=max_history)
+        else:
+            try:
+                check_data(config.model, spec)
+            except ValueError:
+                return None
+            model = build_ranker(config.model, spec, max_history=max_history)
+    num_steps = config.training.epochs * math.ceil(num_tokens / config.loader.batch_tokens)
+    return Extent(num_exposures=num_exposures, num_steps=num_steps, num_parameters=num_dense(model))
