@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from genrank.simulation.actions import Context, Outcome, act, same_topic_before
 from genrank.simulation.catalogue import DAY, HOUR, START, Catalogue
 from genrank.simulation.interests import Interests
+from genrank.simulation.lateness import NEVER, SECONDS_PER_SLOT, Delays, Pending, delays
 from genrank.simulation.options import WorldConfig
 from genrank.simulation.policy import Policy
 from genrank.simulation.population import DEVICES, Calendar, Population
@@ -21,8 +22,8 @@ Array = NDArray[Any]
 _SATIATED_BY = 2  # requests before the present one that count
 _MAIN_DEVICE = 0.85  # share of requests that come from the user's main device
 _CUT_OFF = 0.2  # share of sessions whose last stay is cut off: the app was closed
-_SECONDS_PER_SLOT = 2
 _LONGEST_PAUSE = 40  # seconds between a request's end and the next one of its session
+_PREFETCHED_AFTER = 1  # seconds from a page's appearance to the request for the next, where that is prefetched
 _REPORT_EVERY = 16  # rounds
 
 
@@ -38,6 +39,8 @@ class Shard:
         self._policy = Policy(self._population, catalogue=catalogue, config=config)
         self._followed = np.zeros((numbers.size, config.num_authors), bool)
         self._free = np.full(numbers.size, START, np.int64)  # when a user has done with the request before
+        self._shown = self._free.copy()  # when the page before appeared
+        self._likes, self._follows = Pending(), Pending()
 
     @property
     def population(self) -> Population:
@@ -66,8 +69,10 @@ class Shard:
         first, last = self._calendar.first[rows], self._calendar.last[rows]
         time = np.where(first, np.maximum(self._calendar.opens[rows], self._free[:num]), self._free[:num])
         in_time = time < START + self._config.num_days * DAY
-        hour = np.minimum((time - START) // HOUR, 24 * self._config.num_days - 1)
+        asked = self._asked(time, first)
+        hour = np.minimum((asked - START) // HOUR, 24 * self._config.num_days - 1)
         self._interests.drift(np.flatnonzero(first), rng)
+        self._act_late(time)
         page = self._policy.answer(hour, rng)
         seen = page.seen & in_time[:, None]
         author = self._catalogue.author[page.items]
@@ -84,12 +89,20 @@ class Shard:
         )
         outcome = act(context, population=self._population, catalogue=self._catalogue, config=self._config, rng=rng)
         dwell, censored = self._cut_off(outcome, last)
-        self._interests.learn(page.items, match=match, click=outcome.click, like=outcome.like, rng=rng)
-        user, slot = np.nonzero(outcome.follow)
+        taken = self._delays(seen, outcome, dwell)
+        like, follow = outcome.like, outcome.follow
+        if taken is not None:
+            like, follow = like & ~taken.late_like, follow & ~taken.late_follow
+            self._likes.add(taken.late_like, what=page.items, time=time[:, None] + taken.like)
+            self._follows.add(taken.late_follow, what=author, time=time[:, None] + taken.follow)
+        self._interests.learn(page.items, match=match, click=outcome.click, like=like, rng=rng)
+        user, slot = np.nonzero(follow)
         self._followed[user, author[user, slot]] = True
-        pause = rng.integers(1, _LONGEST_PAUSE + 1, size=num) + _SECONDS_PER_SLOT * seen.sum(axis=1)
-        self._free[:num] = time + pause + np.ceil(dwell.sum(axis=1)).astype(np.int64)
+        stays = np.ceil(dwell.sum(axis=1)) if taken is None else np.ceil(dwell).sum(axis=1)
+        pause = rng.integers(1, _LONGEST_PAUSE + 1, size=num) + SECONDS_PER_SLOT * seen.sum(axis=1)
+        self._free[:num], self._shown[:num] = time + pause + stays.astype(np.int64), time
         return {
+            **_after(taken, time - asked),
             "item": page.items.astype(np.int32),
             "seen": seen,
             "click": outcome.click,
@@ -100,10 +113,40 @@ class Shard:
             "p_click": outcome.p_click,
             "p_like": outcome.p_like,
             "p_follow": outcome.p_follow,
-            "timestamp": time,
+            "timestamp": asked,
             "device": device.astype(np.int8),
             "is_random": page.is_random,
         }
+
+    def _asked(self, time: Array, first: Array) -> Array:
+        """When the pages were asked for that appear at `time`: then, or while the page before was looked at."""
+        if not self._config.prefetched_share:
+            return time
+        prefetched = ~first & (self._rng.random(time.size) < self._config.prefetched_share)
+        return np.where(prefetched, self._shown[: time.size] + _PREFETCHED_AFTER, time)
+
+    def _delays(self, seen: Array, outcome: Outcome, dwell: Array) -> Delays | None:
+        if not self._config.has_late_actions:
+            return None
+        return delays(
+            seen=seen,
+            click=outcome.click,
+            like=outcome.like,
+            follow=outcome.follow,
+            dwell=dwell,
+            late_share=self._config.late_share,
+            rng=self._rng,
+        )
+
+    def _act_late(self, now: Array) -> None:
+        """Late likes and follows that have come by now do to the world what prompt ones do at once."""
+        user, item = self._likes.due(now)
+        while user.size:  # one of every user at a time
+            _, one = np.unique(user, return_index=True)
+            self._interests.liked_later(user[one], item[one], self._rng)
+            user, item = np.delete(user, one), np.delete(item, one)
+        user, author = self._follows.due(now)
+        self._followed[user, author] = True
 
     def _device(self, num: int) -> Array:
         anything = self._rng.integers(len(DEVICES), size=num)
@@ -124,6 +167,16 @@ class Shard:
         dwell[users, final[users]] *= self._rng.random(users.size, dtype=np.float32)
         censored[users, final[users]] = True
         return dwell, censored
+
+
+def _after(taken: Delays | None, waited: Array) -> dict[str, Array]:
+    """Columns of seconds from the request to the actions; `waited` (n): from the request to the page's appearance."""
+    if taken is None:
+        return {}
+    columns = {"click": taken.click, "like": taken.like, "follow": taken.follow, "known": taken.known}
+    return {
+        f"{name}_after": np.where(after == NEVER, NEVER, after + waited[:, None]) for name, after in columns.items()
+    }
 
 
 def _flatten(blocks: list[dict[str, Array]], population: Population, catalogue: Catalogue) -> dict[str, Array]:

@@ -92,6 +92,16 @@ class Interests:
         picked = ~near & (rng.random(users.size) < chance)
         self._replace(users[picked], vectors[picked])
 
+    def liked_later(self, users: Array, items: Array, rng: np.random.Generator) -> None:
+        """What a like does that comes long after its click, which `learn` has seen; one of a user, (n) each."""
+        vectors = self._catalogue.vectors_ID[items]
+        cosine = np.einsum("nkd,nd->nk", self.vectors_NKD[users], vectors)
+        nearest = cosine.argmax(axis=1)
+        near = cosine[np.arange(users.size), nearest] > _MIDDLE
+        self._pull(users[near], nearest[near], vectors[near])
+        picked = ~near & (rng.random(users.size) < _PICKED_UP_LIKED - _PICKED_UP)
+        self._replace(users[picked], vectors[picked])
+
     def _pull(self, users: Array, slots: Array, towards: Array) -> None:
         moved = (1 - np.float32(_PULL)) * self.vectors_NKD[users, slots] + np.float32(_PULL) * towards
         self.vectors_NKD[users, slots] = unit(moved)

@@ -12,7 +12,7 @@ _COUNTS = (
     "min_slots",
 )
 _STRENGTHS = ("position_bias", "satiation", "interest_boost", "taste_gain", "embedding_noise")
-_SHARES = ("random_share", "interest_switch")
+_SHARES = ("random_share", "interest_switch", "late_share", "prefetched_share")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,8 @@ class WorldConfig:
     taste_gain: float = 0.3  # per standard deviation of the long-term taste
     position_bias: float = 0.2  # per natural logarithm of 1 + slot
     satiation: float = 0.1  # per exposure of the same topic in this request and the two before
+    late_share: float = 0.0  # of likes and follows that come minutes to hours after the exposure
+    prefetched_share: float = 0.0  # of a session's later pages that are asked for as the page before is shown
     shuffle_labels: bool = False  # permute the actions over exposures: nothing is left to learn
 
     def __post_init__(self) -> None:
@@ -64,6 +66,11 @@ class WorldConfig:
             raise ValueError(f"requests_per_day is {self.requests_per_day}; it must be above 0")
         if self.max_slots > 64:
             raise ValueError(f"max_slots is {self.max_slots}; it must be at most 64")
+
+    @property
+    def has_late_actions(self) -> bool:
+        """Whether a request can come before the actions of the one before; the log has the actions' own times then."""
+        return self.late_share > 0 or self.prefetched_share > 0
 
     @property
     def exposures_per_user(self) -> float:

@@ -6,6 +6,9 @@
     out/schema.toml                   the LogSchema
     out/world.json                    configuration and summary
 
+Where actions can be late (`late_share`, `prefetched_share`), `click_time`, `like_time` and `follow_time` are the
+actions' own times, null where there was none, and `known_at` says when all of an exposure's were known.
+
 Columns of the exposures beside ids, `request_id`, `timestamp` (seconds, that of the request) and `position`: `device`,
 `item_age_hours`, the actions `click`, `like`, `follow` (0 or 1), `dwell_ms` (null where there was no click),
 `dwell_censored` (the stay was cut off, or longer than the client counts), `is_random` (answered at random), and
@@ -27,7 +30,7 @@ from genrank.simulation.catalogue import Catalogue
 from genrank.simulation.feed import Shard
 from genrank.simulation.options import WorldConfig
 from genrank.simulation.oracle import StreamingAuc
-from genrank.simulation.writer import BINARY_TASKS, SCHEMA_TOML, UserTable, write_exposures, write_items, write_json
+from genrank.simulation.writer import BINARY_TASKS, UserTable, schema_toml, write_exposures, write_items, write_json
 
 Array = NDArray[Any]
 Progress = Callable[[float], None]
@@ -66,7 +69,7 @@ def simulate(config: WorldConfig, out: Path, *, progress: Progress | None = None
         catalogue = Catalogue.build(config, rng)
         write_items(folder, catalogue, rng)
         totals = _simulate_shards(config, catalogue=catalogue, folder=folder, report=report)
-        (folder / "schema.toml").write_text(SCHEMA_TOML, encoding="utf-8")
+        (folder / "schema.toml").write_text(schema_toml(late=config.has_late_actions), encoding="utf-8")
         summary = totals.summary(catalogue.topic.size)
         # The time it took is no property of the world, and would make two equal worlds differ.
         write_json(folder / "world.json", {"format": 1, "config": to_dict(config), "summary": summary})
@@ -120,6 +123,7 @@ def _simulate_shards(config: WorldConfig, *, catalogue: Catalogue, folder: Path,
 def _shuffled(columns: dict[str, Array], rng: np.random.Generator) -> dict[str, Array]:
     """`columns` with the actions of all exposures dealt out anew, and their base rates as probabilities."""
     order = rng.permutation(columns["click"].size)
-    dealt = {name: columns[name][order] for name in (*BINARY_TASKS, "dwell_ms", "dwell_censored")}
+    after = [name for name in columns if name.endswith("_after")]
+    dealt = {name: columns[name][order] for name in (*BINARY_TASKS, "dwell_ms", "dwell_censored", *after)}
     base = {f"p_{task}": np.full(order.size, columns[task].mean(), np.float32) for task in BINARY_TASKS}
     return columns | dealt | base

@@ -21,7 +21,7 @@ _DICTIONARY = ["user_id", "item_id", "device", "position", "topic", "author", "a
 _MOODS = ("daily", "diy", "funny", "howto", "live", "new", "review", "trending")  # tags that tell of no topic
 _MOOD_SHARE = 0.4
 
-SCHEMA_TOML = """\
+_SCHEMA_TOML = """\
 # The roles of the simulated log's columns, for `genrank prepare exposures --schema schema.toml`.
 name = "simulated_feed"
 oracle = { click = "p_click", like = "p_like", follow = "p_follow" }
@@ -123,6 +123,16 @@ key = "user_id"
 """
 
 
+def schema_toml(*, late: bool) -> str:
+    """The log's schema; with the columns of times where actions can be `late`."""
+    if not late:
+        return _SCHEMA_TOML
+    schema = _SCHEMA_TOML.replace('position = "position"\n', 'position = "position"\nknown_at = "known_at"\n')
+    for task in BINARY_TASKS:
+        schema = schema.replace(f'column = "{task}"\n', f'column = "{task}"\ntime = "{task}_time"\n')
+    return schema
+
+
 def write_exposures(path: Path, columns: dict[str, Array], *, first_request: int) -> None:
     """One part of the log, from the columns of `Shard.run`; its requests are numbered from `first_request`."""
     click = columns["click"]
@@ -140,9 +150,21 @@ def write_exposures(path: Path, columns: dict[str, Array], *, first_request: int
             "dwell_censored": columns["dwell_censored"],
             "is_random": columns["is_random"],
             **{f"p_{task}": columns[f"p_{task}"] for task in BINARY_TASKS},
+            **_times(columns),
         }
     )
     _write(table, path)
+
+
+def _times(columns: dict[str, Array]) -> dict[str, pa.Array]:
+    """The actions' own times, where the columns have how long after the request they came."""
+    named = {f"{task}_time": columns.get(f"{task}_after") for task in BINARY_TASKS}
+    named["known_at"] = columns.get("known_after")
+    return {
+        name: pa.array(columns["timestamp"] + after, mask=after < 0)
+        for name, after in named.items()
+        if after is not None
+    }
 
 
 def write_items(folder: Path, catalogue: Catalogue, rng: np.random.Generator) -> None:
