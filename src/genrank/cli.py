@@ -193,14 +193,21 @@ def _add_measuring(parsers: Any) -> None:
     study.add_argument("--jobs", type=int, default=1, help="cells computed at a time, each in a process of its own")
     study.add_argument("--only", action="append", default=[], metavar="A;B", help="these variants, beside the baseline")
     study.add_argument(
-        "--grid", action="append", metavar="PATH=A,B,C", help="what to tune, or none (default: three learning rates)"
+        "--grid",
+        action="append",
+        metavar="PATH=A,B,C",
+        help="what to tune, or none (default: learning rate, sparse learning rate, batch; grows at its edges)",
     )
+    study.add_argument("--trials", type=int, default=15, help="of tuning, at most, for each ranker (default: 15)")
     _add_set(study, "a setting of every recipe, as in training.epochs=1")
     study.add_argument("--json", action="store_true")
     study.set_defaults(run=commands.study)
 
     results = parsers.add_parser("results", help="one Markdown page of all studies in a folder and those below it")
     results.add_argument("folder", type=Path)
+    results.add_argument(
+        "--judge", action="store_true", help="first judge every study again from its cells, and write its JSON"
+    )
     results.set_defaults(run=commands.results)
 
     bench = parsers.add_parser("bench", help="how fast it is here")

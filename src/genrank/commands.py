@@ -248,7 +248,9 @@ def study(options: argparse.Namespace) -> None:
     from genrank.studies.suite import StudyOptions, run_study
     from genrank.studies.tables import failures
 
-    given = {name: getattr(options, name) for name in ("name", "seeds", "minutes", "size", "jobs", "settings")}
+    given = {
+        name: getattr(options, name) for name in ("name", "seeds", "minutes", "size", "jobs", "trials", "settings")
+    }
     given["only"] = [name.strip() for name in ";".join(options.only).split(";") if name.strip()]
     if options.grid:
         given["grid"] = options.grid
@@ -264,8 +266,11 @@ def study(options: argparse.Namespace) -> None:
 
 def results(options: argparse.Namespace) -> None:
     """`genrank results`."""
+    from genrank.studies.again import judge_folder_again
     from genrank.studies.overview import overview
 
+    if options.judge:
+        judge_folder_again(options.folder)
     sys.stdout.write(overview(options.folder))
 
 

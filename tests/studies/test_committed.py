@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from genrank.schema import fingerprint
+from genrank.studies.again import judge_again
 from genrank.studies.overview import overview
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
@@ -23,6 +24,15 @@ def test_cells_are_as_they_were_computed(folder: str) -> None:
         assert content.pop("digest") == fingerprint(content), path
         if not path.name.startswith("throughput"):
             assert path.stem.endswith(fingerprint(content["question"])[:16])
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/*.json")), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_verdict_follows_from_the_cells_under_the_rules_of_this_code(path: Path) -> None:
+    result = json.loads(path.read_text(encoding="utf-8"))
+    again = judge_again(result, path.parent / "cells")
+    assert [finding["verdict"] for finding in again["findings"]] == [f["verdict"] for f in result["findings"]]
+    assert again["rows"] == result["rows"]
+    assert again.get("fits") == result.get("fits")
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*/*.json")), ids=lambda path: f"{path.parent.name}-{path.stem}")

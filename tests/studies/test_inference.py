@@ -5,7 +5,18 @@ import math
 import numpy as np
 import pytest
 
-from genrank.studies.inference import Measured, both_intervals, contrast, paired_test, power, speed_verdict, verdict
+from genrank.studies.inference import (
+    Measured,
+    Verdict,
+    both_intervals,
+    contrast,
+    joint,
+    paired_test,
+    power,
+    relative,
+    speed_verdict,
+    verdict,
+)
 from genrank.studies.sanity import compare_with_itself
 from genrank.studies.scaling import power_law
 from genrank.studies.study import Finding
@@ -82,20 +93,20 @@ def test_one_seed_decides_nothing() -> None:
 @pytest.mark.parametrize(
     ("kind", "size", "interval", "expected"),
     [
-        ("above", 0.002, (0.001, 0.003), "repeated"),
+        ("above", 0.002, (0.001, 0.003), "confirmed"),
         ("above", 0.002, (-0.001, 0.003), "undecided"),
-        ("above", 0.002, (-0.003, -0.001), "not repeated"),
-        ("above", 0.010, (-0.001, 0.004), "not repeated"),  # less than half of the paper's
+        ("above", 0.002, (-0.003, -0.001), "not confirmed"),
+        ("above", 0.010, (-0.001, 0.004), "not confirmed"),  # less than half of the paper's
         ("above", None, (-0.001, 0.0001), "undecided"),
-        ("parity", None, (-0.0005, 0.0005), "repeated"),
+        ("parity", None, (-0.0005, 0.0005), "confirmed"),
         ("parity", None, (-0.0005, 0.002), "undecided"),
-        ("parity", None, (0.002, 0.003), "not repeated"),
-        ("not_below", None, (-0.0005, 0.1), "repeated"),
+        ("parity", None, (0.002, 0.003), "not confirmed"),
+        ("not_below", None, (-0.0005, 0.1), "confirmed"),
         ("not_below", None, (-0.002, 0.1), "undecided"),
-        ("not_below", None, (-0.02, -0.0011), "not repeated"),
-        ("at_most", None, (-0.1, 0.0005), "repeated"),
+        ("not_below", None, (-0.02, -0.0011), "not confirmed"),
+        ("at_most", None, (-0.1, 0.0005), "confirmed"),
         ("at_most", None, (0.0005, 0.002), "undecided"),
-        ("at_most", None, (0.002, 0.003), "not repeated"),
+        ("at_most", None, (0.002, 0.003), "not confirmed"),
     ],
 )
 def test_verdicts(kind: str, size: float | None, interval: tuple[float, float], expected: str) -> None:
@@ -106,13 +117,13 @@ def test_verdicts(kind: str, size: float | None, interval: tuple[float, float], 
     seeds_S = np.full(5, middle)
     found = contrast({"it": 1.0}, {"it": Measured(seeds_S, np.tile(users_R, (5, 1)))})
     assert found.interval == pytest.approx(interval, abs=1e-6)
-    assert verdict(Finding(claim="", contrast={"it": 1.0}, kind=kind, size=size), found) == expected
+    assert verdict(Finding(claim="", contrast={"it": 1.0}, kind=kind), found, size=size) == expected
 
 
 def test_verdicts_on_speed() -> None:
-    assert speed_verdict({"value": 1.2, "low": 1.1, "high": 1.3}) == "repeated"
+    assert speed_verdict({"value": 1.2, "low": 1.1, "high": 1.3}) == "confirmed"
     assert speed_verdict({"value": 1.0, "low": 0.9, "high": 1.1}) == "undecided"
-    assert speed_verdict({"value": 0.9, "low": 0.8, "high": 0.95}) == "not repeated"
+    assert speed_verdict({"value": 0.9, "low": 0.8, "high": 0.95}) == "not confirmed"
     assert speed_verdict(None) == "not measured"
 
 
@@ -133,3 +144,43 @@ def test_no_power_law_where_nothing_falls() -> None:
     x = np.array([1.0, 2.0, 4.0, 8.0])
     assert power_law(x, np.array([[0.5, 0.51, 0.52, 0.53]])) is None
     assert power_law(x[:3], np.array([[0.5, 0.4, 0.3]])) is None
+
+
+@pytest.mark.parametrize("step", [1.0, 2.0, 3.0])
+def test_no_power_law_is_shown_whose_exponent_sits_on_its_bound(step: float) -> None:
+    """A loss that falls off a cliff after the first point would have any exponent, however large."""
+    x = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
+    assert power_law(x, np.array([[0.5 + step, 0.5, 0.5, 0.5, 0.5]])) is None
+
+
+def test_no_power_law_is_shown_whose_exponent_seeds_leave_open() -> None:
+    random = np.random.default_rng(6)
+    x = np.array([1.0, 2.0, 4.0, 8.0])
+    steady = 0.5 + 0.1 * x**-1.0
+    assert power_law(x, np.tile(steady, (3, 1)) + 1e-6 * random.standard_normal((3, 4))) is not None
+    assert power_law(x, np.tile(steady, (3, 1)) + 0.1 * random.standard_normal((3, 4))) is None
+
+
+def test_relative_gains_compare_models_at_different_levels() -> None:
+    """From .6 to .62 is a fifth of what there was above chance, as is from .75 to .80."""
+    low, high = (pool(np.random.default_rng(7), runs=3)[0] * 0 + level for level in (0.6, 0.75))
+    figures = {"a": low, "a+": low + 0.02, "b": high, "b+": high + 0.05}
+    shares = {name: relative(Measured(value, np.tile(value[:, None], 30)), "auc") for name, value in figures.items()}
+    assert contrast({"a+": 1, "a": -1, "b+": -1, "b": 1}, shares).mean == pytest.approx(0, abs=1e-12)
+    assert contrast({"a+": 1, "a": -1}, shares).mean == pytest.approx(math.log(1.2))
+    assert relative(Measured(np.array([0.49]), np.array([[0.6]])), "auc") is None
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        (("confirmed", "confirmed"), "confirmed"),
+        (("confirmed", "undecided"), "undecided"),
+        (("confirmed", "not measured"), "undecided"),
+        (("confirmed", "not confirmed"), "not confirmed"),
+        (("not measured", "confirmed"), "not measured"),
+        (("undecided", "confirmed"), "undecided"),
+    ],
+)
+def test_a_claim_has_to_hold_in_both_figures(verdicts: tuple[Verdict, ...], expected: str) -> None:
+    assert joint(verdicts) == expected

@@ -44,7 +44,8 @@ def test_a_miniature(name: str, world: Path, out: Path) -> None:
             low, high = whole[main]["difference"]["interval"]
             assert low <= whole[main]["difference"]["mean"] <= high
     assert [finding["claim"] for finding in result["findings"]] == [finding.claim for finding in planned.findings]
-    assert all(finding["verdict"] != "not measured" for finding in result["findings"])
+    for finding in result["findings"]:  # models this small may be worse than chance, which has no share
+        assert finding["verdict"] != "not measured" or finding["relative"]
     assert_pages_agree(out, result)
 
 
@@ -92,12 +93,13 @@ def test_an_a_a_study_compares_a_recipe_with_itself(world: Path, out: Path) -> N
 
 def test_the_grid_and_what_won_are_written_down(world: Path, out: Path) -> None:
     """Whatever changes one thing about a ranker takes what that ranker's own tuning chose."""
-    grid = ("--seeds", "1", "--grid", "training.learning_rate=1e-5,1e-2")
+    grid = ("--seeds", "1", "--trials", "3", "--grid", "training.learning_rate=1e-5,1e-2")
     result = study(world, out, "modules", *grid, "--only", "genrank + PPNet;mlp")
     assert [choice["variant"] for choice in result["tuning"]] == ["genrank", "mlp"]
     for choice in result["tuning"]:
         points = {point["settings"][0]: point["valid_auc"] for point in choice["tried"]}
-        assert set(points) == {"training.learning_rate=1e-5", "training.learning_rate=1e-2"}
+        assert set(points) > {"training.learning_rate=1e-5", "training.learning_rate=1e-2"}
+        assert len(points) == 3
         assert points[choice["best"][0]] == max(points.values())
     text = (out / "modules.md").read_text(encoding="utf-8")
     assert "learning_rate=1e-5" in text
@@ -163,8 +165,7 @@ def test_a_page_marks_figures_of_earlier_code(
 
 def test_cells_keep_their_validation_curve(world: Path, out: Path) -> None:
     study(world, out, "table1", "--seeds", "1", "--grid", "none", "--only", "genrank", "--set", "training.epochs=2")
-    paths = [path for path in (out / "cells").glob("genrank-small-0-*.json")]
-    cells = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    cells = [json.loads(path.read_text(encoding="utf-8")) for path in (out / "cells").glob("genrank-small-0-*.json")]
     curves = [cell["figures"]["curve"] for cell in cells if cell["question"]["config"]["training"]["epochs"] == 2]
     assert curves
     for curve in curves:

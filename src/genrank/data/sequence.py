@@ -34,19 +34,23 @@ class SequenceConfig:
     max_history: tokens of the window; 480 in the paper counts history and candidates.
     max_candidates: candidates of one sample above which its next request starts another sample (ours; bounds memory).
     loss_on_history: training samples predict the exposures of their history window too (the paper's control, which it
-        found to cost more than 0.01 AUC). It differs from packing only where several samples share history.
+        found to cost more than 0.01 AUC). Where several samples share history, a label is shown in each of them.
+    labels_once: with loss_on_history each label is shown in one of those samples only, drawn once and for all.
     """
 
     max_history: int = 256
     grouping: str = "user"
     max_candidates: int = 512
     loss_on_history: bool = False
+    labels_once: bool = False
 
     def __post_init__(self) -> None:
         if self.max_history < 2:
             raise ValueError(f"max_history is {self.max_history}; it must be at least 2")
         if self.max_candidates < 1:
             raise ValueError(f"max_candidates is {self.max_candidates}; it must be at least 1")
+        if self.labels_once and not self.loss_on_history:
+            raise ValueError("labels_once is of loss_on_history, which is off; set sequence.loss_on_history=true too")
         if self.grouping not in ("request", "user", "pointwise") and not self.period:
             raise ValueError(f"grouping is {self.grouping!r}; choose request, user, pointwise or a period such as 1d")
 
@@ -184,8 +188,12 @@ class SequenceBuilder:
         rows = np.concatenate([samples.candidates, rows[kept]])
         sample = np.concatenate([np.repeat(np.arange(len(samples)), samples.num_candidates), sample[kept]])
         pairs = np.unique(np.stack([sample, rows]), axis=1)  # in order of sample, then row
+        if self.config.labels_once:
+            drawn = np.random.default_rng(0).permutation(pairs.shape[1])
+            pairs = pairs[:, np.sort(drawn[np.unique(pairs[1, drawn], return_index=True)[1]])]
         counts = np.bincount(pairs[0], minlength=len(samples))
-        return replace(samples, candidates=pairs[1], candidate_offsets=offsets_of(counts))
+        found = replace(samples, candidates=pairs[1], candidate_offsets=offsets_of(counts))
+        return take(found, np.flatnonzero(counts))
 
     def _splits(self, rows: Ints) -> NDArray[np.bool_]:
         if self.config.grouping == "pointwise":

@@ -93,7 +93,7 @@ class Engine:
     ):
         """`cache`: None encodes every request's history anew."""
         self.model, self.version, self.device, self.dtype = model, version, torch.device(device), dtype
-        self.sequence = replace(sequence, grouping="request", loss_on_history=False)
+        self.sequence = replace(sequence, grouping="request", loss_on_history=False, labels_once=False)
         self.histories, self.users = histories, users
         self.statistics, self.cache = statistics, cache
 

@@ -77,7 +77,7 @@ class RetrievalEngine:
         device: torch.device | str = "cpu",
     ):
         self.model, self.device = model, torch.device(device)
-        self.sequence = replace(sequence, grouping="request", loss_on_history=False)
+        self.sequence = replace(sequence, grouping="request", loss_on_history=False, labels_once=False)
         self.histories, self.users, self.index = histories, users, index
         self.task = positive_task(model.config, model.spec)
 

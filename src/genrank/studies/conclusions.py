@@ -1,32 +1,62 @@
 """What the finished cells of a study say: rows, findings with verdicts, fits, the machinery's own sanity."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from genrank.studies.cells import CellResult
-from genrank.studies.inference import Contrast, Measured, contrast, measured, speed_verdict, verdict
+from genrank.studies.comparable import Standing, counted, doubts, standings
+from genrank.studies.inference import (
+    Contrast,
+    Measured,
+    contrast,
+    joint,
+    less,
+    measured,
+    relative,
+    speed_verdict,
+    verdict,
+)
 from genrank.studies.judging import ALL
 from genrank.studies.sanity import compare_with_itself
 from genrank.studies.scaling import power_law
 from genrank.studies.study import Finding, Study, Variant
+from genrank.studies.tuning import Choice
 
+NUM_ASKED = 2  # of a study's figures, the main one first: a claim has to hold in all of them
 Results = Mapping[str, Mapping[int, CellResult]]  # variant -> seed -> cell; seed -1: the same for any
 
 
-def conclude(study: Study, results: Results, seeds: Sequence[int], speed: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """All that a study's cells gave. counting: the count-based baselines' cells by name; none for retrieval."""
+
+    results: Results
+    seeds: Sequence[int]
+    counting: Mapping[str, CellResult]
+    choices: Mapping[str, Choice]
+    speed: Mapping[str, Any]
+
+
+def conclude(study: Study, evidence: Evidence) -> dict[str, Any]:
     """Rows, findings, fits and sanity from whatever cells there are."""
+    results, seeds = evidence.results, evidence.seeds
     parts = _parts(results) if study.slices else [ALL]
-    rows = [_row(study, variant, results, seeds, parts, speed) for variant in study.variants]
+    counting = counted(evidence.counting)
+    standing = standings(study, results, counting)
+    rows = [_row(study, variant, evidence, parts, standing[variant.name]) for variant in study.variants]
     concluded: dict[str, Any] = {
         "baseline": study.baseline,
         "metrics": list(study.metrics),
         "slices": parts,
+        "counting": counting,
         "rows": rows,
-        "findings": [_finding(finding, results, seeds, speed) for finding in study.findings],
+        "findings": [_finding(study, finding, evidence, standing) for finding in study.findings],
     }
     if study.axes:
+        concluded["axes"] = {axis: dict(points) for axis, points in study.axes.items()}
         concluded["fits"] = _fits(study, results, seeds)
     if study.name == "a-a":
         found = _figures(results, [study.baseline], seeds, "auc", ALL)
@@ -59,19 +89,20 @@ def _figures(
 
 
 def _row(
-    study: Study,
-    variant: Variant,
-    results: Results,
-    seeds: Sequence[int],
-    parts: Sequence[str],
-    speed: Mapping[str, Any],
+    study: Study, variant: Variant, evidence: Evidence, parts: Sequence[str], standing: Standing
 ) -> dict[str, Any]:
+    results, seeds, speed = evidence.results, evidence.seeds, evidence.speed
     cells = results[variant.name]
     done = [cell for cell in cells.values() if not cell.failed]
     row: dict[str, Any] = {
         "variant": variant.name,
+        "tuned_as": variant.tuned_as,
+        "yardstick": variant.yardstick,
+        "weakness": variant.weakness,
         "seeds": len(done),
         "errors": sorted({cell.error for cell in cells.values() if cell.failed}),
+        "not_comparable": standing.why,
+        "unchecked": list(standing.unchecked),
         "parameters": done[0].figures.get("parameters") if done else None,
         "seconds": float(np.median([cell.figures["seconds"] for cell in done])) if done else None,
         "speed": {
@@ -105,26 +136,59 @@ def _row(
     return row
 
 
-def _finding(finding: Finding, results: Results, seeds: Sequence[int], speed: Mapping[str, Any]) -> dict[str, Any]:
-    about: dict[str, Any] = {
-        "claim": finding.claim,
-        "kind": finding.kind,
-        "metric": finding.metric,
-        "slice": finding.slice,
-        "paper": finding.paper,
-        "size": finding.size,
-        "margin": finding.margin if finding.kind in ("parity", "not_below", "at_most") else None,
-    }
+def _finding(study: Study, finding: Finding, evidence: Evidence, standing: Mapping[str, Standing]) -> dict[str, Any]:
+    """What the finding claims, and per figure what was measured; `why` a verdict is less than the figures alone say."""
+    about: dict[str, Any] = {**asdict(finding), "weights": dict(finding.contrast)}
+    del about["contrast"]
     if finding.kind == "faster":
-        ratio = _ratio(finding, speed)
-        return about | {"ratio": ratio, "verdict": speed_verdict(ratio)}
-    found = _figures(results, list(finding.contrast), seeds, finding.metric, finding.slice or ALL)
-    result = None if found is None else contrast(finding.contrast, found[0])
+        ratio = _ratio(finding, evidence.speed)
+        return about | {"ratio": ratio, "verdict": speed_verdict(ratio), "why": ""}
+    found: dict[str, Contrast | None] = {}
+    seeds: list[int] = []
+    for metric in study.metrics[:NUM_ASKED]:
+        found[metric], common = _contrast(finding, evidence.results, evidence.seeds, metric)
+        seeds = seeds or common
+    verdicts = [
+        verdict(finding, contrast, size=None if place else finding.size)
+        for place, contrast in enumerate(found.values())
+    ]
+    said = joint(verdicts)
+    why = [standing[name].why for name in finding.contrast if standing[name].why]
+    if why and said != "not measured":
+        said = "not comparable"
+    elif said == "confirmed" and (why := doubts(study, finding, evidence.choices)):
+        said = "undecided"
+    unchecked = {text for name in finding.contrast for text in standing[name].unchecked}
     return about | {
-        "contrast": None if result is None else _plain(result),
-        "seeds": 0 if found is None else len(found[1]),
-        "verdict": verdict(finding, result),
+        "contrast": _plain(found[study.metrics[0]]),
+        "contrasts": {metric: _plain(contrast) for metric, contrast in found.items()},
+        "seeds": len(seeds),
+        "verdict": said,
+        "verdicts": dict(zip(found, verdicts, strict=True)),
+        "why": "; ".join(why),
+        "unchecked": sorted(unchecked),
     }
+
+
+def _contrast(
+    finding: Finding, results: Results, seeds: Sequence[int], metric: str
+) -> tuple[Contrast | None, list[int]]:
+    """The finding's contrast of one figure, and the seeds that it is of."""
+    sides = []
+    for part in (finding.slice or ALL, *([finding.than] if finding.than else [])):
+        found = _figures(results, list(finding.contrast), seeds, metric, part)
+        if found is None:
+            return None, []
+        figures, common = found
+        if finding.relative:
+            shares = {name: relative(value, metric) for name, value in figures.items()}
+            figures = {name: value for name, value in shares.items() if value is not None}
+            if len(figures) < len(shares):
+                return None, common
+        sides.append(figures)
+    if finding.than:
+        sides[0] = {name: less(value, sides[1][name]) for name, value in sides[0].items()}
+    return contrast(finding.contrast, sides[0]), common
 
 
 def _ratio(finding: Finding, speed: Mapping[str, Any]) -> dict[str, float] | None:
@@ -157,7 +221,9 @@ def _fits(study: Study, results: Results, seeds: Sequence[int]) -> list[dict[str
     return fits
 
 
-def _plain(found: Contrast) -> dict[str, Any]:
+def _plain(found: Contrast | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
     return {
         "mean": found.mean,
         "deviation": found.deviation,

@@ -8,7 +8,7 @@ WHOLE, PURE, AUXILIARY, RANKER, TOWERS = (
 )  # fmt: skip
 BARE = ("model.auxiliary=0", "model.ranker=0")
 LENGTHS, WIDTHS, CANDIDATES = (8, 16, 32), (16, 32), (50, 100, 200)
-RECALL, ADVANTAGE = RETRIEVAL[0], 1.3
+ADVANTAGE = 1.3
 
 
 def grank(bases: Bases) -> Study:
@@ -57,4 +57,4 @@ def grank(bases: Bases) -> Study:
 
 
 def _finding(claim: str, contrast: dict[str, float], size: float | None) -> Finding:
-    return Finding(claim=claim, contrast=contrast, metric=RECALL, size=size)
+    return Finding(claim=claim, contrast=contrast, size=size)

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from genrank.studies.cells import CellResult
 from genrank.studies.study import Finding
 
-Verdict = Literal["repeated", "not repeated", "undecided", "not measured"]
+Verdict = Literal["confirmed", "not confirmed", "undecided", "not comparable", "not measured"]
+CHANCE = {"auc": 0.5, "gauc": 0.5}
 CONFIDENCE = 0.95
 
 
@@ -103,23 +104,44 @@ def both_intervals(differences_S: NDArray[np.float64], users_R: NDArray[np.float
     return mean - reach, mean + reach
 
 
-def verdict(finding: Finding, found: Contrast | None) -> Verdict:
-    """Whether the interval bears the claim out. See Finding for what each kind claims."""
+def relative(found: Measured, metric: str) -> Measured | None:
+    """log(figure - chance), so that differences are of shares; None where a figure is no better than chance."""
+    chance = CHANCE.get(metric, 0.0)
+    if (found.value_S <= chance).any() or (found.users_SR <= chance).any():
+        return None
+    return Measured(np.log(found.value_S - chance), np.log(found.users_SR - chance))
+
+
+def less(found: Measured, other: Measured) -> Measured:
+    """The figure less that of other exposures. Their replicates are not paired, so the interval is as of independent ones."""
+    users = found.users_SR - other.users_SR if found.users_SR.shape == other.users_SR.shape else found.users_SR[:, :0]
+    return Measured(found.value_S - other.value_S, users)
+
+
+def joint(verdicts: Sequence[Verdict]) -> Verdict:
+    """Of a claim that is asked of several figures, the main one first: confirmed where all bear it out."""
+    if verdicts[0] == "not measured" or "not confirmed" in verdicts:
+        return "not confirmed" if "not confirmed" in verdicts else "not measured"
+    return "confirmed" if set(verdicts) == {"confirmed"} else "undecided"
+
+
+def verdict(finding: Finding, found: Contrast | None, *, size: float | None = None) -> Verdict:
+    """Whether one figure's interval bears the claim out. See Finding for what each kind claims; size: the paper's."""
     if found is None or found.interval is None:
         return "not measured"
     low, high = found.interval
     if finding.kind == "above":
         if low > 0:
-            return "repeated"
-        return "not repeated" if high < (finding.size or 0) / 2 or high <= 0 else "undecided"
+            return "confirmed"
+        return "not confirmed" if high < (size or 0) / 2 or high <= 0 else "undecided"
     if finding.kind == "parity":
         if -finding.margin < low and high < finding.margin:
-            return "repeated"
-        return "not repeated" if low > finding.margin or high < -finding.margin else "undecided"
+            return "confirmed"
+        return "not confirmed" if low > finding.margin or high < -finding.margin else "undecided"
     if finding.kind == "not_below":
-        return "repeated" if low > -finding.margin else ("not repeated" if high < -finding.margin else "undecided")
+        return "confirmed" if low > -finding.margin else ("not confirmed" if high < -finding.margin else "undecided")
     assert finding.kind == "at_most", finding.kind
-    return "repeated" if high < finding.margin else ("not repeated" if low > finding.margin else "undecided")
+    return "confirmed" if high < finding.margin else ("not confirmed" if low > finding.margin else "undecided")
 
 
 def speed_verdict(ratio: Mapping[str, Any] | None) -> Verdict:
@@ -127,8 +149,8 @@ def speed_verdict(ratio: Mapping[str, Any] | None) -> Verdict:
     if ratio is None:
         return "not measured"
     if ratio["low"] > 1:
-        return "repeated"
-    return "not repeated" if ratio["high"] < 1 else "undecided"
+        return "confirmed"
+    return "not confirmed" if ratio["high"] < 1 else "undecided"
 
 
 def power(effect: float, deviation: float, num_seeds: int) -> float:

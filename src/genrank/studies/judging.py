@@ -38,22 +38,20 @@ def slices_by_age(p: Predictions) -> dict[str, NDArray[np.bool_]]:
 
 
 def judge(p: Predictions, task: str, scores: Floats) -> dict[str, Any]:
-    """Per slice: auc, gauc, neg_logloss, num_exposures, and replicates of AUC (of GAUC too over all exposures)."""
+    """Per slice: auc, gauc, neg_logloss, num_exposures, and replicates of AUC and GAUC."""
     label = p.labels[task]
     known = ~np.isnan(label)
     return {
-        name: _judge(scores[chosen], label[chosen].astype(np.float64), p.user[chosen], within=name == ALL)
+        name: _judge(scores[chosen], label[chosen].astype(np.float64), p.user[chosen])
         for name, mask in slices_by_age(p).items()
         if (chosen := mask & known).any()
     }
 
 
-def _judge(score: Floats, label: Floats, user: NDArray[Any], *, within: bool) -> dict[str, Any]:
+def _judge(score: Floats, label: Floats, user: NDArray[Any]) -> dict[str, Any]:
     options = {"num_replicates": NUM_REPLICATES, "seed": BOOTSTRAP_SEED}
     _, replicates = auc_intervals({"it": score}, label, user, **options)
-    kept = {"auc": replicates["it"]}
-    if within:
-        kept["gauc"] = gauc_replicates({"it": score}, label, user, **options)["it"]
+    kept = {"auc": replicates["it"], "gauc": gauc_replicates({"it": score}, label, user, **options)["it"]}
     loss = logloss(score, label)
     return {
         "num_exposures": len(label),

@@ -14,7 +14,7 @@ from genrank.studies.tuning import DEFAULT_GRID
 
 NOTES = "notes.md"  # in the folder and beside the results of a data set: what a person adds to them
 EARLIER = " †"
-MARKS = {"repeated": "yes", "not repeated": "no", "undecided": "undecided", "not measured": "–"}
+MARKS = {"confirmed": "yes", "not confirmed": "no"}
 
 
 def overview(folder: Path) -> str:
@@ -70,7 +70,7 @@ def _verdicts(by_set: dict[Path, list[dict[str, Any]]]) -> list[str]:
     lines = []
     for study in STUDIES:
         found = {place: r for place, results in by_set.items() for r in results if r["study"] == study}
-        if found:
+        if any(result["findings"] for result in found.values()):
             lines += [f"## {study}", "", *as_markdown(_claims(found)), ""]
     return lines
 
@@ -79,8 +79,9 @@ def _claims(found: dict[Path, dict[str, Any]]) -> list[list[str]]:
     cells: dict[tuple[str, str], dict[Path, str]] = {}
     for place, result in found.items():
         for finding, row in zip(result["findings"], findings(result)[1:], strict=True):
-            measured = row[2].replace(" to ", ", ")
-            said = "–" if finding["verdict"] == "not measured" else f"{MARKS[finding['verdict']]}: {measured}"
+            measured = "; ".join(part for part in row[3:5] if part != "–").replace(" to ", ", ")
+            verdict = MARKS.get(finding["verdict"], finding["verdict"])
+            said = "–" if finding["verdict"] == "not measured" else f"{verdict}: {measured}"
             cells.setdefault((row[0], row[1]), {})[place] = said
     rows = [["claim", "paper", *(place.name + EARLIER * is_older(result) for place, result in found.items())]]
     return rows + [[*claim, *(said.get(place, "") for place in found)] for claim, said in cells.items()]

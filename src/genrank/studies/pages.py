@@ -12,7 +12,6 @@ from rich.table import Table
 from genrank.evaluation.page import render, require
 from genrank.folders import replace_text
 from genrank.studies.tables import (
-    METRIC_NAMES,
     Result,
     about,
     age,
@@ -23,9 +22,10 @@ from genrank.studies.tables import (
     fits,
     is_older,
     metrics_of,
-    of_retrieval,
     sanity,
+    slice_heading,
     slice_table,
+    standing,
     table,
     tuning,
 )
@@ -49,10 +49,12 @@ def write_pages(out: Path, result: Result) -> list[Path]:
         rows=table(result),
         costs=cost_table(result),
         slices=slice_table(result),
+        slice_heading=slice_heading(result),
         findings=findings(result),
         tuning=tuning(result),
         sanity=sanity(result),
         fits=fits(result),
+        standing=standing(result),
         failures=failures(result),
         reading=READING,
     )
@@ -75,16 +77,13 @@ def markdown(result: Result, *, level: int = 1) -> str:
         lines += [*as_markdown(cost_table(result)), ""]
     if result["slices"] != ["all"]:
         lines += [
-            f"{mark}# {METRIC_NAMES[metrics_of(result)[0]]} by slice"
-            if of_retrieval(result)
-            else f"{mark}# AUC by the item's age",
+            f"{mark}# {slice_heading(result)}",
             "",
             *as_markdown(slice_table(result)),
             "",
         ]
-    for sentence in [*fits(result), *sanity(result)]:
-        lines += [f"- {sentence}"]
-    lines += [""] if fits(result) or sanity(result) else []
+    sentences = [*standing(result), *fits(result), *sanity(result)]
+    lines += [*(f"- {sentence}" for sentence in sentences), *([""] if sentences else [])]
     if tuning(result):
         lines += [f"{mark}# Tuning", "", *as_markdown(tuning(result)), ""]
     lines += [*(f"- {note}" for note in [*result["notes"], *READING, *failures(result)]), ""]
@@ -94,8 +93,13 @@ def markdown(result: Result, *, level: int = 1) -> str:
 READING = (
     "± is the deviation over seeds. Differences are paired by seed; their 95 % interval is of seeds and users, "
     "p is of the paired t-test over seeds. Neither is corrected for the number of comparisons.",
-    "Repeated: the interval lies on the claimed side, be the effect smaller than the paper's or not. Not repeated: it "
-    "lies on the other side, or below half of the paper's figure. Undecided: neither.",
+    "Confirmed: the intervals of both figures lie on the claimed side (beyond the margin where one is given), be the "
+    "effect smaller than the paper's or not. Not confirmed: one lies on the other side, or the first below half of the "
+    "paper's figure. Undecided: neither, or the losing side was not given its best.",
+    "Not comparable: a variant is within 0.03 AUC of the count-based baseline, or its validation AUC still rose by "
+    "more than 0.001 over the last tenth of its training. Such a model has not learnt enough to be judged.",
+    "Every ranker is tuned by validation under seed 0, with as many trials as the others; a grid that ends at its best "
+    "point grows there. Figures in % are of what a model has above chance, log(AUC - 0.5).",
 )
 
 
@@ -103,7 +107,7 @@ def summary(result: Result) -> list[Table]:
     """Tables for a terminal: the findings, and of the variants what fits."""
     whole = table(result)
     keep = [0, 1, 2, 4, len(whole[0]) - 1]  # variant, main figure, its difference, the second figure, seeds
-    shown = [[[row[0], row[2], row[-1]] for row in findings(result)]] if result["findings"] else []
+    shown = [[[row[0], *row[3:5], row[-2]] for row in findings(result)]] if result["findings"] else []
     made = []
     for rows in [*shown, [[row[place] for place in keep] for row in whole]]:
         drawn = Table(*rows[0], box=box.SIMPLE_HEAD)

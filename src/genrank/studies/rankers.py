@@ -2,6 +2,7 @@
 
 from genrank.studies.bases import GENRANK, HSTU, Bases
 from genrank.studies.study import Finding, Study, Variant
+from genrank.studies.tokens import OFFICIAL, official_hstu
 
 
 def overall(bases: Bases) -> Study:
@@ -10,13 +11,28 @@ def overall(bases: Bases) -> Study:
     if bases.size == "paper":
         rankers = [GENRANK, HSTU]
     opponents = [name for name in rankers if name != GENRANK]
+    weakness = "" if bases.spec.statistics else "window statistics, its main input, are off in this data"
+    notes = [
+        "HSTU here has its own SiLU block as well; Table 1 compares over one block.",
+        "The trees' grid is 15, 31 and 63 leaves with early stopping.",
+    ]
+    if weakness:
+        notes.insert(
+            0,
+            "WINDOW STATISTICS ARE OFF in this data. They are the main input of the production rankers (MLP, DIN, SIM, "
+            "trees), so no win over one of them is confirmed here; prepare again with --set statistics.enabled=true.",
+        )
     return Study(
         name="overall",
         title="All rankers and the classical yardsticks",
         question="Does a generative ranker beat the production rankers and counting on this data?",
         variants=(
-            *(Variant(name=name, config=bases.recipe(name)) for name in rankers),
-            Variant(name="gradient-boosted trees", yardstick="trees"),
+            *(
+                Variant(name=name, config=bases.recipe(name), weakness="" if name in (GENRANK, HSTU) else weakness)
+                for name in rankers
+            ),
+            official_hstu(bases),
+            Variant(name="gradient-boosted trees", yardstick="trees", weakness=weakness),
             Variant(name="item rate + user rate", yardstick="item_user_rate"),
             Variant(name="item rate", yardstick="item_rate"),
         ),
@@ -31,26 +47,22 @@ def overall(bases: Bases) -> Study:
                 for name in opponents
             ),
             Finding(
-                claim="GenRank's AUC is not below HSTU's by more than 0.001",
+                claim="GenRank is at least as accurate as HSTU",
                 contrast={GENRANK: 1, HSTU: -1},
                 kind="not_below",
                 size=0.0006,
+            ),
+            Finding(
+                claim="GenRank is at least as accurate as HSTU as its later official code has it",
+                contrast={GENRANK: 1, OFFICIAL: -1},
+                kind="not_below",
+                paper=False,
             ),
             Finding(
                 claim="GenRank beats gradient-boosted trees",
                 contrast={GENRANK: 1, "gradient-boosted trees": -1},
                 paper=False,
             ),
-            Finding(
-                claim="GenRank beats gradient-boosted trees within users",
-                contrast={GENRANK: 1, "gradient-boosted trees": -1},
-                metric="gauc",
-                paper=False,
-            ),
         ),
-        notes=(
-            "HSTU here has its own SiLU block as well; Table 1 compares over one block.",
-            "The trees' grid is 15, 31 and 63 leaves with early stopping; on data without window statistics they know "
-            "little, and counting is the yardstick.",
-        ),
+        notes=tuple(notes),
     )

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ WIDTHS = (0.25, 0.5, 2.0)  # times the recipe's
 SHARES = (0.125, 0.25, 0.5)  # of the users
 WINDOWS = (0.0625, 0.125, 0.25, 0.5)  # times the recipe's
 NUM_RESAMPLES = 200
+EXPONENTS = (0.0, 5.0)  # between which a power law is looked for
 
 
 def scaling(bases: Bases) -> Study:
@@ -36,7 +38,9 @@ def scaling(bases: Bases) -> Study:
         Variant(name=name, config=bases.recipe("genrank", *changes), tuned_as="genrank")
         for name, changes in (by_width | by_share | by_window).items()
     ]
-    widest, narrowest, shortest = list(by_width)[-1], next(iter(by_width)), next(iter(by_window))
+    middle = f"width {model.width}"
+    widths = {f"width {round(times * model.width)}": times for times in WIDTHS} | {middle: 1.0}
+    lengths = {"genrank": window, **windows}
     return Study(
         name="scaling",
         title="Scaling: parameters, exposures, history",
@@ -49,15 +53,21 @@ def scaling(bases: Bases) -> Study:
                 contrast={"genrank": 1, "0.5 of the users": -1},
                 paper=False,
             ),
-            Finding(
-                claim=f"A wider model helps ({widest} against {narrowest})",
-                contrast={widest: 1, narrowest: -1},
-                paper=False,
+            *(
+                Finding(
+                    claim=f"A wider model helps ({wider} against {narrower.removeprefix('width ')})",
+                    contrast={"genrank" if name == middle else name: w for name, w in ((wider, 1), (narrower, -1))},
+                    paper=False,
+                )
+                for narrower, wider in pairwise(sorted(widths, key=lambda name: widths[name]))
             ),
-            Finding(
-                claim=f"A longer history helps (window {window} against {windows[shortest]})",
-                contrast={"genrank": 1, shortest: -1},
-                paper=False,
+            *(
+                Finding(
+                    claim=f"A longer history helps (window {lengths[longer]} against {lengths[shorter]})",
+                    contrast={longer: 1, shorter: -1},
+                    paper=False,
+                )
+                for shorter, longer in pairwise(sorted(lengths, key=lambda name: lengths[name]))
             ),
         ),
         axes={
@@ -72,14 +82,15 @@ def scaling(bases: Bases) -> Study:
 def power_law(x: Sequence[float], loss_SX: NDArray[np.float64], *, seed: int = 0) -> dict[str, Any] | None:
     """Fit of loss = floor + scale · x^(-exponent), and the 95 % interval of the exponent.
 
-    None below four points, and where the loss doesn't fall. loss_SX: (seeds, points). The interval resamples seeds at
+    None below four points, where the loss doesn't fall, and where the exponent or its interval sits on a bound: such
+    points don't determine it. loss_SX: (seeds, points). The interval resamples seeds at
     every point.
     """
     points = np.asarray(x, np.float64)
     if len(points) < 4:
         return None
     whole = _fit(points, loss_SX.mean(0))
-    if whole is None or whole[2] < 1e-3:
+    if whole is None or _on_bound(whole[2]):
         return None
     random = np.random.default_rng(seed)
     exponents = []
@@ -89,8 +100,15 @@ def power_law(x: Sequence[float], loss_SX: NDArray[np.float64], *, seed: int = 0
         if found is not None:
             exponents.append(found[2])
     bounds = [float(v) for v in np.quantile(exponents, [0.025, 0.975])] if len(exponents) >= 20 else None
+    if bounds is not None and any(_on_bound(bound) for bound in bounds):
+        return None
     floor, scale, exponent = whole
     return {"floor": floor, "scale": scale, "exponent": exponent, "exponent_interval": bounds}
+
+
+def _on_bound(exponent: float) -> bool:
+    low, high = EXPONENTS
+    return exponent < low + 1e-3 or exponent > high - 1e-3
 
 
 def _fit(x: NDArray[np.float64], loss: NDArray[np.float64]) -> tuple[float, float, float] | None:
@@ -105,7 +123,7 @@ def _fit(x: NDArray[np.float64], loss: NDArray[np.float64]) -> tuple[float, floa
                 unit,
                 loss,
                 p0=(loss.min() * 0.95, loss.max() - loss.min() + 1e-4, 0.5),
-                bounds=([0.0, 0.0, 0.0], [np.inf, np.inf, 5.0]),
+                bounds=([0.0, 0.0, EXPONENTS[0]], [np.inf, np.inf, EXPONENTS[1]]),
                 maxfev=20000,
             )
         except RuntimeError:

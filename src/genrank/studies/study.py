@@ -13,22 +13,29 @@ from genrank.runs.config import RunConfig
 Yardstick = Literal["trees", "item_rate", "item_user_rate"]
 Claim = Literal["above", "at_most", "parity", "not_below", "faster"]
 AS_TRAINED = "as trained"
+COUNTING: tuple[Yardstick, ...] = ("item_user_rate", "item_rate")
+MARGIN = 0.001  # an AUC difference that counts as significant in the paper
 RANKING = ("auc", "gauc", "neg_logloss")
 RETRIEVAL = ("recall@500", "ndcg@10", "hr@10", "recall@50", "mrr")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A row of the study's table: a run under several seeds, or something that is not trained by the trainer."""
+    """A row of the study's table: a run under several seeds, or something that is not trained by the trainer.
+
+    One that is read back from a result has neither config nor yardstick: it is known by its cells.
+    """
 
     name: str
     config: RunConfig | None = None  # seed 0, before the tuned settings; None: `yardstick`
     yardstick: Yardstick | None = None
+    axes: Mapping[str, Sequence[str]] = field(default_factory=dict)  # what is tuned of it beside the grid
+    weakness: str = ""  # why a win over it proves nothing, as "window statistics are off"
     tuned_as: str = ""  # the variant whose tuned settings it takes; empty: it is tuned itself
 
     def __post_init__(self) -> None:
-        if (self.config is None) == (self.yardstick is None):
-            raise ValueError(f"variant {self.name!r} needs either a config or a yardstick")
+        if self.config is not None and self.yardstick is not None:
+            raise ValueError(f"variant {self.name!r} has a config and a yardstick; it needs one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +44,21 @@ class Finding:
 
     above: the contrast is above 0; the paper has it at `size`. parity: it lies within ± margin. not_below: it is above
     -margin. at_most: it is below margin. faster: the first variant's training throughput over the second's (the study's
-    baseline) is above 1 in a `regime` of the study.
+    baseline) is above 1 in a `regime` of the study. A claim on accuracy is asked of the study's two main figures, AUC
+    and GAUC, and is confirmed where both bear it out; `size` is the paper's for the first.
+
+    than: a slice whose contrast is taken off: is the gain larger here than there? relative: figures are compared as
+    log(AUC - 0.5), so that gains of models at different levels are shares of what each has above chance.
     """
 
     claim: str  # a sentence
     contrast: Mapping[str, float]
     kind: Claim = "above"
     size: float | None = None  # in the paper
-    margin: float = 0.001  # an AUC difference that counts as significant in the paper
-    metric: str = "auc"
+    margin: float = MARGIN
     slice: str = ""  # of SLICES; empty: all exposures
+    than: str = ""
+    relative: bool = False
     paper: bool = True  # whether the paper claims it
     regime: str = ""
 
@@ -75,7 +87,6 @@ class Study:
         assert self.baseline in names
         for finding in self.findings:
             assert set(finding.contrast) <= set(names), finding
-            assert finding.metric in self.metrics, finding
             assert finding.kind != "faster" or finding.regime in self.regimes, finding
         for variant in self.variants:
             assert not variant.tuned_as or variant.tuned_as in names, variant
@@ -83,3 +94,7 @@ class Study:
     def variant(self, name: str) -> Variant:
         """The variant of that name."""
         return next(variant for variant in self.variants if variant.name == name)
+
+    def tuner(self, name: str) -> str:
+        """The variant whose tuned settings that variant takes: itself, or another."""
+        return self.variant(name).tuned_as or name

@@ -23,19 +23,23 @@ from genrank.studies.bases import Bases, Size
 from genrank.studies.catalogue import OF_RETRIEVAL, STUDIES
 from genrank.studies.cells import Cell, CellResult
 from genrank.studies.code import made_with
-from genrank.studies.conclusions import Results, conclude
+from genrank.studies.conclusions import Evidence, Results, conclude
 from genrank.studies.progress import StudyProgress
 from genrank.studies.schedule import Schedule
-from genrank.studies.study import Study, Variant
+from genrank.studies.study import COUNTING, RANKING, Study, Variant
 from genrank.studies.throughput import measure
-from genrank.studies.tuning import DEFAULT_GRID, SEED, Choice, Grid, Point, choose, parse_grid, tuned, tuner
+from genrank.studies.tuning import DEFAULT_GRID, SEED, Choice, Grid, Point, Search, in_turn, parse_grid, tuned
 
 MAX_MEASURING_SECONDS = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
-    """How a study is run. seeds: their number; minutes: 0 for no limit; only: variants to keep, beside the baseline."""
+    """How a study is run.
+
+    seeds: their number; minutes: 0 for no limit; trials: of tuning, at most, for each ranker; only: variants to keep,
+    beside the baseline.
+    """
 
     name: str
     seeds: int = 3
@@ -43,14 +47,15 @@ class StudyOptions:
     size: Size = "small"
     jobs: int = 1
     grid: tuple[str, ...] = DEFAULT_GRID
+    trials: int = 15
     settings: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.name not in STUDIES:
             raise ValueError(f"there is no study {self.name!r}; {nearest(self.name, STUDIES)}")
-        if self.seeds < 1 or self.jobs < 1 or self.minutes < 0:
-            raise ValueError("seeds and jobs must be at least 1, minutes 0 or more")
+        if self.seeds < 1 or self.jobs < 1 or self.trials < 1 or self.minutes < 0:
+            raise ValueError("seeds, jobs and trials must be at least 1, minutes 0 or more")
 
 
 def run_study(data: Path, out: Path, options: StudyOptions, console: Console) -> dict[str, Any]:
@@ -61,7 +66,7 @@ def run_study(data: Path, out: Path, options: StudyOptions, console: Console) ->
     """
     began = time.monotonic()
     manifest = Manifest.load(data)
-    study, grid = planned(manifest, options), parse_grid(options.grid)
+    study, grid = planned(manifest, options), parse_grid(options.grid, options.settings)
     check(study, grid, manifest)
     data_hash = fingerprint(manifest.files)
     seconds = 60 * options.minutes
@@ -73,10 +78,14 @@ def run_study(data: Path, out: Path, options: StudyOptions, console: Console) ->
     )
     seeds = list(range(options.seeds))
     with _stoppable(study.name, out):
-        with StudyProgress(console, study.name, _num_cells(study, grid, seeds)) as progress:
-            choices = _tune(study, grid, data_hash, schedule, progress)
-            results = _cells(study, choices, seeds, data_hash, schedule, progress)
+        with StudyProgress(console, study.name, _num_cells(study, grid, options)) as progress:
+            choices = _tune(study, grid, data_hash, options.trials, schedule, progress)
+            asked = _asked(study, choices, seeds, data_hash)
+            results = _cells(study, asked, schedule, progress)
+            baselines = _baselines(study, data_hash)
+            counting = _counting(baselines, schedule, progress)
         speed = _speed(study, choices, results, data, out, options)
+    evidence = Evidence(results=results, seeds=seeds, counting=counting, choices=choices, speed=speed)
     return {
         "study": study.name,
         "title": study.title,
@@ -87,8 +96,10 @@ def run_study(data: Path, out: Path, options: StudyOptions, console: Console) ->
         "machine": describe(),
         "made": made_with(),
         "seconds": round(time.monotonic() - began, 1),
-        **conclude(study, results, seeds, speed),
+        **conclude(study, evidence),
         "tuning": [choice.to_json() for choice in choices.values()],
+        "cells": _identities(asked, results),
+        "counting_cells": {name: baselines[name].identity for name in counting},
         "speed": speed,
     }
 
@@ -140,7 +151,7 @@ def check(study: Study, grid: Grid, manifest: Manifest) -> None:
     for variant in study.variants:
         if variant.yardstick == "trees":
             import_lightgbm()
-        for point in grid.points if variant.config else []:
+        for point in _first_points(variant, grid):
             assert variant.config is not None
             try:
                 check_model(tuned(variant.config, point).model, manifest)
@@ -148,63 +159,100 @@ def check(study: Study, grid: Grid, manifest: Manifest) -> None:
                 raise DataError(f"study {study.name}, {variant.name}: model.{problem}") from None
 
 
-def _num_cells(study: Study, grid: Grid, seeds: Sequence[int]) -> int:
-    total = 0
-    for variant in study.variants:
-        total += len(_seeds_of(variant, seeds))
-        if _is_tuned(variant, grid):
-            total += len(grid.points) - (SEED in seeds)  # the winner's cell is one of the table's
-    return total
+def _first_points(variant: Variant, grid: Grid) -> list[Point]:
+    """The start of the variant's grid, and every value of an axis beside the others' start."""
+    if variant.config is None:
+        return []
+    own = grid.of(variant.config, variant.axes)
+    start = own.start
+    return [start] + [
+        (*start[:place], f"{path}={value}", *start[place + 1 :])
+        for place, (path, values) in enumerate(own.values.items())
+        for value in values[1:]
+    ]
+
+
+def _num_cells(study: Study, grid: Grid, options: StudyOptions) -> int:
+    """At most: tuning ends sooner where every ranker's optimum is interior sooner."""
+    tables = sum(len(_seeds_of(variant, range(options.seeds))) for variant in study.variants)
+    return tables + options.trials * sum(_is_tuned(variant, grid) for variant in study.variants)
 
 
 def _is_tuned(variant: Variant, grid: Grid) -> bool:
-    return variant.config is not None and not variant.tuned_as and len(grid.points) > 1
+    return variant.config is not None and not variant.tuned_as and grid.is_tuned
 
 
-def _tune(study: Study, grid: Grid, data_hash: str, schedule: Schedule, progress: StudyProgress) -> dict[str, Choice]:
-    wanted, asked = [], dict[str, dict[Point, Cell]]()
-    for variant in study.variants:
-        if not _is_tuned(variant, grid):
-            continue
-        assert variant.config is not None
-        asked[variant.name] = {
-            point: Cell(data=data_hash, seed=SEED, config=tuned(variant.config, point)) for point in grid.points
+def _tune(
+    study: Study, grid: Grid, data_hash: str, trials: int, schedule: Schedule, progress: StudyProgress
+) -> dict[str, Choice]:
+    """A round that the budget cuts short counts for nobody: all have had as many trials."""
+    searches = [
+        Search.of(variant.name, variant.config, grid.of(variant.config, variant.axes))
+        for variant in study.variants
+        if variant.config is not None and _is_tuned(variant, grid)
+    ]
+    if not searches:
+        return {
+            v.name: Choice(variant=v.name, tried={}, best=grid.of(v.config, {}).start)
+            for v in study.variants
+            if v.config is not None and not v.tuned_as
         }
-        wanted += [(f"{variant.name}, {' '.join(point)}", cell) for point, cell in asked[variant.name].items()]
-    results = schedule.run(wanted, progress)
-    progress.known(-len(asked))  # the winners count among the table's cells
-    choices = {}
-    for name, cells in asked.items():
-        choice = choose(name, {p: results.get(cell.identity) for p, cell in cells.items()}, study.metrics[0])
-        if choice is not None:
-            choices[name] = choice
-    if not len(grid.points) > 1:
-        point = grid.points[0]
-        choices = {v.name: Choice(variant=v.name, tried={}, best=point) for v in study.variants if v.config}
-    return choices
+    spent = 0
+    for asked in in_turn(searches, trials):
+        cells = [Cell(data=data_hash, seed=SEED, config=tuned(search.config, point)) for search, point in asked]
+        names = [f"{search.variant}, {' '.join(point)}" for search, point in asked]
+        results = schedule.run(list(zip(names, cells, strict=True)), progress)
+        spent += len(asked)
+        if any(cell.identity not in results for cell in cells):
+            break
+        for (search, point), cell in zip(asked, cells, strict=True):
+            found = results[cell.identity]
+            search.tried[point] = None if found.failed else found.figures["valid"][study.metrics[0]]
+    progress.known(trials * len(searches) - spent)
+    choices = [search.choice(study.metrics[0]) for search in searches]
+    return {choice.variant: choice for choice in choices if choice is not None}
 
 
-def _cells(
-    study: Study,
-    choices: Mapping[str, Choice],
-    seeds: Sequence[int],
-    data_hash: str,
-    schedule: Schedule,
-    progress: StudyProgress,
-) -> dict[str, dict[int, CellResult]]:
-    """Seed by seed, so that a study that runs out of time has whole tables of fewer seeds."""
-    asked: dict[tuple[str, int], Cell] = {}
+def _baselines(study: Study, data_hash: str) -> dict[str, Cell]:
+    """The count-based baselines, which say whether a ranker has learnt anything; none for retrieval."""
+    if study.metrics != RANKING:
+        return {}
+    return {name: Cell(data=data_hash, seed=-1, yardstick=name) for name in COUNTING}
+
+
+def _counting(baselines: Mapping[str, Cell], schedule: Schedule, progress: StudyProgress) -> dict[str, CellResult]:
+    results = schedule.run(list(baselines.items()), progress)
+    progress.known(-len(results))  # no rows of the table
+    return {name: results[cell.identity] for name, cell in baselines.items() if cell.identity in results}
+
+
+def _asked(
+    study: Study, choices: Mapping[str, Choice], seeds: Sequence[int], data_hash: str
+) -> dict[tuple[str, int], Cell]:
+    """Variant and seed -> cell, seed by seed, so that a study that runs out of time has whole tables of fewer seeds."""
+    asked = {}
     for seed in [-1, *seeds]:
         for variant in study.variants:
             config = _chosen(study, variant, choices)
             if seed in _seeds_of(variant, seeds) and (config is not None or variant.yardstick):
                 asked[variant.name, seed] = Cell(data=data_hash, seed=seed, config=config, yardstick=variant.yardstick)
+    return asked
+
+
+def _cells(
+    study: Study, asked: Mapping[tuple[str, int], Cell], schedule: Schedule, progress: StudyProgress
+) -> dict[str, dict[int, CellResult]]:
     results = schedule.run([(name, cell) for (name, _), cell in asked.items()], progress)
     table: dict[str, dict[int, CellResult]] = {variant.name: {} for variant in study.variants}
     for (name, seed), cell in asked.items():
         if cell.identity in results:
             table[name][seed] = results[cell.identity]
     return table
+
+
+def _identities(asked: Mapping[tuple[str, int], Cell], results: Results) -> dict[str, dict[str, str]]:
+    """Where the figures can be found again: variant -> seed -> cell."""
+    return {name: {str(seed): asked[name, seed].identity for seed in by_seed} for name, by_seed in results.items()}
 
 
 def _seeds_of(variant: Variant, seeds: Sequence[int]) -> Sequence[int]:
@@ -214,7 +262,7 @@ def _seeds_of(variant: Variant, seeds: Sequence[int]) -> Sequence[int]:
 def _chosen(study: Study, variant: Variant, choices: Mapping[str, Choice]) -> Any:
     if variant.config is None:
         return None
-    choice = choices.get(tuner(study, variant).name)
+    choice = choices.get(study.tuner(variant.name))
     return None if choice is None else tuned(variant.config, choice.best)
 
 

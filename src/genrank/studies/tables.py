@@ -96,6 +96,12 @@ def cost_table(result: Result) -> list[list[str]]:
     return rows if len(rows) > 1 else []
 
 
+def slice_heading(result: Result) -> str:
+    """Of the table of slices."""
+    main = METRIC_NAMES[metrics_of(result)[0]]
+    return f"{main} by slice" if of_retrieval(result) else f"{main} by the item's age"
+
+
 def slice_table(result: Result) -> list[list[str]]:
     """The main figure per variant and slice."""
     parts, main = result["slices"], metrics_of(result)[0]
@@ -110,21 +116,58 @@ def slice_table(result: Result) -> list[list[str]]:
 
 
 def findings(result: Result) -> list[list[str]]:
-    """Header and a row per finding."""
-    rows = [["claim", "paper", "measured (95 %)", "p", "seeds", "verdict"]]
+    """Header and a row per finding: claim, paper, what is asked, the measured figures, seeds, verdict, why."""
+    asked = list(metrics_of(result)[:2])
+    rows = [
+        ["claim", "paper", "confirmed if", *(f"{METRIC_NAMES[m]} (95 %)" for m in asked), "seeds", "verdict", "why"]
+    ]
     for finding in result["findings"]:
         if finding["kind"] == "faster":
-            measured, p_value, seeds = _times(finding["ratio"]), "–", "–"
             paper = f"{finding['size']:.2f}×" if finding["paper"] else "ours"
+            measured, seeds = [_times(finding["ratio"]), *["–"] * (len(asked) - 1)], "–"
         else:
-            contrast = finding["contrast"]
-            measured = _difference(contrast)
-            p_value, seeds = _p_value(contrast), str(finding["seeds"])
-            paper = _claimed(finding)
+            paper, seeds = _claimed(finding), str(finding["seeds"])
+            measured = [_difference(finding["contrasts"][metric], percent=finding["relative"]) for metric in asked]
         where = f" ({finding['slice']})" if finding["slice"] and finding["slice"] not in finding["claim"] else ""
-        metric = "" if finding["metric"] == metrics_of(result)[0] else f", {METRIC_NAMES[finding['metric']]}"
-        rows.append([finding["claim"] + where + metric, paper, measured, p_value, seeds, finding["verdict"]])
+        about = [finding["claim"] + where, paper, _condition(finding)]
+        rows.append([*about, *measured, seeds, finding["verdict"], _reasons(finding)])
     return rows
+
+
+def _condition(finding: Mapping[str, Any]) -> str:
+    """What both figures' intervals have to do."""
+    if finding["kind"] == "faster":
+        return "> 1"
+    margin = f"{100 * finding['margin']:.1f} %" if finding["relative"] else f"{finding['margin']:.4f}"
+    return {"above": "> 0", "parity": f"within ±{margin}", "not_below": f"> -{margin}", "at_most": f"< {margin}"}[
+        finding["kind"]
+    ]
+
+
+def _reasons(finding: Mapping[str, Any]) -> str:
+    """Why the verdict is no better than it is, and what a confirmed one could not check."""
+    said = [finding["why"]] if finding["why"] else []
+    verdicts: Mapping[str, str] = finding.get("verdicts", {})
+    if len(set(verdicts.values())) > 1 and finding["verdict"] != "not comparable":
+        said += [f"{METRIC_NAMES[m]} {verdict}" for m, verdict in verdicts.items() if verdict != "confirmed"]
+    if finding["verdict"] == "confirmed" and finding.get("unchecked"):
+        said.append(f"unchecked: {', '.join(finding['unchecked'])}")
+    return "; ".join(said)
+
+
+def standing(result: Result) -> list[str]:
+    """Which variants can't be compared, and what could not be checked."""
+    rows = [row for row in result["rows"] if row["seeds"]]
+    said = [f"Not comparable: {row['not_comparable']}." for row in rows if row["not_comparable"]]
+    unchecked = [row["variant"] for row in rows if "no validation curve" in row["unchecked"]]
+    if unchecked:
+        who = "any variant" if len(unchecked) == len(rows) else ", ".join(unchecked)
+        said.append(f"These cells have no validation curve of {who}: whether it was still rising was not checked.")
+    if any("no count-based baseline" in row["unchecked"] for row in rows):
+        said.append("There is no cell of a count-based baseline, so the distance to it was not checked.")
+    elif result["counting"] is not None:
+        said.append(f"The count-based baseline has AUC {result['counting']:.4f}.")
+    return said
 
 
 def _claimed(finding: Mapping[str, Any]) -> str:
@@ -136,20 +179,40 @@ def _claimed(finding: Mapping[str, Any]) -> str:
 
 
 def tuning(result: Result) -> list[list[str]]:
-    """Header and a row per tuned variant: the validation figure of every point of the grid, the winner marked."""
+    """Header and a row per tuned variant: its trials, the winner by validation, and all that was tried."""
     main = metrics_of(result)[0]
-    tried = [choice for choice in result["tuning"] if choice["tried"]]
-    if not tried:
-        return []
-    points = [point["settings"] for point in tried[0]["tried"]]
-    rows = [[f"validation {METRIC_NAMES[main]}, seed 0", *(" ".join(settings) for settings in points)]]
-    for choice in tried:
-        reached = [
-            _number(point[f"valid_{main}"], 4) + (" (chosen)" if point["settings"] == choice["best"] else "")
-            for point in choice["tried"]
+    rows = [
+        [
+            "tuned, seed 0",
+            "trials",
+            "chosen",
+            f"validation {METRIC_NAMES[main]}",
+            "optimum",
+            f"{METRIC_NAMES[main]} of the trials",
         ]
-        rows.append([choice["variant"], *reached])
-    return rows
+    ]
+    for choice in result["tuning"]:
+        tried = {tuple(trial["settings"]): trial[f"valid_{main}"] for trial in choice["tried"]}
+        if len(tried) < 2:
+            continue
+        edges = choice["edges"]
+        rows.append(
+            [
+                choice["variant"],
+                str(len(tried)),
+                _settings(choice["best"]),
+                _number(tried[tuple(choice["best"])], 4),
+                f"at the edge: {', '.join(edges)}" if edges else "interior",
+                "; ".join(f"{_settings(point)}: {_number(value, 4)}" for point, value in tried.items()),
+            ]
+        )
+    return rows if len(rows) > 1 else []
+
+
+def _settings(point: Sequence[str]) -> str:
+    """Without the parts that the settings are of."""
+    pairs = (setting.partition("=") for setting in point)
+    return " ".join(f"{path.rpartition('.')[2]}={value}" for path, _, value in pairs)
 
 
 def fits(result: Result) -> list[str]:
@@ -159,7 +222,7 @@ def fits(result: Result) -> list[str]:
         law, losses = fit["fit"], fit["logloss"]
         span = f"log loss {losses[0]:.4f} at {fit['x'][0]:,.4g}, {losses[-1]:.4f} at {fit['x'][-1]:,.4g}"
         if law is None:
-            said.append(f"{fit['axis']}: {span}; no power law falls through these {len(fit['x'])} points.")
+            said.append(f"{fit['axis']}: {span}; no power law is determined by these {len(fit['x'])} points.")
             continue
         bounds = law["exponent_interval"]
         sure = f" (95 %: {bounds[0]:.2f} to {bounds[1]:.2f}, seeds resampled)" if bounds else ""
@@ -210,12 +273,16 @@ def _mean(figures: Mapping[str, Any] | None) -> str:
     return f"{figures['mean']:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
 
 
-def _difference(found: Mapping[str, Any] | None) -> str:
+def _difference(found: Mapping[str, Any] | None, *, percent: bool = False) -> str:
     if not found:
         return "–"
     bounds = found["interval"] or found["user_interval"]
-    sure = "" if bounds is None else f" ({bounds[0]:+.4f} to {bounds[1]:+.4f})"
-    return f"{found['mean']:+.4f}{sure}" + ("" if found["interval"] else " [users only]" if bounds else "")
+    sure = "" if bounds is None else f" ({_signed(bounds[0], percent)} to {_signed(bounds[1], percent)})"
+    return f"{_signed(found['mean'], percent)}{sure}" + ("" if found["interval"] else " [users only]" if bounds else "")
+
+
+def _signed(value: float, percent: bool) -> str:
+    return f"{100 * value:+.2f} %" if percent else f"{value:+.4f}"
 
 
 def _times(ratio: Mapping[str, float] | None) -> str:

@@ -1,43 +1,65 @@
-"""Tuning: every ranker of a study gets the same grid, judged on the validation part under one seed.
+"""Tuning: every ranker of a study is searched over the same axes with the same number of trials, judged on the
+validation part under one seed.
 
-The grid is written down in the study's page with each point's figure; variants that change one thing about a ranker
-take over what that ranker chose.
+A search begins at the recipe's own values and tries what lies beside the best point so far, one axis at a time. A grid
+that ends at its best point grows there by the same factor, until the best point has worse ones on both sides of every
+axis. All rankers take trials in turn until each is there or the trials are spent; one that is there early tries points
+further off. Variants that change one thing about a ranker take over what that ranker chose.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from genrank.config import override
+from genrank.config import override, to_dict
 from genrank.errors import ConfigError
 from genrank.runs.config import RunConfig
-from genrank.studies.cells import CellResult
-from genrank.studies.study import Study, Variant
 
 SEED = 0  # of the runs that are compared
 Point = tuple[str, ...]  # settings, PATH=VALUE
+LARGEST_STEP = 4.0  # of a grid that grows
+PAIR = 2  # points that a search tries at a time: both sides of an axis
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Settings and the values to try; their product is the grid. Empty: nothing is tuned."""
+    """Settings and the values to begin with. Empty: nothing is tuned."""
 
     values: Mapping[str, Sequence[str]]
 
+    def of(self, config: RunConfig, more: Mapping[str, Sequence[str]]) -> "Grid":
+        """With a variant's own axes, and its own value first where an axis has it. Empty stays empty."""
+        if not self.values:
+            return self
+        axes = {**self.values, **more}
+        return Grid(values={path: _own_first(config, path, values) for path, values in axes.items()})
+
     @property
-    def points(self) -> list[Point]:
-        """Every combination."""
-        axes = [[f"{path}={value}" for value in values] for path, values in self.values.items()]
-        return [tuple(point) for point in itertools.product(*axes)]
+    def start(self) -> Point:
+        """The first value of every axis."""
+        return tuple(f"{path}={values[0]}" for path, values in self.values.items())
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether there is anything to choose."""
+        return any(len(values) > 1 for values in self.values.values())
 
 
-DEFAULT_GRID = ("training.learning_rate=1e-3,2e-3,4e-3",)
+DEFAULT_GRID = (
+    "training.learning_rate=1e-3,2e-3,4e-3",
+    "training.sparse_learning_rate=0.025,0.05,0.1",
+    "loader.batch_tokens=1024,2048,4096",
+)
 
 
-def parse_grid(texts: Sequence[str]) -> Grid:
-    """From PATH=A,B,C texts; `none` alone is the empty grid. ConfigError where one is not of that form."""
+def parse_grid(texts: Sequence[str], fixed: Sequence[str] = ()) -> Grid:
+    """From PATH=A,B,C texts; `none` alone is the empty grid. ConfigError where one is not of that form.
+
+    fixed: settings that the user gives; the default grid leaves their axes out.
+    """
     values: dict[str, list[str]] = {}
+    given = {setting.partition("=")[0].strip() for setting in fixed} if tuple(texts) == DEFAULT_GRID else set()
     for text in texts:
         if text == "none" and len(texts) == 1:
             break
@@ -47,13 +69,9 @@ def parse_grid(texts: Sequence[str]) -> Grid:
             raise ConfigError(
                 f"--grid {text}: expected PATH=VALUE,VALUE as in training.learning_rate=1e-3,2e-3, or none"
             )
-        values[path.strip()] = found
+        if path.strip() not in given:
+            values[path.strip()] = found
     return Grid(values=values)
-
-
-def tuner(study: Study, variant: Variant) -> Variant:
-    """The variant whose choice this one takes: itself, or another."""
-    return study.variant(variant.tuned_as) if variant.tuned_as else variant
 
 
 def tuned(config: RunConfig, point: Point) -> RunConfig:
@@ -63,12 +81,22 @@ def tuned(config: RunConfig, point: Point) -> RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What the grid gave for one variant: each point's validation figure (None: failed or missing), and the winner."""
+    """What tuning gave for one variant: each trial's validation figure (None: it failed), and the winner."""
 
     variant: str
     tried: Mapping[Point, float | None]
     best: Point
     metric: str = "auc"
+
+    @property
+    def edges(self) -> list[str]:
+        """The winner's settings beyond which no value was tried."""
+        found = []
+        for place, setting in enumerate(self.best):
+            values = {number for point in self.tried if (number := _number(point[place])) is not None}
+            if len(values) > 1 and _number(setting) in (min(values), max(values)):
+                found.append(setting.rpartition(".")[2])
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -76,19 +104,120 @@ class Choice:
             "variant": self.variant,
             "tried": [{"settings": list(point), f"valid_{self.metric}": value} for point, value in self.tried.items()],
             "best": list(self.best),
+            "edges": self.edges,
         }
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any], metric: str) -> "Choice":
+        """What `to_json` wrote."""
+        tried = {tuple(trial["settings"]): trial[f"valid_{metric}"] for trial in values["tried"]}
+        return cls(variant=values["variant"], tried=tried, best=tuple(values["best"]), metric=metric)
 
-def choose(variant: str, results: Mapping[Point, CellResult | None], metric: str = "auc") -> Choice | None:
-    """The point with the highest validation figure; None while a point is missing or where all have failed."""
-    if any(result is None for result in results.values()):
+
+@dataclass(kw_only=True)
+class Search:
+    """One variant's search. axes: setting -> its values; numbers are put in order and grow."""
+
+    variant: str
+    config: RunConfig
+    start: Point
+    axes: dict[str, list[str]]
+    tried: dict[Point, float | None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, variant: str, config: RunConfig, grid: Grid) -> "Search":
+        """At its start."""
+        axes = {path: _ordered(values) for path, values in grid.values.items()}
+        return cls(variant=variant, config=config, start=grid.start, axes=axes)
+
+    @property
+    def best(self) -> Point | None:
+        """The point with the highest figure; None where all failed."""
+        reached = {point: value for point, value in self.tried.items() if value is not None}
+        return max(reached, key=lambda point: reached[point]) if reached else None
+
+    @property
+    def is_interior(self) -> bool:
+        """Whether all that lies beside the best point was tried."""
+        return self.best is not None and all(point in self.tried for point in self._beside(self.best))
+
+    def next(self, count: int) -> list[Point]:
+        """The next points to try: beside the best one, then ever further off."""
+        if not self.tried:
+            return [self.start]
+        ring = [self.best or self.start]
+        seen, found = set(ring), list[Point]()
+        while ring and len(found) < count:
+            ring = list(dict.fromkeys(p for middle in ring for p in self._beside(middle) if p not in seen))
+            seen.update(ring)
+            found += [point for point in ring if point not in self.tried]
+        return found[:count]
+
+    def choice(self, metric: str) -> Choice | None:
+        """The winner; None where nothing could be trained."""
+        best = self.best
+        return None if best is None else Choice(variant=self.variant, tried=self.tried, best=best, metric=metric)
+
+    def _beside(self, point: Point) -> Iterator[Point]:
+        for place, setting in enumerate(point):
+            path, _, value = setting.partition("=")
+            for other in self._neighbours(path, value):
+                yield (*point[:place], f"{path}={other}", *point[place + 1 :])
+
+    def _neighbours(self, path: str, value: str) -> list[str]:
+        values = self.axes[path]
+        if len(values) == 1:
+            return []
+        if any(_number(text) is None for text in values):
+            return [other for other in values if other != value]
+        if value == values[0] and (lower := _beyond(values[0], values[1])) != value:
+            values.insert(0, lower)
+        if value == values[-1] and (higher := _beyond(values[-1], values[-2])) != value:
+            values.append(higher)
+        place = values.index(value)
+        return values[max(place - 1, 0) : place] + values[place + 1 : place + 2]
+
+
+def _own_first(config: RunConfig, path: str, values: Sequence[str]) -> list[str]:
+    own: Any = to_dict(config)
+    for name in path.split("."):
+        own = own.get(name) if isinstance(own, Mapping) else None
+    same = [text for text in values if text == own or _number(text) == own]
+    middle = same or [values[(len(values) - 1) // 2]]
+    return [middle[0], *(text for text in values if text != middle[0])]
+
+
+def _ordered(values: Sequence[str]) -> list[str]:
+    numbers = [_number(text) for text in values]
+    return list(values) if None in numbers else sorted(values, key=lambda text: _number(text) or 0.0)
+
+
+def _beyond(edge: str, before: str) -> str:
+    """The value after the edge of a grid, in the step that led there. Whole numbers stay whole."""
+    last, previous = float(edge), float(before)
+    step = min(max(last / previous if previous else LARGEST_STEP, 1 / LARGEST_STEP), LARGEST_STEP)
+    whole = edge.isdigit() and before.isdigit()
+    return str(max(round(last * step), 1)) if whole else f"{last * step:.6g}"
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text.rpartition("=")[2])
+    except ValueError:
         return None
-    tried = {
-        point: None if result is None or result.failed else result.figures["valid"][metric]
-        for point, result in results.items()
-    }
-    reached = {point: value for point, value in tried.items() if value is not None}
-    if not reached:
-        return None
-    best = max(reached, key=lambda point: reached[point])
-    return Choice(variant=variant, tried=tried, best=best, metric=metric)
+
+
+def in_turn(searches: Sequence[Search], trials: int) -> Iterator[list[tuple[Search, Point]]]:
+    """Rounds of points to try, as many for each search, until all are interior or have had `trials`.
+
+    Between rounds the caller enters the figures in `tried`, or stops.
+    """
+    for spent in itertools.count():
+        had = max((len(search.tried) for search in searches), default=trials)
+        if had >= trials or (spent and all(search.is_interior for search in searches)):
+            return
+        proposed = [search.next(min(PAIR, trials - had)) for search in searches]
+        count = min(len(points) for points in proposed)
+        if not count:
+            return
+        yield [(search, point) for search, points in zip(searches, proposed, strict=True) for point in points[:count]]

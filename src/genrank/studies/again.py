@@ -1,0 +1,74 @@
+"""A finished study judged again: its cells are read back, and today's rules say what they show."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from genrank.errors import DataError
+from genrank.folders import replace_text
+from genrank.studies.cells import CellResult
+from genrank.studies.conclusions import Evidence, conclude
+from genrank.studies.study import Finding, Study, Variant
+from genrank.studies.tuning import Choice
+
+CLAIMED = ("claim", "kind", "size", "margin", "slice", "than", "relative", "paper", "regime")
+
+
+def judge_again(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The result with its rows, findings and fits anew. folder: with its cells. DataError where one is missing."""
+    cells = {
+        name: {int(seed): _read(folder, identity) for seed, identity in by_seed.items()}
+        for name, by_seed in result["cells"].items()
+    }
+    evidence = Evidence(
+        results=cells,
+        seeds=range(result["options"]["seeds"]),
+        counting={name: _read(folder, identity) for name, identity in result["counting_cells"].items()},
+        choices={values["variant"]: Choice.of(values, result["metrics"][0]) for values in result["tuning"]},
+        speed=result["speed"],
+    )
+    return {**result, **conclude(read_back(result), evidence)}
+
+
+def read_back(result: Mapping[str, Any]) -> Study:
+    """The study that the result is of, its variants known by their cells."""
+    findings = [
+        Finding(contrast=finding["weights"], **{name: finding[name] for name in CLAIMED})
+        for finding in result["findings"]
+    ]
+    return Study(
+        **{name: result[name] for name in ("title", "question", "baseline")},
+        name=result["study"],
+        variants=tuple(
+            Variant(name=row["variant"], **{name: row[name] for name in ("yardstick", "tuned_as", "weakness")})
+            for row in result["rows"]
+        ),
+        metrics=tuple(result["metrics"]),
+        findings=tuple(findings),
+        slices=result["slices"] != ["all"],
+        axes=result.get("axes", {}),
+        regimes={finding.regime: () for finding in findings} | dict.fromkeys(result["speed"], ()),
+    )
+
+
+def judge_folder_again(folder: Path) -> list[Path]:
+    """Judge all studies in the folder and those below it again, and write their JSON where it changes."""
+    written = []
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if "cells" not in result:
+            continue
+        text = json.dumps(judge_again(result, path.parent / "cells"), indent=1) + "\n"
+        if text != path.read_text(encoding="utf-8"):
+            replace_text(path, text)
+            written.append(path)
+    return written
+
+
+def _read(folder: Path, identity: str) -> CellResult:
+    path = next(folder.glob(f"*-{identity}.json"), None)
+    if path is None:
+        raise DataError(f"{folder}: no cell {identity}; run the study again, which computes it")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return CellResult(figures=content["figures"], error=content["error"])
