@@ -93,6 +93,27 @@ def test_loss_on_history_predicts_every_exposure_of_the_window_once_per_sample(n
     torch.testing.assert_close(logits[torch.from_numpy(own)], expected, atol=2e-5, rtol=1e-4)
 
 
+def test_labels_once_shows_every_label_in_one_sample_most_of_them_as_history() -> None:
+    config = {"max_history": MAX_HISTORY, "grouping": "request", "loss_on_history": True}
+    every, once = (builder(WORLD, **config, labels_once=once) for once in (False, True))
+    plain = once.samples()
+    shown, all_shown = once.with_history(plain), every.with_history(plain)
+    assert sorted(shown.candidates) == sorted(set(all_shown.candidates))
+    assert len(all_shown.candidates) > 2 * len(shown.candidates)
+    assert (shown.num_candidates > 0).all()
+    own = {
+        (user, time, row)
+        for user, time, begin, end in zip(
+            plain.user, plain.time, plain.candidate_offsets, plain.candidate_offsets[1:], strict=False
+        )
+        for row in plain.candidates[begin:end]
+    }
+    sample = np.repeat(np.arange(len(shown)), shown.num_candidates)
+    in_own = [(shown.user[s], shown.time[s], row) in own for s, row in zip(sample, shown.candidates, strict=True)]
+    assert 0 < np.mean(in_own) < 0.6
+    assert np.array_equal(once.with_history(plain).candidates, shown.candidates)  # the same each time
+
+
 def test_a_fully_visible_history_changes_what_its_tokens_say() -> None:
     batch = batch_of(grouping="request")
     causal, full = (ranker("genrank", SPEC, max_history=MAX_HISTORY, history_mask=m) for m in ("causal", "full"))

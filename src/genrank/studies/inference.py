@@ -113,7 +113,7 @@ def relative(found: Measured, metric: str) -> Measured | None:
 
 
 def less(found: Measured, other: Measured) -> Measured:
-    """The figure less that of other exposures. Their replicates are not paired, so the interval is as of independent ones."""
+    """The figure less that of other exposures; replicates are not paired, so the interval is as of independent ones."""
     users = found.users_SR - other.users_SR if found.users_SR.shape == other.users_SR.shape else found.users_SR[:, :0]
     return Measured(found.value_S - other.value_S, users)
 

@@ -27,6 +27,8 @@ from genrank.runs.config import RunConfig
 from genrank.runs.evaluate import counting_baselines, evaluation_sequence
 from genrank.runs.evaluate_retrieval import located
 from genrank.runs.predict import predict, predictions_of
+from genrank.runs.selection import Figure
+from genrank.runs.selection import choices as selections
 from genrank.runs.train import configure_torch, start_run, train
 from genrank.serving.bundle import load_bundle
 from genrank.studies.cells import Cell, CellResult
@@ -67,12 +69,18 @@ def _run(cell: Cell, data: Path, workplace: Path, threads: int) -> dict[str, Any
     model: Ranker | Retriever
     if isinstance(config.model, RetrieverConfig):
         model = bundle.retriever(device)
-        judged = {"test": judge_retrieval(located(model, prepared, config, "test")[0]), "valid": _best(workplace)}
+        judged = {
+            "test": judge_retrieval(located(model, prepared, config, "test")[0]),
+            "valid": _best(workplace, config, prepared),
+        }
         curve = _curve(workplace, {RETRIEVAL[0]: RETRIEVAL[0]})
     else:
         model, task = bundle.model(device), first_binary(prepared)
         predictions = _predict(model, prepared, config)
-        judged = {"test": judge(predictions, task, predictions.scores[task]), "valid": _validation(workplace, task)}
+        judged = {
+            "test": judge(predictions, task, predictions.scores[task]),
+            "valid": _validation(workplace, task, config, prepared),
+        }
         curve = _curve(workplace, {"auc": f"auc/{task}"})
     return {
         **judged,
@@ -89,9 +97,9 @@ def _predict(model: Ranker, data: PreparedData, config: RunConfig) -> Prediction
     return predict(model, Loader(builder, data.part(builder, "test"), loading), data)
 
 
-def _validation(run: Path, task: str) -> dict[str, float | None]:
-    """Validation figures of the weights that were kept: those with the lowest loss."""
-    kept = min(_validations(run), key=lambda row: row["loss"])
+def _validation(run: Path, task: str, config: RunConfig, data: PreparedData) -> dict[str, float | None]:
+    """Validation figures of the weights that were kept."""
+    kept = _kept(run, config, data, ("loss", -1))
     loss = kept.get(f"loss/{task}")
     return {
         "auc": kept.get(f"auc/{task}"),
@@ -101,10 +109,17 @@ def _validation(run: Path, task: str) -> dict[str, float | None]:
     }
 
 
-def _best(run: Path) -> dict[str, float]:
-    """Validation figures of the weights of a retriever that were kept: those with the highest NDCG@10."""
-    kept = max(_validations(run), key=lambda row: row["ndcg@10"])
+def _best(run: Path, config: RunConfig, data: PreparedData) -> dict[str, float]:
+    """Validation figures of the weights of a retriever that were kept."""
+    kept = _kept(run, config, data, ("ndcg@10", 1))
     return {metric: kept[metric] for metric in RETRIEVAL}
+
+
+def _kept(run: Path, config: RunConfig, data: PreparedData, default: Figure) -> dict[str, Any]:
+    """The validation whose weights were kept: see runs/selection.py."""
+    select = config.training.select
+    figure, sign = selections(config, data.manifest.spec)[select] if select else default
+    return max(_validations(run), key=lambda row: sign * row[figure])
 
 
 def _curve(run: Path, names: Mapping[str, str]) -> list[dict[str, float | None]]:

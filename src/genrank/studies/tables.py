@@ -5,6 +5,7 @@ from typing import Any
 
 from genrank.studies.code import code_digest
 from genrank.studies.study import AS_TRAINED, RANKING, RETRIEVAL
+from genrank.studies.tuning import short
 
 METRIC_NAMES = {
     "auc": "AUC", "gauc": "GAUC", "neg_logloss": "-log loss", "recall@500": "Recall@500", "recall@50": "Recall@50",
@@ -200,19 +201,13 @@ def tuning(result: Result) -> list[list[str]]:
             [
                 choice["variant"],
                 str(len(tried)),
-                _settings(choice["best"]),
+                " ".join(map(short, choice["best"])),
                 _number(tried[tuple(choice["best"])], 4),
                 f"at the edge: {', '.join(edges)}" if edges else "interior",
-                "; ".join(f"{_settings(point)}: {_number(value, 4)}" for point, value in tried.items()),
+                "; ".join(f"{' '.join(map(short, point))}: {_number(value, 4)}" for point, value in tried.items()),
             ]
         )
     return rows if len(rows) > 1 else []
-
-
-def _settings(point: Sequence[str]) -> str:
-    """Without the parts that the settings are of."""
-    pairs = (setting.partition("=") for setting in point)
-    return " ".join(f"{path.rpartition('.')[2]}={value}" for path, _, value in pairs)
 
 
 def fits(result: Result) -> list[str]:

@@ -95,7 +95,7 @@ class Choice:
         for place, setting in enumerate(self.best):
             values = {number for point in self.tried if (number := _number(point[place])) is not None}
             if len(values) > 1 and _number(setting) in (min(values), max(values)):
-                found.append(setting.rpartition(".")[2])
+                found.append(short(setting))
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -176,6 +176,12 @@ class Search:
             values.append(higher)
         place = values.index(value)
         return values[max(place - 1, 0) : place] + values[place + 1 : place + 2]
+
+
+def short(setting: str) -> str:
+    """Without the parts of the configuration that it is of: learning_rate=1e-3."""
+    path, _, value = setting.partition("=")
+    return f"{path.rpartition('.')[2]}={value}"
 
 
 def _own_first(config: RunConfig, path: str, values: Sequence[str]) -> list[str]:
