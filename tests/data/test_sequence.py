@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from genrank.batch import Jagged, PackedBatch, map_arrays
 from genrank.data.loader import Loader, LoaderConfig
+from genrank.data.request import with_request
 from genrank.data.sequence import SequenceBuilder, SequenceConfig, take, window_start
+from genrank.data.timelines import Timelines, gather, joined
 from worlds import builder, timelines
 
 GROUPINGS = ["request", "user", "pointwise", "1h", "1d"]
@@ -25,6 +27,109 @@ def batch_of_request(b: SequenceBuilder, row: int) -> PackedBatch:
     rows = np.flatnonzero(b.request_key == b.request_key[row])
     batch = b.batch(b.request(rows))
     return replace(batch, candidates=replace(batch.candidates, labels={}, censored={}))
+
+
+def known_later(t: Timelines, seed: int) -> Timelines:
+    """The same exposures, each known up to 300 seconds after its time, in the order of known times."""
+    known_at = t.time + np.random.default_rng(seed).integers(0, 300, t.num_exposures) * (seed % 3 > 0)
+    return in_order(replace(t, known_at=known_at))
+
+
+def in_order(t: Timelines) -> Timelines:
+    """Every user's exposures in the order of known times."""
+    parts = []
+    for user in range(len(t.users)):
+        one = t.of_user(user)
+        parts.append(one.take(np.lexsort((one.position, one.request, one.time, one.known_time))))
+    return joined(parts)
+
+
+def without_rows(batch: PackedBatch) -> PackedBatch:
+    """Without the rows of the timelines, which shift when other rows go."""
+    return replace(batch, candidates=replace(batch.candidates, exposure=np.zeros(0, np.int64)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), length=st.integers(2, 30), pick=st.integers(0, 10_000))
+def test_no_event_known_at_or_after_a_request_reaches_it(seed: int, length: int, pick: int) -> None:
+    t = known_later(timelines(lengths=[length, 4], seed=seed), seed)
+    b = builder(t, max_history=8)
+    row = pick % length
+    own = b.request_key == b.request_key[row]
+    later = (t.known_time >= b.request_time[row]) & (b.user_of_row == b.user_of_row[row])
+    expected = bytes_of(without_rows(batch_of_request(b, row)))
+    fewer = t.where(own | ~later)
+    at = int(np.count_nonzero((own | ~later)[:row]))
+    assert bytes_of(without_rows(batch_of_request(builder(fewer, max_history=8), at))) == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), length=st.integers(2, 40), max_history=st.integers(2, 12))
+def test_a_request_that_is_served_has_the_history_of_the_log(seed: int, length: int, max_history: int) -> None:
+    t = known_later(timelines(lengths=[length], seed=seed), seed)
+    b = builder(t, max_history=max_history)
+    for key in np.unique(b.request_key):
+        rows = np.flatnonzero(b.request_key == key)
+        offline = b.batch(b.request(rows))
+        asked = with_request(
+            t,
+            time=int(b.request_time[rows[0]]),
+            items=t.item[rows].astype(np.int64),
+            features={name: gather(column, rows, widen=False) for name, column in t.features.items()},
+            statistics=t.statistics[rows],
+        )
+        live = builder(asked, max_history=max_history)
+        served = live.batch(live.samples())
+        assert bytes_of(served.history) == bytes_of(offline.history)
+        for name in ("time", "prefix", "request", "gap"):
+            np.testing.assert_array_equal(getattr(served.candidates, name), getattr(offline.candidates, name))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), length=st.integers(2, 40), max_history=st.integers(2, 12))
+def test_an_exposure_has_the_same_index_and_gap_as_history_as_it_had_as_a_candidate(
+    seed: int, length: int, max_history: int
+) -> None:
+    t = known_later(timelines(lengths=[length, 7], seed=seed), seed)
+    b = builder(t, max_history=max_history)
+    batch = b.batch(b.samples())
+    c, history = batch.candidates, batch.history
+    there = c.in_history >= 0
+    for name in ("request", "gap"):
+        now, then = getattr(history, name)[c.in_history[there]], getattr(c, name)[there]
+        np.testing.assert_array_equal(now, then)
+    assert (c.request <= max_history).all()
+    assert (history.request <= max_history).all()
+
+
+def test_requests_of_exposures_with_times_of_their_own_are_counted_as_requests() -> None:
+    t = timelines(lengths=[13], seed=0)
+    time = np.array([0, 5, 9, 14, 100, 103, 108, 111, 400, 401, 405, 409, 1000])
+    t = replace(t, time=time, request=np.repeat(np.arange(4, dtype=np.int32), [4, 4, 4, 1]))
+    for max_history in (16, 4):
+        b = builder(t, max_history=max_history)
+        batch = b.batch(b.request(np.array([12])))
+        kept = len(batch.history.time)
+        assert batch.history.request.tolist() == [n - (12 - kept) // 4 for n in np.repeat([0, 1, 2], 4)[12 - kept :]]
+        # The window's first event knows the request before the window.
+        assert batch.history.gap.tolist() == np.repeat([-1, 100, 300], 4)[12 - kept :].tolist()
+        assert (batch.candidates.request.tolist(), batch.candidates.gap.tolist()) == ([kept // 4], [600])
+
+
+def test_a_request_sees_exposures_in_the_order_in_which_they_became_known() -> None:
+    t = replace(
+        timelines(lengths=[4], seed=0),
+        time=np.array([10, 20, 30, 50]),
+        request=np.arange(4, dtype=np.int32),
+        known_at=np.array([45, 25, 35, 50]),
+        item=np.array([1, 2, 3, 4], np.int32),
+    )
+    t = in_order(t)
+    b = builder(t, max_history=8)
+    assert (t.item.tolist(), b.request_time.tolist()) == ([2, 3, 1, 4], [20, 30, 10, 50])
+    assert b.visible_end.tolist() == [0, 1, 0, 3]
+    assert b.gap.tolist() == [-1, 10, -1, 20]  # since the latest request that it knew of
+    assert b.request_index.tolist() == [0, 1, 0, 3]
 
 
 @settings(max_examples=40, deadline=None)
@@ -91,7 +196,7 @@ def test_requests_of_equal_time_do_not_see_each_other() -> None:
     assert builder(t).visible_end.tolist() == [0, 1, 1, 1]
 
 
-def test_request_index_and_gap_count_distinct_times_within_the_window() -> None:
+def test_request_index_and_gap_of_requests_of_one_time_each() -> None:
     t = timelines(lengths=[5], seed=0)
     t = replace(t, time=np.array([10, 10, 25, 40, 90]), request=np.array([0, 0, 1, 2, 3], dtype=np.int32))
     batch = builder(t, grouping="user", max_history=8).batch(builder(t, grouping="user", max_history=8).samples())
