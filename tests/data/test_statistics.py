@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from counted_logs import SMOOTHING, WINDOWS, random_log, schema
+from counted_logs import LIKE, SMOOTHING, WINDOWS, random_log, schema
 from exposure_logs import CLICK, SCHEMA, START, Prepared, log, prepare_log
 from genrank.cli import main
 from genrank.data.prepared import PreparedData
@@ -40,7 +40,7 @@ class ByHand:
     """The definition, event by event."""
 
     def __init__(self, data: PreparedData, request_time: np.ndarray):
-        self.t, self.request_time = data.timelines, request_time
+        self.t, self.time, self.request_time = data.timelines, data.timelines.known_time, request_time
         self.items, self.rows = data.items.features, range(data.timelines.num_exposures)
         self.user = self.t.users[self.t.user_of_row()]
         self.valid_start = data.manifest.split.valid_start
@@ -62,7 +62,7 @@ class ByHand:
         return sum(int(self.t.tasks[task][row]) for row in rows)
 
     def base(self, task: str) -> float:
-        rows = [row for row in self.counted(task) if self.t.time[row] < self.valid_start]
+        rows = [row for row in self.counted(task) if self.time[row] < self.valid_start]
         return min(max(self.yes(task, rows) / len(rows), 1e-4), 1 - 1e-4)
 
     def smooth(self, task: str, rows: list[int]) -> float:
@@ -70,16 +70,14 @@ class ByHand:
 
     def residual(self, task: str, row: int, owner: str) -> float:
         mine = self.keys(owner, row)
-        past = [
-            r for r in self.counted(task) if self.keys(owner, r) == mine and self.t.time[r] < self.request_time[row]
-        ]
+        past = [r for r in self.counted(task) if self.keys(owner, r) == mine and self.time[r] < self.request_time[row]]
         return int(self.t.tasks[task][row]) - self.smooth(task, past)
 
     def hits(self, task: str, entity: str, row: int, seconds: int | None) -> list[int]:
         """Events in the window, once for every value that they share with the exposure."""
         end, wanted = self.request_time[row], self.keys(entity, row)
         begin = -math.inf if seconds is None else end - seconds
-        rows = [r for r in self.counted(task) if begin <= self.t.time[r] < end]
+        rows = [r for r in self.counted(task) if begin <= self.time[r] < end]
         return [r for r in rows for key in self.keys(entity, r) if key in wanted]
 
     def table(self) -> np.ndarray:
@@ -100,10 +98,24 @@ class ByHand:
 
 
 @settings(max_examples=12, deadline=None)
-@given(seed=st.integers(0, 10_000), request_column=st.booleans(), gap=st.sampled_from([0, 60]))
-def test_statistics_equal_a_count_by_hand(tmp_path_factory, seed: int, request_column: bool, gap: int) -> None:
-    folder = tmp_path_factory.mktemp("log")
-    data, request_time = loaded(prepare_log(folder, random_log(seed), schema(request=request_column, gap=gap)))
+@given(
+    seed=st.integers(0, 10_000),
+    request_column=st.booleans(),
+    gap=st.sampled_from([0, 60]),
+    late=st.booleans(),
+)
+def test_statistics_equal_a_count_by_hand(
+    tmp_path_factory, seed: int, request_column: bool, gap: int, late: bool
+) -> None:
+    """late: likes have times of their own, up to 400 seconds after the exposure."""
+    folder, rows, wanted = tmp_path_factory.mktemp("log"), random_log(seed), schema(request=request_column, gap=gap)
+    if late:
+        delay = np.random.default_rng(seed).integers(0, 17, len(rows["time"])) * 25
+        liked_at = [t + int(d) if like else None for t, d, like in zip(rows["time"], delay, rows["like"], strict=True)]
+        rows, like = rows | {"liked_at": liked_at}, replace(LIKE, time="liked_at")
+        wanted = replace(wanted, tasks=(CLICK, like))
+    data, request_time = loaded(prepare_log(folder, rows, wanted))
+    assert (data.timelines.known_at is not None) == late
     expected = ByHand(data, request_time).table()
     assert data.manifest.spec.statistics == tuple(
         f"{entity}_{window}_{what}"

@@ -1,127 +1,31 @@
 """A served score is the offline one: over a history that is kept, grows, is sent late, changed, or read again."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from genrank.data.decoding import Decoder
-from genrank.data.loader import Loader, LoaderConfig
-from genrank.data.prepared import PreparedData
-from genrank.data.search import SearchConfig
 from genrank.errors import RequestError
-from genrank.models.ranker import Ranker, build_ranker
-from genrank.runs.predict import predict
-from genrank.serving.catalogue import Catalogue, Item
-from genrank.serving.engine import Engine, EngineRequest, history_cache
-from genrank.serving.histories import Histories, PastInMemory, PastOnDisk
+from genrank.serving.catalogue import Item
+from genrank.serving.engine import Engine, EngineRequest
+from genrank.serving.histories import PastInMemory, PastOnDisk
 from genrank.serving.store import Event, SQLiteStore
-from zoo import config
+from served_feed import MAX_HISTORY, ServedFeed
 
-MAX_HISTORY = 24
 RANKERS = ("genrank", "alibi-both", "user-prefix", "one-block", "hstu", "interleaved", "din", "sim-soft", "hstu-sim")
 
 
-class Feed:
-    """A prepared feed whose test part is served: requests and events in order of time."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.data = PreparedData.load(folder)
-        manifest = self.data.manifest
-        self.spec, self.test_start = manifest.spec, manifest.split.test_start
-        self.decoder = Decoder(folder, manifest)
-
-    def ranker(self, name: str) -> Ranker:
-        torch.manual_seed(0)
-        changes: dict[str, Any] = {"search": SearchConfig(kind="hard", by="topic")} if name == "hstu-sim" else {}
-        model = build_ranker(config(name, **changes), self.spec, max_history=MAX_HISTORY)
-        for parameter in model.parameters():  # far from the small numbers of a new model
-            torch.nn.init.normal_(parameter, std=0.3) if parameter.ndim > 1 else None
-        return model.eval()
-
-    def judged(self, model: Ranker) -> dict[int, dict[str, float]]:
-        """Offline scores by exposure."""
-        builder = self.builder(model)
-        found = predict(model, Loader(builder, self.data.part(builder, "test"), LoaderConfig(shuffle=False)), self.data)
-        return {
-            int(row): {task: float(score[place]) for task, score in found.scores.items()}
-            for place, row in enumerate(found.exposure)
-        }
-
-    def builder(self, model: Ranker):
-        return self.data.builder(self.sequence, model.config.search)
-
-    @property
-    def sequence(self):
-        from genrank.data.sequence import SequenceConfig
-
-        return SequenceConfig(max_history=MAX_HISTORY, grouping="user")
-
-    def requests(self, model: Ranker, *, users: int = 12) -> Iterator[tuple[np.ndarray, EngineRequest]]:
-        """(rows, request) of the test part, in order of time."""
-        builder, t = self.builder(model), self.data.timelines
-        rows = np.flatnonzero(builder.request_time >= self.test_start)
-        rows = rows[np.isin(builder.user_of_row[rows], np.unique(builder.user_of_row[rows])[:users])]
-        order = np.lexsort((rows, builder.request_key[rows], builder.request_time[rows]))
-        rows = rows[order]
-        for own in np.split(rows, np.flatnonzero(np.diff(builder.request_key[rows])) + 1):
-            contexts = self.decoder.contexts(t, own)
-            names = [feature.name for feature in self.spec.of("exposure")]
-            yield (
-                own,
-                EngineRequest(
-                    user=str(self.data.users.ids[int(t.users[builder.user_of_row[own[0]]])]),
-                    items=t.item[own].astype(np.int64),
-                    time=int(builder.request_time[own[0]]),
-                    context={name: [context.get(name) for context in contexts] for name in names},
-                ),
-            )
-
-    def events(self, user: str, rows: np.ndarray) -> list[Event]:
-        t = self.data.timelines
-        return [
-            Event(
-                user=user, item=str(self.data.items.ids[int(t.item[row])]), time=int(t.time[row]),
-                request=f"r{t.request[row]}", position=int(t.position[row]), actions=actions, context=context,
-            )
-            for row, actions, context in zip(
-                rows, self.decoder.actions(t, rows), self.decoder.contexts(t, rows), strict=True
-            )
-        ]  # fmt: skip
-
-    def engine(self, model: Ranker, store: SQLiteStore | None, *, cache: bool = True, **options: Any) -> Engine:
-        manifest = self.data.manifest
-        histories = Histories(
-            self.folder,
-            manifest,
-            past=PastInMemory(self.folder, self.spec, until=self.test_start),
-            catalogue=Catalogue(self.data.items, self.folder, manifest),
-            users=self.data.users,
-            store=store,
-        )
-        return Engine(
-            model,
-            self.sequence,
-            version="v1",
-            histories=histories,
-            users=self.data.users,
-            cache=history_cache(10**8) if cache else None,
-            **options,
-        )
-
-
 @pytest.fixture(scope="module")
-def served(data: Path) -> Feed:
-    return Feed(data)
+def served(data: Path) -> ServedFeed:
+    return ServedFeed(data)
 
 
 @pytest.mark.parametrize("name", RANKERS)
-def test_a_stream_of_requests_and_events_scores_as_evaluation_does(name: str, served: Feed, tmp_path: Path) -> None:
+def test_a_stream_of_requests_and_events_scores_as_evaluation_does(
+    name: str, served: ServedFeed, tmp_path: Path
+) -> None:
     model = served.ranker(name)
     judged, store = served.judged(model), SQLiteStore(tmp_path / "events.sqlite")
     engine, compared, encoded = served.engine(model, store), 0, []
@@ -139,7 +43,7 @@ def test_a_stream_of_requests_and_events_scores_as_evaluation_does(name: str, se
 
 
 @pytest.mark.parametrize("name", ["genrank", "hstu", "din"])
-def test_kept_and_anew_alone_and_together_are_the_same(name: str, served: Feed) -> None:
+def test_kept_and_anew_alone_and_together_are_the_same(name: str, served: ServedFeed) -> None:
     model = served.ranker(name)
     requests = [request for _, request in served.requests(model)][:30]
     engine, anew = served.engine(model, None), served.engine(model, None, cache=False)
@@ -154,7 +58,7 @@ def assert_equal(found: list[Any], expected: list[Any]) -> None:
             np.testing.assert_allclose(one.scores[task], score, atol=1e-5, rtol=1e-5)
 
 
-def test_bf16_logits_are_close_cached_and_appended(served: Feed) -> None:
+def test_bf16_logits_are_close_cached_and_appended(served: ServedFeed) -> None:
     model = served.ranker("genrank")
     requests = list({request.user: request for _, request in served.requests(model)}.values())[:20]
     kept = served.engine(model, None, dtype="bf16")
@@ -169,7 +73,7 @@ def test_bf16_logits_are_close_cached_and_appended(served: Feed) -> None:
 
 
 @pytest.fixture
-def one(served: Feed, tmp_path: Path) -> tuple[Engine, SQLiteStore, EngineRequest, list[Event]]:
+def one(served: ServedFeed, tmp_path: Path) -> tuple[Engine, SQLiteStore, EngineRequest, list[Event]]:
     """An engine, its store, the first request of some user, and a few events after it."""
     model = served.ranker("genrank")
     store = SQLiteStore(tmp_path / "events.sqlite")
@@ -190,7 +94,7 @@ def test_only_what_is_new_is_encoded(one: tuple[Engine, SQLiteStore, EngineReque
 
 
 def test_a_late_and_a_changed_event_count_as_if_they_had_come_in_time(
-    one: tuple[Engine, SQLiteStore, EngineRequest, list[Event]], served: Feed, tmp_path: Path
+    one: tuple[Engine, SQLiteStore, EngineRequest, list[Event]], served: ServedFeed, tmp_path: Path
 ) -> None:
     engine, store, request, events = one
     store.append(events[2:])
@@ -206,7 +110,7 @@ def test_a_late_and_a_changed_event_count_as_if_they_had_come_in_time(
 
 
 def test_events_outlive_the_service(
-    one: tuple[Engine, SQLiteStore, EngineRequest, list[Event]], served: Feed, tmp_path: Path
+    one: tuple[Engine, SQLiteStore, EngineRequest, list[Event]], served: ServedFeed, tmp_path: Path
 ) -> None:
     engine, store, request, events = one
     store.append(events)
@@ -224,7 +128,7 @@ def test_later_events_are_not_seen(one: tuple[Engine, SQLiteStore, EngineRequest
     assert_equal(engine.score([now]), before)
 
 
-def test_an_unknown_user_and_unknown_items_are_scored(served: Feed) -> None:
+def test_an_unknown_user_and_unknown_items_are_scored(served: ServedFeed) -> None:
     engine = served.engine(served.ranker("genrank"), None)
     found = engine.score([EngineRequest(user="nobody", items=np.zeros(3, np.int64), time=served.test_start)])[0]
     assert not found.user_known
@@ -242,7 +146,7 @@ def test_a_new_user_has_a_history_from_the_first_event_on(
     assert found.num_history == len(events)
 
 
-def test_a_history_that_was_cut_scores_as_the_whole_one(served: Feed, tmp_path: Path) -> None:
+def test_a_history_that_was_cut_scores_as_the_whole_one(served: ServedFeed, tmp_path: Path) -> None:
     """Windows begin at the same events, however many older ones are gone."""
     model = served.ranker("genrank")
     rows, request = next(iter(served.requests(model)))
@@ -264,7 +168,7 @@ def test_a_history_that_was_cut_scores_as_the_whole_one(served: Feed, tmp_path: 
     ("actions", "said"),
     [({"clik": 1}, "no task or feedback 'clik'"), ({"click": 3}, "true, false or null"), ({"dwell": -1.0}, "seconds")],
 )
-def test_events_that_make_no_sense(actions: dict[str, Any], said: str, served: Feed) -> None:
+def test_events_that_make_no_sense(actions: dict[str, Any], said: str, served: ServedFeed) -> None:
     histories = served.engine(served.ranker("genrank"), None).histories
     with pytest.raises(RequestError, match=said):
         histories.check(Event(user="u", item="i", time=1, actions=actions))
@@ -272,7 +176,7 @@ def test_events_that_make_no_sense(actions: dict[str, Any], said: str, served: F
         histories.check(Event(user="u", item="i", time=1, context={"devise": "x"}))
 
 
-def test_the_past_is_the_same_from_disk_and_from_memory(served: Feed) -> None:
+def test_the_past_is_the_same_from_disk_and_from_memory(served: ServedFeed) -> None:
     disk, memory = PastOnDisk(served.folder, served.spec), PastInMemory(served.folder, served.spec)
     for row in (0, 1, 7, 10**6):
         one, other = disk.of(row), memory.of(row)
@@ -282,7 +186,7 @@ def test_the_past_is_the_same_from_disk_and_from_memory(served: Feed) -> None:
         np.testing.assert_array_equal(one.features["device"], other.features["device"])
 
 
-def test_a_new_item_ranks_at_once_by_its_content(served: Feed) -> None:
+def test_a_new_item_ranks_at_once_by_its_content(served: ServedFeed) -> None:
     engine = served.engine(served.ranker("genrank"), None)
     catalogue, items = engine.histories.catalogue, served.data.items
     _, request = next(iter(served.requests(engine.model)))
@@ -302,7 +206,7 @@ def test_a_new_item_ranks_at_once_by_its_content(served: Feed) -> None:
     assert catalogue.table.features["item_id"][-1] == 0
 
 
-def raw_features(served: Feed, row: int) -> dict[str, Any]:
+def raw_features(served: ServedFeed, row: int) -> dict[str, Any]:
     """What a backend would send of an item."""
     from genrank.data.request import read_vocabulary
 
@@ -336,7 +240,7 @@ def test_a_changed_item_is_encoded_anew(one: tuple[Engine, SQLiteStore, EngineRe
         (Item(id="x", features={"length": "long"}), "item: length must be a number"),
     ],
 )
-def test_items_that_make_no_sense(item: Item, said: str, served: Feed) -> None:
+def test_items_that_make_no_sense(item: Item, said: str, served: ServedFeed) -> None:
     catalogue = served.engine(served.ranker("genrank"), None).histories.catalogue
     before = catalogue.table
     with pytest.raises(RequestError, match=said):

@@ -5,7 +5,6 @@ from typing import Literal
 
 import numpy as np
 
-from genrank.data.exposures import request_times
 from genrank.data.prepared import PreparedData
 from genrank.data.timelines import Timelines
 from genrank.errors import DataError
@@ -29,6 +28,4 @@ def positives(timelines: Timelines, task: str, *, events: Literal["positives", "
     positive = timelines.tasks[task] == 1
     if events == "all":
         return replace(timelines, target=timelines.target & positive)
-    # A request is asked for items when it begins, be its first positive later.
-    asked = request_times(timelines.user_of_row(), timelines.request, timelines.time)
-    return replace(timelines, request_time=asked).where(np.asarray(positive))
+    return timelines.where(np.asarray(positive))

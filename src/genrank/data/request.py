@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from genrank.batch import Jagged
 from genrank.config import nearest
-from genrank.data.exposures import request_times
 from genrank.data.manifest import Manifest
 from genrank.data.statistics import Events, WindowStatistics, statistics_tasks
 from genrank.data.tables import FeatureTable
@@ -116,20 +115,21 @@ def load_statistics(folder: Path, manifest: Manifest, items: FeatureTable) -> Wi
 
 
 def load_events(folder: Path, manifest: Manifest, *, until: int | None = None) -> Events:
-    """What window statistics count of a prepared folder, known before `until` (seconds) if given."""
+    """What window statistics count of a prepared folder, of requests before `until` (seconds) if given."""
     counted = statistics_tasks(manifest.schema)
     tasks = tuple(task for task in manifest.spec.tasks if task.name in counted)
     t = Timelines.load(folder, DataSpec(features=(), tasks=tasks, known_later=manifest.spec.known_later))
-    user = t.users[t.user_of_row()]
+    user, request_time = t.users[t.user_of_row()], t.request_time
+    assert request_time is not None  # they come from a file
     events = Events(
         user=user,
         item=t.item,
         time=t.known_time,
-        request_time=request_times(user.astype(np.int64), t.request, t.time),
+        request_time=request_time,
         target=t.target,
         labels={name: t.tasks[name] for name in counted},
     )
-    return events if until is None else events.take(np.flatnonzero(t.known_time < until))
+    return events if until is None else events.take(np.flatnonzero(request_time < until))
 
 
 class FeatureEncoder:

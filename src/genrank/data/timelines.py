@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from genrank.batch import Jagged
+from genrank.data.exposures import request_times
 from genrank.errors import DataError
 from genrank.schema import DataSpec, FeatureSpec
 
@@ -23,8 +24,8 @@ from genrank.schema import DataSpec, FeatureSpec
 class Timelines:
     """The exposures of U users, N rows, sorted by (user, known time, time, request, position).
 
-    An exposure is known, with its actions, at `known_at`; None: all of them at their own time. A request's time is
-    `request_time`; None: the time of its first exposure here.
+    An exposure is known, with its actions, at `known_at`; None: all of them at their own time. `request_time` is that
+    of its request's first exposure, be that known or here or not; None: of the first one here.
     """
 
     users: NDArray[np.int32]  # (U) row of users.parquet
@@ -77,6 +78,7 @@ class Timelines:
             statistics=np.zeros((0, len(spec.statistics)), np.float16),
             oracle={},
             known_at=none.astype(np.int64) if spec.known_later else None,
+            request_time=none.astype(np.int64),
         )
 
     def of_user(self, index: int) -> "Timelines":
@@ -148,6 +150,11 @@ class Timelines:
             statistics=np.zeros((len(flat["time"]), len(spec.statistics)), np.float16),
             oracle={name.removeprefix("oracle_"): _array(flat[name], np.float32) for name in oracle},
             known_at=_array(flat["known_at"], np.int64) if spec.known_later else None,
+            request_time=request_times(
+                np.repeat(np.arange(len(columns["time"])), np.diff(_offsets(columns["time"]))),
+                _array(flat["request"], np.int32),
+                _array(flat["time"], np.int64),
+            ),
         )
 
 

@@ -1,7 +1,6 @@
 """Does a running service give the scores that evaluation gave? A part of a prepared log, request by request over HTTP.
 
-The service must have been started with `--until` the part's first second, so that it learns of what was known later by
-events only.
+The service must have been started with `--until` the part's first second, so that it learns of the part by events only.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,8 +43,6 @@ def serve_part(
     samples = data.part(builder, part)
     rows = np.sort(samples.candidates)
     decoder = Decoder(data.folder, data.manifest)
-    for pending in _pending(builder, rows):
-        client.send_events([_body(e) for e in _events(data, builder, pending, decoder)])
     names = [feature.name for feature in data.manifest.spec.of("exposure")]
     order = np.lexsort((rows, builder.request_key[rows], builder.request_time[rows]))
     starts = np.flatnonzero(np.diff(builder.request_key[rows][order], prepend=-1))
@@ -68,13 +65,6 @@ def serve_part(
         client.send_events([_body(event) for event in events])
         progress((number + 1) / len(starts))
     return ServedPart(rows=rows, scores=scores, durations=np.array(durations))
-
-
-def _pending(builder: SequenceBuilder, rows: Ints) -> list[Ints]:
-    """Per user, exposures of earlier requests than the part's that were not known when the part began."""
-    begin = builder.request_time[rows].min()
-    late = np.flatnonzero((builder.request_time < begin) & (builder.timelines.known_time >= begin))
-    return np.split(late, np.flatnonzero(np.diff(builder.user_of_row[late])) + 1) if len(late) else []
 
 
 def _events(data: PreparedData, builder: SequenceBuilder, rows: Ints, decoder: Decoder) -> Sequence[Event]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrank.batch import map_arrays
-from genrank.data.exposures import number_requests, requests_by_gap
+from genrank.data.exposures import number_requests, request_times, requests_by_gap
 from genrank.data.manifest import Manifest
 from genrank.data.request import FeatureEncoder, exposures, load_user, read_vocabulary
 from genrank.data.tables import FeatureTable
@@ -85,7 +85,7 @@ class PastOnDisk:
 
 
 class PastInMemory:
-    """All timelines of the prepared folder, of what was known before `until` (seconds) if given: for a service."""
+    """All timelines of the prepared folder, of requests before `until` (seconds) if given: for a service."""
 
     def __init__(self, folder: Path, spec: DataSpec, *, until: int | None = None):
         self.spec, self.timelines, self.until = spec, Timelines.load(folder, spec), until
@@ -96,7 +96,10 @@ class PastInMemory:
         if row not in self.index:
             return Timelines.empty(self.spec, row)
         timeline = self.timelines.of_user(self.index[row])
-        return timeline if self.until is None else timeline.take(np.flatnonzero(timeline.known_time < self.until))
+        if self.until is None:
+            return timeline
+        assert timeline.request_time is not None  # it comes from a file
+        return timeline.take(np.flatnonzero(timeline.request_time < self.until))
 
 
 @dataclass(frozen=True)
@@ -230,10 +233,11 @@ class Histories:
     def _in_order(self, user: str, found: _Exposures) -> UserHistory:
         """The exposures as `prepare` would arrange them (data/exposures.py)."""
         t = found.timeline
-        user_number, ties = np.zeros(t.num_exposures, np.int64), (t.position, found.identity)
-        number = requests_of(user_number, found.request, t.time, ties, self.schema)
+        nobody, ties = np.zeros(t.num_exposures, np.int64), (t.position, found.identity)
+        number = requests_of(nobody, found.request, t.time, ties, self.schema)
+        timeline = replace(t, request=number, request_time=request_times(nobody, number, t.time))
         order = np.lexsort((found.identity, t.position, number, t.time, t.known_time))
-        timeline = replace(t, request=number).take(order)
+        timeline = timeline.take(order)
         identity = found.identity[order]
         stamps = np.stack([identity, timeline.item, self.catalogue.revisions[timeline.item]], axis=1)
         return UserHistory(user=user, row=self.users.get(user, 0), timeline=timeline, stamps=stamps)
