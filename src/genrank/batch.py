@@ -22,6 +22,7 @@ class Jagged:
 
     values: Array
     offsets: Array  # int64, one more than there are rows
+    weights: Array | None = None  # float32, one for each value; None: all alike
 
 
 # name -> int64 indices per row, Jagged int64 indices (multi-valued), or float32 rows (frozen embedding)

@@ -134,6 +134,7 @@ class Feature:
     min_count: int = 1  # categorical, multi: rarer values are "unknown"
     separator: str | None = None  # multi: splits text; None: the column is a list
     max_values: int = 16  # multi: values kept per row
+    weights: str | None = None  # multi: a column beside `column` with a weight for every value, of 0 or more
     boundaries: tuple[float, ...] = ()  # numeric: bucket edges; empty: quantiles of the training part
     num_buckets: int = 16  # numeric, with no boundaries given
     file: str | None = None  # embedding: an .npy beside the schema, one row per row of the owner's side table,
@@ -144,6 +145,8 @@ class Feature:
             raise ValueError(f"feature {self.name!r}: embeddings belong to items or users")
         if self.file is not None and self.kind != "embedding":
             raise ValueError(f"feature {self.name!r}: 'file' is for embeddings")
+        if self.weights is not None and self.kind != "multi":
+            raise ValueError(f"feature {self.name!r}: 'weights' is for multi-valued features")
         if self.column is None and not (self.file or "").endswith(".npy"):
             raise ValueError(f"feature {self.name!r}: 'column' is missing")
         if list(self.boundaries) != sorted(set(self.boundaries)):
@@ -318,6 +321,7 @@ class FeatureSpec:
     kind: FeatureKind
     size: int = 0
     dim: int = 0
+    weighted: bool = False  # multi: its values have weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,9 @@ from genrank.data.engine import Engine
 from genrank.data.exposures import arrange, array
 from genrank.data.fitting import Sample
 from genrank.data.staging import Staging
+from genrank.data.timelines import WEIGHTS
 from genrank.data.vocabulary import split_values
+from genrank.data.weighted import split_weighted
 from genrank.data.writing import target_of
 from genrank.schema import LogSchema
 
@@ -69,7 +71,12 @@ def arrange_buckets(
     paths, counts, first, last, hours = [], np.zeros(4, np.int64), [], [], set()
     for number, table in enumerate(_prefetched(lambda n: engine.fetch(staging.bucket(n, num_buckets)), num_buckets)):
         for name, feature in multi.items():
-            lists = split_values(table.column(name).combine_chunks(), feature.separator)
+            texts = table.column(name).combine_chunks()
+            if feature.weights is None:
+                lists = split_values(texts, feature.separator)
+            else:
+                lists, weights = split_weighted(texts, feature)
+                table = table.append_column(name + WEIGHTS, weights)
             table = table.set_column(table.column_names.index(name), name, lists)
         found = arrange(table.combine_chunks(), schema.requests)
         arranged = found.table

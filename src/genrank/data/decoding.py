@@ -58,7 +58,9 @@ class Decoder:
 
     def _feature(self, feature: FeatureSpec, value: Any) -> Any:
         if feature.kind == "multi":
-            return [self.values[feature.name][index] for index in value if index] or None
+            index, weights = value
+            names = [self.values[feature.name][each] for each in index if each]
+            return (names if weights is None else dict(zip(names, weights, strict=True))) or None
         if value == 0:
             return None
         if feature.kind == "categorical":
@@ -69,6 +71,8 @@ class Decoder:
 
 def _values(column: Any, rows: NDArray[np.int64]) -> list[Any]:
     if isinstance(column, Jagged):
-        return [column.values[column.offsets[row] : column.offsets[row + 1]].tolist() for row in rows.tolist()]
+        places = [slice(*column.offsets[row : row + 2].tolist()) for row in rows.tolist()]
+        weights = column.weights
+        return [(column.values[p].tolist(), None if weights is None else weights[p].tolist()) for p in places]
     plain: list[Any] = column[rows].tolist()
     return plain

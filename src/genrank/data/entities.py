@@ -14,6 +14,7 @@ from genrank.data.embeddings import SideData, embedding_matrix
 from genrank.data.engine import Engine, Expression
 from genrank.data.logs import Relations, feature_column
 from genrank.data.staging import Identities, with_id
+from genrank.data.timelines import WEIGHTS
 from genrank.data.vocabulary import (
     Vocabulary,
     bucket_of,
@@ -23,6 +24,7 @@ from genrank.data.vocabulary import (
     quantile_edges,
     split_values,
 )
+from genrank.data.weighted import split_weighted
 from genrank.schema import Feature, FeatureSpec, LogSchema, Owner
 
 
@@ -74,8 +76,10 @@ class EntityWriter:
                 warnings += found
                 continue
             column = rows.column(feature.name).combine_chunks()
-            columns[feature.name], size, edges = fit_feature(feature, column, trained, out / "vocab")
-            specs.append(FeatureSpec(name=feature.name, owner=owner, kind=feature.kind, size=size))
+            fitted, size, edges = fit_feature(feature, column, trained, out / "vocab")
+            columns |= fitted
+            weighted = feature.weights is not None
+            specs.append(FeatureSpec(name=feature.name, owner=owner, kind=feature.kind, size=size, weighted=weighted))
             if feature.kind == "numeric":
                 boundaries[feature.name] = edges
         pq.write_table(pa.table(columns), out / f"{owner}s.parquet")
@@ -130,22 +134,30 @@ def _value(table: Expression, feature: Feature) -> Any:
 
 def fit_feature(
     feature: Feature, column: pa.Array, trained: NDArray[np.bool_], vocab: Path
-) -> tuple[pa.Array, int, tuple[float, ...]]:
-    """A side feature's indices, their number, and a numeric one's boundaries; its vocabulary goes to `vocab`."""
+) -> tuple[dict[str, pa.Array], int, tuple[float, ...]]:
+    """A side feature's columns, the number of its indices, and a numeric one's boundaries.
+
+    Its vocabulary goes to `vocab`.
+    """
     if feature.kind == "numeric":
         values = column.cast(pa.float64()).fill_null(float("nan")).to_numpy(zero_copy_only=False)
         edges = feature.boundaries or quantile_edges(values[trained], feature.num_buckets)
-        return pa.array(bucket_of(values, edges)), len(edges) + 2, edges
+        return {feature.name: pa.array(bucket_of(values, edges))}, len(edges) + 2, edges
     if feature.kind == "categorical":
         values, codes = encode(column)
         vocabulary = Vocabulary.fit(values, count_codes(codes[trained], len(values)), min_count=feature.min_count)
-        indices = pa.array(vocabulary.index_of_code[codes])
+        columns = {feature.name: pa.array(vocabulary.index_of_code[codes])}
     else:
-        lists = split_values(column, feature.separator)
+        lists, weights = split_values(column, feature.separator), None
+        if feature.weights is not None:
+            lists, weights = split_weighted(column, feature)
         values, _ = encode(lists.flatten())
         multi = multi_codes(lists, values)
         counts = count_codes(multi.codes[trained[multi.rows]], len(values))
         vocabulary = Vocabulary.fit(values, counts, min_count=feature.min_count)
-        indices = multi.mapped(vocabulary.index_of_code, max_values=feature.max_values)
+        index = vocabulary.index_of_code
+        columns = {feature.name: multi.mapped(index, max_values=feature.max_values)}
+        if weights is not None:
+            columns[feature.name + WEIGHTS] = multi.beside(weights, index, max_values=feature.max_values)
     vocabulary.write(vocab / f"{feature.name}.parquet")
-    return indices, vocabulary.size, ()
+    return columns, vocabulary.size, ()

@@ -176,7 +176,8 @@ def _repeats(columns: list[NDArray[Any]]) -> Mask:
 def _rank(column: pa.ChunkedArray) -> NDArray[Any]:
     """Numbers in the order of the column's values; NaN is lowest."""
     if pa.types.is_list(column.type):
-        column = pa.chunked_array([pc.binary_join(column.combine_chunks(), "\x1f")])
+        texts = column.combine_chunks().cast(pa.list_(pa.string()))
+        column = pa.chunked_array([pc.binary_join(texts, "\x1f")])
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         codes: NDArray[Any] = np.unique(np.array(column.fill_null("").to_pylist(), dtype=object), return_inverse=True)[
             1

@@ -11,6 +11,7 @@ from typing import Any
 
 from genrank.config import nearest, override
 from genrank.data.engine import Column, Engine, Expression
+from genrank.data.weighted import weighted_texts
 from genrank.errors import LogError, SchemaError
 from genrank.schema import Feature, LogSchema, Task
 
@@ -112,6 +113,9 @@ def feature_column(table: Expression, feature: Feature, *, place: str = "log") -
         if not column.type().is_array():
             raise LogError(f"{role}: expected lists of numbers in column {feature.column!r}, found {column.type()}")
         return column
+    if feature.weights is not None:
+        weights = _column(table, feature.weights, f"{role}: weights", place)
+        return weighted_texts(column, weights, feature)
     return _multi(column, feature)
 
 

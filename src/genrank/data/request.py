@@ -6,6 +6,7 @@ Also the way of raw values (ids, context) to the indices that `prepare` gave the
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,7 @@ class FeatureEncoder:
         self.what = "context" if owner == "exposure" else owner
         self.specs = [feature for feature in manifest.spec.of(owner) if feature.kind != "embedding"]
         self.boundaries = manifest.boundaries
+        self.features = {feature.name: feature for feature in manifest.schema.features}
         self.vocabularies = {
             feature.name: read_vocabulary(folder / "vocab" / f"{feature.name}.parquet")
             for feature in self.specs
@@ -168,7 +170,7 @@ class FeatureEncoder:
                 raise RequestError(f"{self.what}: there is no feature {name!r}; {nearest(name, known)}")
 
     def _column(self, feature: FeatureSpec, value: Any, count: int) -> Any:
-        if feature.kind == "multi":
+        if feature.kind == "multi" and not _of_each(value):
             return self._columns(feature, [value] * count)
         values = list(value) if isinstance(value, list | tuple) else [value] * count
         if len(values) != count:
@@ -179,11 +181,41 @@ class FeatureEncoder:
 
     def _columns(self, feature: FeatureSpec, values: Sequence[Any]) -> Any:
         if feature.kind == "multi":
-            vocabulary = self.vocabularies[feature.name]
-            found = [[vocabulary[str(v)] for v in (each or ()) if str(v) in vocabulary] for each in values]
-            flat = np.array([index for row in found for index in row], np.int32)
-            return Jagged(flat, offsets_of(np.array([len(row) for row in found], np.int64)))
+            return self._lists(feature, values)
         return np.array([self._index(feature, each) for each in values], np.int32)
+
+    def _lists(self, feature: FeatureSpec, values: Sequence[Any]) -> Jagged:
+        """Rows of known values, cut as `prepare` cuts them."""
+        rows = []
+        for given in values:
+            weights = self._weights(feature, given)
+            known = {name: index for name in weights if (index := self.vocabularies[feature.name].get(name))}
+            first = list(known)[: self.features[feature.name].max_values]
+            rows.append([(known[name], weights[name]) for name in first])
+        flat = [pair for row in rows for pair in row]
+        return Jagged(
+            np.array([index for index, _ in flat], np.int32),
+            offsets_of(np.array([len(row) for row in rows], np.int64)),
+            np.array([weight for _, weight in flat], np.float32) if feature.weighted else None,
+        )
+
+    def _weights(self, feature: FeatureSpec, given: Any) -> dict[str, float]:
+        """Value → weight: of an object, or of a list, whose values weigh 1 each. RequestError for what is neither."""
+        separator = self.features[feature.name].separator
+        if isinstance(given, str) and separator is not None:
+            given = given.split(separator)
+        if not isinstance(given, Mapping | list | tuple | NoneType) or (
+            isinstance(given, Mapping) and not feature.weighted
+        ):
+            wanted = "a list of values" + (", or an object of values and their weights" if feature.weighted else "")
+            raise RequestError(f"{self.what}: {feature.name} must be {wanted}, found {given!r}")
+        weights: dict[str, float] = {}
+        for value in given or ():
+            if value is not None and (name := str(value).strip()) and name not in weights:
+                weights[name] = (
+                    _weight(f"{self.what}: {feature.name}: {name}", given[value]) if isinstance(given, Mapping) else 1.0
+                )
+        return weights
 
     def _index(self, feature: FeatureSpec, value: Any) -> int:
         if value is None:
@@ -191,6 +223,18 @@ class FeatureEncoder:
         if feature.kind == "categorical":
             return self.vocabularies[feature.name].get(str(value), 0)
         return numeric_bucket(f"{self.what}: {feature.name}", value, self.boundaries[feature.name])
+
+
+def _of_each(value: Any) -> bool:
+    """Whether a multi-valued feature's value is a list with one for each candidate: values themselves are plain."""
+    return isinstance(value, list | tuple) and any(isinstance(each, list | tuple | Mapping) for each in value)
+
+
+def _weight(name: str, value: Any) -> float:
+    weight = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else np.nan
+    if not (np.isfinite(weight) and weight >= 0):
+        raise RequestError(f"{name} must have a weight that is a number of 0 or more, found {value!r}")
+    return weight
 
 
 def numeric_bucket(name: str, value: Any, boundaries: Sequence[float]) -> int:

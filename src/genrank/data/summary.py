@@ -25,7 +25,10 @@ def data_spec(schema: LogSchema, fitted: Fitted, entities: Iterable[Entities]) -
             name = f"feature_{feature.name}"
             edges = fitted.boundaries.get(name)
             size = fitted.vocabularies[name].size if edges is None else len(edges) + 2
-            features.append(FeatureSpec(name=feature.name, owner="exposure", kind=feature.kind, size=size))
+            weighted = feature.weights is not None
+            features.append(
+                FeatureSpec(name=feature.name, owner="exposure", kind=feature.kind, size=size, weighted=weighted)
+            )
     return DataSpec(
         features=tuple(features),
         tasks=tuple(

@@ -19,6 +19,8 @@ from genrank.data.exposures import request_times
 from genrank.errors import DataError
 from genrank.schema import DataSpec, FeatureSpec
 
+WEIGHTS = ":weights"  # behind the name of a multi-valued feature: the column of its values' weights
+
 
 @dataclass(frozen=True, kw_only=True)
 class Timelines:
@@ -63,6 +65,7 @@ class Timelines:
         """The timeline of a user (row of users.parquet) without exposures."""
         none = np.zeros(0, np.int32)
         jagged = Jagged(none, np.zeros(1, np.int64))
+        weighted = replace(jagged, weights=none.astype(np.float32))
         return cls(
             users=np.array([user], np.int32),
             offsets=np.zeros(2, np.int64),
@@ -74,7 +77,9 @@ class Timelines:
             tasks={t.name: none.astype(np.int8 if t.kind == "binary" else np.float32) for t in spec.tasks},
             censored={t.name: none.astype(np.bool_) for t in spec.tasks if t.kind == "duration"},
             feedback={part.name: none for part in spec.feedback},
-            features={f.name: jagged if f.kind == "multi" else none for f in spec.of("exposure")},
+            features={
+                f.name: none if f.kind != "multi" else weighted if f.weighted else jagged for f in spec.of("exposure")
+            },
             statistics=np.zeros((0, len(spec.statistics)), np.float16),
             oracle={},
             known_at=none.astype(np.int64) if spec.known_later else None,
@@ -189,15 +194,23 @@ def _join(columns: Sequence[Any]) -> Any:
     if isinstance(columns[0], Mapping):
         return {name: _join([column[name] for column in columns]) for name in columns[0]}
     if isinstance(columns[0], Jagged):
-        lengths = np.concatenate([np.diff(column.offsets) for column in columns])
-        return Jagged(np.concatenate([column.values for column in columns]), offsets_of(lengths))
+        return join_jagged(columns)
     return np.concatenate(columns)
+
+
+def join_jagged(columns: Sequence[Jagged]) -> Jagged:
+    """The rows of all columns, one behind another."""
+    lengths = np.concatenate([np.diff(column.offsets) for column in columns])
+    weights = None if columns[0].weights is None else np.concatenate([column.weights for column in columns])
+    return Jagged(np.concatenate([column.values for column in columns]), offsets_of(lengths), weights)
 
 
 def _slice(column: Any, begin: int, end: int) -> Any:
     if isinstance(column, Jagged):
         offsets = column.offsets[begin : end + 1]
-        return Jagged(column.values[offsets[0] : offsets[-1]], offsets - offsets[0])
+        kept = slice(int(offsets[0]), int(offsets[-1]))
+        weights = None if column.weights is None else column.weights[kept]
+        return Jagged(column.values[kept], offsets - offsets[0], weights)
     return column[begin:end]
 
 
@@ -209,7 +222,10 @@ def feature_columns(
     for spec in specs:
         if spec.kind == "multi":
             column = columns[prefix + spec.name]
-            loaded[spec.name] = Jagged(_array(_flatten(column), np.int32), _offsets(column))
+            weights = None
+            if spec.weighted:
+                weights = _array(_flatten(columns[prefix + spec.name + WEIGHTS]), np.float32)
+            loaded[spec.name] = Jagged(_array(_flatten(column), np.int32), _offsets(column), weights)
         elif spec.kind != "embedding":
             loaded[spec.name] = _array(columns[prefix + spec.name], np.int32)
     return loaded
@@ -219,8 +235,9 @@ def gather(column: Any, rows: NDArray[np.int64], *, widen: bool = True) -> Any:
     """The given rows of a feature column, in that order; indices become int64 if `widen`."""
     if isinstance(column, Jagged):
         starts, lengths = column.offsets[rows], np.diff(column.offsets)[rows]
-        values = column.values[ranges(starts, lengths)]
-        return Jagged(values.astype(np.int64) if widen else values, offsets_of(lengths))
+        places = ranges(starts, lengths)
+        values, weights = column.values[places], None if column.weights is None else column.weights[places]
+        return Jagged(values.astype(np.int64) if widen else values, offsets_of(lengths), weights)
     taken = column[rows]
     return taken.astype(np.int64) if widen and taken.dtype != np.float32 else taken
 
@@ -244,7 +261,7 @@ def _read(path: Path, spec: DataSpec) -> pa.Table:
     wanted = {"user", "time", "known_at", "request", "position", "item", "target"}
     wanted |= {f"{prefix}_{task.name}" for prefix in ("task", "censored") for task in spec.tasks}
     wanted |= {f"feedback_{part.name}" for part in spec.feedback}
-    wanted |= {f"feature_{feature.name}" for feature in spec.of("exposure")}
+    wanted |= {f"feature_{feature.name}{end}" for feature in spec.of("exposure") for end in ("", WEIGHTS)}
     names = file.schema_arrow.names
     return file.read(columns=[name for name in names if name in wanted or name.startswith("oracle_")])
 

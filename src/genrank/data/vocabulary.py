@@ -64,13 +64,21 @@ class MultiCodes:
 
     def mapped(self, index_of_code: Codes, *, max_values: int) -> pa.ListArray:
         """The known values' indices, at most `max_values` per row, the first ones."""
-        index, row = index_of_code[self.codes], self.rows
-        known = index > 0
-        index, row = index[known], row[known]
-        kept = np.arange(len(row)) - np.searchsorted(row, row) < max_values
-        counts = np.bincount(row[kept], minlength=len(self.offsets) - 1)
-        offsets = np.append(0, np.cumsum(counts)).astype(np.int32)
-        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(index[kept], pa.int32()))
+        kept, offsets = self._kept(index_of_code, max_values)
+        return pa.ListArray.from_arrays(offsets, pa.array(index_of_code[self.codes[kept]], pa.int32()))
+
+    def beside(self, weights: pa.ListArray, index_of_code: Codes, *, max_values: int) -> pa.ListArray:
+        """Of weights beside the codes, those of the values that `mapped` keeps."""
+        kept, offsets = self._kept(index_of_code, max_values)
+        return pa.ListArray.from_arrays(offsets, weights.flatten().take(pa.array(kept)))
+
+    def _kept(self, index_of_code: Codes, max_values: int) -> tuple[NDArray[np.int64], pa.Array]:
+        """Places of the codes that are kept, and the rows' offsets among them."""
+        known = np.flatnonzero(index_of_code[self.codes] > 0)
+        row = self.rows[known]
+        first = np.arange(len(row)) - np.searchsorted(row, row) < max_values
+        counts = np.bincount(row[first], minlength=len(self.offsets) - 1)
+        return known[first], pa.array(np.append(0, np.cumsum(counts)).astype(np.int32))
 
 
 def encode(column: pa.Array) -> tuple[pa.Array, Codes]:
@@ -92,17 +100,22 @@ def split_values(column: pa.Array, separator: str | None) -> pa.ListArray:
     """Lists of text: the column's own lists, or its text split. No nulls, no blanks, no value twice in a row."""
     if separator is not None:
         column = pc.split_pattern(column.cast(pa.string()), separator)
-    column = column.cast(pa.list_(pa.string())).fill_null(pa.scalar([], pa.list_(pa.string())))
+    return distinct_values(column.cast(pa.list_(pa.string())))[0]
+
+
+def distinct_values(column: pa.ListArray) -> tuple[pa.ListArray, NDArray[np.int64]]:
+    """Lists of text without nulls, blanks and repeated values; and the place of each among the flat values before."""
+    column = column.fill_null(pa.scalar([], pa.list_(pa.string())))
     flat = pc.utf8_trim_whitespace(column.flatten())
     row = np.repeat(np.arange(len(column)), pc.list_value_length(column).to_numpy(zero_copy_only=False))
-    known = pc.not_equal(flat, "").fill_null(False).to_numpy(zero_copy_only=False)
-    row, flat = row[known], flat.filter(pa.array(known))
+    known = np.flatnonzero(pc.not_equal(flat, "").fill_null(False).to_numpy(zero_copy_only=False))
+    row, flat = row[known], flat.take(pa.array(known))
     values, codes = encode(flat)
     _, first = np.unique(row * (len(values) + 1) + codes, return_index=True)
     first.sort()
     counts = np.bincount(row[first], minlength=len(column))
     offsets = np.append(0, np.cumsum(counts)).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), flat.take(pa.array(first)))
+    return pa.ListArray.from_arrays(pa.array(offsets), flat.take(pa.array(first))), known[first]
 
 
 def multi_codes(column: pa.ListArray, values: pa.Array) -> MultiCodes:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from genrank.data.exposures import array, request_ordinals
 from genrank.data.fitting import Fitted
 from genrank.data.manifest import PartCounts, SplitTimes
+from genrank.data.timelines import WEIGHTS
 from genrank.data.vocabulary import bucket_of, multi_codes
 from genrank.schema import LogSchema
 
@@ -70,6 +71,8 @@ def _columns(bucket: pa.Table, schema: LogSchema, fitted: Fitted) -> list[tuple[
         if feature.owner == "exposure":
             name = f"feature_{feature.name}"
             columns.append((name, _feature(bucket, name, feature.max_values, fitted)))
+            if feature.weights is not None:
+                columns.append((name + WEIGHTS, _weights(bucket, name, feature.max_values, fitted)))
     columns += [(f"oracle_{task}", bucket.column(f"oracle_{task}").combine_chunks()) for task in schema.oracle]
     assert all(len(values) == size for _, values in columns)
     return columns
@@ -83,6 +86,12 @@ def _feature(bucket: pa.Table, name: str, max_values: int, fitted: Fitted) -> pa
         multi = multi_codes(bucket.column(name).combine_chunks(), fitted.values[name])
         return multi.mapped(index_of_code, max_values=max_values)
     return pa.array(index_of_code[array(bucket, name)])
+
+
+def _weights(bucket: pa.Table, name: str, max_values: int, fitted: Fitted) -> pa.Array:
+    multi = multi_codes(bucket.column(name).combine_chunks(), fitted.values[name])
+    weights = bucket.column(name + WEIGHTS).combine_chunks()
+    return multi.beside(weights, fitted.vocabularies[name].index_of_code, max_values=max_values)
 
 
 def target_of(bucket: pa.Table) -> NDArray[np.bool_]:

@@ -25,6 +25,7 @@ def module_key(name: str) -> str:
 
 
 TABLE_SCALE = 0.05  # standard deviation of fresh rows; ours
+SMALLEST = torch.finfo(torch.float32).tiny  # sum of weights that is divided by
 
 
 class Table(nn.Module):
@@ -41,9 +42,18 @@ class Table(nn.Module):
         return F.embedding(index_N, self.weight, sparse=True)
 
     def mean(self, values: Jagged) -> Tensor:
-        """(N, dim) mean over each row's values; row 0 of the table where there is none."""
-        means_ND = F.embedding_bag(values.values, self.weight, values.offsets[:-1], mode="mean", sparse=True)
-        return self.unknown(values.offsets.diff() == 0, means_ND)
+        """(N, dim) mean over each row's values, by their weights if they have any; of none, row 0 of the table."""
+        lengths_N = values.offsets.diff()
+        if values.weights is None:
+            means_ND = F.embedding_bag(values.values, self.weight, values.offsets[:-1], mode="mean", sparse=True)
+            return self.unknown(lengths_N == 0, means_ND)
+        row_V = torch.repeat_interleave(torch.arange(len(lengths_N), device=lengths_N.device), lengths_N)
+        total_N = values.weights.new_zeros(len(lengths_N)).index_add(0, row_V, values.weights)
+        share_V = (values.weights / total_N.clamp_min(SMALLEST)[row_V]).to(self.weight.dtype)
+        means_ND = F.embedding_bag(
+            values.values, self.weight, values.offsets[:-1], mode="sum", sparse=True, per_sample_weights=share_V
+        )
+        return self.unknown(total_N == 0, means_ND)
 
     def unknown(self, where_N: Tensor, vectors_ND: Tensor) -> Tensor:
         """(N, dim) the vectors, with row 0 of the table where they are not known."""

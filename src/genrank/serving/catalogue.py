@@ -20,7 +20,7 @@ from genrank.config import nearest
 from genrank.data.manifest import Manifest
 from genrank.data.request import FeatureEncoder
 from genrank.data.tables import FeatureTable
-from genrank.data.timelines import gather, offsets_of
+from genrank.data.timelines import gather, join_jagged
 from genrank.errors import RequestError
 
 Ints = NDArray[np.int64]
@@ -138,8 +138,7 @@ class Catalogue:
 def _rejoin(old: Any, new: Any, source: Ints) -> Any:
     """Rows of `old`, or behind it of `new`."""
     if isinstance(old, Jagged):
-        lengths = np.concatenate([np.diff(old.offsets), np.diff(new.offsets)])
-        return gather(Jagged(np.concatenate([old.values, new.values]), offsets_of(lengths)), source, widen=False)
+        return gather(join_jagged([old, new]), source, widen=False)
     return np.concatenate([old, new.astype(old.dtype)])[source]
 
 
