@@ -60,6 +60,8 @@ SETTINGS: dict[str, tuple[str, list[str]]] = {
     "genrank + ple": ("genrank-small", [*OFF, "model.heads.kind=ple"]),
     "genrank + mmoe": ("genrank-small", [*OFF, "model.heads.kind=mmoe"]),
     "genrank, no content": ("genrank-small", [*OFF, "model.content=off"]),
+    "genrank + position": ("genrank-small", [*OFF, "model.position_feature=true"]),
+    "genrank + hour, weekday": ("genrank-small", [*OFF, "model.hour_feature=true", "model.weekday_feature=true"]),
     "mlp + ppnet": ("mlp-small", [*OFF, "model.heads.ppnet=true"]),
     "mlp + ple": ("mlp-small", [*OFF, "model.heads.kind=ple"]),
     "mlp + sim soft": ("mlp-small", [*OFF, "sequence.max_history=64", "model.search.kind=soft"]),

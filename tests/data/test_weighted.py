@@ -23,6 +23,7 @@ from genrank.nn.embeddings import Table
 from genrank.runs.predict import predict
 from genrank.schema import Feature, Tables
 from genrank.schema import Table as SideTable
+from genrank.service.wire import ItemBody
 from genrank.serving.catalogue import Catalogue, Item
 from genrank.serving.ranker import GenRanker
 
@@ -216,7 +217,8 @@ def test_items_that_are_put_have_the_numbers_of_prepared_ones(tmp_path: Path) ->
     table = FeatureTable.load(prepared.folder, "item", prepared.manifest.spec)
     catalogue = Catalogue(table, prepared.folder, prepared.manifest)
     catalogue.put([Item(id=f"i{item}", features={"genres": genres(item)}) for item in range(10)])
-    catalogue.put([Item(id="new", features={"genres": {"g1": 3}}), Item(id="bare")])
+    sent = ItemBody.model_validate_json('{"item": "new", "features": {"genres": {"g1": 3}}}').as_item()
+    catalogue.put([Item.parse("new", sent.body()), Item(id="bare")])
     old, new = table.features["genres"], catalogue.table.features["genres"]
     assert (new.values[: len(old.values)] == old.values).all()
     np.testing.assert_array_equal(new.weights[: len(old.values)], old.weights)

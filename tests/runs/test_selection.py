@@ -47,7 +47,9 @@ def test_the_named_figure_is_the_score(select: str, score: float) -> None:
 
 
 def test_a_figure_that_validation_does_not_have_is_refused_in_words() -> None:
-    with pytest.raises(ConfigError, match=r"no user of the validation part has both; set training.select=click.loss"):
+    with pytest.raises(
+        ConfigError, match=r"no user of the validation part has both; set training.select=click.logloss"
+    ):
         selecting(lambda: {"score": 1.0}, _run("click.gauc"), SPEC)()
 
 

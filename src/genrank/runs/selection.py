@@ -24,11 +24,12 @@ def choices(config: RunConfig, spec: DataSpec) -> dict[str, Figure]:
     """Everything that `training.select` can name."""
     if isinstance(config.model, RetrieverConfig):
         return {name: (name, 1) for name in request_metrics(np.zeros(1, np.int64), np.zeros(1))}
-    named: dict[str, Figure] = {f"{task.name}.loss": (f"loss/{task.name}", -1) for task in spec.tasks}
+    named: dict[str, Figure] = {}
     for task in spec.tasks:
+        loss = "logloss" if task.kind == "binary" else "loss"
+        named[f"{task.name}.{loss}"] = (f"loss/{task.name}", -1)
         if task.kind == "binary":
             named |= {f"{task.name}.{kind}": (f"{kind}/{task.name}", 1) for kind in ("auc", "gauc")}
-            named[f"{task.name}.logloss"] = (f"loss/{task.name}", -1)
     return named
 
 
@@ -63,6 +64,6 @@ def selecting(validate: Validate, config: RunConfig, spec: DataSpec) -> Validate
 def _undefined(select: str, task: str) -> ConfigError:
     wanted = "no user of the validation part has" if select.endswith("gauc") else "the validation part doesn't have"
     return ConfigError(
-        f"training.select={select}: needs both answers of {task}, and {wanted} both; set training.select={task}.loss, "
-        "or a larger split.valid_fraction"
+        f"training.select={select}: needs both answers of {task}, and {wanted} both; set "
+        f"training.select={task}.logloss, or a larger split.valid_fraction"
     )

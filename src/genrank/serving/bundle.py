@@ -176,6 +176,8 @@ def _difference(mine: Manifest, theirs: Manifest) -> str:
                 return f"{kind}: {name!r} differs"
     if mine.spec.statistics != theirs.spec.statistics:
         return "the window statistics differ"
+    if mine.spec.zone != theirs.spec.zone:
+        return f"time.zone: {mine.spec.zone} and {theirs.spec.zone}"
     return "the order of features differs"
 
 
