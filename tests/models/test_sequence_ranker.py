@@ -33,7 +33,7 @@ def test_embedding_gradients_are_sparse_and_touch_looked_up_rows_only() -> None:
     assert set(gradient.coalesce().indices()[0].tolist()) == set(batch.items["item_id"].tolist())
 
 
-@pytest.mark.parametrize("name", ["hstu", "hstu-user-prefix", "hstu-one-block", "hstu-sim"])
+@pytest.mark.parametrize("name", ["hstu", "hstu-user-prefix", "hstu-one-block", "hstu-sim", "hstu-scaled-input"])
 def test_predicting_at_item_tokens_equals_predicting_at_copies(name: str) -> None:
     search = ranker(name, SPEC, max_history=MAX_HISTORY).config.search
     batch = batch_of(search=search)
@@ -49,6 +49,37 @@ def test_predicting_at_item_tokens_equals_predicting_at_copies(name: str) -> Non
         gradients.append([p.grad.to_dense() for p in model.parameters()])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "deviation"),
+    [
+        ({"organization": "interleaved"}, 0.02),
+        ({"organization": "action"}, (3 * 256) ** -0.5),  # uniform within ±1/√W
+        ({"organization": "interleaved", "start": "uniform"}, (3 * 256) ** -0.5),
+        ({"organization": "action", "start": "official"}, 0.02),
+    ],
+)
+def test_hstus_first_weights_are_official_with_interleaved_tokens_and_pytorchs_elsewhere(
+    settings: dict[str, Any], deviation: float
+) -> None:
+    torch.manual_seed(0)
+    config = SequenceRankerConfig(block="hstu", encoding="hstu", width=256, **settings)
+    block = build_ranker(config, SPEC, max_history=4).blocks[0]
+    for layer in (block.gate_query, block.key_value):
+        assert abs(layer.weight.std().item() / deviation - 1) < 0.02
+    xavier = (6 / 512) ** 0.5
+    bound = xavier if deviation == 0.02 else 256**-0.5
+    assert 0.99 * bound < block.out.weight.abs().max() <= bound
+
+
+def test_the_scaled_input_is_the_vector_times_the_root_of_the_width_plus_its_position() -> None:
+    model = ranker("scaled-input", SPEC, max_history=MAX_HISTORY)
+    place = torch.tensor([0, 3, MAX_HISTORY + 1])
+    x = torch.randn(3, 16)
+    table = model.scaled_input.position.weight
+    torch.testing.assert_close(model._input(x, place), 4 * x + table[place])
+    assert abs(table.std().item() * 4 - 1) < 0.2
 
 
 def test_no_copy_is_made_where_history_holds_every_exposure(monkeypatch: pytest.MonkeyPatch) -> None:

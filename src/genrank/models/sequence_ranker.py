@@ -31,7 +31,7 @@ from genrank.nn.attention import Attention, Queries, Scoring, Tokens, alibi
 from genrank.nn.backends import BACKENDS, Backend, choose_backend
 from genrank.nn.blocks import Block, HSTUBlock, KeysValues, RelativeBias, TransformerBlock
 from genrank.nn.dropout import Dropout
-from genrank.nn.encoding import GenRankEncoding
+from genrank.nn.encoding import GenRankEncoding, ScaledInput
 from genrank.nn.history_state import HistoryState, Merge
 from genrank.nn.organization import (
     Context,
@@ -61,6 +61,8 @@ class SequenceRankerConfig(RankerConfig):
     organization: Organization = "action"
     encoding: Literal["genrank", "hstu", "none"] = "genrank"
     block: Literal["transformer", "hstu"] = "transformer"
+    start: Literal["auto", "official", "uniform"] = "auto"  # first weights of the hstu block: see `first_weights`
+    input: Literal["norm", "scaled"] = "norm"  # LayerNorm, or HSTU's own: times √width, plus absolute positions
     history_mask: Literal["causal", "full"] = "causal"
     alibi: Literal["position", "time", "both", "none"] = "position"  # of the encoding `genrank`, as the next three
     position_embedding: bool = True
@@ -86,6 +88,13 @@ class SequenceRankerConfig(RankerConfig):
 
         if self.attention == "fused" and not self.fusible:
             raise ValueError("the attention backend 'fused' knows neither SiLU nor a learned bias; set attention=auto")
+
+    @property
+    def first_weights(self) -> Literal["official", "uniform"]:
+        """`start`; auto is HSTU's official one for interleaved tokens, which don't learn from PyTorch's, or far later."""
+        if self.start == "auto":
+            return "official" if self.organization == "interleaved" else "uniform"
+        return self.start
 
     @property
     def predicts_in_place(self) -> bool:
@@ -117,7 +126,8 @@ class SequenceRanker(nn.Module):
             request=uses and config.request_embedding,
             gap=uses and config.gap_embedding,
         )
-        self.input_norm = nn.LayerNorm(width)
+        self.input_norm = nn.LayerNorm(width) if config.input == "norm" else None
+        self.scaled_input = ScaledInput(self.num_positions, width) if config.input == "scaled" else None
         self.input_dropout = Dropout(config.embedding_dropout)
         self.blocks = nn.ModuleList(self._block() for _ in range(config.num_blocks))
         self.outputs = Outputs(
@@ -140,7 +150,8 @@ class SequenceRanker(nn.Module):
         config = self.config
         relative = RelativeBias(self.num_positions) if config.encoding == "hstu" else None
         if config.block == "hstu":
-            return HSTUBlock(config.width, config.num_heads, dropout=config.dropout, relative=relative)
+            start = config.first_weights
+            return HSTUBlock(config.width, config.num_heads, dropout=config.dropout, start=start, relative=relative)
         return TransformerBlock(
             config.width,
             config.num_heads,
@@ -183,7 +194,7 @@ class SequenceRanker(nn.Module):
         merge = Merge(state.context.offsets, context.tokens.offsets)
         places, asked = merge.tokens(state.context, context.tokens), context.queries
         attention = self._attention(Queries(asked.tokens, asked.prefix, asked.next_time), places)
-        x_XW = self.input_dropout(self.input_norm(context.x_XW))
+        x_XW = self._input(context.x_XW, context.queries.tokens.position)
         states: list[KeysValues] = []
         for block, before in zip(self.blocks, state.keys_values, strict=True):
             assert isinstance(block, Block)
@@ -216,7 +227,7 @@ class SequenceRanker(nn.Module):
         if self.config.history_mask == "full":
             context = fully_visible(context)
         attention = self._attention(context.queries, context.tokens)
-        x_XW = self.input_dropout(self.input_norm(context.x_XW))
+        x_XW = self._input(context.x_XW, context.queries.tokens.position)
         states: list[KeysValues] = []
         for block in self.blocks[:-1]:
             x_XW, own = self._run(block, x_XW, attention, None)
@@ -284,8 +295,18 @@ class SequenceRanker(nn.Module):
         x_CW = x_CW if context_CW is None else x_CW + context_CW
         if state.user_BW is not None and not state.num_prefix_tokens:
             x_CW = x_CW + per_token(state.user_BW, c.offsets)
-        chosen: Tensor = self.input_dropout(self.input_norm(x_CW[own]))
-        return chosen
+        place_C = self.event_tokens * c.prefix + state.num_prefix_tokens
+        return self._input(x_CW[own], place_C[own])
+
+    def _input(self, x_NW: Tensor, position_N: Tensor) -> Tensor:
+        """(N, W) what goes into the first block. Positions are those that tokens ask from: an item token of the past
+        stands where it stood as a candidate under HSTU's bias, so that it can predict in place."""
+        if self.scaled_input is not None:
+            x_NW = self.scaled_input(x_NW, position_N)
+        if self.input_norm is not None:
+            x_NW = self.input_norm(x_NW)
+        dropped: Tensor = self.input_dropout(x_NW)
+        return dropped
 
     def _item_tokens(self, batch: PackedBatch, state: HistoryState) -> Tensor:
         """(T) the context token of every history event's item."""

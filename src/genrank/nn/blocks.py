@@ -4,7 +4,7 @@ A block is called for the history (context) and for the candidates apart: candid
 values, which is also all that needs caching. Shapes: N tokens, W width, H heads, D = W / H.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -109,21 +109,31 @@ class HSTUBlock(nn.Module):
 
     U, V, Q, K = split(SiLU(norm(x) W)),    y = W_o dropout(U ⊙ norm(A V)) + x
 
-    with norms without affine parameters, A the pointwise SiLU attention, and no feed-forward net.
+    with norms without affine parameters, A the pointwise SiLU attention, and no feed-forward net. start: the first
+    weights, `official` as in that code (W of deviation 0.02, W_o Xavier), `uniform` PyTorch's own, within ±1/√W.
     """
 
     weighting = "silu"
 
-    def __init__(self, width: int, num_heads: int, *, dropout: float, relative: RelativeBias | None = None):
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        dropout: float,
+        start: Literal["official", "uniform"] = "uniform",
+        relative: RelativeBias | None = None,
+    ):
         super().__init__()
         self.width, self.num_heads, self.relative = width, num_heads, relative
         self.gate_query = nn.Linear(width, 2 * width, bias=False)
         self.key_value = nn.Linear(width, 2 * width, bias=False)
         self.out = nn.Linear(width, width)
         self.dropout = Dropout(dropout)
-        # Three times PyTorch's default, which is ours: smaller weights leave SiLU's attention flat for long.
-        for layer in (self.gate_query, self.key_value):
-            nn.init.uniform_(layer.weight, -3 / width**0.5, 3 / width**0.5)
+        if start == "official":
+            for layer in (self.gate_query, self.key_value):
+                nn.init.normal_(layer.weight, std=0.02)
+            nn.init.xavier_uniform_(self.out.weight)
 
     def keys_values(self, x_NW: Tensor) -> KeysValues:
         """See TransformerBlock."""

@@ -43,3 +43,18 @@ class GenRankEncoding(nn.Module):
         if self.gap is not None:
             encoded = encoded + self.gap(gap_bucket(gap_N))
         return encoded
+
+
+class ScaledInput(nn.Module):
+    """HSTU's input (arXiv 2402.17152, research code): x √W + a learned absolute position, N(0, 1/W) at first."""
+
+    def __init__(self, num_positions: int, width: int):
+        super().__init__()
+        self.scale = width**0.5
+        self.position = nn.Embedding(num_positions, width)
+        nn.init.normal_(self.position.weight, std=width**-0.5)
+
+    def forward(self, x_NW: Tensor, position_N: Tensor) -> Tensor:
+        """(N, W). Positions are a token's places in its sequence, as a query."""
+        placed: Tensor = self.scale * x_NW + self.position(position_N)
+        return placed
