@@ -50,13 +50,13 @@ def random_log(seed: int, size: int = 70) -> dict[str, Any]:
     }
 
 
-def counted_feed(folder: Path, **world: int) -> Path:
-    """A simulated feed with content embeddings, prepared with window statistics in `folder`/data."""
+def counted_feed(folder: Path, *, statistics: bool = True, **world: int) -> Path:
+    """A simulated feed with content embeddings, prepared in `folder`/data."""
     from genrank.cli import main
     from genrank.simulation import WorldConfig, simulate
 
     simulate(WorldConfig(num_topics=4, **world), folder / "feed")
-    arguments = ["--set", "statistics.enabled=true", "--set", "statistics.windows=['1d', 'all']"]
+    arguments = ["--set", f"statistics.enabled={str(statistics).lower()}", "--set", "statistics.windows=['1d', 'all']"]
     log, schema_file = folder / "feed" / "exposures", folder / "feed" / "schema.toml"
     assert main(["prepare", str(log), "--schema", str(schema_file), "--out", str(folder / "data"), *arguments]) == 0
     return folder / "data"

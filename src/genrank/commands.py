@@ -246,7 +246,7 @@ def study(options: argparse.Namespace) -> None:
     from genrank.config import build
     from genrank.studies.pages import summary, write_pages
     from genrank.studies.suite import StudyOptions, run_study
-    from genrank.studies.tables import failures
+    from genrank.studies.tables import failures, standing
 
     given = {
         name: getattr(options, name) for name in ("name", "seeds", "minutes", "size", "jobs", "trials", "settings")
@@ -260,7 +260,7 @@ def study(options: argparse.Namespace) -> None:
     if options.json:
         sys.stdout.write(json.dumps(result) + "\n")
     else:
-        Console().print(*summary(result), *failures(result), sep="\n", highlight=False, markup=False)
+        Console().print(*summary(result), *standing(result), *failures(result), sep="\n", highlight=False, markup=False)
     console.print("pages: " + ", ".join(str(page) for page in pages), highlight=False, soft_wrap=True)
 
 

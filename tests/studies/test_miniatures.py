@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from counted_logs import counted_feed
 from genrank.cli import main
 from genrank.data.manifest import Manifest
 from genrank.studies.bases import Bases
 from genrank.studies.catalogue import STUDIES
+from genrank.studies.tokens import OFFICIAL
 from miniatures import TINY, study
 
 CHEAP = ("--seeds", "2", "--grid", "none")
@@ -91,6 +93,57 @@ def test_an_a_a_study_compares_a_recipe_with_itself(world: Path, out: Path) -> N
     assert [row["effect"] for row in sanity["rows"]] == [0.0, 0.003]
 
 
+def test_committed_rules_are_applied_to_cells_again(world: Path, tmp_path: Path) -> None:
+    """`genrank results --judge` mends what a result says against its cells, and nothing else."""
+    study(world, tmp_path / "mine", "cold-start", "--seeds", "2", "--grid", "none")
+    path = tmp_path / "mine" / "cold-start.json"
+    sound = path.read_text(encoding="utf-8")
+    assert main(["results", str(tmp_path), "--judge"]) == 0
+    assert path.read_text(encoding="utf-8") == sound
+    oversold = json.loads(sound)
+    for finding in oversold["findings"]:
+        finding["verdict"] = "confirmed"
+    oversold["rows"][0]["parts"]["all"]["auc"]["mean"] = 0.99
+    path.write_text(json.dumps(oversold, indent=1) + "\n", encoding="utf-8")
+    assert main(["results", str(tmp_path), "--judge"]) == 0
+    assert path.read_text(encoding="utf-8") == sound
+
+
+def test_a_study_of_models_that_have_hardly_learnt_says_so_on_its_pages(
+    world: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = study(world, out, "table1", *CHEAP)
+    near = [row["variant"] for row in result["rows"] if row["not_comparable"]]
+    assert near  # one step of training can't be far above counting
+    assert result["counting"] is not None
+    for finding in result["findings"]:
+        if finding["kind"] != "faster" and set(finding["weights"]) & set(near):
+            assert finding["verdict"] == "not comparable"
+    shown = capsys.readouterr().out
+    for text in (shown, *((out / f"table1.{suffix}").read_text(encoding="utf-8") for suffix in ("md", "html"))):
+        assert "Not comparable: " in " ".join(text.split())
+
+
+def test_rankers_without_window_statistics_are_not_beaten(tmp_path: Path) -> None:
+    bare = counted_feed(tmp_path, statistics=False, num_users=30, num_days=4, num_items=100, new_items_per_day=20)
+    planned = STUDIES["overall"](Bases(manifest=Manifest.load(bare), settings=TINY))
+    weak = {variant.name for variant in planned.variants if variant.weakness}
+    assert weak == {"mlp", "din", "sim", "gradient-boosted trees"}
+    assert planned.notes[0].startswith("WINDOW STATISTICS ARE OFF")
+    result = study(bare, tmp_path / "out", "overall", "--seeds", "2", "--grid", "none", "--only", "genrank")
+    assert "WINDOW STATISTICS ARE OFF" in (tmp_path / "out" / "overall.md").read_text(encoding="utf-8")
+    assert "No win over mlp is confirmed" in (tmp_path / "out" / "overall.html").read_text(encoding="utf-8")
+    assert all(finding["verdict"] != "confirmed" for finding in result["findings"])
+
+
+def test_studies_have_hstu_as_its_later_official_code_has_it(world: Path) -> None:
+    for name in ("table1", "overall"):
+        variant = STUDIES[name](Bases(manifest=Manifest.load(world), settings=TINY)).variant(OFFICIAL)
+        assert variant.config is not None
+        model = variant.config.model
+        assert (model.organization, model.encoding, model.block) == ("action", "hstu", "hstu")
+
+
 def test_the_grid_and_what_won_are_written_down(world: Path, out: Path) -> None:
     """Whatever changes one thing about a ranker takes what that ranker's own tuning chose."""
     grid = ("--seeds", "1", "--trials", "3", "--grid", "training.learning_rate=1e-5,1e-2")
@@ -108,6 +161,17 @@ def test_the_grid_and_what_won_are_written_down(world: Path, out: Path) -> None:
     ppnet = [asked["config"] for asked in rates if asked["config"]["model"]["heads"]["ppnet"]]
     wanted = float(chosen.partition("=")[2])
     assert wanted in [config["training"]["learning_rate"] for config in ppnet]
+
+
+def test_the_default_grid_tunes_every_ranker_with_as_many_trials(world: Path, out: Path) -> None:
+    result = study(world, out, "overall", "--seeds", "1", "--trials", "4", "--only", "genrank;din")
+    assert [choice["variant"] for choice in result["tuning"]] == ["genrank", "mlp", "din"]
+    for choice in result["tuning"]:
+        assert len(choice["tried"]) == 4
+        paths = [setting.partition("=")[0] for setting in choice["best"]]
+        assert paths == ["training.learning_rate", "training.sparse_learning_rate"]  # the batch is set by --set
+    page = (out / "overall.md").read_text(encoding="utf-8")
+    assert "| tuned, seed 0 | trials | chosen | validation AUC | optimum |" in page
 
 
 def test_one_page_of_all_studies(world: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:

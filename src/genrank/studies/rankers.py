@@ -1,4 +1,4 @@
-"""All rankers beside one another, and the yardsticks."""
+"""All rankers beside one another, gradient-boosted trees and counting."""
 
 from genrank.studies.bases import GENRANK, HSTU, Bases
 from genrank.studies.study import Finding, Study, Variant
@@ -6,7 +6,7 @@ from genrank.studies.tokens import OFFICIAL, official_hstu
 
 
 def overall(bases: Bases) -> Study:
-    """All rankers and the yardsticks."""
+    """All rankers and the classical baselines."""
     rankers = [GENRANK, HSTU, "mlp", "din", *(["sim"] if bases.has_categories else [])]
     if bases.size == "paper":
         rankers = [GENRANK, HSTU]
@@ -24,7 +24,7 @@ def overall(bases: Bases) -> Study:
         )
     return Study(
         name="overall",
-        title="All rankers and the classical yardsticks",
+        title="All rankers and the classical baselines",
         question="Does a generative ranker beat the production rankers and counting on this data?",
         variants=(
             *(

@@ -160,6 +160,8 @@ def standing(result: Result) -> list[str]:
     """Which variants can't be compared, and what could not be checked."""
     rows = [row for row in result["rows"] if row["seeds"]]
     said = [f"Not comparable: {row['not_comparable']}." for row in rows if row["not_comparable"]]
+    weak = {row["weakness"]: [r["variant"] for r in rows if r["weakness"] == row["weakness"]] for row in rows}
+    said += [f"No win over {', '.join(names)} is confirmed: {why}." for why, names in weak.items() if why]
     unchecked = [row["variant"] for row in rows if "no validation curve" in row["unchecked"]]
     if unchecked:
         who = "any variant" if len(unchecked) == len(rows) else ", ".join(unchecked)
