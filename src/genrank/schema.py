@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from genrank.config import build, to_dict
 from genrank.errors import SchemaError
+from genrank.reading import NULL_VALUES, Csv, Join, Lists
 
 Owner = Literal["item", "user", "exposure"]
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -40,9 +41,15 @@ class Time:
     """How the time column is written. `auto` takes timestamps and ISO text as they are, and numbers as seconds."""
 
     unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
-    zone: str | None = None  # where the users' clocks are, as in Europe/Berlin: hours and weekdays are its; None: UTC
+    zone: str | None = None  # where the users' clocks are, as in Europe/Berlin; None: UTC. Hours and weekdays are its,
+    #                          and so are times and dates that say no zone themselves
+    format: str | None = None  # of text that is not ISO, as in "%d/%m/%Y %H:%M"
 
     def __post_init__(self) -> None:
+        if self.format is not None and ("%" not in self.format or "%z" in self.format.lower()):
+            raise ValueError(
+                f"time.format: {self.format!r} is no pattern without a zone; write one as in %d/%m/%Y %H:%M:%S"
+            )
         if self.zone is not None:
             try:
                 ZoneInfo(self.zone)
@@ -161,6 +168,7 @@ class Table:
 
     path: str
     key: str
+    csv: Csv | None = None  # of its text file; None: as the log's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +241,10 @@ class LogSchema:
     feedback: tuple[Feedback, ...] = ()
     features: tuple[Feature, ...] = ()
     time: Time = field(default_factory=Time)
+    csv: Csv = field(default_factory=Csv)
+    null_values: tuple[str, ...] = NULL_VALUES  # words that mean "unknown" in text, ids and categories included
+    lists: Lists = field(default_factory=Lists)
+    join: Join = field(default_factory=Join)
     requests: Requests = field(default_factory=Requests)
     history: History = field(default_factory=History)
     tables: Tables = field(default_factory=Tables)

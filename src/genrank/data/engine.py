@@ -7,7 +7,7 @@ no DuckDB, and an engine on another Ibis backend needs this module only.
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +26,7 @@ class Engine:
 
     def __init__(self, scratch: Path, *, memory_limit: str | None = None, threads: int | None = None) -> None:
         self.ibis = import_ibis()
+        self.scratch = scratch
         self.threads = threads or os.cpu_count() or 1
         settings = {
             "temp_directory": str(scratch),
@@ -66,11 +67,18 @@ class Engine:
         with self._guard():
             return self._connection.read_parquet([str(path) for path in paths], union_by_name=True)
 
-    def text(self, paths: list[Path], *, text_columns: tuple[str, ...] = (), **options: Any) -> Expression:
+    def text(
+        self,
+        paths: list[Path],
+        *,
+        text_columns: tuple[str, ...] = (),
+        keep: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Expression:
         """The rows of delimited text files, stored so that they are parsed once.
 
-        `text_columns` are kept as text (ids, "007"); the other types are detected. `options` are DuckDB's `read_csv`
-        options, such as `delim`, `columns`, `header`.
+        `text_columns` are kept as text (ids, "007"); the other types are detected. `keep`: of the columns, those to
+        store. `options` are DuckDB's `read_csv` options, such as `delim`, `columns`, `header`.
         """
         names = [str(path) for path in paths]
         if "columns" in options:
@@ -79,7 +87,8 @@ class Engine:
             if text_columns:
                 present = self._connection.read_csv(names, **options).columns
                 options["types"] = {name: "VARCHAR" for name in text_columns if name in present}
-            return self.store(self._connection.read_csv(names, **options))
+            rows = self._connection.read_csv(names, **options)
+            return self.store(rows if keep is None else rows.select(*keep))
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
@@ -115,6 +124,33 @@ def half_of_memory() -> str:
     return f"{max(total // 2**21, 256)}MiB"
 
 
+def from_zone(local: Column, zone: str | None) -> Column:
+    """Timestamps by the clocks of `zone` (None: UTC) as moments."""
+    if zone is None:
+        return local
+    ibis = import_ibis()
+
+    def timezone(zone: str, local: ibis.expr.datatypes.Timestamp()):  # type: ignore[no-untyped-def, valid-type]
+        ...
+
+    return ibis.udf.scalar.builtin(timezone, signature=((str, "timestamp"), "timestamp('UTC')"))(zone, local)
+
+
+def parsed_time(text: Column, pattern: str) -> Column:
+    """Timestamps in text of one pattern, as in %d.%m.%Y; null where it doesn't fit."""
+
+    def try_strptime(text, pattern):  # type: ignore[no-untyped-def]
+        ...
+
+    return import_ibis().udf.scalar.builtin(try_strptime, signature=((str, str), "timestamp"))(text, pattern)
+
+
+def with_offset(text: Column) -> Column:
+    """Moments in ISO text that names its zone, as in 2023-11-15T11:15:00+08:00; null where it can't be read."""
+    plain = text.re_replace(r"\s+([+-]\d\d(:?\d\d)?)$", r"\1").re_replace(r"([+-]\d\d)(\d\d)$", r"\1:\2")
+    return plain.try_cast("timestamp('UTC')")
+
+
 def _translated(problem: Exception) -> Exception:
     """DuckDB's error as one line of ours that says what to do."""
     text = re.sub(r"\s+", " ", str(problem).partition("\n\n")[0]).strip()
@@ -122,7 +158,32 @@ def _translated(problem: Exception) -> Exception:
         return OutputError(f"no space left on the disk while preparing; free some or choose another --out ({text})")
     if type(problem).__name__ == "OutOfMemoryException":
         return OutputError(f"the memory limit is too small; raise it with --memory-limit ({text})")
+    explained = _explained_csv(str(problem))
+    if explained is not None:
+        return LogError(explained)
     return LogError(f"the log can't be read: {text}; mend or leave out the file or value named here")
+
+
+def _explained_csv(text: str) -> str | None:
+    """What is wrong in a text file, and in which line of it; None for an error that is no such thing."""
+    line, file = re.search(r"CSV Error on Line: (\d+)", text), re.search(r"^\s*file = (.+)$", text, re.MULTILINE)
+    name = Path(file[1]).name if file else "the log"
+    where = f"{name}, line {line[1]}" if line else name
+    length = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", text)
+    if length:
+        row = re.search(r"^Original Line: (.*)$", text, re.MULTILINE)
+        found = f" ({row[1][:80]!r})" if row else ""
+        return (
+            f"{where}: expected {length[1]} values, one for each column name, found {length[2]}{found}; mend or take "
+            "out the line, or set [csv] separator or quote"
+        )
+    if "unicode" in text and "utf-8" in text.lower():
+        return f"{where}: not UTF-8; set [csv] encoding, as in latin-1, cp1252, gb18030"
+    if "unterminated quote" in text:
+        return f"{where}: expected a closing quote, found none; mend the value, or set [csv] quote ('' for none)"
+    if "CSV Parser state machine" in text:
+        return f"{where}: expected equal line ends and balanced quotes, found others; write it again, or set [csv] quote"
+    return None
 
 
 def describe_versions() -> Mapping[str, str]:

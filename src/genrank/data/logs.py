@@ -4,27 +4,36 @@ Typed columns are named `user`, `item`, `time`, `known_at`, `request`, `position
 `censored_<name>`, `feedback_<name>`, `feature_<name>` and `oracle_<name>`. Nothing is run here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from genrank.config import nearest, override
 from genrank.data.engine import Column, Engine, Expression
+from genrank.data.manifest import DataWarning
+from genrank.data.times import seconds
 from genrank.data.weighted import weighted_texts
 from genrank.errors import LogError, SchemaError
 from genrank.schema import Feature, LogSchema, Task
 
-SCALE = {"auto": 1, "s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Relations:
-    """Tables of one engine: the exposures, and one row per item and per user where there are side tables."""
+    """Tables of one engine: the exposures, and one row per item and per user where there are side tables.
+
+    `derived`: role in `columns` → the column that reading made for it, where the schema names none.
+    """
 
     exposures: Expression
     items: Expression = None
     users: Expression = None
+    derived: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[DataWarning, ...] = ()
+
+    def schema_of(self, schema: LogSchema) -> LogSchema:
+        """The schema with the derived columns in their roles."""
+        return replace(schema, columns=replace(schema.columns, **self.derived))
 
     def of(self, owner: str) -> Expression:
         """The side table of "item" or "user", or None."""
@@ -41,7 +50,7 @@ class Source:
     """
 
     schema: LogSchema
-    read: Callable[[Engine], Relations]
+    read: Callable[[Engine, LogSchema], Relations]
     folder: Path
     description: dict[str, Any] = field(default_factory=dict)
     optional_tasks: tuple[str, ...] = ()
@@ -73,7 +82,7 @@ def typed_columns(exposures: Expression, schema: LogSchema) -> dict[str, Column]
     typed = {
         "user": identity(_column(exposures, columns.user, "columns.user")),
         "item": identity(_column(exposures, columns.item, "columns.item")),
-        "time": seconds(_column(exposures, columns.time, "columns.time"), schema.time.unit),
+        "time": seconds(_column(exposures, columns.time, "columns.time"), schema.time),
     }
     if columns.request is not None:
         typed["request"] = identity(_column(exposures, columns.request, "columns.request"))
@@ -117,21 +126,6 @@ def feature_column(table: Expression, feature: Feature, *, place: str = "log") -
         weights = _column(table, feature.weights, f"{role}: weights", place)
         return weighted_texts(column, weights, feature)
     return _multi(column, feature)
-
-
-def seconds(column: Column, unit: str) -> Column:
-    """Times as int64 seconds since the epoch, rounded down; null where they can't be read."""
-    kind = column.type()
-    if kind.is_timestamp():
-        return column.truncate("s").epoch_seconds().cast("int64")
-    if kind.is_date() or (kind.is_string() and unit == "auto"):
-        return column.try_cast("timestamp").truncate("s").epoch_seconds().cast("int64")
-    scale = SCALE[unit]
-    if kind.is_integer():
-        return column.cast("int64") if scale == 1 else (column // scale).cast("int64")
-    if kind.is_string() or kind.is_floating() or kind.is_decimal():
-        return (column.try_cast("float64") / scale).floor().try_cast("int64")
-    raise LogError(f"columns.time: expected numbers, timestamps or ISO text in {column.get_name()!r}, found {kind}")
 
 
 def check_side_tables(relations: Relations, schema: LogSchema) -> None:

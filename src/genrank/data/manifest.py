@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from genrank.config import build, to_dict
 from genrank.errors import DataError
@@ -15,6 +15,17 @@ from genrank.schema import DataSpec, LogSchema, fingerprint
 
 FORMAT = 3
 FILE_NAME = "manifest.json"
+
+
+WarningKind = Literal["leakage", "values", "times", "keys", "requests", "tasks"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataWarning:
+    """What was found in a log and may be wrong. `leakage`: no comparison on the data can be trusted."""
+
+    kind: WarningKind
+    message: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +71,7 @@ class Manifest:
     counts: Counts
     boundaries: dict[str, tuple[float, ...]]
     dropped: dict[str, int]
-    warnings: tuple[str, ...]
+    warnings: tuple[DataWarning, ...]
     files: dict[str, str]
     source: dict[str, Any]
     late_actions: int = 0  # exposures whose actions were known only after their user's next request

@@ -1,19 +1,23 @@
 """The user's own log: Parquet, CSV or TSV files, and a schema that gives their columns roles."""
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genrank.data.engine import Engine, Expression
+from genrank.data.joining import join_actions
+from genrank.data.lists import one_row_per_exposure
 from genrank.data.logs import Relations, Source
+from genrank.data.text_files import read_text
+from genrank.data.tidying import roles, tidy
 from genrank.errors import LogError
 from genrank.schema import LogSchema, Owner
 
 PARQUET = (".parquet", ".pq")
-TEXT = {".csv": ",", ".tsv": "\t"}
+TEXT = (".csv", ".tsv")
 
 
 def files(paths: Sequence[Path | str], *, schema: Path | LogSchema, folder: Path | None = None) -> Source:
@@ -26,34 +30,50 @@ def files(paths: Sequence[Path | str], *, schema: Path | LogSchema, folder: Path
     base = folder or (Path() if isinstance(schema, LogSchema) else Path(schema).parent)
     found = [path for name in paths for path in _expand(Path(name))]
 
-    def read(engine: Engine) -> Relations:
-        ids = _text_columns(log_schema, None)
-        exposures = read_table(engine, found, text_columns=ids)
-        sides = {}
-        for owner, table in (("item", log_schema.tables.item), ("user", log_schema.tables.user)):
+    def read(engine: Engine, used: LogSchema) -> Relations:
+        exposures = read_table(engine, found, used, None)
+        exposures, from_lists, of_lists = one_row_per_exposure(engine, exposures, used)
+        exposures, of_values = tidy(engine, exposures, roles(used), used)
+        exposures, from_join, of_join = join_actions(engine, exposures, used)
+        sides, warnings = {}, [*of_lists, *of_values, *of_join]
+        for owner, table in (("item", used.tables.item), ("user", used.tables.user)):
             if table is not None:
-                text = (table.key, *_text_columns(log_schema, owner))  # type: ignore[arg-type]
-                sides[f"{owner}s"] = read_table(engine, _expand(base / table.path), text_columns=text)
-        return Relations(exposures=exposures, **sides)
+                rows = read_table(engine, _expand(base / table.path), used, owner)  # type: ignore[arg-type]
+                sides[f"{owner}s"], of_side = tidy(engine, rows, roles(used, owner), used)  # type: ignore[arg-type]
+                warnings += of_side
+        derived = from_lists | from_join
+        return Relations(exposures=exposures, derived=derived, warnings=tuple(warnings), **sides)
 
     description = {"kind": "files", "files": [path.name for path in found]}
     return Source(schema=log_schema, read=read, folder=base, description=description)
 
 
-def read_table(engine: Engine, paths: Sequence[Path], *, text_columns: Sequence[str] = ()) -> Expression:
-    """Rows of Parquet, CSV or TSV files of one format; `text_columns` of text files are not parsed as numbers."""
-    kinds = {_suffix(path) for path in paths}
+def read_table(engine: Engine, paths: Sequence[Path], schema: LogSchema, owner: Owner | None) -> Expression:
+    """Rows of Parquet or of text files: of the log (owner None), or of an owner's side table."""
+    kinds = {"Parquet" if _suffix(path) in PARQUET else "text" for path in paths}
     if len(kinds) > 1:
-        raise LogError(f"expected files of one format, found {', '.join(sorted(kinds))}; give those of one format only")
-    if kinds <= set(PARQUET):
-        for path in paths:
-            _check_parquet(path)
+        suffixes = ", ".join(sorted({_suffix(path) for path in paths}))
+        raise LogError(f"expected files of one format, found {suffixes}; give those of one format only")
+    wanted = list(dict.fromkeys(role.name for role in roles(schema, owner)))
+    if kinds == {"Parquet"}:
+        _check_columns({path: _parquet_columns(path) for path in paths}, wanted)
         return engine.parquet(list(paths))
-    for path in paths:
-        if path.stat().st_size == 0:
-            raise LogError(f"{path}: the file is empty; expected a line of column names and one line per row")
-    delimiter = TEXT[kinds.pop()]
-    return engine.text(list(paths), text_columns=tuple(text_columns), delim=delimiter, header=True)
+    table = None if owner is None else schema.tables.item if owner == "item" else schema.tables.user
+    rows, present = read_text(engine, paths, (table.csv if table else None) or schema.csv, wanted)
+    _check_columns(present, wanted)
+    return rows
+
+
+def _check_columns(present: Mapping[Path, Collection[str]], wanted: Sequence[str]) -> None:
+    """Refuses files that lack a column which others have: its values would silently be unknown there."""
+    for name in wanted:
+        with_it = [path for path, columns in present.items() if name in columns]
+        without = [path for path, columns in present.items() if name not in columns]
+        if with_it and without:
+            raise LogError(
+                f"{without[0]}: there is no column {name!r}, which {with_it[0].name} has ({len(without)} of "
+                f"{len(present)} files lack it); add the column, with empty values where they are unknown"
+            )
 
 
 def _expand(path: Path) -> list[Path]:
@@ -80,20 +100,8 @@ def _known(path: Path) -> bool:
     return not hidden and _suffix(path) in (*PARQUET, *TEXT)
 
 
-def _check_parquet(path: Path) -> None:
+def _parquet_columns(path: Path) -> list[str]:
     try:
-        pq.read_metadata(path)
+        return pq.read_schema(path).names  # type: ignore[no-any-return]
     except (pa.ArrowException, OSError) as problem:
         raise LogError(f"{path}: not a readable Parquet file ({problem}); write or copy it again") from None
-
-
-def _text_columns(schema: LogSchema, owner: Owner | None) -> tuple[str, ...]:
-    """Columns of the log (owner None) or of a side table that hold ids or categories."""
-    mine = (owner,) if owner is not None else ("exposure",)
-    features = [f for f in schema.features if f.owner in mine and f.kind in ("categorical", "multi")]
-    columns = [str(feature.column) for feature in features]
-    if owner is None:
-        ids = (schema.columns.user, schema.columns.item, schema.columns.request)
-        columns += [part.column for part in schema.feedback] + [name for name in ids if name is not None]
-    numeric = {task.column for task in schema.tasks}  # a rating may be both feedback and a task's threshold
-    return tuple(dict.fromkeys(column for column in columns if column not in numeric))

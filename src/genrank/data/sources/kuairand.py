@@ -48,7 +48,7 @@ def kuairand(folder: Path) -> Source:
     videos, users = _find(folder, "video_features_basic_*.csv"), _find(folder, "user_features_*.csv")
     columns = _header(logs[0], delimiter)
 
-    def read(engine: Engine) -> Relations:
+    def read(engine: Engine, _: LogSchema) -> Relations:
         text = tuple(name for name in ("user_id", "video_id", "tab") if name in columns)
         exposures = engine.text(logs, text_columns=text, delim=delimiter, header=True)
         if "hourmin" in columns:

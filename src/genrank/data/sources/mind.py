@@ -31,7 +31,7 @@ def mind(folder: Path) -> Source:
         raise LogError(f"{folder}: expected a MIND folder with behaviors.tsv; unpack the archive and give its folder")
     news = sorted(folder.rglob("news.tsv"))
 
-    def read(engine: Engine) -> Relations:
+    def read(engine: Engine, _: LogSchema) -> Relations:
         rows = _behaviors(engine, behaviors)
         items = engine.from_arrow(_news(news)) if news else None
         return Relations(exposures=engine.store(_shown(rows).union(_history(rows))), items=items)

@@ -55,7 +55,7 @@ def movielens(folder: Path) -> Source:
     users = folder / layout.users if layout.users is not None else None
     has_movies, has_users = movies.is_file(), users is not None and users.is_file()
 
-    def read(engine: Engine) -> Relations:
+    def read(engine: Engine, _: LogSchema) -> Relations:
         return Relations(
             exposures=engine.text(
                 [folder / layout.ratings], columns=RATINGS, delim=layout.delimiter, header=layout.header

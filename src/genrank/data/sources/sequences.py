@@ -38,7 +38,7 @@ def sequences(path: Path) -> Source:
     file = _only_text(path) if path.is_dir() else path
     attributes = _attributes(file)
 
-    def read(engine: Engine) -> Relations:
+    def read(engine: Engine, _: LogSchema) -> Relations:
         items = engine.from_arrow(_items(attributes)) if attributes else None
         return Relations(exposures=engine.from_arrow(_events(file)), items=items)
 

@@ -26,7 +26,7 @@ def taobao(path: Path) -> Source:
     if not file.is_file():
         raise LogError(f"{path}: expected a folder with {NAME}; unpack the archive and give its folder or the file")
 
-    def read(engine: Engine) -> Relations:
+    def read(engine: Engine, _: LogSchema) -> Relations:
         rows = engine.text([file], columns=COLUMNS, delim=",")
         strength = rows.behaviour.cases(*STRENGTH.items())
         return Relations(exposures=rows.mutate(request=rows.time * len(STRENGTH) + strength, strength=strength))

@@ -1,0 +1,71 @@
+"""How a log is written: settings of its text files, null words, lists and rows of actions. Parts of `LogSchema`."""
+
+import codecs
+import re
+from dataclasses import dataclass, field
+
+NULL_VALUES = ("", "NULL", "null", "\\N", "N/A", "n/a", "NaN", "nan", "None", "<NA>")
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Csv:
+    """How text files are written. What is not given is found out from the beginning of each file."""
+
+    separator: str | None = None  # one character: "," or ";" or "\t"
+    encoding: str | None = None  # as Python names it: utf-8, utf-16, latin-1, cp1252, gb18030; None: utf-8, or by its BOM
+    quote: str | None = None  # one character, or "" for none
+    decimal: str = "."  # "," where numbers are written as 1.234,5
+
+    def __post_init__(self) -> None:
+        if self.separator is not None and (len(self.separator) != 1 or self.separator in "\r\n"):
+            raise ValueError(f"csv.separator is {self.separator!r}; it must be one character, as in ';' or '\\t'")
+        if self.quote is not None and (len(self.quote) > 1 or self.quote in ("\r", "\n", self.separator)):
+            raise ValueError(f"csv.quote is {self.quote!r}; it must be one character, or empty for none")
+        if self.decimal not in (".", ","):
+            raise ValueError(f"csv.decimal is {self.decimal!r}; it must be '.' or ','")
+        try:
+            codecs.lookup(self.encoding or "utf-8")
+        except LookupError:
+            raise ValueError(
+                f"csv.encoding is {self.encoding!r}, which is not known; write one as in utf-8, latin-1, gb18030"
+            ) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lists:
+    """One row per request, where `columns.item` holds the list of items that were shown, in their order.
+
+    Every item becomes an exposure. A list as long as that of the items has a value for each of them; any other column
+    holds for all of the request's exposures.
+    """
+
+    acted: tuple[str, ...] = ()  # columns that list the items acted on; as a task's column: 1 for those, 0 for others
+    follows: dict[str, str] = field(default_factory=dict)  # column of values → the column of `acted` they belong to
+    separator: str | None = None  # where lists are text, as in "i3 i8 i1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Join:
+    """Exposures and actions as rows of their own, to be joined into one exposure per item shown.
+
+    An action belongs to the last exposure of its user and item that is at most `within` older. Without `event`, an
+    action is a row with a positive label (or, without binary tasks, a duration above 0).
+    """
+
+    within: str | None = None  # seconds, minutes, hours or days, as in 30m; None: rows are exposures already
+    event: str | None = None  # the column that says what a row is
+    exposure: str = ""  # the value of `event` on rows that are exposures; the other values are columns for tasks
+
+    def __post_init__(self) -> None:
+        if self.within is not None and not re.fullmatch(r"[1-9]\d*[smhd]", self.within):
+            raise ValueError(f"join.within is {self.within!r}; write seconds, minutes, hours or days, as in 30m")
+        if bool(self.event) != bool(self.exposure):
+            raise ValueError("join: give both event (a column) and exposure (its value on exposures), or neither")
+        if self.event and self.within is None:
+            raise ValueError("join: within is missing; set how long after its exposure an action may come, as in 30m")
+
+    @property
+    def seconds(self) -> int:
+        """`within` in seconds; 0 without it."""
+        return 0 if self.within is None else int(self.within[:-1]) * SECONDS[self.within[-1]]
