@@ -51,6 +51,11 @@ class Prepared:
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in paths}
 
 
+def messages(manifest: Manifest) -> tuple[str, ...]:
+    """What the manifest warns of."""
+    return tuple(warning.message for warning in manifest.warnings)
+
+
 def log(num_rows: int = 60, **columns: Sequence[Any]) -> dict[str, Sequence[Any]]:
     """A log of 4 users and 10 items, a second apart; every third exposure is clicked. `columns` replace or add."""
     rows = range(num_rows)

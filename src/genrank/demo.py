@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from genrank.config import build, override
 from genrank.data.logs import Source
@@ -76,8 +77,9 @@ def prepare_with_progress(
     for reason, number in manifest.dropped.items():
         if number:
             console.print(f"dropped {number:,}: {reason}", highlight=False)
-    for sentence in manifest.warnings:
-        console.print(f"[yellow]note:[/] {sentence}", highlight=False)
+    for warning in manifest.warnings:
+        heading = ("leakage: ", "red") if warning.kind == "leakage" else ("note: ", "yellow")
+        console.print(Text.assemble(heading, warning.message))
     return manifest
 
 

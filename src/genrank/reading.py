@@ -13,7 +13,9 @@ class Csv:
     """How text files are written. What is not given is found out from the beginning of each file."""
 
     separator: str | None = None  # one character: "," or ";" or "\t"
-    encoding: str | None = None  # as Python names it: utf-8, utf-16, latin-1, cp1252, gb18030; None: utf-8, or by its BOM
+    encoding: str | None = (
+        None  # as Python names it: utf-8, utf-16, latin-1, cp1252, gb18030; None: utf-8, or by its BOM
+    )
     quote: str | None = None  # one character, or "" for none
     decimal: str = "."  # "," where numbers are written as 1.234,5
 

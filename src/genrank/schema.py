@@ -16,10 +16,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from genrank.config import build, to_dict
 from genrank.errors import SchemaError
-from genrank.reading import NULL_VALUES, Csv, Join, Lists
+from genrank.reading import NULL_VALUES, SECONDS, Csv, Join, Lists
 
 Owner = Literal["item", "user", "exposure"]
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 FeatureKind = Literal["categorical", "multi", "numeric", "embedding"]
 
 

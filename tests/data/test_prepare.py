@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from exposure_logs import CLICK, SCHEMA, START, log, prepare_log, shuffled
+from exposure_logs import CLICK, SCHEMA, START, log, messages, prepare_log, shuffled
 from genrank.data.buckets import choose_num_buckets
 from genrank.data.manifest import PartCounts
 from genrank.data.prepare import PrepareOptions
@@ -54,7 +54,7 @@ def test_a_log_of_positives_needs_no_task(tmp_path: Path) -> None:
     columns = log(kind=["buy", "fav"] * 30)
     prepared = prepare_log(tmp_path, columns, tasks=(), feedback=(Feedback(name="kind", column="kind"),))
     assert prepared.manifest.spec.tasks == ()
-    assert prepared.manifest.warnings == ()
+    assert messages(prepared.manifest) == ()
     assert prepared.manifest.counts.test == PartCounts(exposures=6, requests=6, positives={})
     assert [row["feedback_kind"] for row in prepared.rows()] == [1] * 15 + [2] * 15 + [1] * 15 + [2] * 15
     data = PreparedData.load(prepared.folder)
@@ -171,7 +171,7 @@ def test_durations_are_seconds_censored_at_their_maximum_and_unknown_where_odd(t
     rows = prepared.rows()
     np.testing.assert_array_equal([row["task_dwell"] for row in rows[:6]], [1.5] + [np.nan] * 4 + [60.0])
     assert [row["censored_dwell"] for row in rows[:7]] == [True, False, False, False, False, True, False]
-    assert "task 'dwell': 10 negative durations are treated as unknown" in prepared.manifest.warnings
+    assert "task 'dwell': 10 negative durations are treated as unknown" in messages(prepared.manifest)
 
 
 def test_duration_buckets_come_from_training_quantiles_with_their_means(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_numbers_fall_in_given_buckets_and_zero_is_missing(tmp_path: Path) -> No
     prepared = prepare_log(tmp_path, log(user=["u"] * 60, price=price * 6), features=(feature,))
     assert [row["feature_price"] for row in prepared.rows()[:10]] == [1, 2, 2, 3, 3, 0, 0, 0, 0, 1]
     assert prepared.manifest.boundaries == {"price": (1.0, 2.0)}
-    assert "feature 'price': 18 values NaN or infinite are treated as missing" in prepared.manifest.warnings
+    assert "feature 'price': 18 values NaN or infinite are treated as missing" in messages(prepared.manifest)
 
 
 def test_numbers_without_boundaries_are_cut_at_training_quantiles(tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_embeddings_follow_the_rows_of_items_with_zeros_where_there_are_none(tmp
     assert vector.tolist() == [[0, 0], *([float(n), 1] for n in range(9)), [0, 0]]
     assert text[:2].tolist() == [[0, 0, 0], [0, 1, 2]]
     assert audio[:, 0].tolist() == [0, 0, 2, 0, 1, 0, 0, 0, 0, 0, 0]
-    assert "feature 'audio': 8 of 10 items have no embedding (zeros)" in prepared.manifest.warnings
+    assert "feature 'audio': 8 of 10 items have no embedding (zeros)" in messages(prepared.manifest)
 
 
 def test_duplicates_are_dropped_whatever_their_order_and_the_action_stays(tmp_path: Path) -> None:

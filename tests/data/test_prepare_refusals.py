@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from exposure_logs import CLICK, SCHEMA, START, log, prepare_log
+from exposure_logs import CLICK, SCHEMA, START, log, messages, prepare_log
 from genrank.data import writing
 from genrank.data.prepare import PrepareOptions, prepare
 from genrank.data.sources.files import files
@@ -96,7 +96,7 @@ def test_a_validation_part_that_nobody_asked_for_may_be_empty(tmp_path: Path) ->
 
 def test_one_class_in_the_test_part_is_a_warning(tmp_path: Path) -> None:
     columns = log(click=[row % 2 for row in range(54)] + [0] * 6)
-    warnings = prepare_log(tmp_path, columns).manifest.warnings
+    warnings = messages(prepare_log(tmp_path, columns).manifest)
     assert warnings == (
         "task 'click': 0 positives among 6 exposures with a label in the test part, so it can't be measured there",
     )
@@ -247,4 +247,4 @@ def test_a_task_with_one_class_is_left_out_where_the_source_allows_it(tmp_path: 
     source = replace(files([tmp_path / "log.parquet"], schema=schema), optional_tasks=("click", "never"))
     manifest = prepare(source, out=tmp_path / "out")
     assert [task.name for task in manifest.spec.tasks] == ["click"]
-    assert manifest.warnings == ("task 'never' is left out: training has one class only",)
+    assert messages(manifest) == ("task 'never' is left out: training has one class only",)

@@ -182,7 +182,9 @@ def _explained_csv(text: str) -> str | None:
     if "unterminated quote" in text:
         return f"{where}: expected a closing quote, found none; mend the value, or set [csv] quote ('' for none)"
     if "CSV Parser state machine" in text:
-        return f"{where}: expected equal line ends and balanced quotes, found others; write it again, or set [csv] quote"
+        return (
+            f"{where}: expected equal line ends and balanced quotes, found others; write it again, or set [csv] quote"
+        )
     return None
 
 

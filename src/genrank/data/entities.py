@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from genrank.data.embeddings import SideData, embedding_matrix
 from genrank.data.engine import Engine, Expression
 from genrank.data.logs import Relations, feature_column
+from genrank.data.manifest import DataWarning
 from genrank.data.staging import Identities, with_id
 from genrank.data.timelines import WEIGHTS
 from genrank.data.vocabulary import (
@@ -34,7 +35,7 @@ class Entities:
 
     specs: tuple[FeatureSpec, ...]
     boundaries: dict[str, tuple[float, ...]]
-    warnings: tuple[str, ...]
+    warnings: tuple[DataWarning, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ class EntityWriter:
                 matrix, found = embedding_matrix(feature, rows, side)
                 np.save(out / "embeddings" / f"{feature.name}.npy", matrix, allow_pickle=False)
                 specs.append(FeatureSpec(name=feature.name, owner=owner, kind="embedding", dim=matrix.shape[1]))
-                warnings += found
+                warnings += [DataWarning(kind="keys", message=message) for message in found]
                 continue
             column = rows.column(feature.name).combine_chunks()
             fitted, size, edges = fit_feature(feature, column, trained, out / "vocab")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from genrank.data.exposures import array
 from genrank.data.manifest import SplitTimes
 from genrank.data.vocabulary import Vocabulary, bucket_of, count_codes, multi_codes, quantile_edges
 from genrank.errors import ConfigError, LogError
-from genrank.schema import LogSchema, Split
+from genrank.schema import LogSchema
 
 SAMPLE = 2**23  # values that a quantile is taken over at most, evenly spaced in the order of users and times
 
@@ -39,19 +40,23 @@ class Sample:
         return np.concatenate(self._parts) if self._parts else np.zeros(0)
 
 
-def split_times(split: Split, times: NDArray[np.int64], first_time: int, last_time: int) -> SplitTimes:
+def split_times(schema: LogSchema, times: NDArray[np.int64], first_time: int, last_time: int) -> SplitTimes:
     """Where the parts begin. `times`: those of (a sample of) the target exposures.
 
     Raises ConfigError for starts that aren't dates, LogError where a part that is asked for has no exposures.
     """
+    split = schema.split
     if split.valid_start is not None and split.test_start is not None:
-        starts = (_start(split.valid_start, "valid_start"), _start(split.test_start, "test_start"))
+        starts = tuple(
+            _start(value, name, schema.time.zone)
+            for value, name in ((split.valid_start, "valid_start"), (split.test_start, "test_start"))
+        )
         wanted = (True, starts[0] != starts[1], True)
         if starts[0] > starts[1]:
             raise ConfigError("split: valid_start is after test_start; swap them")
     else:
         fractions = (1 - split.valid_fraction - split.test_fraction, 1 - split.test_fraction)
-        starts = tuple(_quantile(times, fraction) for fraction in fractions)  # type: ignore[assignment]
+        starts = tuple(_quantile(times, fraction) for fraction in fractions)
         wanted = (True, split.valid_fraction > 0, split.test_fraction > 0)
     part = np.searchsorted(np.array(starts), times, side="right")
     for name, number in (("training", 0), ("validation", 1), ("test", 2)):
@@ -71,14 +76,14 @@ def _quantile(times: NDArray[np.int64], fraction: float) -> int:
     return int(np.ceil(np.quantile(times, fraction)))
 
 
-def _start(value: str | int, name: str) -> int:
+def _start(value: str | int, name: str, zone: str | None) -> int:
     if isinstance(value, int):
         return value
     try:
         moment = datetime.fromisoformat(value)
     except ValueError:
         raise ConfigError(f"split.{name}: expected an ISO date or epoch seconds, found {value!r}") from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(zone or "UTC"))).timestamp())
 
 
 def _date(time: int) -> str:

@@ -30,13 +30,14 @@ def join_actions(
         genrank_user=identity(user).cast("string"),
         genrank_item=identity(item).cast("string"),
         genrank_time=seconds(rows[schema.columns.time], schema.time),
+        genrank_row=engine.ibis.row_number(),
         **_event_columns(engine, rows, schema),
     )
     rows = rows.mutate(genrank_action=_is_action(rows, schema))
     rows = engine.store(_numbered(engine, rows, schema.join.seconds))
     labels = [task.column for task in schema.tasks] + [task.censored for task in schema.tasks if task.censored]
     later = [part.column for part in schema.feedback]
-    later += [task.time for task in schema.tasks if getattr(task, "time", None)]
+    later += [task.time for task in schema.tasks if task.time is not None]
     actions = rows.filter(rows.genrank_joined)
     largest = {f"genrank_of_{name}": actions[name].max() for name in dict.fromkeys([*labels, *later])}
     keys = ["genrank_user", "genrank_item", "genrank_number"]
@@ -48,8 +49,8 @@ def join_actions(
     merged = {name: engine.ibis.greatest(both[name], both[f"genrank_of_{name}"]) for name in labels}
     merged |= {name: both[f"genrank_of_{name}"].coalesce(both[name]) for name in later if name not in labels}
     kept = [name for name in both.columns if not name.startswith("genrank_") or name in (ACTED_AT, "genrank_position")]
-    joined = engine.store(both.mutate(**merged).select(*kept))
-    roles = {} if getattr(schema.columns, "known_at", "") is not None else {"known_at": ACTED_AT}
+    joined = engine.store(both.mutate(**merged).order_by("genrank_row").select(*kept))
+    roles = {} if schema.columns.known_at is not None else {"known_at": ACTED_AT}
     return joined, roles, _lost(engine, rows, schema)
 
 

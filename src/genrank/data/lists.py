@@ -51,7 +51,11 @@ def one_row_per_exposure(
             columns[column] = _of_acted(exploded, column, leader, item, whole)
     exposures = exploded.mutate(**columns).drop(ITEMS)
     roles = {"position": POSITION, "request": REQUEST}
-    return exposures, {role: column for role, column in roles.items() if getattr(schema.columns, role) is None}, warnings
+    return (
+        exposures,
+        {role: column for role, column in roles.items() if getattr(schema.columns, role) is None},
+        warnings,
+    )
 
 
 def _as_list(column: Column, separator: str | None) -> Column:

@@ -186,7 +186,7 @@ def _known_at(exposures: Expression, schema: LogSchema, time: Column) -> Column:
     given += [(f"task {task.name!r}: time", task.time) for task in schema.tasks]
     for role, name in given:
         if name is not None:
-            own = seconds(_column(exposures, name, role), schema.time.unit).fill_null(time)
+            own = seconds(_column(exposures, name, role), schema.time).fill_null(time)
             known = (own > known).ifelse(own, known)
     return known
 

@@ -20,19 +20,23 @@ from genrank import __version__
 from genrank.data.buckets import Buckets, arrange_buckets, choose_num_buckets, load_bucket
 from genrank.data.engine import Column, Engine, Expression, describe_versions, import_ibis
 from genrank.data.entities import EntityWriter
+from genrank.data.feature_checks import feature_warnings
 from genrank.data.fitting import Fitted, fit, split_times
+from genrank.data.joining import repeated_exposures
 from genrank.data.logs import Relations, Source, WrongTypeError, check_side_tables, typed_columns
-from genrank.data.manifest import Manifest, SplitTimes, hash_folder
+from genrank.data.manifest import DataWarning, Manifest, SplitTimes, hash_folder
 from genrank.data.point_in_time import with_duration_groups, write_statistics
 from genrank.data.staging import Staging, stage
 from genrank.data.summary import bare, check_classes, data_spec, one_class_tasks, order_warnings, total_counts
 from genrank.data.survey import Findings, drop_reasons, explain_wrong_type, survey
 from genrank.data.tables import FeatureTable
+from genrank.data.time_checks import days_of, has_placeholders, time_warnings
 from genrank.data.writing import BucketCounts, count_bucket, write_bucket
 from genrank.folders import new_folder, refuse_occupied
-from genrank.schema import LogSchema
+from genrank.schema import LogSchema, Owner
 
 Report = Callable[[str], None]
+OWNERS: tuple[Owner, Owner] = ("item", "user")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +90,15 @@ class _Preparation:
 
     def run(self) -> Manifest:
         """The steps in their order; returns the manifest without files."""
-        schema, options = self.source.schema, self.options
+        options = self.options
         for name in ("vocab", "embeddings", "timelines"):
             (self.out / name).mkdir()
         engine = Engine(self.scratch / "spill", memory_limit=options.memory_limit, threads=options.threads)
         with closing(engine):
             self.report("reading the log")
-            relations = self.source.read(engine)
-            kept, typed, findings = self._look(engine, relations)
+            relations = self.source.read(engine, self.source.schema)
+            schema = relations.schema_of(self.source.schema)
+            kept, typed, findings = self._look(engine, relations, schema)
             # An exposure's place in the log: the last thing that orders exposures of one request.
             staging = stage(engine, relations, kept.select(**typed, row=engine.ibis.row_number()), schema)
             self.report(f"numbered {staging.items.num_rows - 1:,} items and {staging.users.num_rows - 1:,} users")
@@ -101,8 +106,8 @@ class _Preparation:
             buckets = arrange_buckets(
                 engine, staging, schema, self.scratch, num_buckets=num_buckets, report=self.report
             )
-            split = split_times(schema.split, buckets.times, buckets.first_time, buckets.last_time)
-            schema, left_out = self._learnable(buckets, split)
+            split = split_times(schema, buckets.times, buckets.first_time, buckets.last_time)
+            schema, left_out = self._learnable(buckets, schema, split)
             fitted = _fit(buckets, staging, schema, split)
             log = functools.partial(_raw_log, kept, typed)
             writer = EntityWriter(engine=engine, schema=schema, relations=relations, log=log, folder=self.source.folder)
@@ -115,7 +120,7 @@ class _Preparation:
             vocabulary.write(self.out / "vocab" / f"{bare(name)}.parquet")
         counts = self._write_timelines(buckets, schema, fitted, split, threads)
         spec = data_spec(schema, fitted, entities)
-        items = FeatureTable.load(self.out, "item", spec)
+        items, users = (FeatureTable.load(self.out, owner, spec) for owner in OWNERS)
         spec, rates = with_duration_groups(spec, buckets, schema, items, split), {}
         if schema.statistics.enabled:
             rates = write_statistics(buckets, schema, items, split, self.out, report=self.report)
@@ -134,33 +139,40 @@ class _Preparation:
             late_actions=buckets.num_late,
             warnings=(
                 *left_out,
+                *relations.warnings,
                 *findings.warnings,
+                *staging.warnings,
                 *(warning for part in entities for warning in part.warnings),
                 *order_warnings(buckets, schema),
                 *check_classes(counts),
+                *feature_warnings(buckets, schema, {"item": items, "user": users}, split),
             ),
             files={},
             source=self.source.description | {"rows": findings.rows},
         )
 
-    def _look(self, engine: Engine, relations: Relations) -> tuple[Expression, dict[str, Column], Findings]:
+    def _look(
+        self, engine: Engine, relations: Relations, schema: LogSchema
+    ) -> tuple[Expression, dict[str, Column], Findings]:
         """The rows to keep, their typed columns, and what was found."""
-        schema, exposures, now = self.source.schema, relations.exposures, int(time.time())
+        exposures, now = relations.exposures, int(time.time())
         try:
             typed = typed_columns(exposures, schema)
             check_side_tables(relations, schema)
         except WrongTypeError as problem:
             raise explain_wrong_type(engine, problem) from None
-        reasons = drop_reasons(exposures, typed, schema, now, self.source.period)
+        days = days_of(engine, exposures, typed["time"])
+        reasons = drop_reasons(exposures, typed, schema, now, self.source.period, placeholders=has_placeholders(days))
         findings = survey(engine, exposures, typed, schema, reasons)
         self.report(f"read {findings.rows:,} rows")
         if findings.dropped:
             exposures = exposures.filter(~functools.reduce(operator.or_, reasons.values()))
-        return exposures, typed, findings
+        more = time_warnings(engine, relations.exposures, schema, days, now)
+        more += repeated_exposures(engine, exposures, typed, schema, findings.rows)
+        return exposures, typed, replace(findings, warnings=(*findings.warnings, *more))
 
-    def _learnable(self, buckets: Buckets, split: SplitTimes) -> tuple[LogSchema, list[str]]:
+    def _learnable(self, buckets: Buckets, schema: LogSchema, split: SplitTimes) -> tuple[LogSchema, list[DataWarning]]:
         """The schema without optional tasks that have one class only in training, and what was left out."""
-        schema = self.source.schema
         optional = set(self.source.optional_tasks) & {task.name for task in schema.tasks}
         if not optional:
             return schema, []
@@ -172,7 +184,10 @@ class _Preparation:
         counted = tuple(name for name in schema.statistics.tasks if name not in poor)
         enabled = schema.statistics.enabled and bool(counted or not schema.statistics.tasks)  # no name means all
         schema = replace(schema, statistics=replace(schema.statistics, tasks=counted, enabled=enabled))
-        warnings = [f"task {name!r} is left out: training has one class only" for name in poor]
+        warnings = [
+            DataWarning(kind="tasks", message=f"task {name!r} is left out: training has one class only")
+            for name in poor
+        ]
         return replace(schema, tasks=tasks), warnings
 
     def _write_timelines(

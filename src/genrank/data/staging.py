@@ -11,8 +11,11 @@ import pyarrow as pa
 
 from genrank.data.engine import Column, Engine, Expression
 from genrank.data.logs import Relations, identity
+from genrank.data.manifest import DataWarning
 from genrank.errors import LogError, SchemaError
 from genrank.schema import LogSchema, Table
+
+MOST = 0.9  # share of the log's ids below which a side table is warned of; ours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,7 @@ class Identities:
     rows: Expression
     keys: Expression
     num_rows: int
+    warnings: tuple[DataWarning, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,7 @@ class Staging:
 
     log: Expression
     num_rows: int
+    warnings: tuple[DataWarning, ...]
     users: Identities
     items: Identities
     categories: dict[str, pa.StringArray]
@@ -69,6 +74,7 @@ def stage(engine: Engine, relations: Relations, clean: Expression, schema: LogSc
     stored = engine.store(log.select(**columns))
     return Staging(
         log=stored,
+        warnings=users.warnings + items.warnings,
         num_rows=engine.row(stored.aggregate(rows=stored.count()))["rows"],
         users=users,
         items=items,
@@ -95,16 +101,18 @@ def _identities(
     seen = clean.group_by(key=key).aggregate(first_time=clean.time.min())
     seen = engine.store(seen.mutate(id=seen.key.cast("string")))
     ids = seen.select("id")
+    warnings: list[DataWarning] = []
     if side is not None and table is not None:
         known = with_id(side, table, f"tables.{name}")
         _check_unique(engine, known, table)
+        warnings = _check_keys(engine, seen, known, name, table)
         ids = ids.union(known.select(id=known.genrank_id), distinct=True)
     row = engine.ibis.row_number().over(order_by=ids.id) + 1
     numbered = engine.store(ids.select("id", row=row.cast("int32")))
     rows = numbered.left_join(seen, numbered.id == seen.id).select(numbered.id, numbered.row, seen.first_time)
     keys = numbered.inner_join(seen, numbered.id == seen.id).select(seen.key, numbered.row)
     total = engine.row(numbered.aggregate(rows=numbered.count()))["rows"]
-    return Identities(rows=engine.store(rows), keys=engine.store(keys), num_rows=total + 1)
+    return Identities(rows=engine.store(rows), keys=engine.store(keys), num_rows=total + 1, warnings=tuple(warnings))
 
 
 def _check_unique(engine: Engine, known: Expression, table: Table) -> None:
@@ -115,6 +123,29 @@ def _check_unique(engine: Engine, known: Expression, table: Table) -> None:
             f"{table.path}: expected one row per {table.key}, found {repeated.num_rows} of them several times, such as "
             f"{repeated['genrank_id'][0].as_py()!r}; keep one row of each"
         )
+
+
+def _check_keys(engine: Engine, seen: Expression, known: Expression, owner: str, table: Table) -> list[DataWarning]:
+    """Whether the side table is of the log's ids: refused where it has none of them, warned where it lacks many."""
+    strangers = seen.anti_join(known, seen.id == known.genrank_id)
+    counts = engine.row(seen.aggregate(all=seen.count())) | engine.row(strangers.aggregate(lacking=strangers.count()))
+    total, found = counts["all"], counts["all"] - counts["lacking"]
+    if total == 0 or found >= MOST * total:
+        return []
+    unused = known.anti_join(seen, known.genrank_id == seen.id)
+    examples = [
+        repr(values[0].as_py()) if len(values) else "none"
+        for values in (
+            engine.fetch(side.limit(1))["id"] for side in (strangers.select("id"), unused.select(id=unused.genrank_id))
+        )
+    ]
+    message = (
+        f"tables.{owner}: {table.path} knows {found:,} of the log's {total:,} {owner}s by {table.key!r}; "
+        f"only in the log, for instance: {examples[0]}, only in the table: {examples[1]}"
+    )
+    if found == 0:
+        raise LogError(f"{message}; write the keys as in the log, or name another key or table")
+    return [DataWarning(kind="keys", message=message)]
 
 
 def _category_columns(schema: LogSchema) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from genrank.data.buckets import Buckets
 from genrank.data.entities import Entities
 from genrank.data.fitting import Fitted
-from genrank.data.manifest import Counts, PartCounts
+from genrank.data.manifest import Counts, DataWarning, PartCounts
 from genrank.data.statistics import statistics_columns
 from genrank.data.writing import PARTS, BucketCounts
 from genrank.errors import LogError
@@ -82,7 +82,7 @@ def one_class_tasks(counts: Sequence[BucketCounts], *, part: int) -> dict[str, s
     return found
 
 
-def check_classes(counts: Sequence[BucketCounts]) -> list[str]:
+def check_classes(counts: Sequence[BucketCounts]) -> list[DataWarning]:
     """Warnings for binary tasks with one class only in validation or test.
 
     Raises LogError where it is so in training: nothing could be learned.
@@ -93,13 +93,13 @@ def check_classes(counts: Sequence[BucketCounts]) -> list[str]:
             "leave the task out, or choose another column, threshold or split"
         )
     return [
-        f"task {task!r}: {found} in the {name} part, so it can't be measured there"
+        DataWarning(kind="tasks", message=f"task {task!r}: {found} in the {name} part, so it can't be measured there")
         for part, name in enumerate(PARTS[1:], start=1)
         for task, found in one_class_tasks(counts, part=part).items()
     ]
 
 
-def order_warnings(buckets: Buckets, schema: LogSchema) -> list[str]:
+def order_warnings(buckets: Buckets, schema: LogSchema) -> list[DataWarning]:
     """Warnings for request ids that begin anew, and for times without a time of day."""
     warnings = []
     if buckets.num_recurring:
@@ -113,4 +113,4 @@ def order_warnings(buckets: Buckets, schema: LogSchema) -> list[str]:
             f"{schema.columns.time!r} holds dates without a time of day: within a day, exposures are in the order of "
             "the log, and none of them sees another"
         )
-    return warnings
+    return [DataWarning(kind="requests", message=message) for message in warnings]

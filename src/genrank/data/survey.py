@@ -5,7 +5,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from genrank.data.engine import Column, Engine, Expression
-from genrank.data.logs import SCALE, WrongTypeError, finite_or_null, is_finite, number_column
+from genrank.data.logs import WrongTypeError, finite_or_null, is_finite, number_column
+from genrank.data.manifest import DataWarning
+from genrank.data.times import SCALE
 from genrank.errors import LogError
 from genrank.schema import LogSchema, Task
 
@@ -22,13 +24,21 @@ class Findings:
 
     rows: int
     dropped: dict[str, int]
-    warnings: tuple[str, ...]
+    warnings: tuple[DataWarning, ...]
 
 
 def drop_reasons(
-    exposures: Expression, typed: dict[str, Column], schema: LogSchema, now: int, period: Period = None
+    exposures: Expression,
+    typed: dict[str, Column],
+    schema: LogSchema,
+    now: int,
+    period: Period = None,
+    placeholders: bool = False,
 ) -> dict[str, Column]:
-    """Reason → where a row is dropped for it; the reasons exclude each other. `now`, `period`: epoch seconds."""
+    """Reason → where a row is dropped for it; the reasons exclude each other. `now`, `period`: epoch seconds.
+
+    `placeholders`: times of 1970 are no times.
+    """
     time = typed["time"]
     raw_time = exposures[schema.columns.time]
     reasons = {
@@ -41,6 +51,8 @@ def drop_reasons(
     }
     if period is not None:
         reasons["time outside of the data set's days"] = (time < period[0]) | (time >= period[1])
+    elif placeholders:
+        reasons["placeholder time in 1970"] = (time >= 0) & (time < YEAR_1971)
     exclusive: dict[str, Column] = {}
     earlier: Column = None
     for reason, here in reasons.items():
@@ -97,7 +109,8 @@ def _check_times(
     engine: Engine, exposures: Expression, time: Column, schema: LogSchema, counts: dict[str, int]
 ) -> None:
     rows, unit, name = counts["rows"], schema.time.unit, schema.columns.time
-    numeric = exposures[name].type().is_numeric()
+    kind = exposures[name].type()
+    numeric = kind.is_numeric() or (kind.is_string() and _is_number(example_of(engine, exposures, name)))
     if 2 * counts["late"] > rows and numeric:
         guess = _finer_unit(float(example_of(engine, exposures, name) or 0.0))
         raise LogError(
@@ -113,7 +126,7 @@ def _check_times(
         example = example_of(engine, exposures, name)
         raise LogError(
             f"columns.time: expected timestamps, ISO text or numbers in {name!r}, found such as {example!r}; "
-            "convert them, or set [time] unit"
+            "convert them, or set [time] unit or format"
         )
     if 2 * counts["drop_time_in_the_future"] > rows:
         latest = engine.row(exposures.aggregate(last=time.max()))["last"]
@@ -121,6 +134,13 @@ def _check_times(
             f"columns.time: most times in {name!r} are in the future (latest: {_date(latest)}); "
             "expected seconds of the past; check the column and [time] unit"
         )
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        return text is not None and float(text) != 0
+    except ValueError:
+        return False
 
 
 def _finer_unit(value: float) -> str:
@@ -173,13 +193,16 @@ def explain_wrong_type(engine: Engine, problem: WrongTypeError) -> LogError:
     return LogError(problem.explain(example))
 
 
-def _warnings(schema: LogSchema, counts: dict[str, int]) -> list[str]:
+def _warnings(schema: LogSchema, counts: dict[str, int]) -> list[DataWarning]:
     warnings = []
     if 2 * counts["early"] > counts["rows"]:
-        warnings.append("most times are in 1970: are they seconds since the epoch?")
+        message = "most times are in 1970: are they seconds since the epoch?"
+        warnings.append(DataWarning(kind="times", message=message))
     odd = [(f"task {task.name!r}", "negative durations", "unknown", f"negative_{task.name}") for task in schema.tasks]
     odd += [(f"feature {f.name!r}", "values NaN or infinite", "missing", f"odd_{f.name}") for f in schema.features]
     found = [(part, counts.get(key, 0), what, treatment) for part, what, treatment, key in odd]
     return warnings + [
-        f"{part}: {count} {what} are treated as {treatment}" for part, count, what, treatment in found if count
+        DataWarning(kind="values", message=f"{part}: {count} {what} are treated as {treatment}")
+        for part, count, what, treatment in found
+        if count
     ]

@@ -49,9 +49,8 @@ def _of_tasks(schema: LogSchema) -> Iterator[Role]:
         yield Role(name=task.column, role=role, numeric=True)
         if task.censored is not None:
             yield Role(name=task.censored, role=f"{role}, censored", numeric=True)
-        own_time = getattr(task, "time", None)
-        if own_time is not None:
-            yield Role(name=own_time, role=f"{role}, time")
+        if task.time is not None:
+            yield Role(name=task.time, role=f"{role}, time")
     for name, column in schema.oracle.items():
         yield Role(name=column, role=f"oracle {name!r}", numeric=True)
 
@@ -69,7 +68,9 @@ def _feature(feature: Feature) -> Role:
     return Role(name=str(feature.column), role=f"feature {feature.name!r}", numeric=feature.kind == "numeric")
 
 
-def tidy(engine: Engine, table: Expression, found: list[Role], schema: LogSchema) -> tuple[Expression, list[DataWarning]]:
+def tidy(
+    engine: Engine, table: Expression, found: list[Role], schema: LogSchema
+) -> tuple[Expression, list[DataWarning]]:
     """The table with null words and numbers resolved in the roles' columns, and what to warn of.
 
     A column with several roles, one of them numeric, is a number. Raises LogError for text that is no number.

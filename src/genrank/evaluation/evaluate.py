@@ -1,11 +1,13 @@
 """The evaluation of one set of predictions: metrics per task, intervals, slices, baselines beside the model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from genrank.config import to_dict
+from genrank.data.manifest import DataWarning
 from genrank.evaluation import metrics as m
 from genrank.evaluation.bootstrap import auc_intervals, difference, gauc_replicates, interval
 from genrank.evaluation.predictions import Predictions
@@ -22,14 +24,32 @@ class Evaluation:
     slices: dict[str, dict[str, dict[str, Any]]]
     baselines: dict[str, dict[str, dict[str, Any]]]
     verdicts: list[str] = field(default_factory=list)
+    warnings: list[dict[str, str]] = field(default_factory=list)  # of the data: kind and message
 
     def to_json(self) -> dict[str, Any]:
         """The contract of `evaluate --json`."""
-        return {"tasks": self.tasks, "slices": self.slices, "baselines": self.baselines, "verdicts": self.verdicts}
+        return {
+            "tasks": self.tasks,
+            "slices": self.slices,
+            "baselines": self.baselines,
+            "verdicts": self.verdicts,
+            "warnings": self.warnings,
+        }
 
 
-def evaluate(p: Predictions, baselines: Baselines, *, num_bootstrap: int = 200, seed: int = 0) -> Evaluation:
-    """Judge predictions. Intervals are 95 %, by bootstrap over users, paired where model and baseline are compared."""
+def evaluate(
+    p: Predictions,
+    baselines: Baselines,
+    *,
+    warnings: Sequence[DataWarning] = (),
+    num_bootstrap: int = 200,
+    seed: int = 0,
+) -> Evaluation:
+    """Judge predictions. Intervals are 95 %, by bootstrap over users, paired where model and baseline are compared.
+
+    `warnings` of the data stand in the evaluation; where one is of leakage, no verdict says that the model beats.
+    """
+    leaks = any(warning.kind == "leakage" for warning in warnings)
     tasks, beside, verdicts = {}, {}, []
     for task, score in p.scores.items():
         known = ~np.isnan(p.labels[task])
@@ -45,12 +65,14 @@ def evaluate(p: Predictions, baselines: Baselines, *, num_bootstrap: int = 200, 
         columns = {"model": score[known], **others}
         rows = _binary_rows(columns, label, users, num_bootstrap, seed)
         tasks[task], beside[task] = rows.pop("model"), rows
-        verdicts += _verdicts(task, tasks[task], rows)
+        verdicts += _verdicts(task, tasks[task], rows, leaks=leaks)
     cut = {
         group: {name: _slice(p, mask, num_bootstrap, seed) for name, mask in masks.items()}
         for group, masks in slices(p).items()
     }
-    return Evaluation(tasks=tasks, slices=cut, baselines=beside, verdicts=verdicts)
+    return Evaluation(
+        tasks=tasks, slices=cut, baselines=beside, verdicts=verdicts, warnings=[to_dict(found) for found in warnings]
+    )
 
 
 def _binary_rows(
@@ -113,14 +135,15 @@ def _slice(p: Predictions, mask: m.Floats, num_bootstrap: int, seed: int) -> dic
     return figures
 
 
-def _verdicts(task: str, model: dict[str, Any], rows: dict[str, dict[str, Any]]) -> list[str]:
+def _verdicts(task: str, model: dict[str, Any], rows: dict[str, dict[str, Any]], *, leaks: bool) -> list[str]:
     if model["auc"] is None:
         return [f"{task}: only one class among the evaluated exposures, so AUC is not defined."]
     said = []
     for metric in ("auc", "gauc"):
         best = max((n for n in rows if n != "oracle" and rows[n][metric]), key=lambda n: rows[n][metric], default=None)
         if best and model[metric] is not None:
-            said.append(_against(task, metric.upper(), model[metric], rows[best][metric], best, rows[best]))
+            against = _against(task, metric.upper(), model[metric], rows[best][metric], best, rows[best])
+            said.append(_distrusted(against) if leaks else against)
     low, high = model["auc_ci"] or (0.0, 0.0)
     if high - low > 0.02:
         said.append(f"{task}: the AUC's interval is {high - low:.3f} wide; differences below that decide nothing here.")
@@ -139,6 +162,10 @@ def _against(task: str, metric: str, mine: float, theirs: float, name: str, row:
     else:
         verb = "is not told apart from"
     return f"{task}: the model {verb} {opponent} on {metric}: {mine:.4f} against {theirs:.4f}."
+
+
+def _distrusted(verdict: str) -> str:
+    return verdict.replace(" beats ", " is above ") + " Not comparable: the data has a warning of leakage."
 
 
 def _list(bounds: tuple[float, float] | None) -> list[float] | None:

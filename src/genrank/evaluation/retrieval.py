@@ -118,6 +118,8 @@ def as_tables(judged: Mapping[str, Any]) -> "RenderableType":
     from rich.console import Group
     from rich.table import Table
 
+    from genrank.evaluation.table import warning_text
+
     found = judged["retrieval"]
     title = f"retrieval  ({found['num_targets']:,} targets of {found['num_requests']:,} requests, full catalogue)"
     stages = Table(title=title, title_justify="left", title_style="bold")
@@ -145,6 +147,7 @@ def as_tables(judged: Mapping[str, Any]) -> "RenderableType":
         f"• lists of {lists['k']}: {lists['coverage']:.1%} of the catalogue, mean popularity percentile "
         f"{lists['mean_popularity_percentile']:.0%}, Gini {lists['gini']:.2f}; "
         f"{judged['repeated_targets']:.1%} of the targets are items that the user had before",
+        *(warning_text(found) for found in judged.get("warnings", [])),
     )
 
 

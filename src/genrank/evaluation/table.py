@@ -1,5 +1,6 @@
 """An evaluation as tables for the terminal."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -12,7 +13,7 @@ BINARY = ("auc", "gauc", "logloss", "ne", "pcoc", "ece")
 
 
 def as_tables(evaluation: Evaluation) -> RenderableType:
-    """The model, the baselines and, where it is known, the oracle, a table per task; then the verdicts."""
+    """The model, the baselines and, where it is known, the oracle, a table per task; then the verdicts, and what preparation warned of."""
     parts: list[RenderableType] = []
     for task, model in evaluation.tasks.items():
         binary = "auc" in model
@@ -27,7 +28,13 @@ def as_tables(evaluation: Evaluation) -> RenderableType:
             table.add_row(name.replace("_", " "), *(_cell(row, column) for column in columns), style=style)
         parts.append(table)
     parts += [Text("• " + sentence) for sentence in evaluation.verdicts]
+    parts += [warning_text(found) for found in evaluation.warnings]
     return Group(*parts)
+
+
+def warning_text(found: Mapping[str, str]) -> Text:
+    """A warning of the data in one line."""
+    return Text(f"! {found['kind']}: {found['message']}", style="red" if found["kind"] == "leakage" else "yellow")
 
 
 def _heading(column: str) -> str:

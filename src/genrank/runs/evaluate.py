@@ -50,6 +50,7 @@ def evaluate_run(
     judged = evaluate(
         predictions,
         baselines,
+        warnings=prepared.manifest.warnings,
         num_bootstrap=config.evaluation.num_bootstrap,
         seed=config.evaluation.seed,
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genrank.config import to_dict
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.prepared import Part, PreparedData
 from genrank.evaluation.retrieval import Retrieved, judge
@@ -27,7 +28,8 @@ def evaluate_retrieval(run: Path, *, data: Path | None = None, part: Part = "tes
     model = bundle.retriever(device)
     prepared = PreparedData.load(data or trained_on)
     require_same_schema(bundle, prepared.folder, prepared.manifest)
-    judged = judged_targets(model, prepared, config, part)
+    warnings = [to_dict(found) for found in prepared.manifest.warnings]
+    judged = judged_targets(model, prepared, config, part) | {"warnings": warnings}
     (run / "evaluation.json").write_text(json.dumps(judged, indent=1) + "\n", encoding="utf-8")
     return judged
 

@@ -95,12 +95,12 @@ def test_settings_override_the_schema(tmp_path: Path) -> None:
         source.with_settings(["split.test_fractoin=0.5"])
 
 
-def test_a_value_that_breaks_a_column_of_numbers_is_shown(tmp_path: Path) -> None:
+def test_a_time_that_cannot_be_read_is_dropped_and_counted(tmp_path: Path) -> None:
     text = lines(range(60)) + "".join(f"u1,i1,{START + 60 + n},0\n" for n in range(30_000)) + "u1,i1,soon,0\n"
     (tmp_path / "a.csv").write_text(text)
-    with pytest.raises(LogError, match="soon"):
-        prepared(tmp_path, [tmp_path / "a.csv"])
-    assert not (tmp_path / "prepared").exists()
+    made = prepared(tmp_path, [tmp_path / "a.csv"])
+    assert made.manifest.dropped["unreadable time"] == 1
+    assert made.manifest.counts.exposures == 30_060
 
 
 def test_mixed_formats_are_refused(tmp_path: Path) -> None:

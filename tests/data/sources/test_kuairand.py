@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from exposure_logs import START, Prepared
+from exposure_logs import START, Prepared, messages
 from genrank.data.prepare import prepare
 from genrank.data.sources.kuairand import kuairand
 from genrank.errors import LogError
@@ -47,7 +47,7 @@ def prepared(folder: Path) -> Prepared:
 def test_feedback_columns_become_tasks_and_constant_ones_are_left_out(tmp_path: Path) -> None:
     manifest = prepared(write(tmp_path / "k")).manifest
     assert [task.name for task in manifest.spec.tasks] == ["click", "long_view", "like", "play_time"]
-    assert "task 'follow' is left out: training has one class only" in manifest.warnings
+    assert "task 'follow' is left out: training has one class only" in messages(manifest)
 
 
 def test_the_random_log_is_read_with_the_standard_one_in_seconds(tmp_path: Path) -> None:
