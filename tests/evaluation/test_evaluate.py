@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from genrank.data.manifest import DataWarning
 from genrank.evaluation.baselines import rate_baselines
 from genrank.evaluation.bootstrap import auc_intervals, difference
 from genrank.evaluation.evaluate import evaluate
@@ -46,6 +47,16 @@ def test_a_model_that_loses_to_counting_is_told_so() -> None:
     p = predictions(skill=-1.0)
     judged = evaluate(p, counting(p, predictions(skill=1.0).scores["click"]))
     assert any("LOSES TO counting (item user rate) on AUC" in sentence for sentence in judged.verdicts)
+
+
+@pytest.mark.parametrize(("kind", "beats"), [("leakage", False), ("times", True)])
+def test_no_verdict_says_that_a_model_beats_where_the_data_leaks(kind: str, beats: bool) -> None:
+    p = predictions()
+    warning = DataWarning(kind=kind, message="something is wrong")
+    judged = evaluate(p, counting(p, np.full(N, 0.3)), warnings=[warning])
+    assert any(" beats " in sentence for sentence in judged.verdicts) == beats
+    assert any("the model is above counting" in sentence for sentence in judged.verdicts) != beats
+    assert judged.to_json()["warnings"] == [{"kind": kind, "message": "something is wrong"}]
 
 
 def test_the_share_of_the_gap_to_the_oracle_is_reported() -> None:

@@ -134,10 +134,8 @@ def _check_keys(engine: Engine, seen: Expression, known: Expression, owner: str,
         return []
     unused = known.anti_join(seen, known.genrank_id == seen.id)
     examples = [
-        repr(values[0].as_py()) if len(values) else "none"
-        for values in (
-            engine.fetch(side.limit(1))["id"] for side in (strangers.select("id"), unused.select(id=unused.genrank_id))
-        )
+        repr(engine.row(ids.aggregate(first=ids.id.min()))["first"])
+        for ids in (strangers.select("id"), unused.select(id=unused.genrank_id))
     ]
     message = (
         f"tables.{owner}: {table.path} knows {found:,} of the log's {total:,} {owner}s by {table.key!r}; "

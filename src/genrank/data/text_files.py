@@ -138,7 +138,13 @@ def _dialect(path: Path, sample: str, given: Csv, wanted: Sequence[str]) -> Dial
 def _parsed(sample: str, separator: str, quote: str) -> list[list[str]]:
     """The sample's rows, without the last one, which may be cut."""
     options: dict[str, Any] = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
-    rows = [row for row in csv.reader(io.StringIO(sample, newline=""), delimiter=separator, **options) if row]
+    lines = csv.reader(io.StringIO(sample, newline=""), delimiter=separator, strict=True, **options)
+    rows: list[list[str]] = []
+    try:
+        rows += (row for row in lines if row)
+    except csv.Error as problem:
+        if "end of data" not in str(problem):  # which is where the sample was cut
+            return [*(rows or [[sample.splitlines()[0]]]), []]  # a row unlike the header
     return rows[:-1] if len(rows) > 2 else rows
 
 

@@ -5,6 +5,7 @@ from genrank.errors import LogError
 from genrank.schema import Time
 
 SCALE = {"auto": 1, "s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+LARGEST = 9e18  # what int64 holds
 OFFSET = r":\d\d(\.\d+)?\s*(Z|z|UTC|[+-]\d\d(:?\d\d)?)$"  # a text's own zone, behind a time of day
 
 
@@ -17,9 +18,10 @@ def seconds(column: Column, time: Time) -> Column:
         return _epoch(from_zone(column.cast("timestamp"), time.zone))
     scale = SCALE[time.unit]
     if kind.is_integer():
-        return column.cast("int64") if scale == 1 else (column // scale).cast("int64")
+        return (column if scale == 1 else column // scale).try_cast("int64")
     if kind.is_string() or kind.is_floating() or kind.is_decimal():
-        number = (column.try_cast("float64") / scale).floor().try_cast("int64")
+        number = column.try_cast("float64") / scale
+        number = number.between(-LARGEST, LARGEST).ifelse(number, None).floor().cast("int64")  # else infinite, or NaN
         return number if time.unit != "auto" or not kind.is_string() else number.coalesce(_of_text(column, time))
     raise LogError(f"columns.time: expected numbers, timestamps or ISO text in {column.get_name()!r}, found {kind}")
 

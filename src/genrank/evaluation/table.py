@@ -13,7 +13,7 @@ BINARY = ("auc", "gauc", "logloss", "ne", "pcoc", "ece")
 
 
 def as_tables(evaluation: Evaluation) -> RenderableType:
-    """The model, the baselines and, where it is known, the oracle, a table per task; then the verdicts, and what preparation warned of."""
+    """A table per task of the model, the baselines and, where known, the oracle; then verdicts and data warnings."""
     parts: list[RenderableType] = []
     for task, model in evaluation.tasks.items():
         binary = "auc" in model
