@@ -112,6 +112,14 @@ def test_values_between_separators_are_as_written(case: Case) -> None:
     assert {value for value, *_ in made.vocabulary("tags")} == {"a", "b", "a:b", "c", "x"}
 
 
+def test_weights_of_values_may_be_text(case: Case) -> None:
+    schema = SCHEMA + '[[features]]\nname = "tags"\nowner = "exposure"\nkind = "multi"\ncolumn = "tags"\n'
+    lines = rows(lambda row, _: row | {"tags": "a|b", "strength": "2|0.5"})
+    log = written(case.folder / "log.csv", lines)
+    made = case.read(log, schema + 'separator = "|"\nweights = "strength"\n')
+    assert {value for value, *_ in made.vocabulary("tags")} == {"a", "b"}
+
+
 def test_arrow_types_mean_what_their_values_do(case: Case) -> None:
     lines = rows()
     for number, row in enumerate(lines):

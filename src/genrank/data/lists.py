@@ -75,7 +75,7 @@ def _as_list(column: Column, separator: str | None) -> Column:
 def _lists_of_values(rows: Expression, schema: LogSchema) -> dict[str, bool]:
     """Columns with values for each item of another list → whether they hold lists; else one value per row."""
     of_items = {feature.column for feature in schema.features if feature.kind in ("multi", "embedding")}
-    of_items |= {schema.columns.item, *schema.lists.acted}
+    of_items |= {feature.weights for feature in schema.features} | {schema.columns.item, *schema.lists.acted}
     found = {column: rows[column].type().is_array() for column in schema.lists.follows}
     if schema.lists.separator is not None:
         found = dict.fromkeys(found, True)

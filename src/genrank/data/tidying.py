@@ -27,7 +27,8 @@ def roles(schema: LogSchema, owner: Owner | None = None) -> list[Role]:
     if owner is not None:
         table = schema.tables.item if owner == "item" else schema.tables.user
         key = [] if table is None else [Role(name=table.key, role=f"tables.{owner}.key")]
-        return [*key, *(_feature(f) for f in schema.features if f.owner == owner and f.column and not f.file)]
+        mine = [feature for feature in schema.features if feature.owner == owner]
+        return [*key, *(role for feature in mine for role in _of_feature(feature))]
     return [*_of_columns(schema), *_of_tasks(schema), *_of_features(schema)]
 
 
@@ -60,12 +61,16 @@ def _of_features(schema: LogSchema) -> Iterator[Role]:
         yield Role(name=part.column, role=f"feedback {part.name!r}")
     tables = {"item": schema.tables.item, "user": schema.tables.user, "exposure": None}
     for feature in schema.features:
-        if tables[feature.owner] is None and feature.column and not feature.file:
-            yield _feature(feature)
+        if tables[feature.owner] is None:
+            yield from _of_feature(feature)
 
 
-def _feature(feature: Feature) -> Role:
-    return Role(name=str(feature.column), role=f"feature {feature.name!r}", numeric=feature.kind == "numeric")
+def _of_feature(feature: Feature) -> Iterator[Role]:
+    role = f"feature {feature.name!r}"
+    if feature.column is not None and feature.file is None:
+        yield Role(name=feature.column, role=role, numeric=feature.kind == "numeric")
+    if feature.weights is not None:
+        yield Role(name=feature.weights, role=f"{role}, weights")
 
 
 def tidy(
