@@ -62,6 +62,22 @@ def test_packed_equals_one_request_at_a_time(model: Ranker, grouping: str) -> No
     assert_same(scores(model, cut(model, grouping=grouping)), single)
 
 
+def test_a_request_scores_alone_as_it_does_among_others_decades_apart(model: Ranker) -> None:
+    """Cold users among them: a score is no matter of who else is in the batch."""
+    decade = 315_576_000
+    shift = np.repeat(np.array([0, 1, 4, 2, 3]) * decade, np.diff(WORLD.offsets))
+    world = replace(WORLD, time=WORLD.time + shift)
+    b = cut(model, world, grouping="request")
+    samples = b.samples()
+    alone: dict[int, torch.Tensor] = {}
+    for number in range(len(samples)):
+        alone |= scores(model, b, take(samples, np.array([number])))
+    cold = np.flatnonzero(samples.num_history == 0)
+    assert len(cold) >= 4
+    assert_same(scores(model, b, samples), alone)
+    assert_same(alone, scores(model, b, take(samples, cold)))
+
+
 def test_candidates_do_not_see_each_other(model: Ranker) -> None:
     b = cut(model, grouping="request")
     sample = take(b.samples(), np.array([int(np.argmax(b.samples().num_candidates))]))

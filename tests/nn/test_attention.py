@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -137,3 +139,49 @@ def test_without_a_compiler_pytorch_computes_instead_and_the_log_says_why(monkey
     assert "no C++ compiler found" in caplog.text
     with pytest.raises(ValueError, match="needs a C"):
         choose_backend("native", cpu, fusible=True, channels=16)
+
+
+DECADE = 315_576_000  # seconds
+
+
+def decades_apart(lengths: list[int], num_queries: list[int] | None, years: list[int], seed: int):
+    """A case with sequences in the given decades since 1970, and queries up to two decades after their context."""
+    queries, context = case(lengths, num_queries, seed)
+    begin = torch.tensor(years) * DECADE
+    behind = (
+        0
+        if queries.causal
+        else torch.randint(0, 2 * DECADE, (len(queries.prefix),), generator=torch.Generator().manual_seed(seed))
+    )
+    of_query, of_key = (torch.repeat_interleave(begin, each.offsets.diff()) for each in (queries.tokens, context))
+    context = replace(context, time=context.time + of_key)
+    time, following = queries.tokens.time + of_query + behind, queries.next_time + of_query + behind
+    return replace(queries, tokens=replace(queries.tokens, time=time), next_time=following), context
+
+
+@pytest.mark.parametrize("backend", ["plain", "fused", "native", "triton"])
+@pytest.mark.parametrize("kind", ["softmax", "learned", "silu-learned"])
+@settings(max_examples=8, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 6), min_size=1, max_size=3),
+    counts=st.lists(st.integers(1, 3), min_size=3, max_size=3),
+    years=st.lists(st.integers(0, 5), min_size=3, max_size=3),
+    causal=st.booleans(),
+    by=st.sampled_from(["time", "both", "none"]),
+    seed=st.integers(0, 99),
+)
+def test_every_backend_equals_the_reference_on_times_decades_apart(
+    backend, kind, lengths, counts, years, causal, by, seed
+) -> None:
+    """Alone and among others, and where there is no context at all."""
+    weighting, learned = ("silu" if "silu" in kind else "softmax"), "learned" in kind
+    if backend == "fused" and learned:
+        pytest.skip("fused has softmax without learned bias only")
+    if causal and sum(lengths) == 0:
+        lengths = [*lengths[:2], 1]
+    size = len(lengths)
+    queries, context = decades_apart(lengths, None if causal else counts[:size], years[:size], seed)
+    expected = run("reference", queries, context, by, weighting=weighting, learned=learned)
+    found = run(backend, queries, context, by, weighting=weighting, learned=learned)
+    for ours, reference in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, reference, atol=2e-5, rtol=1e-4)

@@ -43,6 +43,26 @@ class Queries:
     causal: bool = False
 
 
+FARTHEST = 2**31 - 1  # seconds, 68 years: older tokens count as that old
+
+
+def seconds_from_latest(queries: Queries, context: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+    """Times of the (Q) queries, of their next tokens and of the (T) context tokens, from the latest of their sequence.
+
+    Seconds, at most 0: differences fit into int32, and are the same whoever else is in the batch.
+    """
+    sequence_Q, sequence_T = (
+        torch.repeat_interleave(tokens.offsets.diff(), output_size=len(tokens.time))
+        for tokens in (queries.tokens, context)
+    )
+    times = ((queries.tokens.time, sequence_Q), (queries.next_time, sequence_Q), (context.time, sequence_T))
+    latest_B = torch.zeros_like(context.offsets[1:])
+    for time, sequence in times:
+        latest_B = latest_B.scatter_reduce(0, sequence, time, "amax")
+    query, following, key = ((time - latest_B[sequence]).clamp_min(-FARTHEST) for time, sequence in times)
+    return query, following, key
+
+
 @dataclass(frozen=True)
 class DistanceBias:
     """ALiBi (arXiv 2108.12409): per head, minus slope times distance, in positions or in log2(1 + minutes).

@@ -9,11 +9,18 @@ import functools
 import torch
 from torch import Tensor
 
-from genrank.nn.attention import TIME_BUCKETS, LearnedBias, Queries, Scoring, Tokens, time_bucket
+from genrank.nn.attention import (
+    TIME_BUCKETS,
+    LearnedBias,
+    Queries,
+    Scoring,
+    Tokens,
+    seconds_from_latest,
+    time_bucket,
+)
 from genrank.nn.native.library import load
 
 _OVERREAD = 64  # the kernel loads whole vectors, so places have this much room behind them
-_LATEST, _EARLIEST = 2**26, -int(1.9 * 2**30)  # seconds from the base: their differences fit 32 bits
 
 
 class _Strided(ctypes.Structure):
@@ -73,11 +80,7 @@ class NativeAttention:
         self.prefix = _int32(queries.prefix + int(queries.causal))
         self.query_offsets, self.context_offsets = queries.tokens.offsets.contiguous(), context.offsets.contiguous()
         self.query_position, self.key_position = _int32(queries.tokens.position), _int32(context.position)
-        base = context.time.max() if len(context.time) else torch.zeros((), dtype=torch.int64)
-        self.query_time, self.next_time, self.key_time = (
-            _int32((time - base).clamp(_EARLIEST, _LATEST))
-            for time in (queries.tokens.time, queries.next_time, context.time)
-        )
+        self.query_time, self.next_time, self.key_time = map(_int32, seconds_from_latest(queries, context))
         bias = scoring.bias
         self.position_slopes = torch.tensor(bias.position_slopes) if any(bias.position_slopes) else None
         self.time_slopes = torch.tensor(bias.time_slopes) if bias.uses_time else None

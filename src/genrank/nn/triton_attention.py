@@ -16,9 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genrank.nn.attention import TIME_BUCKETS, DistanceBias, LearnedBias, Queries, Scoring, Tokens
-
-FARTHEST = 2**31 - 1  # seconds, 68 years: older tokens count as that old
+from genrank.nn.attention import (
+    TIME_BUCKETS,
+    DistanceBias,
+    LearnedBias,
+    Queries,
+    Scoring,
+    Tokens,
+    seconds_from_latest,
+)
 
 
 @dataclass(frozen=True)
@@ -105,22 +111,17 @@ class TritonAttention:
     @cached_property
     def of_query(self) -> Tensor:
         """(4, Q) int32: see triton_kernels.py."""
-        tokens = self.queries.tokens
-        rows = [self.prefix_Q, tokens.position, self._since(tokens.time), self._since(self.queries.next_time)]
-        return torch.stack(rows).int()
+        query_time, next_time, _ = self._times
+        return torch.stack([self.prefix_Q, self.queries.tokens.position, query_time, next_time]).int()
 
     @cached_property
     def of_key(self) -> Tensor:
         """(2, T) int32: see triton_kernels.py."""
-        return torch.stack([self.context.position, self._since(self.context.time)]).int()
-
-    def _since(self, time: Tensor) -> Tensor:
-        """Seconds to the batch's latest time, at most 0, so that all differences fit into int32."""
-        return (time - self._latest).clamp_min(-FARTHEST)
+        return torch.stack([self.context.position, self._times[2]]).int()
 
     @cached_property
-    def _latest(self) -> Tensor:
-        return torch.cat([self.queries.tokens.time, self.queries.next_time, self.context.time]).max()
+    def _times(self) -> tuple[Tensor, Tensor, Tensor]:
+        return seconds_from_latest(self.queries, self.context)
 
     def query_blocks(self, size: int) -> Tensor:
         """(K, 3) int32: first row, end of the sequence's rows, the sequence's first context token. Longest first."""
