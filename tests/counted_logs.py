@@ -50,7 +50,7 @@ def random_log(seed: int, size: int = 70) -> dict[str, Any]:
     }
 
 
-def counted_feed(folder: Path, *, statistics: bool = True, **world: int) -> Path:
+def counted_feed(folder: Path, *, statistics: bool = True, **world: float) -> Path:
     """A simulated feed with content embeddings, prepared in `folder`/data."""
     from genrank.cli import main
     from genrank.simulation import WorldConfig, simulate

@@ -1,6 +1,7 @@
 """Likes that come hours later, and pages that are asked for before the page before them was looked at."""
 
 import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from genrank.cli import main
 from genrank.data.manifest import Manifest
+from genrank.data.prepared import PreparedData
 from genrank.schema import LogSchema
 from genrank.simulation import WorldConfig, simulate
 from genrank.simulation.interests import Interests
@@ -162,3 +164,27 @@ def test_prepare_reads_the_times_that_the_schema_names(late_folder: Path, tmp_pa
     manifest = Manifest.load(tmp_path / "data")
     log = read_log(late_folder)
     assert manifest.late_actions == int((log["known_at"] >= next_request(log)).sum())
+
+
+def test_known_times_that_are_ignored_are_those_of_a_log_that_has_none(late_folder: Path, tmp_path: Path) -> None:
+    lines = (late_folder / "schema.toml").read_text().splitlines()
+    timeless = "\n".join(line for line in lines if not line.startswith(("known_at", "time = ")) or "timestamp" in line)
+    for name in ("items.parquet", "users.parquet", "content.npy"):
+        shutil.copy(late_folder / name, tmp_path / name)
+    (tmp_path / "timeless.toml").write_text(timeless)
+    loaded = []
+    for name, schema in (("known", late_folder / "schema.toml"), ("timeless", tmp_path / "timeless.toml")):
+        out = str(tmp_path / name)
+        assert main(["prepare", str(late_folder / "exposures"), "--schema", str(schema), "--out", out]) == 0
+        loaded.append(PreparedData.load(tmp_path / name))
+    known, timeless = loaded
+    assert known.timelines.known_at is not None
+    assert timeless.timelines.known_at is None
+    ignored = known.at_once().timelines
+    assert ignored.known_at is None
+    for name in ("users", "offsets", "time", "request", "position", "item", "target"):
+        assert np.array_equal(getattr(ignored, name), getattr(timeless.timelines, name)), name
+    for group in ("tasks", "censored", "features", "oracle"):
+        for name, column in getattr(ignored, group).items():
+            assert np.array_equal(column, getattr(timeless.timelines, group)[name], equal_nan=group == "tasks"), name
+    assert known.at_once(False) is known

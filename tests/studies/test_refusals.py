@@ -30,6 +30,11 @@ def test_data_without_what_the_study_needs(bare: Path, tmp_path: Path, capsys: p
     out = tmp_path / "out"
     assert "--set statistics.enabled=true" in refused(capsys, out, "features", bare)
     assert 'kind "embedding"' in refused(capsys, out, "cold-start", bare)
+    assert "[columns] known_at" in refused(capsys, out, "leakage", bare)
+    assert main(["train", str(bare), "--recipe", "genrank-small", "--out", str(out), "--set", "leak=training"]) == 2
+    assert "leak=training, and its actions have no times" in capsys.readouterr().err
+    assert main(["train", str(bare), "--recipe", "grank-small", "--out", str(out), "--set", "leak=both"]) == 2
+    assert "leak=both is a ranker's control" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

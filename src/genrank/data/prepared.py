@@ -1,6 +1,6 @@
 """A prepared folder in memory, and the samples of its parts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -36,6 +36,10 @@ class PreparedData:
             items=FeatureTable.load(folder, "item", manifest.spec),
             users=FeatureTable.load(folder, "user", manifest.spec),
         )
+
+    def at_once(self, leaks: bool = True) -> "PreparedData":
+        """With every action known as its exposure is made, where that is asked for; see Timelines."""
+        return replace(self, timelines=self.timelines.at_once()) if leaks else self
 
     def builder(self, config: SequenceConfig, search: SearchConfig | None = None) -> SequenceBuilder:
         """The sequence builder over these timelines; `search` is the model's."""

@@ -117,6 +117,23 @@ class Timelines:
             statistics=self.statistics[rows],
         )
 
+    def at_once(self) -> "Timelines":
+        """The same as if every action had been known when its exposure was made: what a log without known times says.
+
+        Window statistics stay as they are.
+        """
+        order = np.lexsort((self.position, self.request, self.time, self.user_of_row()))
+        columns = _columns(self, lambda column: gather(column, order, widen=False))
+        return replace(
+            self,
+            **{
+                **columns,
+                "known_at": None,
+                "oracle": {name: column[order] for name, column in self.oracle.items()},
+                "statistics": self.statistics[order],
+            },
+        )
+
     @classmethod
     def load(cls, folder: Path, spec: DataSpec) -> "Timelines":
         """A prepared folder's timelines: the columns that `spec` names. Raises DataError where a file can't be read."""

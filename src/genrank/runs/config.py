@@ -1,6 +1,7 @@
 """RunConfig: everything that decides what a run does. Recipes return one; `--set path=value` changes one."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from genrank.data.loader import LoaderConfig
 from genrank.data.sequence import SequenceConfig
@@ -8,6 +9,8 @@ from genrank.models.ranker import ModelConfig
 from genrank.models.sequence_ranker import SequenceRankerConfig
 from genrank.retrieval.config import RetrieverConfig
 from genrank.training.trainer import TrainingConfig
+
+Leak = Literal["none", "training", "evaluation", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,7 @@ class RunConfig:
     model: ModelConfig | RetrieverConfig = field(default_factory=SequenceRankerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    leak: Leak = "none"  # control: where actions count as known with their exposure, however late they came
     value: dict[str, float] = field(default_factory=dict)  # task -> weight in the ranking; empty: 1 for the first task
 
     def __post_init__(self) -> None:
@@ -59,6 +63,16 @@ class RunConfig:
             )
 
     @property
+    def training_leaks(self) -> bool:
+        """Whether training and validation see actions that weren't known yet."""
+        return self.leak in ("training", "both")
+
+    @property
+    def evaluation_leaks(self) -> bool:
+        """Whether the evaluation shows actions that wouldn't be known when serving."""
+        return self.leak in ("evaluation", "both")
+
+    @property
     def ranker(self) -> ModelConfig:
         """The model's configuration where it is a ranker's; ValueError where it is a retriever's."""
         if isinstance(self.model, RetrieverConfig):
@@ -70,5 +84,7 @@ class RunConfig:
             raise ValueError(
                 "value and training.task_weights are a ranker's; a retriever's losses have their own weights"
             )
+        if self.leak != "none":
+            raise ValueError(f"leak={self.leak} is a ranker's control; a retriever has leak=none only")
         if self.sequence.loss_on_history:
             raise ValueError("sequence.loss_on_history is a ranker's; a retriever learns from every positive anyway")

@@ -33,7 +33,7 @@ def evaluate_run(
     config, trained_on = load_run(run)
     device = configure_torch(config)
     bundle = load_bundle(run)
-    prepared = PreparedData.load(data or trained_on)
+    prepared = PreparedData.load(data or trained_on).at_once(config.evaluation_leaks)
     require_same_schema(bundle, prepared.folder, prepared.manifest)
     require_same_statistics(bundle, prepared.folder, prepared.manifest)
     model = bundle.model(device)

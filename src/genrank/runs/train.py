@@ -62,6 +62,11 @@ def start_run(data: Path, config: RunConfig, out: Path) -> None:
     manifest = Manifest.load(data)
     _check_tasks(data, config, manifest)
     _check_slots(data, config, manifest)
+    if config.leak != "none" and not manifest.spec.known_later:
+        raise ConfigError(
+            f"{data}: leak={config.leak}, and its actions have no times of their own that could be ignored; set "
+            "leak=none, or name the times in the log's schema ([columns] known_at, [[tasks]] time, [history] settle)"
+        )
     check_selection(config, manifest)
     try:
         check_model(config.model, manifest)
@@ -105,7 +110,7 @@ def train(
     """
     config, folder = load_run(out)
     device = configure_torch(config)
-    data = PreparedData.load(folder)
+    data = PreparedData.load(folder).at_once(config.training_leaks)
     _check_same_data(out, data)
     torch.manual_seed(config.seed)
     learner = _learner(config, data, device)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from genrank.studies.bases import Bases
 from genrank.studies.grank import grank
 from genrank.studies.inputs import cold_start, features, modules
+from genrank.studies.leakage import leakage
 from genrank.studies.mechanisms import mechanisms
 from genrank.studies.rankers import overall
 from genrank.studies.sanity import a_a
@@ -25,6 +26,7 @@ STUDIES: Mapping[str, Callable[[Bases], Study]] = {
     "cold-start": cold_start,
     "overall": overall,
     "scaling": scaling,
+    "leakage": leakage,
     "a-a": a_a,
     **OF_RETRIEVAL,
 }

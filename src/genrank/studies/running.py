@@ -65,7 +65,8 @@ def _run(cell: Cell, data: Path, workplace: Path, threads: int) -> dict[str, Any
     began = time.monotonic()
     train(workplace, Console(file=io.StringIO()), displays=False)
     seconds = time.monotonic() - began
-    prepared, bundle, device = PreparedData.load(data), load_bundle(workplace), configure_torch(config)
+    prepared = PreparedData.load(data).at_once(config.evaluation_leaks)
+    bundle, device = load_bundle(workplace), configure_torch(config)
     model: Ranker | Retriever
     if isinstance(config.model, RetrieverConfig):
         model = bundle.retriever(device)
