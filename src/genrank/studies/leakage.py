@@ -28,7 +28,7 @@ def leakage(bases: Bases) -> Study:
             Variant(
                 name=name,
                 config=bases.recipe(GENRANK, f"leak={leak}"),
-                tuned_as="" if name in (KNOWN, IGNORED) else KNOWN if name == KNOWN_LEAKING else IGNORED,
+                tuned_as="" if name == KNOWN else KNOWN,
             )
             for name, leak in LEAKS.items()
         ),
