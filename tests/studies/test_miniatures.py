@@ -159,6 +159,18 @@ def test_studies_have_hstu_as_its_later_official_code_has_it(world: Path) -> Non
         assert variant.config is not None
         model = variant.config.model
         assert (model.organization, model.encoding, model.block) == ("action", "hstu", "hstu")
+        assert dict(variant.axes) == {"model.start": ("uniform", "official"), "model.input": ("norm", "scaled")}
+    fixed = Bases(manifest=Manifest.load(world), settings=(*TINY, "model.start=official"))
+    assert list(STUDIES["overall"](fixed).variant("hstu").axes) == ["model.input"]
+
+
+def test_hstus_start_and_input_are_tuned_like_a_learning_rate(world: Path, out: Path) -> None:
+    result = study(world, out, "overall", "--seeds", "1", "--trials", "5", "--only", OFFICIAL)
+    trials = {choice["variant"]: [trial["settings"] for trial in choice["tried"]] for choice in result["tuning"]}
+    assert len(trials["mlp"]) == len(trials[OFFICIAL]) == 5
+    tried = {setting for settings in trials[OFFICIAL] for setting in settings}
+    assert {"model.start=uniform", "model.start=official", "model.input=norm", "model.input=scaled"} <= tried
+    assert not any(setting.startswith("model.start") for settings in trials["mlp"] for setting in settings)
 
 
 def test_the_grid_and_what_won_are_written_down(world: Path, out: Path) -> None:

@@ -38,6 +38,10 @@ class Bases:
         kept = [text for text in self.settings if has_setting(config, _path(text)) or text not in others]
         return override(_often_validated(override(config, kept), kept), changes)
 
+    def sets(self, path: str) -> bool:
+        """Whether the user gives that setting, which then isn't tuned."""
+        return any(_path(text) == path for text in self.settings)
+
     @property
     def spec(self) -> DataSpec:
         """What the data set has."""

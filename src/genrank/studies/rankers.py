@@ -2,7 +2,7 @@
 
 from genrank.studies.bases import GENRANK, HSTU, Bases
 from genrank.studies.study import Finding, Study, Variant
-from genrank.studies.tokens import OFFICIAL, official_hstu
+from genrank.studies.tokens import OFFICIAL, hstu_axes, official_hstu
 
 
 def overall(bases: Bases) -> Study:
@@ -28,7 +28,12 @@ def overall(bases: Bases) -> Study:
         question="Does a generative ranker beat the production rankers and counting on this data?",
         variants=(
             *(
-                Variant(name=name, config=bases.recipe(name), weakness="" if name in (GENRANK, HSTU) else weakness)
+                Variant(
+                    name=name,
+                    config=(config := bases.recipe(name)),
+                    axes=hstu_axes(bases, config) if name == HSTU else {},
+                    weakness="" if name in (GENRANK, HSTU) else weakness,
+                )
                 for name in rankers
             ),
             official_hstu(bases),

@@ -175,6 +175,7 @@ def _first_points(variant: Variant, grid: Grid) -> list[Point]:
 def _num_cells(study: Study, grid: Grid, options: StudyOptions) -> int:
     """At most: tuning ends sooner where every ranker's optimum is interior sooner."""
     tables = sum(len(_seeds_of(variant, range(options.seeds))) for variant in study.variants)
+    tables += len(COUNTING) if study.metrics == RANKING else 0
     return tables + options.trials * sum(_is_tuned(variant, grid) for variant in study.variants)
 
 
@@ -222,7 +223,6 @@ def _baselines(study: Study, data_hash: str) -> dict[str, Cell]:
 
 def _counting(baselines: Mapping[str, Cell], schedule: Schedule, progress: StudyProgress) -> dict[str, CellResult]:
     results = schedule.run(list(baselines.items()), progress)
-    progress.known(-len(results))  # no rows of the table
     return {name: results[cell.identity] for name, cell in baselines.items() if cell.identity in results}
 
 

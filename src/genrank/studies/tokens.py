@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from genrank.models.sequence_ranker import SequenceRankerConfig
+from genrank.runs.config import RunConfig
 from genrank.studies.bases import GENRANK, HSTU, Bases
 from genrank.studies.study import AS_TRAINED, Finding, Study, Variant
 
@@ -95,7 +97,17 @@ def table1(bases: Bases) -> Study:
 
 def official_hstu(bases: Bases) -> Variant:
     """HSTU with one token an exposure, as its later official ranking code has it."""
-    return Variant(name=OFFICIAL, config=bases.recipe(HSTU, "model.organization=action"))
+    config = bases.recipe(HSTU, "model.organization=action")
+    return Variant(name=OFFICIAL, config=config, axes=hstu_axes(bases, config))
+
+
+def hstu_axes(bases: Bases, config: RunConfig) -> dict[str, tuple[str, ...]]:
+    """HSTU's first weights and input, which validation chooses like a learning rate; the recipe's own come first."""
+    assert isinstance(config.model, SequenceRankerConfig)
+    first = config.model.first_weights
+    starts = (first, *(name for name in ("official", "uniform") if name != first))
+    axes = {"model.start": starts, "model.input": ("norm", "scaled")}
+    return {path: values for path, values in axes.items() if not bases.sets(path)}
 
 
 def biases(bases: Bases) -> Study:

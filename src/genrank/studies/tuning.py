@@ -32,7 +32,7 @@ class Grid:
         """With a variant's own axes, and its own value first where an axis has it. Empty stays empty."""
         if not self.values:
             return self
-        axes = {**self.values, **more}
+        axes = {**more, **self.values}
         return Grid(values={path: _own_first(config, path, values) for path, values in axes.items()})
 
     @property
