@@ -91,7 +91,7 @@ class SequenceRankerConfig(RankerConfig):
 
     @property
     def first_weights(self) -> Literal["official", "uniform"]:
-        """`start`; auto is HSTU's official one for interleaved tokens, which don't learn from PyTorch's, or far later."""
+        """`start`; auto is HSTU's official one for interleaved tokens, which learn far later from PyTorch's."""
         if self.start == "auto":
             return "official" if self.organization == "interleaved" else "uniform"
         return self.start
