@@ -104,11 +104,16 @@ def _add_uses_of_a_run(parsers: Any) -> None:
     rank = parsers.add_parser("rank", help="score candidates for a user")
     rank.add_argument("run_folder", type=Path, metavar="RUN")
     rank.add_argument("--user", required=True)
-    rank.add_argument("--candidates", required=True, metavar="I,I,I")
+    rank.add_argument(
+        "--candidates", required=True, metavar="I,I,I", help="""or a JSON list: '["a,b", " c"]' names any id as it is"""
+    )
     rank.add_argument("--data", type=Path, help="prepared data with the histories (default: the run's own)")
     rank.add_argument("--time", type=int, help="seconds since the epoch (default: just after the log's end)")
     rank.add_argument(
-        "--context", default="", metavar="NAME=VALUE,…", help="features of the exposure, as in device=phone"
+        "--context",
+        default="",
+        metavar="NAME=VALUE,…",
+        help="features of the exposure, as in device=phone, or a JSON object",
     )
     rank.add_argument("--value", default="", metavar="TASK=WEIGHT,…", help="the order's formula, as in click=1,like=5")
     rank.add_argument("--json", action="store_true")
@@ -131,9 +136,15 @@ def _add_retrieval(parsers: Any) -> None:
     retrieve.add_argument("--k", type=int, default=500, help="how many (default: 500)")
     retrieve.add_argument("--data", type=Path, help="prepared data with the histories (default: the run's own)")
     retrieve.add_argument("--time", type=int, help="seconds since the epoch (default: just after the log's end)")
-    retrieve.add_argument("--exclude", default="", metavar="I,I,I", help="items that may not be retrieved")
     retrieve.add_argument(
-        "--without", action="append", default=[], metavar="NAME=A,B", help="values of an item feature to leave out"
+        "--exclude", default="", metavar="I,I,I", help="items that may not be retrieved, or a JSON list"
+    )
+    retrieve.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="NAME=A,B",
+        help="values of an item feature to leave out, A,B or a JSON list",
     )
     retrieve.add_argument(
         "--precision", choices=("float32", "bfloat16", "int8"), default="int8", help="of the first look (default: int8)"

@@ -133,7 +133,7 @@ def rank(options: argparse.Namespace) -> None:
     weights = {name: _number(name, text) for name, text in _pairs("--value", options.value).items()}
     ranking = ranker.rank(
         options.user,
-        [item.strip() for item in options.candidates.split(",")] if options.candidates.strip() else [],
+        _ids(options.candidates),
         time=options.time,
         context=_pairs("--context", options.context),
         value=weights or None,
@@ -198,14 +198,14 @@ def retrieve(options: argparse.Namespace) -> None:
         name, separator, values = given.partition("=")
         if not separator:
             raise ConfigError(f"--without {given}: expected NAME=VALUE,VALUE")
-        without[name] = values.split(",")
+        without[name] = _ids(values)
     retriever = GenRetriever.load(options.run_folder, data=options.data, precision=options.precision)
     found = retriever.retrieve(
         options.user,
         k=options.k,
         time=options.time,
         without=without,
-        exclude=[item for item in options.exclude.split(",") if item],
+        exclude=_ids(options.exclude),
     )
     if options.json:
         sys.stdout.write(json.dumps(asdict(found)) + "\n")
@@ -293,7 +293,27 @@ def bench(options: argparse.Namespace) -> None:
         Console().print(as_tables(result))
 
 
+def _ids(text: str) -> list[str]:
+    """Ids between commas, or any ids as they are in a JSON list of text."""
+    found = _json(text, list)
+    if found is not None and all(isinstance(item, str | int) and not isinstance(item, bool) for item in found):
+        return [str(item) for item in found]
+    return [item.strip() for item in text.split(",")] if text.strip() else []
+
+
+def _json(text: str, kind: type) -> Any:
+    """The JSON list or object in `text`, or None: an id may begin with a bracket."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    return value if isinstance(value, kind) else None
+
+
 def _pairs(flag: str, text: str) -> dict[str, str]:
+    given = _json(text, dict)
+    if given is not None:
+        return {name: str(value) for name, value in given.items()}
     pairs = {}
     for part in filter(None, text.split(",")):
         name, separator, value = part.partition("=")

@@ -7,8 +7,6 @@ import pytest
 from case_logs import SCHEMA, Case, last_json, of_kind, rows, written
 from genrank.cli import main
 
-KINDS = {"bucket": "categorical", "seconds": "numeric", "price": "numeric", "color": "categorical", "tags": "multi"}
-
 
 def features(**kinds: str) -> str:
     parts = [
