@@ -71,6 +71,12 @@ def test_a_win_in_both_figures_between_sides_that_have_learnt_is_confirmed() -> 
     assert finding["unchecked"] == []
 
 
+def test_nothing_is_comparable_on_data_that_leaks() -> None:
+    finding = found(cells(0.75, 0.70), cells(0.74, 0.69), leaks=["a feature is the label"])
+    assert finding["verdict"] == "not comparable"
+    assert finding["why"] == "the data leaks: a feature is the label"
+
+
 def test_a_win_in_one_figure_is_not_enough() -> None:
     tie = {seed: cell(0.75, 0.69 + difference) for seed, difference in enumerate((0.001, -0.001, 0.0005))}
     finding = found(tie, cells(0.74, 0.69))

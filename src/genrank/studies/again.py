@@ -27,6 +27,7 @@ def judge_again(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         counting={name: _read(folder, identity) for name, identity in result["counting_cells"].items()},
         choices={values["variant"]: Choice.of(values, result["metrics"][0]) for values in result["tuning"]},
         speed=result["speed"],
+        leaks=result["data"].get("leaks", ()),
     )
     return {**result, **conclude(read_back(result), evidence)}
 

@@ -31,13 +31,17 @@ Results = Mapping[str, Mapping[int, CellResult]]  # variant -> seed -> cell; see
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """All that a study's cells gave. counting: the count-based baselines' cells by name; none for retrieval."""
+    """All that a study's cells gave. counting: the count-based baselines' cells by name; none for retrieval.
+
+    leaks: what preparation warned of that makes no comparison on the data one to trust.
+    """
 
     results: Results
     seeds: Sequence[int]
     counting: Mapping[str, CellResult]
     choices: Mapping[str, Choice]
     speed: Mapping[str, Any]
+    leaks: Sequence[str] = ()
 
 
 def conclude(study: Study, evidence: Evidence) -> dict[str, Any]:
@@ -153,7 +157,8 @@ def _finding(study: Study, finding: Finding, evidence: Evidence, standing: Mappi
         for place, contrast in enumerate(found.values())
     ]
     said = joint(verdicts)
-    why = [standing[name].why for name in finding.contrast if standing[name].why]
+    why = [f"the data leaks: {message}" for message in evidence.leaks]
+    why += [standing[name].why for name in finding.contrast if standing[name].why]
     if why and said != "not measured":
         said = "not comparable"
     elif said == "confirmed" and (why := doubts(study, finding, evidence.choices)):

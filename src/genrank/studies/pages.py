@@ -97,7 +97,8 @@ READING = (
     "effect smaller than the paper's or not. Not confirmed: one lies on the other side, or the first below half of the "
     "paper's figure. Undecided: neither, or the losing side was not given its best.",
     "Not comparable: a variant is within 0.03 AUC of the count-based baseline, or its validation AUC still rose by "
-    "more than 0.001 over the last tenth of its training. Such a model has not learnt enough to be judged.",
+    "more than 0.001 over the last tenth of its training. Such a model has not learnt enough to be judged. Nor is "
+    "anything comparable on data that preparation warned of leakage in.",
     "Every ranker is tuned by validation under seed 0, with as many trials as the others; a grid that ends at its best "
     "point grows there. Figures in % are of what a model has above chance, log(AUC - 0.5).",
 )

@@ -85,12 +85,14 @@ def run_study(data: Path, out: Path, options: StudyOptions, console: Console) ->
             baselines = _baselines(study, data_hash)
             counting = _counting(baselines, schedule, progress)
         speed = _speed(study, choices, results, data, out, options)
-    evidence = Evidence(results=results, seeds=seeds, counting=counting, choices=choices, speed=speed)
+    evidence = Evidence(
+        results=results, seeds=seeds, counting=counting, choices=choices, speed=speed, leaks=leaks(manifest)
+    )
     return {
         "study": study.name,
         "title": study.title,
         "question": study.question,
-        "notes": list(study.notes),
+        "notes": [*study.notes, *(f"Warning of the data: {found.message}" for found in manifest.warnings)],
         "data": _about(manifest, data_hash),
         "options": to_dict(options),
         "machine": describe(),
@@ -289,6 +291,11 @@ def _speed(
     }  # fmt: skip
 
 
+def leaks(manifest: Manifest) -> list[str]:
+    """What preparation warned of leakage."""
+    return [found.message for found in manifest.warnings if found.kind == "leakage"]
+
+
 def _about(manifest: Manifest, data_hash: str) -> dict[str, Any]:
     counts = manifest.counts
     return {
@@ -298,5 +305,6 @@ def _about(manifest: Manifest, data_hash: str) -> dict[str, Any]:
         "items": counts.items,
         "exposures": counts.exposures,
         "test_exposures": counts.test.exposures,
+        "leaks": leaks(manifest),
         "task": next((task.name for task in manifest.spec.tasks if task.kind == "binary"), ""),
     }
