@@ -11,7 +11,7 @@ from exposure_logs import CLICK, SCHEMA, START, log, prepare_log
 from genrank.cli import main
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceConfig
-from genrank.errors import SchemaError
+from genrank.errors import LogError, SchemaError
 from genrank.schema import Columns, History, LogSchema, Requests, Task
 
 LIKE = Task(name="like", kind="binary", column="like", time="liked_at")
@@ -76,6 +76,18 @@ def test_durations_of_settling(settle: str, seconds: int) -> None:
 def test_a_settle_that_is_no_duration_is_refused(settle: str) -> None:
     with pytest.raises(ValueError, match="as in 10m"):
         History(settle=settle)
+
+
+def test_times_of_actions_in_another_unit_are_refused_and_odd_ones_counted(tmp_path: Path) -> None:
+    told = replace(SCHEMA, columns=replace(SCHEMA.columns, known_at="told"))
+    milliseconds = [1000 * (START + row + 5) for row in range(60)]
+    with pytest.raises(LogError, match=r"columns.known_at: 60 of 60 values in 'told' are more than a year after"):
+        prepare_log(tmp_path / "unit", log(told=milliseconds), told)
+    texts = [None if row % 2 else "soon" for row in range(60)]
+    with pytest.raises(LogError, match=r"30 of 30 values in 'told' can't be read as times, such as 'soon'"):
+        prepare_log(tmp_path / "text", log(told=texts), told)
+    some = prepare_log(tmp_path / "some", log(told=later({3: -5, 7: 9, 8: 20})), told).manifest
+    assert ["columns.known_at: 1 times are before their exposure's" in str(w) for w in some.warnings] == [True]
 
 
 def test_a_missing_column_is_named(tmp_path: Path) -> None:

@@ -179,15 +179,23 @@ def finite_or_null(column: Column) -> Column:
     return is_finite(column).ifelse(column, None) if column.type().is_floating() else column
 
 
+def action_times(exposures: Expression, schema: LogSchema) -> dict[str, tuple[Column, Column]]:
+    """Setting → the column that says when actions were known, as it stands and in seconds since the epoch."""
+    named = {"columns.known_at": schema.columns.known_at}
+    named |= {f"task {task.name!r}: time": task.time for task in schema.tasks}
+    found = {}
+    for role, name in named.items():
+        if name is not None:
+            column = _column(exposures, name, role)
+            found[role] = (column, seconds(column, schema.time))
+    return found
+
+
 def _known_at(exposures: Expression, schema: LogSchema, time: Column) -> Column:
     """When an exposure's actions are known: see History. A null time, or one before the exposure's, says nothing."""
     known = time + schema.history.settle_seconds
-    given = [("columns.known_at", schema.columns.known_at)]
-    given += [(f"task {task.name!r}: time", task.time) for task in schema.tasks]
-    for role, name in given:
-        if name is not None:
-            own = seconds(_column(exposures, name, role), schema.time).fill_null(time)
-            known = (own > known).ifelse(own, known)
+    for _, own in action_times(exposures, schema).values():
+        known = (own > known).fill_null(False).ifelse(own, known)
     return known
 
 

@@ -5,14 +5,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from genrank.data.engine import Column, Engine, Expression
-from genrank.data.logs import WrongTypeError, finite_or_null, is_finite, number_column
+from genrank.data.logs import WrongTypeError, action_times, finite_or_null, is_finite, number_column
 from genrank.data.manifest import DataWarning
 from genrank.data.times import SCALE
 from genrank.errors import LogError
 from genrank.schema import LogSchema, Task
 
 DAY = 86_400
-YEAR_1971 = 31_536_000
+YEAR = YEAR_1971 = 31_536_000
 YEAR_2200 = 7_258_118_400
 Period = tuple[int, int] | None  # begin and end, see `Source`
 NO_ROWS = "the log has no rows; expected one row per exposure; check the paths and the files' contents"
@@ -75,6 +75,7 @@ def survey(
     if rows == 0:
         raise LogError(NO_ROWS)
     _check_times(engine, exposures, typed["time"], schema, counts)
+    _check_action_times(engine, exposures, schema, counts)
     _check_binary(engine, exposures, schema, counts)
     dropped = {reason: counts[_key(reason)] for reason in reasons if counts[_key(reason)]}
     if sum(dropped.values()) == rows:
@@ -98,6 +99,11 @@ def _questions(
         if feature.owner == "exposure" and feature.kind == "numeric":
             number = typed[f"feature_{feature.name}"]
             questions[f"odd_{feature.name}"] = (~is_finite(number)).sum()
+    for role, (raw, known) in action_times(exposures, schema).items():
+        questions[f"given {role}"] = raw.notnull().sum()
+        questions[f"unreadable {role}"] = (raw.notnull() & known.isnull()).sum()
+        questions[f"before {role}"] = (known < time).sum()
+        questions[f"year {role}"] = (known > time + YEAR).sum()
     return questions
 
 
@@ -134,6 +140,20 @@ def _check_times(
             f"columns.time: most times in {name!r} are in the future (latest: {_date(latest)}); "
             "expected seconds of the past; check the column and [time] unit"
         )
+
+
+def _check_action_times(engine: Engine, exposures: Expression, schema: LogSchema, counts: dict[str, int]) -> None:
+    for role, (raw, _) in action_times(exposures, schema).items():
+        given, name = counts[f"given {role}"], raw.get_name()
+        for what, said in (
+            ("unreadable", "can't be read as times"),
+            ("year", "are more than a year after the exposure"),
+        ):
+            if 2 * counts[f"{what} {role}"] > given:
+                raise LogError(
+                    f"{role}: {counts[f'{what} {role}']:,} of {given:,} values in {name!r} {said}, such as "
+                    f"{example_of(engine, exposures, name)!r}; they are read as columns.time is, see [time] unit"
+                )
 
 
 def _is_number(text: str | None) -> bool:
@@ -201,6 +221,12 @@ def _warnings(schema: LogSchema, counts: dict[str, int]) -> list[DataWarning]:
     odd = [(f"task {task.name!r}", "negative durations", "unknown", f"negative_{task.name}") for task in schema.tasks]
     odd += [(f"feature {f.name!r}", "values NaN or infinite", "missing", f"odd_{f.name}") for f in schema.features]
     found = [(part, counts.get(key, 0), what, treatment) for part, what, treatment, key in odd]
+    for key, count in counts.items():
+        what, _, role = key.partition(" ")
+        if what in ("unreadable", "before") and role and count:
+            said = "can't be read" if what == "unreadable" else "are before their exposure's"
+            message = f"{role}: {count:,} times {said}; their actions count as known with the exposure"
+            warnings.append(DataWarning(kind="times", message=message))
     return warnings + [
         DataWarning(kind="values", message=f"{part}: {count} {what} are treated as {treatment}")
         for part, count, what, treatment in found
