@@ -1,5 +1,6 @@
 """Logs whose rows aren't exposures: lists of what was shown, and actions as rows of their own; side tables."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -202,8 +203,13 @@ def test_actions_as_rows_are_found_and_joined(case: Case, share: float) -> None:
     assert labels(case) == plain_labels()
 
 
-def test_the_actions_own_time_is_when_it_is_known(case: Case) -> None:
-    case.read(written(case.folder / "log.csv", halves()), SCHEMA + '[join]\nwithin = "10m"\n')
+@pytest.mark.parametrize("unit", ["auto", "ms", "text"])
+def test_the_actions_own_time_is_when_it_is_known(case: Case, unit: str) -> None:
+    write = {"auto": int, "ms": lambda time: 1000 * time, "text": lambda time: datetime.fromtimestamp(time, UTC)}[unit]
+    log = written(case.folder / "log.csv", [row | {"ts": write(row["ts"])} for row in halves()])
+    flags = ["--set", "time.unit=ms"] if unit == "ms" else []
+    case.read(log, SCHEMA + '[join]\nwithin = "10m"\n', *flags)
+    assert labels(case) == plain_labels()
     t = PreparedData.load(case.out).timelines
     clicked = t.tasks["click"] == 1
     assert np.array_equal(t.known_at - t.time, np.where(clicked, 8, 0))

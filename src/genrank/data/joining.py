@@ -41,7 +41,8 @@ def join_actions(
     actions = rows.filter(rows.genrank_joined)
     largest = {f"genrank_of_{name}": actions[name].max() for name in dict.fromkeys([*labels, *later])}
     keys = ["genrank_user", "genrank_item", "genrank_number"]
-    actions = actions.group_by(keys).aggregate(**{ACTED_AT: actions.genrank_time.max()}, **largest)
+    latest = actions[schema.columns.time].argmax(actions.genrank_time)  # as written: it is read as other times are
+    actions = actions.group_by(keys).aggregate(**{ACTED_AT: latest}, **largest)
     alone = ~rows.genrank_joined if schema.join.event is None else ~rows.genrank_action
     shown = rows.filter(alone)
     shown = shown.mutate(genrank_number=shown.genrank_action.ifelse(None, shown.genrank_number))
