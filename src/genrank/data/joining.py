@@ -12,7 +12,7 @@ from genrank.schema import LogSchema
 
 ACTED_AT = "genrank_acted_at"
 SOON = 1800  # seconds after an exposure in which an action on it comes; ours
-EXAMINED = 4_000_000  # rows looked at in search of repeated exposures, by whole users
+EXAMINED = 1_000_000  # rows looked at in search of repeated exposures, by whole users
 
 
 def join_actions(
