@@ -8,6 +8,7 @@ from typing import Any
 
 from genrank.errors import DataError
 from genrank.studies.catalogue import STUDIES
+from genrank.studies.code import code_digest
 from genrank.studies.pages import markdown
 from genrank.studies.tables import as_markdown, findings, is_older
 from genrank.studies.tuning import DEFAULT_GRID
@@ -26,7 +27,10 @@ def overview(folder: Path) -> str:
     lines = [] if folder in by_set else _notes(folder)
     lines += ["# Verdicts", ""]
     if any(is_older(result) for results in by_set.values() for result in results):
-        lines += [f"{EARLIER.strip()}: of earlier code than that beside this page.", ""]
+        lines += [
+            f"{EARLIER.strip()}: of earlier code than {code_digest()}, which was current when this page was made.",
+            "",
+        ]
     lines += _verdicts(by_set)
     for place, results in by_set.items():
         lines += [f"# {place.name}", "", *_notes(place)]
