@@ -76,6 +76,7 @@ class Candidates:
     in_history: Array  # (C) int64, which history event is this very exposure, -1 where none is
     labels: Mapping[str, Array]  # (C) float32 per task, NaN where unknown; empty when serving
     censored: Mapping[str, Array]  # (C) bool per duration task
+    weight: Array = None  # (C) float32, how many exposures each counts for; None: one
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class Columns:
     position: str | None = None  # slot in the feed; orders exposures of one request, and gives a report slice
     target: str | None = None  # false: known history only, neither learned from nor evaluated
     known_at: str | None = None  # when the exposure's actions were known; see History
+    weight: str | None = None  # how many exposures one counts for, in losses and metrics; 0 or more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +119,26 @@ class Task:
             raise ValueError(f"task {self.name!r}: 'group' is for durations")
         if not 2 <= self.num_buckets <= 256:
             raise ValueError(f"task {self.name!r}: num_buckets is {self.num_buckets}; it must be 2 to 256")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Exposures that the log left out: negatives of `task`, of which each was kept with a known chance.
+
+    With `negative_rate` a model learns from the kept exposures as they are, and its probabilities of that task are
+    corrected wherever they are shown. Rates that differ by exposure (`rate_column`) are weights 1 / rate instead, for
+    all tasks, and nothing is corrected. See docs/calibration.md.
+    """
+
+    negative_rate: float = 1.0
+    rate_column: str | None = None
+    task: str = ""  # of `negative_rate`; empty: the first binary task
+
+    def __post_init__(self) -> None:
+        if not 0 < self.negative_rate <= 1:
+            raise ValueError(f"sampling.negative_rate is {self.negative_rate}; it must be above 0 and at most 1")
+        if self.rate_column is not None and self.negative_rate != 1:
+            raise ValueError("sampling has negative_rate and rate_column, which would correct twice; give one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +267,7 @@ class LogSchema:
     join: Join = field(default_factory=Join)
     requests: Requests = field(default_factory=Requests)
     history: History = field(default_factory=History)
+    sampling: Sampling = field(default_factory=Sampling)
     tables: Tables = field(default_factory=Tables)
     split: Split = field(default_factory=Split)
     statistics: Statistics = field(default_factory=Statistics)
@@ -264,6 +286,8 @@ class LogSchema:
             if name in ("item_id", "user_id"):
                 raise ValueError(f"the name {name!r} is taken by genrank's own id feature; choose another")
         binary = {task.name for task in self.tasks if task.kind == "binary"}
+        if self.sampling.task and self.sampling.task not in binary:
+            raise ValueError(f"sampling.task: {self.sampling.task!r} is not a binary task")
         for task in self.oracle:
             if task not in binary:
                 raise ValueError(f"oracle: {task!r} is not a binary task")
@@ -297,6 +321,11 @@ class LogSchema:
                     f"statistics.by: the columns of feature {name!r} would have the names of others; rename it, or "
                     "name the features to count by"
                 )
+
+    @property
+    def weighted(self) -> bool:
+        """Whether exposures have weights."""
+        return self.columns.weight is not None or self.sampling.rate_column is not None
 
     @property
     def known_later(self) -> bool:
@@ -346,6 +375,7 @@ class TaskSpec:
     means: tuple[float, ...] = ()  # mean duration of each bucket in the training part, one more than boundaries
     group: str = ""  # durations: the item feature whose index is the duration group
     group_quantiles: tuple[tuple[float, ...], ...] = ()  # per group index: quantiles of training durations, 0 to 1
+    negative_rate: float = 1.0  # binary: the share of its negatives that the log has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,6 +395,7 @@ class DataSpec:
     feedback: tuple[FeedbackSpec, ...] = ()
     statistics: tuple[str, ...] = ()  # names of the window statistics' columns, in order
     zone: str = "UTC"  # in which requests have their hour and weekday
+    weighted: bool = False  # exposures have weights
     known_later: bool = False  # exposures have a known time of their own, which may lie after their time
 
     def of(self, owner: Owner) -> tuple[FeatureSpec, ...]:

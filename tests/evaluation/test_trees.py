@@ -28,12 +28,12 @@ def test_trees_learn_from_the_statistics_and_score_every_row(counted: Path) -> N
     data = PreparedData.load(counted)
     builder = data.builder(SequenceConfig())
     rows = np.flatnonzero(builder.request_time >= data.manifest.split.test_start)
-    found = tree_baseline(data, builder, "click", rows=rows)
+    found = tree_baseline(data, builder, data.manifest.spec.tasks[0], rows=rows)
     assert found is not None
     assert found.scores.shape == rows.shape
     assert found.num_trees > 0
     assert auc(found.scores, data.timelines.tasks["click"][rows]) > 0.53
-    again = tree_baseline(data, builder, "click", rows=rows)
+    again = tree_baseline(data, builder, data.manifest.spec.tasks[0], rows=rows)
     assert (again.scores == found.scores).all()
 
 

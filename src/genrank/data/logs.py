@@ -84,15 +84,7 @@ def typed_columns(exposures: Expression, schema: LogSchema) -> dict[str, Column]
         "item": identity(_column(exposures, columns.item, "columns.item")),
         "time": seconds(_column(exposures, columns.time, "columns.time"), schema.time),
     }
-    if columns.request is not None:
-        typed["request"] = identity(_column(exposures, columns.request, "columns.request"))
-    if columns.position is not None:
-        typed["position"] = _position(number_column(exposures, columns.position, "columns.position"))
-    if schema.known_later:
-        typed["known_at"] = _known_at(exposures, schema, typed["time"])
-    if columns.target is not None:
-        flag = number_column(exposures, columns.target, "columns.target")
-        typed["target"] = (flag != 0).fill_null(True)
+    typed |= _optional_columns(exposures, schema, typed["time"])
     for task in schema.tasks:
         typed |= _task(exposures, task)
     for part in schema.feedback:
@@ -104,6 +96,22 @@ def typed_columns(exposures: Expression, schema: LogSchema) -> dict[str, Column]
         typed[f"oracle_{name}"] = (
             number_column(exposures, column, f"oracle {name!r}").cast("float32").fill_null(float("nan"))
         )
+    return typed
+
+
+def _optional_columns(exposures: Expression, schema: LogSchema, time: Column) -> dict[str, Column]:
+    columns, typed = schema.columns, {}
+    if columns.request is not None:
+        typed["request"] = identity(_column(exposures, columns.request, "columns.request"))
+    if columns.position is not None:
+        typed["position"] = _position(number_column(exposures, columns.position, "columns.position"))
+    if schema.known_later:
+        typed["known_at"] = _known_at(exposures, schema, time)
+    if schema.weighted:
+        typed["weight"] = _weight(exposures, schema)
+    if columns.target is not None:
+        flag = number_column(exposures, columns.target, "columns.target")
+        typed["target"] = (flag != 0).fill_null(True)
     return typed
 
 
@@ -197,6 +205,19 @@ def _known_at(exposures: Expression, schema: LogSchema, time: Column) -> Column:
     for _, own in action_times(exposures, schema).values():
         known = (own > known).fill_null(False).ifelse(own, known)
     return known
+
+
+def weight_columns(exposures: Expression, schema: LogSchema) -> dict[str, Column]:
+    """Setting → the column of numbers that weights are made of."""
+    named = {"columns.weight": schema.columns.weight, "sampling.rate_column": schema.sampling.rate_column}
+    return {role: number_column(exposures, name, role) for role, name in named.items() if name is not None}
+
+
+def _weight(exposures: Expression, schema: LogSchema) -> Column:
+    found = weight_columns(exposures, schema)
+    weight = found.get("columns.weight", 1.0)
+    rate = found.get("sampling.rate_column", 1.0)
+    return (weight / rate).cast("float32")
 
 
 def _position(column: Column) -> Column:

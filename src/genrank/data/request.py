@@ -102,6 +102,7 @@ def exposures(
         oracle={},
         known_at=None if like.known_at is None else column(time if known_at is None else known_at, like.known_at),
         request_time=None if like.request_time is None else column(time, like.request_time),
+        weight=None if like.weight is None else np.ones(count, np.float32),
     )
 
 

@@ -304,6 +304,7 @@ class SequenceBuilder:
             in_history=np.where(in_window, history_start[sample] + rows - samples.start[sample], -1),
             labels={name: _label(t.tasks[name][rows]) for name in t.tasks},
             censored={name: column[rows] for name, column in t.censored.items()},
+            weight=None if t.weight is None else t.weight[rows],
         )
 
     def _places(self, rows: Ints, start: Ints) -> Places:

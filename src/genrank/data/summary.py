@@ -29,6 +29,7 @@ def data_spec(schema: LogSchema, fitted: Fitted, entities: Iterable[Entities]) -
             features.append(
                 FeatureSpec(name=feature.name, owner="exposure", kind=feature.kind, size=size, weighted=weighted)
             )
+    sampled = schema.sampling.task or next((task.name for task in schema.tasks if task.kind == "binary"), "")
     return DataSpec(
         features=tuple(features),
         tasks=tuple(
@@ -37,6 +38,7 @@ def data_spec(schema: LogSchema, fitted: Fitted, entities: Iterable[Entities]) -
                 kind=task.kind,
                 boundaries=fitted.boundaries.get(f"task_{task.name}", ()),
                 means=fitted.means.get(f"task_{task.name}", ()),
+                negative_rate=schema.sampling.negative_rate if task.name == sampled else 1.0,
             )
             for task in schema.tasks
         ),
@@ -47,6 +49,7 @@ def data_spec(schema: LogSchema, fitted: Fitted, entities: Iterable[Entities]) -
         statistics=statistics_columns(schema),
         zone=schema.time.zone or "UTC",
         known_later=schema.known_later,
+        weighted=schema.weighted,
     )
 
 

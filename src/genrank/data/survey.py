@@ -5,7 +5,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from genrank.data.engine import Column, Engine, Expression
-from genrank.data.logs import WrongTypeError, action_times, finite_or_null, is_finite, number_column
+from genrank.data.logs import (
+    WrongTypeError,
+    action_times,
+    finite_or_null,
+    is_finite,
+    number_column,
+    weight_columns,
+)
 from genrank.data.manifest import DataWarning
 from genrank.data.times import SCALE
 from genrank.errors import LogError
@@ -76,6 +83,7 @@ def survey(
         raise LogError(NO_ROWS)
     _check_times(engine, exposures, typed["time"], schema, counts)
     _check_action_times(engine, exposures, schema, counts)
+    _check_weights(engine, exposures, schema, counts)
     _check_binary(engine, exposures, schema, counts)
     dropped = {reason: counts[_key(reason)] for reason in reasons if counts[_key(reason)]}
     if sum(dropped.values()) == rows:
@@ -99,6 +107,8 @@ def _questions(
         if feature.owner == "exposure" and feature.kind == "numeric":
             number = typed[f"feature_{feature.name}"]
             questions[f"odd_{feature.name}"] = (~is_finite(number)).sum()
+    for role, column in weight_columns(exposures, schema).items():
+        questions[f"odd {role}"] = _odd_weight(role, column).sum()
     for role, (raw, known) in action_times(exposures, schema).items():
         questions[f"given {role}"] = raw.notnull().sum()
         questions[f"unreadable {role}"] = (raw.notnull() & known.isnull()).sum()
@@ -154,6 +164,22 @@ def _check_action_times(engine: Engine, exposures: Expression, schema: LogSchema
                     f"{role}: {counts[f'{what} {role}']:,} of {given:,} values in {name!r} {said}, such as "
                     f"{example_of(engine, exposures, name)!r}; they are read as columns.time is, see [time] unit"
                 )
+
+
+def _odd_weight(role: str, column: Column) -> Column:
+    odd = column.isnull() | ~is_finite(column) | (column < 0)
+    return (odd | (column == 0) | (column > 1) if role == "sampling.rate_column" else odd).fill_null(True)
+
+
+def _check_weights(engine: Engine, exposures: Expression, schema: LogSchema, counts: dict[str, int]) -> None:
+    for role, column in weight_columns(exposures, schema).items():
+        if counts[f"odd {role}"]:
+            odd = engine.fetch(exposures.filter(_odd_weight(role, column)).select(value=column).limit(1))["value"]
+            wanted = "above 0 and at most 1" if role == "sampling.rate_column" else "finite, 0 or more"
+            raise LogError(
+                f"{role}: expected numbers that are {wanted} in {column.get_name()!r}, found "
+                f"{counts[f'odd {role}']:,} others such as {odd[0].as_py()!r}; leave these rows out, or mend them"
+            )
 
 
 def _is_number(text: str | None) -> bool:

@@ -45,6 +45,7 @@ class Timelines:
     oracle: Mapping[str, NDArray[np.float32]]  # (N) simulated logs only
     known_at: NDArray[np.int64] | None = None  # (N) seconds since the epoch, at least `time`
     request_time: NDArray[np.int64] | None = None  # (N) seconds since the epoch
+    weight: NDArray[np.float32] | None = None  # (N) how many exposures each counts for; None: one
 
     @property
     def num_exposures(self) -> int:
@@ -84,6 +85,7 @@ class Timelines:
             oracle={},
             known_at=none.astype(np.int64) if spec.known_later else None,
             request_time=none.astype(np.int64),
+            weight=none.astype(np.float32) if spec.weighted else None,
         )
 
     def of_user(self, index: int) -> "Timelines":
@@ -172,6 +174,7 @@ class Timelines:
             statistics=np.zeros((len(flat["time"]), len(spec.statistics)), np.float16),
             oracle={name.removeprefix("oracle_"): _array(flat[name], np.float32) for name in oracle},
             known_at=_array(flat["known_at"], np.int64) if spec.known_later else None,
+            weight=_array(flat["weight"], np.float32) if spec.weighted else None,
             request_time=request_times(
                 np.repeat(np.arange(len(columns["time"])), np.diff(_offsets(columns["time"]))),
                 _array(flat["request"], np.int32),
@@ -199,7 +202,7 @@ def joined(parts: Sequence[Timelines], *, one_user: bool = False) -> Timelines:
 def _columns(t: Timelines, change: Callable[[Any], Any]) -> dict[str, Any]:
     """The columns with a value per exposure, changed. The oracle's are left out."""
     plain = {name: change(getattr(t, name)) for name in ("time", "request", "position", "item", "target")}
-    optional = {name: getattr(t, name) for name in ("known_at", "request_time")}
+    optional = {name: getattr(t, name) for name in ("known_at", "request_time", "weight")}
     plain |= {name: None if column is None else change(column) for name, column in optional.items()}
     groups = ("tasks", "censored", "feedback", "features")
     return plain | {name: {key: change(v) for key, v in getattr(t, name).items()} for name in groups} | {"oracle": {}}
@@ -275,7 +278,7 @@ def offsets_of(lengths: NDArray[Any]) -> NDArray[np.int64]:
 def _read(path: Path, spec: DataSpec) -> pa.Table:
     """The columns of one file that the spec asks for."""
     file = pq.ParquetFile(path)
-    wanted = {"user", "time", "known_at", "request", "position", "item", "target"}
+    wanted = {"user", "time", "known_at", "weight", "request", "position", "item", "target"}
     wanted |= {f"{prefix}_{task.name}" for prefix in ("task", "censored") for task in spec.tasks}
     wanted |= {f"feedback_{part.name}" for part in spec.feedback}
     wanted |= {f"feature_{feature.name}{end}" for feature in spec.of("exposure") for end in ("", WEIGHTS)}

@@ -54,6 +54,7 @@ def _columns(bucket: pa.Table, schema: LogSchema, fitted: Fitted) -> list[tuple[
     plain = {
         "time": array(bucket, "time"),
         **({"known_at": array(bucket, "known_at")} if schema.known_later else {}),
+        **({"weight": array(bucket, "weight")} if schema.weighted else {}),
         "request": array(bucket, "request"),
         "position": _or_constant(bucket, "position", np.int32, -1),
         "item": array(bucket, "item"),

@@ -29,7 +29,13 @@ def user_weights(users: Floats, num_replicates: int, seed: int) -> Iterator[Floa
 
 
 def auc_intervals(
-    scores: dict[str, Floats], labels: Floats, users: Floats, *, num_replicates: int, seed: int
+    scores: dict[str, Floats],
+    labels: Floats,
+    users: Floats,
+    *,
+    num_replicates: int,
+    seed: int,
+    weights: Floats | None = None,
 ) -> tuple[dict[str, Interval | None], dict[str, list[float]]]:
     """Per named score: the AUC's interval, and its replicates, which are paired over the names."""
     prepared = {}
@@ -37,8 +43,9 @@ def auc_intervals(
         order = np.argsort(score, kind="stable")
         prepared[name] = (order, group_starts(score[order]), labels[order])
     replicates: dict[str, list[float]] = {name: [] for name in scores}
-    for weights in user_weights(users, num_replicates, seed):
-        values = {n: sorted_auc(starts, label, weights[order]) for n, (order, starts, label) in prepared.items()}
+    for drawn in user_weights(users, num_replicates, seed):
+        each = drawn if weights is None else drawn * weights
+        values = {n: sorted_auc(starts, label, each[order]) for n, (order, starts, label) in prepared.items()}
         for name, value in values.items():
             if value is not None:
                 replicates[name].append(value)
@@ -46,10 +53,16 @@ def auc_intervals(
 
 
 def gauc_replicates(
-    scores: dict[str, Floats], labels: Floats, users: Floats, *, num_replicates: int, seed: int
+    scores: dict[str, Floats],
+    labels: Floats,
+    users: Floats,
+    *,
+    num_replicates: int,
+    seed: int,
+    weights: Floats | None = None,
 ) -> dict[str, list[float]]:
     """Per named score: replicates of GAUC, paired over the names. Users with one class are never in it."""
-    per_name = {name: user_aucs(score, labels, users) for name, score in scores.items()}
+    per_name = {name: user_aucs(score, labels, users, weights) for name, score in scores.items()}
     first = next(iter(per_name.values()))
     replicates: dict[str, list[float]] = {name: [] for name in scores}
     if len(first.user):

@@ -55,7 +55,7 @@ def calibration(p: Predictions, task: str) -> str:
     """Observed against predicted rate in bins of equal mass, over the distribution of predictions."""
     known = ~np.isnan(p.labels[task])
     score, label = p.scores[task][known], p.labels[task][known]
-    bins = m.calibration(score, label)
+    bins = m.calibration(score, label, weights=p.weights_of(task, known))
     top = float(max(bins.predicted.max(), bins.observed.max())) * 1.05 or 1.0
     with draw(2, 1, (4.1, 3.6), height_ratios=(3, 1), sharex=True) as (figure, axes):
         axes[0].plot([0, top], [0, top], color=GREY, linewidth=1, linestyle="--")
@@ -71,7 +71,7 @@ def calibration(p: Predictions, task: str) -> str:
 def durations(p: Predictions, task: str) -> str:
     """Mean true duration against mean predicted one, in bins of equal mass."""
     known = ~np.isnan(p.labels[task]) & ~p.censored[task]
-    bins = m.calibration(p.scores[task][known], p.labels[task][known])
+    bins = m.calibration(p.scores[task][known], p.labels[task][known], weights=p.weights_of(task, known))
     top = float(max(bins.predicted.max(), bins.observed.max())) * 1.05
     with draw(1, 1, (4.1, 3.6)) as (figure, axis):
         axis.plot([0, top], [0, top], color=GREY, linewidth=1, linestyle="--")

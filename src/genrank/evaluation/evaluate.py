@@ -53,17 +53,18 @@ def evaluate(
     tasks, beside, verdicts = {}, {}, []
     for task, score in p.scores.items():
         known = ~np.isnan(p.labels[task])
-        label, users = p.labels[task][known].astype(np.float64), p.user[known]
+        label, users, weights = p.labels[task][known].astype(np.float64), p.user[known], p.weights_of(task, known)
         others = {name: values[known] for name, values in baselines.get(task, {}).items()}
         if task in p.censored:
-            known_end = ~p.censored[task][known]
-            tasks[task] = _duration(score[known][known_end], label[known_end])
-            beside[task] = {name: _duration(values[known_end], label[known_end]) for name, values in others.items()}
+            ended = ~p.censored[task][known]
+            label, weights = label[ended], None if weights is None else weights[ended]
+            tasks[task] = _duration(score[known][ended], label, weights)
+            beside[task] = {name: _duration(values[ended], label, weights) for name, values in others.items()}
             continue
         if task in p.oracle:
             others["oracle"] = p.oracle[task][known].astype(np.float64)
         columns = {"model": score[known], **others}
-        rows = _binary_rows(columns, label, users, num_bootstrap, seed)
+        rows = _binary_rows(columns, label, users, num_bootstrap=num_bootstrap, seed=seed, weights=weights)
         tasks[task], beside[task] = rows.pop("model"), rows
         verdicts += _verdicts(task, tasks[task], rows, leaks=leaks)
     cut = {
@@ -76,11 +77,18 @@ def evaluate(
 
 
 def _binary_rows(
-    columns: dict[str, m.Floats], label: m.Floats, users: m.Floats, num_bootstrap: int, seed: int
+    columns: dict[str, m.Floats],
+    label: m.Floats,
+    users: m.Floats,
+    *,
+    num_bootstrap: int,
+    seed: int,
+    weights: m.Floats | None,
 ) -> dict[str, dict[str, Any]]:
-    intervals, replicates = auc_intervals(columns, label, users, num_replicates=num_bootstrap, seed=seed)
-    gaucs = gauc_replicates(columns, label, users, num_replicates=num_bootstrap, seed=seed)
-    rows = {name: _binary(score, label, users) for name, score in columns.items()}
+    drawn: Any = {"num_replicates": num_bootstrap, "seed": seed, "weights": weights}
+    intervals, replicates = auc_intervals(columns, label, users, **drawn)
+    gaucs = gauc_replicates(columns, label, users, **drawn)
+    rows = {name: _binary(score, label, users, weights) for name, score in columns.items()}
     for name, row in rows.items():
         row["auc_ci"] = _list(intervals[name])
         row["gauc_ci"] = _list(interval(gaucs[name]))
@@ -94,42 +102,47 @@ def _binary_rows(
     return rows
 
 
-def _binary(score: m.Floats, label: m.Floats, users: m.Floats) -> dict[str, Any]:
-    within = m.gauc(score, label, users)
+def _binary(score: m.Floats, label: m.Floats, users: m.Floats, weights: m.Floats | None) -> dict[str, Any]:
+    within = m.gauc(score, label, users, weights)
     return {
-        "auc": m.auc(score, label),
+        "auc": m.auc(score, label, weights),
         "gauc": within.value,
         "gauc_unweighted": within.unweighted,
         "gauc_coverage": within.coverage,
-        "logloss": m.logloss(score, label),
-        "ne": m.normalized_entropy(score, label),
-        "pcoc": m.pcoc(score, label),
-        "ece": m.ece(score, label),
+        "logloss": m.logloss(score, label, weights),
+        "ne": m.normalized_entropy(score, label, weights),
+        "pcoc": m.pcoc(score, label, weights),
+        "ece": m.ece(score, label, weights=weights),
         "num_exposures": len(label),
         "num_positives": int(label.sum()),
+        **({} if weights is None else {"weight": float(weights.sum())}),
     }
 
 
-def _duration(score: m.Floats, label: m.Floats) -> dict[str, Any]:
-    return {"mae": m.mae(score, label), "xauc": m.xauc(score, label), "num_exposures": len(label)}
+def _duration(score: m.Floats, label: m.Floats, weights: m.Floats | None) -> dict[str, Any]:
+    return {
+        "mae": m.mae(score, label, weights),
+        "xauc": m.xauc(score, label, weights),
+        "num_exposures": len(label),
+        **({} if weights is None else {"weight": float(weights.sum())}),
+    }
 
 
 def _slice(p: Predictions, mask: m.Floats, num_bootstrap: int, seed: int) -> dict[str, Any]:
     figures = {}
     for task, score in p.scores.items():
         chosen = mask & ~np.isnan(p.labels[task])
-        label, users = p.labels[task][chosen].astype(np.float64), p.user[chosen]
+        label, users, weights = p.labels[task][chosen].astype(np.float64), p.user[chosen], p.weights_of(task, chosen)
         if task in p.censored:
-            figures[task] = _duration(score[chosen], label)
+            figures[task] = _duration(score[chosen], label, weights)
             continue
-        intervals, _ = auc_intervals(
-            {"model": score[chosen]}, label, users, num_replicates=min(num_bootstrap, 100), seed=seed
-        )
+        drawn: Any = {"num_replicates": min(num_bootstrap, 100), "seed": seed, "weights": weights}
+        intervals, _ = auc_intervals({"model": score[chosen]}, label, users, **drawn)
         figures[task] = {
-            "auc": m.auc(score[chosen], label),
+            "auc": m.auc(score[chosen], label, weights),
             "auc_ci": _list(intervals["model"]),
-            "gauc": m.gauc(score[chosen], label, users).value,
-            "logloss": m.logloss(score[chosen], label),
+            "gauc": m.gauc(score[chosen], label, users, weights).value,
+            "logloss": m.logloss(score[chosen], label, weights),
             "num_exposures": len(label),
         }
     return figures

@@ -1,6 +1,7 @@
 """Metrics of rankings and probabilities, vectorised over exposures; REFERENCES: README, "Metrics".
 
-All take (N) arrays without unknown labels. A metric that is not defined (one class only, no rows) is None.
+All take (N) arrays without unknown labels. A metric that is not defined (one class only, no rows) is None. `weights`:
+(N) for how many exposures each row stands, so that a weight of k gives what k copies of the row would; None: one each.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ Floats = NDArray[Any]
 
 
 def auc(scores: Floats, labels: Floats, weights: Floats | None = None) -> float | None:
-    """P(score of a positive > score of a negative), ties counting half; optionally of weighted rows."""
+    """P(score of a positive > score of a negative), ties counting half."""
     order = np.argsort(scores, kind="stable")
     return sorted_auc(group_starts(scores[order]), labels[order], None if weights is None else weights[order])
 
@@ -50,91 +51,120 @@ class UserAucs(NamedTuple):
 
     user: NDArray[Any]
     auc: Floats
-    num_exposures: NDArray[np.int64]
+    num_exposures: Floats  # weights summed
 
 
-def user_aucs(scores: Floats, labels: Floats, users: NDArray[Any]) -> UserAucs:
+def user_aucs(scores: Floats, labels: Floats, users: NDArray[Any], weights: Floats | None = None) -> UserAucs:
     """AUC per user, without a loop over users: ranks within users, ties averaged."""
     if not len(users):
-        return UserAucs(users, np.zeros(0), np.zeros(0, np.int64))
+        return UserAucs(users, np.zeros(0), np.zeros(0))
     order = np.lexsort((scores, users))
     user, score, label = users[order], scores[order], labels[order].astype(np.float64)
     new_user = np.concatenate([[True], user[1:] != user[:-1]])
     new_run = new_user | np.concatenate([[True], score[1:] != score[:-1]])
     runs, users_at = np.flatnonzero(new_run), np.flatnonzero(new_user)
-    pos, neg = np.add.reduceat(label, runs), np.add.reduceat(1 - label, runs)
+    weight = np.ones(len(label)) if weights is None else weights[order]
+    pos, neg = np.add.reduceat(label * weight, runs), np.add.reduceat((1 - label) * weight, runs)
     first_run = np.searchsorted(runs, users_at)
     below = np.cumsum(neg) - neg
     below -= np.repeat(below[first_run], np.diff(np.append(first_run, len(runs))))
     wins = np.add.reduceat(pos * (below + neg / 2), first_run)
     num_pos, num_neg = np.add.reduceat(pos, first_run), np.add.reduceat(neg, first_run)
     both = (num_pos > 0) & (num_neg > 0)
-    size = (num_pos + num_neg).astype(np.int64)
-    return UserAucs(user[users_at][both], wins[both] / (num_pos * num_neg)[both], size[both])
+    return UserAucs(user[users_at][both], wins[both] / (num_pos * num_neg)[both], (num_pos + num_neg)[both])
 
 
-def gauc(scores: Floats, labels: Floats, users: NDArray[Any]) -> Gauc:
-    """Σ n_u AUC_u / Σ n_u, its unweighted mean and its coverage."""
-    per_user = user_aucs(scores, labels, users)
+def gauc(scores: Floats, labels: Floats, users: NDArray[Any], weights: Floats | None = None) -> Gauc:
+    """Σ n_u AUC_u / Σ n_u, its mean over users and its coverage."""
+    per_user = user_aucs(scores, labels, users, weights)
     if not len(per_user.auc):
         return Gauc(None, None, 0.0)
     total = per_user.num_exposures.sum()
-    return Gauc(float(per_user.auc @ per_user.num_exposures / total), float(per_user.auc.mean()), total / len(scores))
+    covered = total / (len(scores) if weights is None else weights.sum())
+    return Gauc(float(per_user.auc @ per_user.num_exposures / total), float(per_user.auc.mean()), float(covered))
 
 
-def logloss(probabilities: Floats, labels: Floats) -> float | None:
-    """Mean cross-entropy in nats."""
-    if not len(labels):
+def _mean(values: Floats, weights: Floats | None) -> float | None:
+    """None where nothing is there, or has a weight."""
+    if not len(values) or (weights is not None and weights.sum() <= 0):
         return None
+    return float(np.average(values, weights=weights))
+
+
+def logloss(probabilities: Floats, labels: Floats, weights: Floats | None = None) -> float | None:
+    """Mean cross-entropy in nats."""
     p = np.clip(probabilities.astype(np.float64), 1e-12, 1 - 1e-12)
-    return float(-np.mean(labels * np.log(p) + (1 - labels) * np.log1p(-p)))
+    return _mean(-(labels * np.log(p) + (1 - labels) * np.log1p(-p)), weights)
 
 
-def normalized_entropy(probabilities: Floats, labels: Floats) -> float | None:
+def normalized_entropy(probabilities: Floats, labels: Floats, weights: Floats | None = None) -> float | None:
     """Log loss over the entropy of the labels' own rate: below 1 is better than knowing only the rate."""
-    loss = logloss(probabilities, labels)
-    entropy = logloss(np.full(len(labels), labels.mean()), labels) if len(labels) else None
-    return loss / entropy if loss is not None and entropy and 0 < labels.mean() < 1 else None
+    loss, rate = logloss(probabilities, labels, weights), _mean(labels, weights)
+    if loss is None or rate is None or not 0 < rate < 1:
+        return None
+    entropy = logloss(np.full(len(labels), rate), labels, weights)
+    return loss / entropy if entropy else None
 
 
-def pcoc(probabilities: Floats, labels: Floats) -> float | None:
+def pcoc(probabilities: Floats, labels: Floats, weights: Floats | None = None) -> float | None:
     """Predicted over observed positives: 1 is calibrated."""
-    return float(probabilities.sum() / labels.sum()) if labels.sum() > 0 else None
+    predicted, observed = _mean(probabilities, weights), _mean(labels, weights)
+    return predicted / observed if predicted is not None and observed else None
 
 
 class Calibration(NamedTuple):
-    """Bins of equal mass: mean prediction, observed rate, rows."""
+    """Bins of equal mass: mean prediction, observed rate, weight."""
 
     predicted: Floats
     observed: Floats
-    num_rows: NDArray[np.int64]
+    mass: Floats
 
 
-def calibration(probabilities: Floats, labels: Floats, num_bins: int = 20) -> Calibration:
-    """Mean prediction and observed rate in bins with equally many rows, in order of prediction."""
+def calibration(
+    probabilities: Floats, labels: Floats, num_bins: int = 20, weights: Floats | None = None
+) -> Calibration:
+    """Mean prediction and observed rate in bins of equal mass, in order of prediction.
+
+    Whole masses are shared out as numpy.array_split shares rows; a row may lie in two bins in part.
+    """
     order = np.argsort(probabilities, kind="stable")
-    bins = [b for b in np.array_split(order, num_bins) if len(b)]
-    return Calibration(
-        np.array([probabilities[b].mean() for b in bins]),
-        np.array([labels[b].mean() for b in bins]),
-        np.array([len(b) for b in bins], np.int64),
+    weight = np.ones(len(order)) if weights is None else weights[order].astype(np.float64)
+    mass = np.concatenate([[0.0], np.cumsum(weight)])
+    total = mass[-1]
+    if total == round(total):
+        sizes = [len(part) for part in np.array_split(np.arange(round(total)), num_bins)]
+        edges = np.concatenate([[0.0], np.cumsum([size for size in sizes if size])])
+    else:
+        edges = np.linspace(0, total, num_bins + 1)
+    size = np.diff(edges)
+    predicted, observed = (
+        np.diff(np.interp(edges, mass, np.concatenate([[0.0], np.cumsum(values[order] * weight)]))) / size
+        for values in (probabilities, labels)
     )
+    return Calibration(predicted, observed, size)
 
 
-def ece(probabilities: Floats, labels: Floats, num_bins: int = 20) -> float | None:
+def ece(probabilities: Floats, labels: Floats, num_bins: int = 20, weights: Floats | None = None) -> float | None:
     """Expected calibration error: mean |prediction - rate| over bins of equal mass."""
-    if not len(labels):
+    if not len(labels) or (weights is not None and weights.sum() <= 0):
         return None
-    bins = calibration(probabilities, labels, num_bins)
-    return float(np.average(np.abs(bins.predicted - bins.observed), weights=bins.num_rows))
+    bins = calibration(probabilities, labels, num_bins, weights)
+    return float(np.average(np.abs(bins.predicted - bins.observed), weights=bins.mass))
 
 
-def mae(predicted: Floats, actual: Floats) -> float | None:
+def mae(predicted: Floats, actual: Floats, weights: Floats | None = None) -> float | None:
     """Mean absolute error, in the unit of the durations."""
-    return float(np.abs(predicted - actual).mean()) if len(actual) else None
+    return _mean(np.abs(predicted - actual), weights)
 
 
-def xauc(predicted: Floats, actual: Floats, *, num_pairs: int = 2_000_000, seed: int = 0) -> float | None:
+def xauc(
+    predicted: Floats,
+    actual: Floats,
+    weights: Floats | None = None,
+    *,
+    num_pairs: int = 2_000_000,
+    seed: int = 0,
+) -> float | None:
     """Share of pairs of unequal durations that are in the right order, ties in prediction counting half.
 
     All pairs up to 1,500 rows; above, `num_pairs` random ones (a standard error of 0.0004 at two million).
@@ -149,4 +179,5 @@ def xauc(predicted: Floats, actual: Floats, *, num_pairs: int = 2_000_000, seed:
         first, second = random.integers(0, n, num_pairs), random.integers(0, n, num_pairs)
     order, guess = np.sign(actual[first] - actual[second]), np.sign(predicted[first] - predicted[second])
     unequal = order != 0
-    return float((1 + (order * guess)[unequal].mean()) / 2) if unequal.any() else None
+    right = _mean((order * guess)[unequal], None if weights is None else (weights[first] * weights[second])[unequal])
+    return None if right is None else (1 + right) / 2

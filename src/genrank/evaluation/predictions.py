@@ -1,7 +1,7 @@
 """What is evaluated: scores and labels of every exposure of a part, with what slices and baselines need."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
@@ -27,6 +27,12 @@ class Predictions:
     censored: Mapping[str, Column]  # bool, duration tasks
     scores: Mapping[str, Column]  # probability, or expected seconds
     oracle: Mapping[str, Column]  # true probabilities, simulated logs only
+    weights: Mapping[str, Column | None] = field(default_factory=dict)  # per task: see metrics.py
 
     def __len__(self) -> int:
         return len(self.exposure)
+
+    def weights_of(self, task: str, chosen: Column) -> Column | None:
+        """The chosen exposures' weights in the task's metrics; None: one each."""
+        weights = self.weights.get(task)
+        return None if weights is None else weights[chosen]

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceBuilder
+from genrank.data.weights import metric_weights
 from genrank.errors import MissingExtraError
 from genrank.evaluation.metrics import Floats
+from genrank.schema import TaskSpec
 
 LEAVES = (15, 31, 63)  # the grid; all else is fixed
 MAX_TRAINING_ROWS = 2_000_000  # evenly drawn above that, so that memory stays bounded
@@ -44,14 +46,14 @@ class TreeScores:
 
 
 def tree_baseline(
-    data: PreparedData, builder: SequenceBuilder, task: str, *, rows: NDArray[np.int64], seed: int = 0
+    data: PreparedData, builder: SequenceBuilder, task: TaskSpec, *, rows: NDArray[np.int64], seed: int = 0
 ) -> TreeScores | None:
     """Trees for the binary `task`, scored for the timelines' `rows`; None where training has one class only.
 
     Raises MissingExtraError without LightGBM.
     """
     lightgbm = import_lightgbm()
-    label = data.timelines.tasks[task]
+    label, weight = data.timelines.tasks[task.name], metric_weights(data.timelines, task)
     known = (label >= 0) & data.timelines.target
     split = data.manifest.split
     training = np.flatnonzero(known & (builder.request_time < split.valid_start))
@@ -64,7 +66,12 @@ def tree_baseline(
         training = np.random.default_rng(seed).choice(training, MAX_TRAINING_ROWS, replace=False)
     categorical = categorical_columns(data)
     sets = [
-        lightgbm.Dataset(exposure_features(data, builder, part), label[part], categorical_feature=categorical)
+        lightgbm.Dataset(
+            exposure_features(data, builder, part),
+            label[part],
+            weight=None if weight is None else weight[part],
+            categorical_feature=categorical,
+        )
         for part in (training, validation)
     ]
     best: Any = None

@@ -1,5 +1,7 @@
 """What both rankers share behind the candidate's vector: task towers, predictions, losses."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -58,17 +60,21 @@ class Outputs(nn.Module):
         return logits
 
     def predict(self, logits: dict[str, Tensor], batch: PackedBatch) -> dict[str, Tensor]:
-        """(C) per task: a probability, or expected seconds."""
+        """(C) per task: a probability, or expected seconds.
+
+        A model of a log with a share w of the negatives learns p' / (1 - p') = p / (1 - p) / w, so the logit of p is
+        that of p' plus log w: p = p' / (p' + (1 - p') / w).
+        """
         predictions = {}
         for name, head in self.heads.items():
             if isinstance(head, BinaryHead):
-                predictions[name] = head.predict(logits[name])
+                predictions[name] = head.predict(logits[name] + math.log(self.tasks[name].negative_rate))
             else:
                 predictions[name] = head.predict(logits[name], self._group(name, batch))
         return predictions
 
     def loss(self, logits: dict[str, Tensor], batch: PackedBatch) -> dict[str, Tensor]:
-        """(C) per task: each candidate's loss, 0 where its label is unknown."""
+        """(C) per task: each candidate's loss, times its weight if it has one, and 0 where its label is unknown."""
         c, losses = batch.candidates, {}
         for name, head in self.heads.items():
             if isinstance(head, BinaryHead):
@@ -76,7 +82,7 @@ class Outputs(nn.Module):
             else:
                 group = self._group(name, batch)
                 losses[name] = head.loss(logits[name], c.labels[name], c.censored.get(name), group)
-        return losses
+        return losses if c.weight is None else {name: loss * c.weight for name, loss in losses.items()}
 
     def _group(self, name: str, batch: PackedBatch) -> Tensor | None:
         """(C) the duration group of each candidate's item; None where the task has no groups."""

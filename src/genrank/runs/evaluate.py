@@ -72,10 +72,10 @@ def counting_baselines(data: PreparedData, builder: SequenceBuilder, p: Predicti
     start = data.manifest.split.valid_start
     return {
         task.name: rate_baselines(
-            data.timelines, task.name, rows=p.exposure, visible_end=builder.visible_end, valid_start=start
+            data.timelines, task, rows=p.exposure, visible_end=builder.visible_end, valid_start=start
         )
         if task.kind == "binary"
-        else duration_baselines(data.timelines, task.name, rows=p.exposure, valid_start=start)
+        else duration_baselines(data.timelines, task, rows=p.exposure, valid_start=start)
         for task in data.manifest.spec.tasks
     }
 
@@ -85,7 +85,7 @@ def _add_trees(
 ) -> None:
     for task in data.manifest.spec.tasks:
         if task.kind == "binary":
-            found = tree_baseline(data, builder, task.name, rows=p.exposure, seed=seed)
+            found = tree_baseline(data, builder, task, rows=p.exposure, seed=seed)
             if found is not None:
                 baselines[task.name]["trees"] = found.scores
 

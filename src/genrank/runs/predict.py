@@ -10,9 +10,11 @@ from genrank.batch import PackedBatch
 from genrank.data.loader import Loader
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceBuilder
+from genrank.data.weights import metric_weights
 from genrank.evaluation.metrics import auc, gauc
 from genrank.evaluation.predictions import Predictions
 from genrank.models.ranker import Ranker
+from genrank.training.objective import SMALLEST, num_known
 
 
 def validation_figures(model: Ranker, loader: Loader, task_weights: Mapping[str, float]) -> dict[str, float]:
@@ -20,20 +22,26 @@ def validation_figures(model: Ranker, loader: Loader, task_weights: Mapping[str,
     totals = {task: np.zeros(2) for task in model.outputs.heads}
     scores: dict[str, list[Tensor]] = {task.name: [] for task in model.spec.tasks if task.kind == "binary"}
     labels: dict[str, list[Tensor]] = {task: [] for task in scores}
-    users = []
+    rows = []
     for batch, logits in _logits(model, loader):
         for task, loss in model.loss(logits, batch).items():
-            totals[task] += [float(loss.sum()), float((~batch.candidates.labels[task].isnan()).sum())]
+            c = batch.candidates
+            totals[task] += [float(loss.sum()), float(num_known(c.labels[task], c.weight))]
         for task in scores:
             scores[task].append(logits[task].squeeze(-1))
             labels[task].append(batch.candidates.labels[task])
-        users.append(loader.builder.user_of_row[batch.candidates.exposure.cpu().numpy()])
-    figures = {f"loss/{task}": float(total[0] / max(total[1], 1)) for task, total in totals.items()}
-    user = np.concatenate(users)
+        rows.append(batch.candidates.exposure.cpu().numpy())
+    figures = {f"loss/{task}": float(total[0] / max(total[1], SMALLEST)) for task, total in totals.items()}
+    row = np.concatenate(rows)
+    user, tasks = loader.builder.user_of_row[row], {task.name: task for task in model.spec.tasks}
     for task in scores:
         score, label = (torch.cat(values).double().cpu().numpy() for values in (scores[task], labels[task]))
         known = ~np.isnan(label)
-        values = {"auc": auc(score[known], label[known]), "gauc": gauc(score[known], label[known], user[known]).value}
+        weights = metric_weights(loader.builder.timelines, tasks[task], row[known])
+        values = {
+            "auc": auc(score[known], label[known], weights),
+            "gauc": gauc(score[known], label[known], user[known], weights).value,
+        }
         figures |= {f"{name}/{task}": value for name, value in values.items() if value is not None and value == value}
     figures["score"] = -sum(task_weights.get(task, 1.0) * figures[f"loss/{task}"] for task in totals)
     return figures
@@ -78,6 +86,7 @@ def predictions_of(
         censored={name: column[rows] for name, column in t.censored.items()},
         scores=scores,
         oracle={name: column[rows].astype(np.float64) for name, column in t.oracle.items()},
+        weights={task.name: metric_weights(t, task, rows) for task in data.manifest.spec.tasks},
     )
 
 

@@ -42,22 +42,22 @@ def judge(p: Predictions, task: str, scores: Floats) -> dict[str, Any]:
     label = p.labels[task]
     known = ~np.isnan(label)
     return {
-        name: _judge(scores[chosen], label[chosen].astype(np.float64), p.user[chosen])
+        name: _judge(scores[chosen], label[chosen].astype(np.float64), p.user[chosen], p.weights_of(task, chosen))
         for name, mask in slices_by_age(p).items()
         if (chosen := mask & known).any()
     }
 
 
-def _judge(score: Floats, label: Floats, user: NDArray[Any]) -> dict[str, Any]:
-    options = {"num_replicates": NUM_REPLICATES, "seed": BOOTSTRAP_SEED}
+def _judge(score: Floats, label: Floats, user: NDArray[Any], weights: Floats | None) -> dict[str, Any]:
+    options: dict[str, Any] = {"num_replicates": NUM_REPLICATES, "seed": BOOTSTRAP_SEED, "weights": weights}
     _, replicates = auc_intervals({"it": score}, label, user, **options)
     kept = {"auc": replicates["it"], "gauc": gauc_replicates({"it": score}, label, user, **options)["it"]}
-    loss = logloss(score, label)
+    loss = logloss(score, label, weights)
     return {
         "num_exposures": len(label),
         "num_positives": int(label.sum()),
-        "auc": _rounded(auc(score, label)),
-        "gauc": _rounded(gauc(score, label, user).value),
+        "auc": _rounded(auc(score, label, weights)),
+        "gauc": _rounded(gauc(score, label, user, weights).value),
         "neg_logloss": None if loss is None else _rounded(-loss),
         "replicates": {metric: [_rounded(value) for value in values] for metric, values in kept.items()},
     }

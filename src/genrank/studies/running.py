@@ -143,7 +143,8 @@ def _yardstick(cell: Cell, data: Path) -> dict[str, Any]:
     builder = prepared.builder(SequenceConfig(grouping="user"))
     predictions, task = _empty(builder, prepared), first_binary(prepared)
     if cell.yardstick == "trees":
-        found = tree_baseline(prepared, builder, task, rows=predictions.exposure, seed=cell.seed)
+        spec = next(each for each in prepared.manifest.spec.tasks if each.name == task)
+        found = tree_baseline(prepared, builder, spec, rows=predictions.exposure, seed=cell.seed)
         if found is None:
             raise GenRankError(f"{task} has one class only in the training or the validation part")
         scores, about = found.scores, {"leaves": found.num_leaves, "trees": found.num_trees}

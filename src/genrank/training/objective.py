@@ -9,13 +9,25 @@ from genrank.batch import PackedBatch
 from genrank.models.ranker import Ranker
 from genrank.schema import TaskSpec
 
+SMALLEST = 1e-12  # of a sum of weights that is divided by
+
 
 class Measured(NamedTuple):
-    """By name: (N) losses; (N) labels, NaN where unknown, which say over how many a loss is averaged; (N, 1) logits."""
+    """By name: (N) losses; (N) labels, NaN where unknown, which say over how many a loss is averaged; (N, 1) logits.
+
+    weight: (N) what each counts in the average, which the losses contain already; None: one.
+    """
 
     losses: Mapping[str, Tensor]
     labels: Mapping[str, Tensor]
     logits: Mapping[str, Tensor]
+    weight: Tensor | None = None
+
+
+def num_known(label_N: Tensor, weight_N: Tensor | None) -> Tensor:
+    """For how many exposures the known labels stand."""
+    known = ~label_N.isnan()
+    return known.sum() if weight_N is None else (known * weight_N).sum()
 
 
 class Objective(Protocol):
@@ -53,7 +65,8 @@ class RankingObjective:
 
     def measure(self, result: dict[str, Tensor], batch: PackedBatch) -> Measured:
         """See Objective."""
-        return Measured(self.model.loss(result, batch), batch.candidates.labels, result)
+        c = batch.candidates
+        return Measured(self.model.loss(result, batch), c.labels, result, c.weight)
 
     def state(self) -> dict[str, Tensor]:
         """See Objective: nothing."""

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from genrank.training.objective import SMALLEST, num_known
+
 log = logging.getLogger(__name__)
 
 NUM_BINS = 512  # of the running AUC: logits between -8 and 8
@@ -26,22 +28,29 @@ class RunningMetrics:
         self.totals = {name: torch.zeros(2, dtype=torch.float64, device=device) for name in losses}
         self.histograms = {name: torch.zeros(2, NUM_BINS, dtype=torch.float64, device=device) for name in binary}
 
-    def add(self, losses: Mapping[str, Tensor], logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> None:
-        """One batch: (C) losses and labels per task, logits of the binary ones."""
+    def add(
+        self,
+        losses: Mapping[str, Tensor],
+        logits: Mapping[str, Tensor],
+        labels: Mapping[str, Tensor],
+        weight: Tensor | None = None,
+    ) -> None:
+        """One batch: (C) losses and labels per task, logits of the binary ones; see Measured."""
         for name in self.losses:
-            known = ~labels[name].isnan()
-            self.totals[name] += torch.stack([losses[name].detach().double().sum(), known.double().sum()])
+            known = num_known(labels[name], weight).double()
+            self.totals[name] += torch.stack([losses[name].detach().double().sum(), known])
         for name in self.binary:
             bins = ((logits[name].detach().float().squeeze(-1) + 8) * (NUM_BINS / 16)).long().clamp(0, NUM_BINS - 1)
             for label in (0, 1):
-                counted = torch.bincount(bins, weights=(labels[name] == label).double(), minlength=NUM_BINS)
+                counts = (labels[name] == label).double() * (1 if weight is None else weight)
+                counted = torch.bincount(bins, weights=counts, minlength=NUM_BINS)
                 self.histograms[name][label] += counted
 
     def read(self) -> dict[str, float]:
         """Mean loss per task and AUC per binary task (within one bin: a tie), then start anew."""
         values = {}
         for name, total in self.totals.items():
-            values[f"loss/{name}"] = float(total[0] / total[1].clamp_min(1))
+            values[f"loss/{name}"] = float(total[0] / total[1].clamp_min(SMALLEST))
             total.zero_()
         for name, histogram in self.histograms.items():
             negative, positive = histogram

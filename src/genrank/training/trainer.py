@@ -25,7 +25,7 @@ from genrank.training.checkpoint import (
     restore_optimizer,
     restore_random,
 )
-from genrank.training.objective import Objective
+from genrank.training.objective import SMALLEST, Objective, num_known
 from genrank.training.optimizers import RowWiseAdagrad, dense_optimizer, learning_rate_scale, split_parameters
 from genrank.training.progress import Reporter, RunningMetrics
 
@@ -122,10 +122,11 @@ class Trainer:
         self._set_learning_rates()
         with self.autocast():
             result = self.objective.forward(batch)
-        losses, labels, logits = self.objective.measure(result, batch)
+        losses, labels, logits, each = self.objective.measure(result, batch)
         weight = self.objective.weights
         # Mean over the known labels of each task: a duration known for clicks only counts as much as the clicks do.
-        means = [weight.get(n, 1.0) * x.sum() / (~labels[n].isnan()).sum().clamp_min(1) for n, x in losses.items()]
+        known = {name: num_known(label, each).clamp_min(SMALLEST) for name, label in labels.items()}
+        means = [weight.get(name, 1.0) * x.sum() / known[name] for name, x in losses.items()]
         loss = torch.stack(means).sum()
         self.last_loss = loss.detach()
         if self.device.type == "cpu":
@@ -136,7 +137,7 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.dense_parameters, self.config.clip)
         self.dense.step()
         self.sparse.step()
-        self.running.add(losses, logits, labels)
+        self.running.add(losses, logits, labels, each)
 
     def _check_loss(self) -> None:
         """TrainingDiverged where the loss is no number: it stays none once the weights are. Waits for the device."""

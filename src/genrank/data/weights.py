@@ -1,0 +1,18 @@
+"""What an exposure counts in the figures of a task: its own weight, and the negatives that the log left out for it."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrank.data.timelines import Timelines
+from genrank.schema import TaskSpec
+
+Floats = NDArray[np.float64]
+
+
+def metric_weights(t: Timelines, task: TaskSpec, rows: NDArray[np.int64] | slice = slice(None)) -> Floats | None:
+    """(rows) for how many exposures each stands: a kept negative of a sampled task for 1 / rate. None: one each."""
+    if t.weight is None and task.negative_rate == 1:
+        return None
+    label = t.tasks[task.name][rows]
+    weight: Floats = np.ones(len(label)) if t.weight is None else t.weight[rows].astype(np.float64)
+    return np.where(label == 0, weight / task.negative_rate, weight) if task.kind == "binary" else weight
