@@ -40,6 +40,8 @@ def _of_columns(schema: LogSchema) -> Iterator[Role]:
             yield Role(name=named[field], role=f"columns.{field}", numeric=numeric)
     for name in schema.lists.acted:
         yield Role(name=name, role="lists.acted")
+    if schema.sampling.rate_column is not None:
+        yield Role(name=schema.sampling.rate_column, role="sampling.rate_column", numeric=True)
     if schema.join.event is not None:
         yield Role(name=schema.join.event, role="join.event")
 
