@@ -38,6 +38,8 @@ def examine() -> RenderableType:
     table.add_row("instructions", torch.backends.cpu.get_cpu_capability())
     table.add_row("GPU", cuda)
     table.add_row("C++ kernels", kernels())
+    for name, found in backends().items():
+        table.add_row(f"attention {name}", found)
     table.add_row("matrix products", f"fp32 {rates.fp32:,.0f} GFLOP/s, bf16 {rates.bf16:,.0f} GFLOP/s (CPU)")
     return Group(table, *(Text("• " + sentence) for sentence in _advice(rates)))
 
@@ -49,6 +51,25 @@ def kernels() -> str:
     except BuildError as problem:
         return f"none: {problem}; attention, dropout and embedding updates run in PyTorch, which is slower"
     return "built for this processor"
+
+
+def backends() -> dict[str, str]:
+    """Attention backend → what its check on this machine's device has found: see nn/self_check.py."""
+    import torch
+
+    from genrank.nn.backends import BACKENDS, checked
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = {}
+    for name in BACKENDS:
+        if name in ("reference", "plain"):
+            continue
+        where = torch.device("cpu") if name in ("native", "fused") else device
+        kinds = (True,) if name in ("fused", "flex") else (True, False)  # softmax; SiLU with a learned bias
+        said = [checked(name, where, fusible=fusible) for fusible in kinds]
+        wrong = next((each for each in said if each != "passed"), "")
+        found[name] = f"not used: {wrong}" if wrong else f"equals the plain one on {where}, forward and gradients"
+    return found
 
 
 def measure(size: int = 1024, repeats: int = 5) -> Rates:

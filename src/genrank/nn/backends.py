@@ -1,6 +1,8 @@
 """The attention backends by name, and which one runs where."""
 
+import functools
 import importlib.util
+import logging
 import os
 from collections.abc import Mapping
 from typing import Literal
@@ -12,7 +14,10 @@ from genrank.nn.flex_attention import FlexAttention
 from genrank.nn.fused_attention import FusedAttention
 from genrank.nn.native.library import load
 from genrank.nn.native_attention import NativeAttention
+from genrank.nn.self_check import failure
 from genrank.nn.triton_attention import MAX_CHANNELS, TritonAttention
+
+log = logging.getLogger(__name__)
 
 Backend = Literal["auto", "reference", "plain", "fused", "native", "triton", "flex"]
 
@@ -33,11 +38,13 @@ def choose_backend(name: str, device: torch.device, *, fusible: bool, channels: 
     """The backend that runs for heads of `channels`.
 
     `auto` on CPU is `native`, or where no compiler is at hand `fused` where `fusible` (softmax, no learned bias); on
-    CUDA it is `triton`; else `plain`. ValueError, naming the remedy, where the one asked for can't run.
+    CUDA it is `triton`; else `plain`. A backend runs only after it has given the plain one's numbers on this device
+    (nn/self_check.py): `auto` passes one that doesn't over, and the log says so once. ValueError, naming the remedy,
+    where the one asked for can't run or is wrong.
     """
     if name == "auto":
         return _best(device, fusible=fusible, channels=channels)
-    problem = _problem(name, device, fusible=fusible, channels=channels)
+    problem = _problem(name, device, fusible=fusible, channels=channels) or _wrong(name, device, fusible, channels)
     if problem:
         raise ValueError(f"the attention backend {name!r} {problem}; set it to 'auto'")
     return name
@@ -45,11 +52,36 @@ def choose_backend(name: str, device: torch.device, *, fusible: bool, channels: 
 
 def _best(device: torch.device, *, fusible: bool, channels: int) -> str:
     for name in ("triton", "native", "fused"):
-        if (device.type == "cuda") == (name == "triton") and not _problem(
-            name, device, fusible=fusible, channels=channels
-        ):
+        if (device.type == "cuda") != (name == "triton"):
+            continue
+        if _problem(name, device, fusible=fusible, channels=channels):
+            continue
+        wrong = _wrong(name, device, fusible, channels)
+        if not wrong:
             return name
+        _warn_once(f"the attention backend {name!r} {wrong}; another runs, more slowly")
     return "plain"
+
+
+def checked(name: str, device: torch.device, *, fusible: bool = True, channels: int = 32) -> str:
+    """What is to be said of a backend on a device: "passed", or why it can't run or failed its check."""
+    problem = _problem(name, device, fusible=fusible, channels=channels)
+    return problem or _wrong(name, device, fusible, channels) or "passed"
+
+
+def _wrong(name: str, device: torch.device, fusible: bool, channels: int) -> str:
+    """What a self-check has found on the device and in the precision in use, empty where all is well."""
+    if name in ("plain", "reference"):
+        return ""
+    half = torch.is_autocast_enabled(device.type)
+    dtype = torch.get_autocast_dtype(device.type) if half else torch.float32
+    found = failure(BACKENDS[name], str(device), dtype, channels, fusible=fusible)
+    return f"failed its check on {device} in {str(dtype).removeprefix('torch.')} ({found})" if found else ""
+
+
+@functools.cache
+def _warn_once(sentence: str) -> None:
+    log.warning(sentence)
 
 
 def _problem(name: str, device: torch.device, *, fusible: bool, channels: int) -> str:
