@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from genrank.errors import RequestError
@@ -184,6 +185,19 @@ def test_the_past_is_the_same_from_disk_and_from_memory(served: ServedFeed) -> N
         np.testing.assert_array_equal(one.time, other.time)
         np.testing.assert_array_equal(one.item, other.item)
         np.testing.assert_array_equal(one.features["device"], other.features["device"])
+
+
+def test_a_users_past_is_read_from_the_bucket_that_holds_it(
+    served: ServedFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+    real = pq.read_table
+    monkeypatch.setattr(pq, "read_table", lambda path, **options: (opened.append(path), real(path, **options))[1])
+    disk, buckets = PastOnDisk(served.folder, served.spec), list((served.folder / "timelines").glob("bucket=*"))
+    assert len(buckets) > 1
+    for row in (1, 2, 9):
+        assert disk.of(row).num_exposures > 0
+    assert [path.name for path in opened] == [f"bucket={row % len(buckets):04d}" for row in (1, 2, 9)]
 
 
 def test_a_new_item_ranks_at_once_by_its_content(served: ServedFeed) -> None:

@@ -27,7 +27,9 @@ from genrank.schema import DataSpec, FeatureSpec, Owner
 def load_user(folder: Path, user: int, spec: DataSpec) -> Timelines:
     """The timeline of one user (row of users.parquet); without exposures if the user has none."""
     try:
-        table = pq.read_table(folder / "timelines", filters=[("user", "==", user)], partitioning=None)
+        buckets = sorted((folder / "timelines").glob("bucket=*"))
+        bucket = buckets[user % len(buckets)] if buckets else folder / "timelines"  # as prepare spreads users
+        table = pq.read_table(bucket, filters=[("user", "==", user)], partitioning=None)
     except (pa.ArrowException, OSError) as problem:
         raise DataError(f"{folder}: timelines can't be read ({problem}); run genrank prepare again") from None
     if table.num_rows == 0:

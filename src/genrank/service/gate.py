@@ -5,7 +5,6 @@ It is plain ASGI and looks at headers only, so that a refusal costs a fraction o
 
 import asyncio
 import hmac
-import json
 import logging
 import math
 import time
@@ -102,7 +101,7 @@ class Gate:
                 "request_id": request_id, "method": scope["method"], "path": scope["path"], "status": status,
                 "ms": round(1e3 * seconds, 2),
             }  # fmt: skip
-            log.info("%s", json.dumps(about))
+            log.info("answered", extra={"fields": about})
 
 
 def error_body(message: str, request_id: str) -> dict[str, str]:

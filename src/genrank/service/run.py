@@ -10,6 +10,7 @@ from pathlib import Path
 
 from genrank.errors import InputError, MissingExtraError
 from genrank.service.core import RankingService
+from genrank.service.log_lines import log_as_json
 from genrank.service.retrieval import RetrievalStage
 from genrank.service.watch import Watcher
 
@@ -19,6 +20,8 @@ SWITCH = 0.0002
 KEEP_ALIVE = 75  # seconds that an idle connection is kept; longer than balancers keep theirs
 BACKLOG = 2048  # connections that wait to be accepted
 GRACE = 10  # seconds that requests in flight have when the service goes down
+
+log = logging.getLogger("genrank.service")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,25 +66,18 @@ def run(
 
     taken.listen(BACKLOG)  # from here on callers are kept waiting rather than refused
     host, port = taken.getsockname()[:2]
-    log = logging.getLogger("genrank.service")
-    if not log.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
+    log_as_json()
     sys.setswitchinterval(SWITCH)
     settle_objects()
     config = uvicorn.Config(
         build_app(service, stage, token=listening.token, max_body=listening.max_body),
-        log_level="warning",
+        log_config=None,
         access_log=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=GRACE,
     )
-    sys.stderr.write(f"genrank: serving {service.version} on http://{host}:{port} (docs at /docs)\n")
-    sys.stderr.flush()
+    log.info("serving %s on http://%s:%d (docs at /docs)", service.version, host, port)
     # uvicorn stops on these and raises them again afterwards, for whoever handled them before: here, for nobody.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
