@@ -1,7 +1,7 @@
 """How fast is one layer's attention in every backend, how near to the matrix rate, and how does its memory grow?
 
 `forward` and `training` (forward and backward) are of a layer; `first` is what a batch pays once: the backend is built
-and its first layer computed. Rates count visible pairs only (bench/flops.py). A backend that can't run a case is left
+and its first layer computed. Rates count visible pairs only (models/flops.py). A backend that can't run a case is left
 out, and `skipped` says why; `deviation` is its largest difference from plain attention, as a share of the largest
 value.
 """

@@ -69,7 +69,7 @@ class Layer:
 
     @property
     def flops(self) -> int:
-        """Forward, of visible pairs only: see bench/flops.py."""
+        """Forward, of visible pairs only: see models/flops.py."""
         return 4 * int((self.queries.prefix + 1).sum()) * self.q_QHD[0].numel()
 
     def forward(self, name: str) -> Callable[[], Tensor]:

@@ -49,7 +49,7 @@ class Encoded(NamedTuple):
 
 
 class Retriever(nn.Module):
-    """See the module. Trained through retrieval/objective.py."""
+    """See the module. Trained through retrieval/training_losses.py."""
 
     def __init__(self, config: RetrieverConfig, spec: DataSpec, *, max_history: int):
         super().__init__()

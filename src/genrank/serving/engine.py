@@ -39,7 +39,7 @@ class EngineRequest:
     user: str
     items: Ints  # rows of the item table
     time: int  # seconds since the epoch
-    context: Mapping[str, Any] = field(default_factory=dict)  # see ContextEncoder.encode
+    context: Mapping[str, Any] = field(default_factory=dict)  # see FeatureEncoder.encode
 
 
 @dataclass(frozen=True, kw_only=True)
