@@ -13,7 +13,7 @@ from genrank.data.sequence import Samples
 from genrank.models.ranker import build_ranker
 from genrank.recipes import RECIPES, recipe, siblings
 from genrank.retrieval.config import RetrieverConfig
-from genrank.runs.fit import MAX_PARAMETERS, MIN_STEPS, Extent, misfit
+from genrank.runs.fit import INTERLEAVED_STEPS, MAX_PARAMETERS, MIN_STEPS, Extent, misfit, unfinished
 from worlds import SPEC
 
 ML_100K, DEMO = (79_999, 192_000), (265_410, 680_000)  # exposures to learn from, and tokens of their sequences
@@ -40,6 +40,13 @@ def said(name: str, num_exposures: int, num_tokens: int, **loader: int) -> str:
     model = build_ranker(config.model, SPEC, max_history=config.sequence.max_history)
     steps = config.training.epochs * math.ceil(num_tokens / config.loader.batch_tokens)
     return misfit(model, config, SPEC, samples(num_exposures, num_tokens), num_steps=steps, siblings=siblings)
+
+
+def test_a_run_of_interleaved_tokens_says_that_it_has_not_had_its_steps() -> None:
+    hstu = recipe("hstu-small")
+    assert "this run has 950" in unfinished(hstu, num_steps=950)
+    assert unfinished(hstu, num_steps=INTERLEAVED_STEPS) == ""
+    assert unfinished(recipe("genrank-small"), num_steps=10) == unfinished(recipe("mlp-small"), num_steps=10) == ""
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from genrank.retrieval.config import check_data as check_retriever
 from genrank.retrieval.retriever import Retriever
 from genrank.runs import retrieval
 from genrank.runs.config import RunConfig
-from genrank.runs.fit import Siblings, misfit
+from genrank.runs.fit import Siblings, misfit, unfinished
 from genrank.runs.predict import validation_figures
 from genrank.runs.selection import check_selection, selecting
 from genrank.schema import fingerprint
@@ -131,10 +131,12 @@ def train(
         trainer.restore(latest)
     metrics.rewind(trainer.step)
     _describe(model, trainer, console)
-    unfit = misfit(model, config, data.manifest.spec, loader.samples, num_steps=trainer.num_steps, siblings=siblings)
-    _write_json(out / "warnings.json", [unfit] if unfit else [])
-    if unfit:
-        console.print(f"[bold yellow]warning:[/] {unfit}", highlight=False, soft_wrap=True)
+    steps = trainer.num_steps
+    unfit = misfit(model, config, data.manifest.spec, loader.samples, num_steps=steps, siblings=siblings)
+    warnings = [warning for warning in (unfit, unfinished(config, num_steps=steps)) if warning]
+    _write_json(out / "warnings.json", warnings)
+    for warning in warnings:
+        console.print(f"[bold yellow]warning:[/] {warning}", highlight=False, soft_wrap=True)
     trainer.reporters = [metrics, *(_displays(out, learner.main_figure, console, trainer.step) if displays else [])]
     try:
         trainer.fit()
