@@ -83,7 +83,7 @@ def unfinished(config: RunConfig, *, num_steps: int) -> str:
         return ""
     return (
         f"interleaved tokens need some {INTERLEAVED_STEPS:,} steps before an action finds its item, and this run has "
-        f"{num_steps:,}: its figures are not HSTU's best; --set model.organization=action learns from the first steps on"
+        f"{num_steps:,}: its figures are not HSTU's best; --set model.organization=action learns from the first steps"
     )
 
 
