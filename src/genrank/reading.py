@@ -1,4 +1,7 @@
-"""How a log is written: settings of its text files, null words, lists and rows of actions. Parts of `LogSchema`."""
+"""How a log is written, and which of its rows are one request, when they are known, and how many they stand for.
+
+Settings of text files, lists, rows of actions, requests, history and sampling: parts of `LogSchema`.
+"""
 
 import codecs
 import re
@@ -71,3 +74,57 @@ class Join:
     def seconds(self) -> int:
         """`within` in seconds; 0 without it."""
         return 0 if self.within is None else int(self.within[:-1]) * SECONDS[self.within[-1]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requests:
+    """Which exposures of a user are one request."""
+
+    gap_seconds: int = 0  # where the log has no request column: exposures no further apart; 0: of equal time
+    max_gap_seconds: int = 1800  # with a request column: exposures of one id further apart are different requests
+
+    def __post_init__(self) -> None:
+        for name in ("gap_seconds", "max_gap_seconds"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """When an exposure's actions become known, and the exposure with them: a request sees what was known before it.
+
+    That is the largest of the exposure's time + `settle`, `columns.known_at`, and the times of its tasks' actions.
+    """
+
+    settle: str = "0s"  # seconds, minutes, hours or days, as in 10m: how long actions are waited for
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\d+[smhd]", self.settle):
+            raise ValueError(
+                f"history.settle: {self.settle!r} is no duration; write seconds, minutes, hours or days as in 10m"
+            )
+
+    @property
+    def settle_seconds(self) -> int:
+        """`settle` in seconds."""
+        return int(self.settle[:-1]) * SECONDS[self.settle[-1]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Exposures that the log left out: negatives of `task`, of which each was kept with a known chance.
+
+    With `negative_rate` a model learns from the kept exposures as they are, and its probabilities of that task are
+    corrected wherever they are shown. Rates that differ by exposure (`rate_column`) are weights 1 / rate instead, for
+    all tasks, and nothing is corrected. See docs/calibration.md.
+    """
+
+    negative_rate: float = 1.0
+    rate_column: str | None = None
+    task: str = ""  # of `negative_rate`; empty: the first binary task
+
+    def __post_init__(self) -> None:
+        if not 0 < self.negative_rate <= 1:
+            raise ValueError(f"sampling.negative_rate is {self.negative_rate}; it must be above 0 and at most 1")
+        if self.rate_column is not None and self.negative_rate != 1:
+            raise ValueError("sampling has negative_rate and rate_column, which would correct twice; give one of them")

@@ -18,8 +18,9 @@ from genrank.data.sequence import SequenceConfig
 from genrank.errors import LogError
 from genrank.evaluation.metrics import pcoc
 from genrank.models.ranker import build_ranker
+from genrank.reading import Sampling
 from genrank.runs.evaluate import evaluate_run
-from genrank.schema import Sampling, Task
+from genrank.schema import Task
 from genrank.training.objective import RankingObjective
 from parity import assert_ranked_as_judged
 from zoo import config

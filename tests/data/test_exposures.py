@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrank.data.exposures import arrange, array, number_requests, request_times, requests_by_gap
-from genrank.schema import Requests
+from genrank.reading import Requests
 
 ROWS = st.lists(st.tuples(*(st.integers(0, 3) for _ in range(5)), st.booleans()), max_size=30)
 

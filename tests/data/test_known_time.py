@@ -12,7 +12,8 @@ from genrank.cli import main
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceConfig
 from genrank.errors import LogError, SchemaError
-from genrank.schema import Columns, History, LogSchema, Requests, Task
+from genrank.reading import History, Requests
+from genrank.schema import Columns, LogSchema, Task
 
 LIKE = Task(name="like", kind="binary", column="like", time="liked_at")
 REQUESTS = Columns(user="user", item="item", time="time", request="request")

@@ -13,7 +13,8 @@ from genrank.data.manifest import PartCounts
 from genrank.data.prepare import PrepareOptions
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceConfig
-from genrank.schema import Feature, Feedback, Requests, Split, Table, Tables, Task, Time
+from genrank.reading import Requests
+from genrank.schema import Feature, Feedback, Split, Table, Tables, Task, Time
 
 COLUMNS = SCHEMA.columns
 DWELL = Task(name="dwell", kind="duration", column="dwell")

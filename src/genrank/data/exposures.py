@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from genrank.schema import Requests
+from genrank.reading import Requests
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]

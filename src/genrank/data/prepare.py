@@ -124,7 +124,6 @@ class _Preparation:
         spec, rates = with_duration_groups(spec, buckets, schema, items, split), {}
         if schema.statistics.enabled:
             rates = write_statistics(buckets, schema, items, split, self.out, report=self.report)
-        duplicates = {"duplicate": buckets.num_duplicates} if buckets.num_duplicates else {}
         edges = {bare(name): boundaries for name, boundaries in fitted.boundaries.items()}
         return Manifest(
             genrank_version=__version__,
@@ -135,7 +134,7 @@ class _Preparation:
             split=split,
             counts=total_counts(counts, users=staging.users.num_rows - 1, items=staging.items.num_rows - 1),
             boundaries=functools.reduce(operator.or_, (part.boundaries for part in entities), edges),
-            dropped=findings.dropped | duplicates,
+            dropped=findings.dropped | ({"duplicate": buckets.num_duplicates} if buckets.num_duplicates else {}),
             late_actions=buckets.num_late,
             warnings=(
                 *left_out,
