@@ -51,10 +51,10 @@ def arrange(table: pa.Table, requests: Requests) -> Arranged:
     known_at = array(table, "known_at") if "known_at" in table.column_names else time
     columns = {name: table.column(name) for name in table.column_names if name != "row"}
     table = pa.table(columns | {"request": pa.array(number), "request_time": pa.array(request_time)})
-    order = np.lexsort((row, position, number, time, known_at, user))
-    if np.any(np.diff(order) != 1):
-        table = take(table, order)
-    late = int(late_actions(user, number, request_time, known_at).sum())
+    keys = (user, known_at, time, number, position, row)
+    if not _in_order(keys):
+        table = take(table, np.lexsort(keys[::-1]))
+    late = int(late_actions(user, number, request_time, known_at).sum()) if known_at is not time else 0
     return Arranged(table=table, num_duplicates=duplicates, num_recurring=recurring, num_late=late)
 
 
@@ -98,6 +98,9 @@ def number_requests(
 
     Numbers are in order of first exposures' times, of equal ones by `ties`. Rows are in order of user and time.
     """
+    quick = _number_runs(user, key, time, max_gap)
+    if quick is not None:
+        return quick, 0
     order = np.lexsort((time, key, user))  # stable
     user, key, time = user[order], key[order], time[order]
     same_key = _repeats([user, key])
@@ -115,6 +118,20 @@ def number_requests(
     numbers = np.empty(len(order), np.int32)
     numbers[order] = number[np.cumsum(begins) - 1]
     return numbers, int((begins & same_key).sum())
+
+
+def _number_runs(user: Ints, key: Ints, time: Ints, max_gap: int) -> NDArray[np.int32] | None:
+    """The numbers where every run of equal keys is a request: keys and first times rise from run to run. Else None."""
+    begins = ~_repeats([user, key])
+    opening = np.flatnonzero(begins)
+    same_user = user[opening[1:]] == user[opening[:-1]]
+    rising = (key[opening[1:]] > key[opening[:-1]]) & (time[opening[1:]] > time[opening[:-1]])
+    if np.any(same_user & ~rising) or np.any(~begins[1:] & (np.diff(time) > max_gap)):
+        return None
+    new_user = np.flatnonzero(np.append(True, ~same_user)) if len(opening) else opening
+    run = np.arange(len(opening)) - np.repeat(new_user, np.diff(np.append(new_user, len(opening))))
+    numbers: NDArray[np.int32] = run[np.cumsum(begins) - 1].astype(np.int32)
+    return numbers
 
 
 def requests_by_gap(user: Ints, time: Ints, gap_seconds: int) -> NDArray[np.int32]:
@@ -162,6 +179,16 @@ def request_ordinals(user: Ints, request: NDArray[np.int32]) -> tuple[Ints, int]
     before: Ints = np.cumsum(counts) - counts
     ordinal = np.repeat(before, np.diff(np.append(starts, len(user)))) + request
     return ordinal, int(counts.sum())
+
+
+def _in_order(columns: tuple[NDArray[Any], ...]) -> bool:
+    """Whether rows never fall, the first column counting most."""
+    tied = np.ones(max(len(columns[0]) - 1, 0), bool)
+    for column in columns:
+        if np.any(tied & (column[1:] < column[:-1])):
+            return False
+        tied &= column[1:] == column[:-1]
+    return True
 
 
 def _repeats(columns: list[NDArray[Any]]) -> Mask:
