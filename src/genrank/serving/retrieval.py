@@ -146,7 +146,7 @@ class RetrievalEngine:
 
     def _seen(self, request: RetrieveRequest, past: Timelines) -> Ints:
         wanted = self.model.config.exclude_seen if request.exclude_seen is None else request.exclude_seen
-        return past.item[past.time < request.time].astype(np.int64) if wanted else np.zeros(0, np.int64)
+        return past.item[past.known_time < request.time].astype(np.int64) if wanted else np.zeros(0, np.int64)
 
     def _without(self, request: RetrieveRequest) -> Ints:
         """Rows that have one of the values."""
