@@ -1,5 +1,6 @@
 """What `genrank doctor` says of the machine."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 from rich.console import Console
 
+from genrank.cli import main
 from genrank.doctor import Rates, examine, thread_advice
 from genrank.nn.native.library import BuildError
 
@@ -30,6 +32,14 @@ def line(start: str) -> str:
 def test_built_kernels_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("genrank.doctor.build", lambda: None)
     assert "built for this processor" in line("C++ kernels")
+
+
+def test_json_has_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["attention"]["native"].startswith("equals the plain one on cpu")
+    assert found["attention"]["flex"].startswith("not used: ")
+    assert found["gflops"] == {"fp32": 100.0, "bf16": 100.0}
 
 
 def test_missing_kernels_are_shown_with_the_reason_and_what_it_costs(monkeypatch: pytest.MonkeyPatch) -> None:

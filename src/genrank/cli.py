@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
     doctor = parsers.add_parser("doctor", help="versions, device, threads, what is slow and how to mend it")
+    doctor.add_argument("--json", action="store_true")
     doctor.set_defaults(run=commands.doctor)
 
     demo = parsers.add_parser("demo", help="the whole way on a simulated feed, in minutes on two CPU cores")

@@ -21,12 +21,14 @@ def _console() -> Any:
 
 def doctor(options: argparse.Namespace) -> None:
     """`genrank doctor`."""
-    del options
     from rich.console import Console
 
-    from genrank.doctor import examine
+    from genrank.doctor import examine, findings
 
-    Console().print(examine())
+    if options.json:
+        sys.stdout.write(json.dumps(findings()) + "\n")
+    else:
+        Console().print(examine())
 
 
 def demo(options: argparse.Namespace) -> None:

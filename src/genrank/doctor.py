@@ -4,7 +4,8 @@ import importlib.util
 import os
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -26,22 +27,36 @@ class Rates:
 
 def examine() -> RenderableType:
     """Versions, device, threads and measured rates, then advice."""
+    found = findings()
+    table = Table(show_header=False, title="genrank doctor", title_justify="left", title_style="bold")
+    for name, version in found["versions"].items():
+        table.add_row(name, str(version))
+    table.add_row("processor", found["processor"])
+    table.add_row("instructions", found["instructions"])
+    table.add_row("GPU", found["gpu"] or "none; CPU is used")
+    table.add_row("C++ kernels", found["kernels"])
+    for name, said in found["attention"].items():
+        table.add_row(f"attention {name}", said)
+    rates = found["gflops"]
+    table.add_row("matrix products", f"fp32 {rates['fp32']:,.0f} GFLOP/s, bf16 {rates['bf16']:,.0f} GFLOP/s (CPU)")
+    return Group(table, *(Text("• " + sentence) for sentence in found["advice"]))
+
+
+def findings() -> dict[str, Any]:
+    """The same as JSON has it."""
     import torch
 
-    facts = environment()
     rates = measure()
-    table = Table(show_header=False, title="genrank doctor", title_justify="left", title_style="bold")
-    for name, version in facts["versions"].items():
-        table.add_row(name, str(version))
-    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none; CPU is used"
-    table.add_row("processor", f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads")
-    table.add_row("instructions", torch.backends.cpu.get_cpu_capability())
-    table.add_row("GPU", cuda)
-    table.add_row("C++ kernels", kernels())
-    for name, found in backends().items():
-        table.add_row(f"attention {name}", found)
-    table.add_row("matrix products", f"fp32 {rates.fp32:,.0f} GFLOP/s, bf16 {rates.bf16:,.0f} GFLOP/s (CPU)")
-    return Group(table, *(Text("• " + sentence) for sentence in _advice(rates)))
+    return {
+        "versions": environment()["versions"],
+        "processor": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads",
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "kernels": kernels(),
+        "attention": backends(),
+        "gflops": asdict(rates),
+        "advice": _advice(rates),
+    }
 
 
 def kernels() -> str:

@@ -49,6 +49,27 @@ def test_the_check_disturbs_no_random_numbers() -> None:
     assert torch.equal(torch.rand(4), expected)
 
 
+def test_the_first_use_may_be_under_inference_mode() -> None:
+    with torch.inference_mode():
+        for name in ("native", "fused"):
+            assert checked(name, CPU, channels=16) == "passed"
+        assert checked("native", CPU, fusible=False, channels=16) == "passed"
+
+
+class WrongSoftmax(NativeAttention):
+    """Right for SiLU; wrong for softmax with a learned bias."""
+
+    def __call__(self, q, k, v, own_k, own_v, learned=None):  # type: ignore[no-untyped-def]
+        out = super().__call__(q, k, v, own_k, own_v, learned)
+        return 2 * out if learned is not None and self.scoring.weighting == "softmax" else out
+
+
+def test_softmax_with_a_learned_bias_is_checked_too(monkeypatch) -> None:
+    monkeypatch.setitem(BACKENDS, "native", WrongSoftmax)
+    assert checked("native", CPU, channels=16) == "passed"
+    assert "its output is off by" in checked("native", CPU, fusible=False, channels=16)
+
+
 class Wrong(NativeAttention):
     """Right to look at, but one number is off."""
 

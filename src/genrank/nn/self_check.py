@@ -5,6 +5,7 @@ type of numbers and size of heads before its first use. That disturbs no random 
 """
 
 import functools
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,32 +18,44 @@ YEAR = 31_557_600
 TOLERANCE = {torch.float32: 5e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 
 
+class Case(NamedTuple):
+    """One small problem."""
+
+    causal: bool  # history, else candidates
+    weighting: Literal["softmax", "silu"]
+    learned: bool  # a learned bias, else ALiBi
+
+
 @functools.cache
 def failure(backend: type[Attention], device: str, dtype: torch.dtype, channels: int, *, fusible: bool) -> str:
     """What is wrong, in one line; empty where the backend is right.
 
-    fusible: softmax without learned bias; else SiLU with one.
+    fusible: softmax without learned bias; else SiLU and softmax, each with one.
     """
     try:
-        with torch.enable_grad(), torch.autocast(torch.device(device).type, enabled=False):
-            for causal in (True, False):
-                ours = _run(backend, device, dtype, channels, causal=causal, fusible=fusible)
-                expected = _run(PlainAttention, device, torch.float32, channels, causal=causal, fusible=fusible)
+        # The first use may be under inference_mode, which takes no gradients.
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(torch.device(device).type, enabled=False):
+            for case in _cases(fusible):
+                ours = _run(backend, device, dtype, channels, case)
+                expected = _run(PlainAttention, device, torch.float32, channels, case)
                 for name, one in ours.items():
                     far = float((one.float() - expected[name]).abs().max()) if one.numel() else 0.0
                     if not far <= TOLERANCE[dtype] * max(float(expected[name].abs().max()), 1.0):
-                        return f"its {name} is off by {far:.2g} for {'history' if causal else 'candidates'}"
+                        return f"its {name} is off by {far:.2g} for {'history' if case.causal else 'candidates'}"
     except Exception as problem:  # noqa: BLE001  # whatever a compiler or a driver raises
         lines = str(problem).strip().splitlines()
         return f"{type(problem).__name__}: {lines[0] if lines else 'no message'}"
     return ""
 
 
-def _run(
-    backend: type[Attention], device: str, dtype: torch.dtype, channels: int, *, causal: bool, fusible: bool
-) -> dict[str, Tensor]:
+def _cases(fusible: bool) -> list[Case]:
+    weightings: tuple[Literal["softmax", "silu"], ...] = ("softmax",) if fusible else ("silu", "softmax")
+    return [Case(causal, weighting, not fusible) for causal in (True, False) for weighting in weightings]
+
+
+def _run(backend: type[Attention], device: str, dtype: torch.dtype, channels: int, case: Case) -> dict[str, Tensor]:
     """The output and the gradient of every input, by name."""
-    queries, context = _tokens(device, causal=causal)
+    queries, context = _tokens(device, causal=case.causal)
     random = torch.Generator().manual_seed(0)
 
     def leaf(*shape: int) -> Tensor:
@@ -51,15 +64,14 @@ def _run(
     num_queries, num_keys = len(queries.prefix), len(context.time)
     leaves = {"q": leaf(num_queries, NUM_HEADS, channels)}
     leaves |= {name: leaf(num_keys, NUM_HEADS, channels) for name in ("k", "v")}
-    if not causal:
+    if not case.causal:
         leaves |= {name: leaf(num_queries, NUM_HEADS, channels) for name in ("own_k", "own_v")}
     learned = None
-    if not fusible:
+    if case.learned:
         tables = [torch.randn(n, generator=random).to(device).requires_grad_() for n in (NUM_POSITIONS, TIME_BUCKETS)]
         learned = LearnedBias(*tables)
         leaves |= dict(zip(("position_table", "time_table"), tables, strict=True))
-    bias = alibi(NUM_HEADS, "both" if fusible else "none")
-    scoring = Scoring(bias, "softmax" if fusible else "silu", normalizer=20.0)
+    scoring = Scoring(alibi(NUM_HEADS, "none" if case.learned else "both"), case.weighting, normalizer=20.0)
     attention = backend(queries, context, scoring)
     own = (leaves.get("own_k", leaves["k"]), leaves.get("own_v", leaves["v"]))
     out = attention(leaves["q"], leaves["k"], leaves["v"], *own, learned)
