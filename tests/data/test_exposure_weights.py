@@ -161,3 +161,9 @@ def test_the_correction_is_a_shift_of_the_logit() -> None:
     logit = math.log(p / (1 - p)) + math.log(w)
     assert 1 / (1 + math.exp(-logit)) == pytest.approx(p / (p + (1 - p) / w))
     assert pcoc(np.array([0.5]), np.array([1.0])) == 0.5
+
+
+def test_a_part_that_weighs_nothing_is_refused(tmp_path: Path) -> None:
+    last = [0.0 if row >= 54 else 1.0 for row in range(60)]
+    with pytest.raises(LogError, match="all exposures of the test part weigh 0"):
+        prepare_log(tmp_path, log(w=last), WEIGHTED)

@@ -12,7 +12,7 @@ from genrank.cli import main
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceConfig
 from genrank.errors import LogError, SchemaError
-from genrank.reading import History, Requests
+from genrank.reading import History, Join, Requests
 from genrank.schema import Columns, LogSchema, Task
 
 LIKE = Task(name="like", kind="binary", column="like", time="liked_at")
@@ -139,3 +139,39 @@ def test_dates_without_a_time_of_day_keep_the_order_of_the_log(tmp_path: Path) -
         assert [row["item"] for row in prepared.rows() if row["user"] == f"u{user}"] == of_log
         assert of_log != sorted(of_log)
     assert any("dates without a time of day" in str(warning) for warning in prepared.manifest.warnings)
+
+
+def events(**columns: list) -> dict[str, list]:
+    """Impressions a minute apart, every third of them clicked 10 seconds later, as rows of their own."""
+    rows = []
+    for row in range(60):
+        shown = {"user": f"u{row % 4}", "item": f"i{row}", "time": START + 60 * row, "click": 0}
+        rows.append(shown)
+        if row % 3 == 0:
+            rows.append(shown | {"time": shown["time"] + 10, "click": 1})
+    made = {name: [row[name] for row in rows] for name in rows[0]}
+    return made | {"told": [time + 5 for time in made["time"]]} | columns
+
+
+JOINED = replace(SCHEMA, join=Join(within="10m"))
+
+
+@pytest.mark.parametrize("known_at", [None, "told"])
+def test_joined_actions_are_known_at_the_latest_time_that_is_said(known_at: str | None, tmp_path: Path) -> None:
+    schema = replace(JOINED, columns=replace(SCHEMA.columns, known_at=known_at))
+    t = PreparedData.load(prepare_log(tmp_path, events(), schema).folder).timelines
+    assert t.num_exposures == 60
+    delay = sorted((t.known_time - t.time).tolist())
+    assert delay == ([0] * 40 + [10] * 20 if known_at is None else [5] * 40 + [15] * 20)
+
+
+def test_a_joined_action_takes_no_column_that_tells_exposures_apart(tmp_path: Path) -> None:
+    like = Task(name="like", kind="binary", column="click", time="time")
+    with pytest.raises(SchemaError, match="join: 'time' says what an exposure is"):
+        prepare_log(tmp_path, events(), replace(JOINED, tasks=(like,)))
+
+
+def test_known_times_years_away_are_counted(tmp_path: Path) -> None:
+    told = [START + row + (10**9 if row % 4 == 0 else 5) for row in range(60)]
+    found = prepare_log(tmp_path, log(told=told), replace(SCHEMA, columns=replace(SCHEMA.columns, known_at="told")))
+    assert any("15 times are more than a year after their exposure" in str(each) for each in found.manifest.warnings)

@@ -12,6 +12,7 @@ from genrank.errors import RequestError
 from genrank.serving.catalogue import Item
 from genrank.serving.engine import Engine, EngineRequest
 from genrank.serving.histories import PastInMemory, PastOnDisk
+from genrank.serving.ranker import check_time
 from genrank.serving.store import Event, SQLiteStore
 from served_feed import MAX_HISTORY, ServedFeed
 
@@ -260,3 +261,10 @@ def test_items_that_make_no_sense(item: Item, said: str, served: ServedFeed) -> 
     with pytest.raises(RequestError, match=said):
         catalogue.put([Item(id="fine"), item])
     assert catalogue.table is before
+
+
+@pytest.mark.parametrize("time", [-1, 1_752_000_000_000])
+def test_a_time_that_is_no_time_in_seconds_is_refused(time: int) -> None:
+    with pytest.raises(RequestError, match="seconds since the epoch"):
+        check_time(time)
+    assert check_time(1_752_000_000) == 1_752_000_000

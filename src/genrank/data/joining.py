@@ -21,7 +21,7 @@ def join_actions(
     """One row per exposure with the actions that came within `join.within`, its columns by role, and what to warn of.
 
     An exposure keeps its own columns; labels are the largest ones of exposure and actions. The time of the latest
-    action becomes the time at which the exposure's actions are known.
+    action becomes the time at which the exposure's actions are known, or the largest `known_at` of all if it is later.
     """
     if schema.join.within is None:
         return rows, {}, []
@@ -38,6 +38,8 @@ def join_actions(
     labels = [task.column for task in schema.tasks] + [task.censored for task in schema.tasks if task.censored]
     later = [part.column for part in schema.feedback]
     later += [task.time for task in schema.tasks if task.time is not None]
+    _check_own_columns(schema, later)
+    labels += [schema.columns.known_at] if schema.columns.known_at is not None else []
     actions = rows.filter(rows.genrank_joined)
     largest = {f"genrank_of_{name}": actions[name].max() for name in dict.fromkeys([*labels, *later])}
     keys = ["genrank_user", "genrank_item", "genrank_number"]
@@ -49,10 +51,24 @@ def join_actions(
     both = shown.left_join(actions, keys)
     merged = {name: engine.ibis.greatest(both[name], both[f"genrank_of_{name}"]) for name in labels}
     merged |= {name: both[f"genrank_of_{name}"].coalesce(both[name]) for name in later if name not in labels}
+    known_at = schema.columns.known_at
+    if known_at is not None and both[known_at].type() == both[ACTED_AT].type():
+        merged[known_at] = engine.ibis.greatest(merged[known_at], both[ACTED_AT])
     kept = [name for name in both.columns if not name.startswith("genrank_") or name in (ACTED_AT, "genrank_position")]
     joined = engine.store(both.mutate(**merged).order_by("genrank_row").select(*kept))
-    roles = {} if schema.columns.known_at is not None else {"known_at": ACTED_AT}
+    roles = {} if known_at is not None else {"known_at": ACTED_AT}
     return joined, roles, _lost(engine, rows, schema)
+
+
+def _check_own_columns(schema: LogSchema, taken: list[str]) -> None:
+    """SchemaError where a column that actions give to their exposure is one that tells exposures apart."""
+    columns = schema.columns
+    for name in (columns.user, columns.item, columns.time, columns.request):
+        if name is not None and name in taken:
+            raise SchemaError(
+                f"join: {name!r} says what an exposure is, so no task's time or feedback can be taken from it; leave "
+                "that out: the rows of actions give the times at which they were known"
+            )
 
 
 def _event_columns(engine: Engine, rows: Expression, schema: LogSchema) -> dict[str, Column]:

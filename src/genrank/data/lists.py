@@ -100,8 +100,9 @@ def _check(engine: Engine, rows: Expression, schema: LogSchema, whole: list[str]
         leader = settings.follows.get(column, name)
         questions[f"unequal_{column}"] = (rows[column].length() != rows[leader].length()).sum()
     for acted in settings.acted:
-        foreign = rows[acted].unique().length() - rows[acted].intersect(rows[ITEMS]).length()
-        questions[f"foreign_{acted}"] = foreign.sum()
+        distinct = rows[acted].unique()
+        questions[f"foreign_{acted}"] = (distinct.length() - distinct.intersect(rows[ITEMS].unique()).length()).sum()
+        questions[f"doubled_{acted}"] = (rows[acted].length() - distinct.length()).sum()
     for column, leader in settings.follows.items():
         if column not in whole:
             questions[f"shared_{column}"] = ((rows[leader].length() > 1) & rows[column].notnull()).sum()
@@ -116,6 +117,7 @@ def _check(engine: Engine, rows: Expression, schema: LogSchema, whole: list[str]
             )
     told = {
         "foreign": "items in {!r} are not among those shown in their row; they are left out",
+        "doubled": "items in {!r} are named before in their row; the first one counts",
         "shared": "rows have one value in {!r} for several items acted on; it is unknown for them",
     }
     return [

@@ -88,8 +88,16 @@ def one_class_tasks(counts: Sequence[BucketCounts], *, part: int) -> dict[str, s
 def check_classes(counts: Sequence[BucketCounts]) -> list[DataWarning]:
     """Warnings for binary tasks with one class only in validation or test.
 
-    Raises LogError where it is so in training: nothing could be learned.
+    Raises LogError where it is so in training, or where a part weighs nothing: nothing could be learned.
     """
+    for part, name in enumerate(PARTS):
+        if any(bucket.parts[part].exposures for bucket in counts) and not any(
+            bucket.weights[part] for bucket in counts
+        ):
+            raise LogError(
+                f"columns.weight: all exposures of the {name} part weigh 0, so nothing is learned or measured there; "
+                "correct the column, or set another [split]"
+            )
     for task, found in one_class_tasks(counts, part=0).items():
         raise LogError(
             f"task {task!r}: the training part needs positives and negatives, found {found}; "

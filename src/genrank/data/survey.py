@@ -22,6 +22,11 @@ DAY = 86_400
 YEAR = YEAR_1971 = 31_536_000
 YEAR_2200 = 7_258_118_400
 Period = tuple[int, int] | None  # begin and end, see `Source`
+SAID_OF_TIMES = {
+    "unreadable": "can't be read; their actions count as known with the exposure",
+    "before": "are before their exposure's; their actions count as known with the exposure",
+    "year": "are more than a year after their exposure, whose actions hardly any request will see",
+}
 NO_ROWS = "the log has no rows; expected one row per exposure; check the paths and the files' contents"
 
 
@@ -249,9 +254,8 @@ def _warnings(schema: LogSchema, counts: dict[str, int]) -> list[DataWarning]:
     found = [(part, counts.get(key, 0), what, treatment) for part, what, treatment, key in odd]
     for key, count in counts.items():
         what, _, role = key.partition(" ")
-        if what in ("unreadable", "before") and role and count:
-            said = "can't be read" if what == "unreadable" else "are before their exposure's"
-            message = f"{role}: {count:,} times {said}; their actions count as known with the exposure"
+        if what in SAID_OF_TIMES and role and count:
+            message = f"{role}: {count:,} times {SAID_OF_TIMES[what]}"
             warnings.append(DataWarning(kind="times", message=message))
     return warnings + [
         DataWarning(kind="values", message=f"{part}: {count} {what} are treated as {treatment}")

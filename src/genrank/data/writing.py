@@ -26,12 +26,16 @@ EXPOSURES_PER_ROW_GROUP = 2**18
 
 @dataclass(frozen=True, kw_only=True)
 class BucketCounts:
-    """Size of one bucket; `parts` in order of `PARTS`. `known`: exposures with a known label per binary task."""
+    """Size of one bucket; `parts` in order of `PARTS`.
+
+    `known`: exposures with a known label per binary task. `weights`: sums of the exposures' weights.
+    """
 
     requests: int
     exposures: int
     parts: tuple[PartCounts, ...]
     known: tuple[dict[str, int], ...]
+    weights: tuple[float, ...]
 
 
 def write_bucket(bucket: pa.Table, schema: LogSchema, fitted: Fitted, path: Path) -> None:
@@ -116,7 +120,8 @@ def count_bucket(bucket: pa.Table, schema: LogSchema, split: SplitTimes) -> Buck
     part = np.where(target, part_function(split)(array(bucket, "request_time")), -1)
     ordinal, requests = request_ordinals(array(bucket, "user"), array(bucket, "request"))
     tasks = {task.name: array(bucket, f"task_{task.name}") for task in schema.tasks if task.kind == "binary"}
-    parts, known = [], []
+    weight = _or_constant(bucket, "weight", np.float32, 1.0)
+    parts, known, weights = [], [], []
     for number in range(len(PARTS)):
         here = part == number
         seen = np.zeros(requests, bool)
@@ -124,4 +129,7 @@ def count_bucket(bucket: pa.Table, schema: LogSchema, split: SplitTimes) -> Buck
         positives = {name: int((labels[here] == 1).sum()) for name, labels in tasks.items()}
         parts.append(PartCounts(exposures=int(here.sum()), requests=int(seen.sum()), positives=positives))
         known.append({name: int((labels[here] >= 0).sum()) for name, labels in tasks.items()})
-    return BucketCounts(requests=requests, exposures=bucket.num_rows, parts=tuple(parts), known=tuple(known))
+        weights.append(float(weight[here].sum()))
+    return BucketCounts(
+        requests=requests, exposures=bucket.num_rows, parts=tuple(parts), known=tuple(known), weights=tuple(weights)
+    )

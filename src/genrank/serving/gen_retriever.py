@@ -22,6 +22,7 @@ from genrank.retrieval.search import Precision
 from genrank.serving.bundle import Bundle, load_bundle, require_same_schema
 from genrank.serving.catalogue import Catalogue
 from genrank.serving.histories import Histories, PastInMemory, PastOnDisk
+from genrank.serving.ranker import check_time
 from genrank.serving.retrieval import RetrievalEngine, RetrieveRequest, open_index
 
 
@@ -119,7 +120,7 @@ class GenRetriever:
         history, gets what the model holds for somebody unknown, and the answer says so. Raises RequestError.
         """
         check_k(k)
-        when = self.bundle.manifest.split.last_time + 1 if time is None else time
+        when = self.bundle.manifest.split.last_time + 1 if time is None else check_time(time)
         request = RetrieveRequest(
             user=str(user),
             time=when,

@@ -32,6 +32,7 @@ from genrank.serving.histories import Histories, PastInMemory, PastOnDisk
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+LATEST = 2**40  # seconds; the service takes no later times either
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +117,7 @@ class GenRanker:
         weights = dict(self.bundle.config.value if value is None else value)
         check_value(weights, self.spec)
         rows = self.items.find([str(item) for item in candidates])
-        when = self.bundle.manifest.split.last_time + 1 if time is None else time
+        when = self.bundle.manifest.split.last_time + 1 if time is None else check_time(time)
         (found,) = self.engine.score([EngineRequest(user=str(user), items=rows, time=when, context=context or {})])
         places = in_order(candidates, found.scores, known=rows > 0, weights=weights)
         return Ranking(
@@ -159,6 +160,13 @@ def in_order(
         )
         for i in np.argsort(-values, kind="stable")
     )
+
+
+def check_time(time: int) -> int:
+    """The time; RequestError where it can't be seconds since the epoch."""
+    if not 0 <= time < LATEST:
+        raise RequestError(f"time is {time}; give seconds since the epoch (milliseconds are divided by 1000)")
+    return time
 
 
 def check_value(weights: Mapping[str, float], spec: DataSpec) -> None:
