@@ -340,8 +340,6 @@ def batch(sizes: Sizes, *, length: int, seed: int) -> PackedBatch:
         item=draw(num_items, len(slot)),
         time=when,
         position=slot,
-        request=request,
-        gap=asked.gap,
         next_time=when + torch.where(slot % 8 == 7, 600, 0),
         asked=asked,
         actions={name: draw(3, len(slot)) for name in names},

@@ -47,13 +47,11 @@ class History:
     item: Array  # (T) int64, row of `PackedBatch.items`
     time: Array  # (T) int64 seconds
     position: Array  # (T) int64, index in the window, from 0
-    request: Array  # (T) int64, as it was when it was a candidate: see Places
-    gap: Array  # (T) int64, as it was when it was a candidate: see Places
     next_time: (
         Array  # (T) int64 seconds, of the user's next exposure: at most the time of a request that sees this one.
     )
     #                   Where actions are known later than their exposure, this one's own known time
-    asked: Places  # (T) as it stood when it was a candidate itself
+    asked: Places  # (T) as it stood when it was a candidate itself: its request, that one's index and gap
     actions: Mapping[str, Array]  # (T) int64 per task and feedback: see data/sequence.py, `action_index`
     features: FeatureColumns  # of the exposure
     slot: Array  # (T) int64, slot in the feed, -1 unknown
@@ -67,8 +65,8 @@ class Candidates:
     item: Array  # (C) int64, row of `PackedBatch.items`
     time: Array  # (C) int64, the request's time
     prefix: Array  # (C) int64, how many history tokens of its sequence the candidate may see
-    request: Array  # (C) int64, as in History
-    gap: Array  # (C) int64, as in History
+    request: Array  # (C) int64, as in Places
+    gap: Array  # (C) int64, as in Places
     features: FeatureColumns  # of the exposure
     slot: Array  # (C) int64, slot in the feed, -1 unknown; models look at it in training only
     statistics: Array  # (C, S) float32 window statistics at the request's time

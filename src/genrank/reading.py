@@ -128,3 +128,5 @@ class Sampling:
             raise ValueError(f"sampling.negative_rate is {self.negative_rate}; it must be above 0 and at most 1")
         if self.rate_column is not None and self.negative_rate != 1:
             raise ValueError("sampling has negative_rate and rate_column, which would correct twice; give one of them")
+        if self.task and self.negative_rate == 1:
+            raise ValueError("sampling.task says whose negatives negative_rate is of; give that too, or leave task out")

@@ -232,8 +232,9 @@ class LogSchema:
             if name in ("item_id", "user_id"):
                 raise ValueError(f"the name {name!r} is taken by genrank's own id feature; choose another")
         binary = {task.name for task in self.tasks if task.kind == "binary"}
-        if self.sampling.task and self.sampling.task not in binary:
-            raise ValueError(f"sampling.task: {self.sampling.task!r} is not a binary task")
+        if self.sampling.negative_rate != 1 and not (binary & {self.sampling.task} if self.sampling.task else binary):
+            wanted = f"{self.sampling.task!r} is not a binary task" if self.sampling.task else "a binary task is needed"
+            raise ValueError(f"sampling: {wanted}; there is: {', '.join(sorted(binary)) or 'none'}")
         for task in self.oracle:
             if task not in binary:
                 raise ValueError(f"oracle: {task!r} is not a binary task")

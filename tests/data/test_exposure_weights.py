@@ -45,13 +45,15 @@ def test_weights_and_rates_become_weights(tmp_path: Path) -> None:
     assert PreparedData.load(prepare_log(tmp_path / "none", log()).folder).timelines.weight is None
 
 
-@pytest.mark.parametrize("odd", [-1.0, float("nan"), float("inf"), None])
+@pytest.mark.parametrize("odd", [-1.0, float("nan"), float("inf"), 1e39, None])
 def test_odd_weights_are_refused(odd: float | None, tmp_path: Path) -> None:
-    with pytest.raises(LogError, match=r"columns.weight: expected numbers that are finite, 0 or more in 'w', found 2 "):
+    with pytest.raises(
+        LogError, match=r"columns.weight: expected numbers that are 0 or more, at most 1e18 in 'w', found 2 "
+    ):
         prepare_log(tmp_path, log(w=[odd if row in (7, 9) else 1.0 for row in range(60)]), WEIGHTED)
 
 
-@pytest.mark.parametrize("odd", [0.0, 1.5, -0.1])
+@pytest.mark.parametrize("odd", [0.0, 1e-40, 1.5, -0.1])
 def test_odd_rates_are_refused(odd: float, tmp_path: Path) -> None:
     with pytest.raises(LogError, match=r"above 0 and at most 1 in 'kept', found 1 others"):
         prepare_log(tmp_path, log(kept=[odd if row == 7 else 1.0 for row in range(60)]), RATED)
@@ -62,6 +64,10 @@ def test_settings_that_would_correct_twice_or_name_no_task_are_refused() -> None
         Sampling(negative_rate=0.5, rate_column="kept")
     with pytest.raises(ValueError, match="negative_rate is 0"):
         Sampling(negative_rate=0)
+    with pytest.raises(ValueError, match="give that too"):
+        Sampling(task="click", rate_column="kept")
+    with pytest.raises(ValueError, match="a binary task is needed"):
+        replace(SCHEMA, tasks=(), sampling=Sampling(negative_rate=0.5))
     dwell = Task(name="dwell", kind="duration", column="dwell")
     with pytest.raises(ValueError, match="'dwell' is not a binary task"):
         replace(SCHEMA, tasks=(CLICK, dwell), sampling=Sampling(negative_rate=0.5, task="dwell"))

@@ -48,15 +48,8 @@ def world() -> World:
 # With items and actions apart, one block must find an action's item and a second one what the actions say of a topic.
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "hstu-one-block"])
 def test_a_planted_rule_is_learned_to_an_auc_above_095(name: str, world: World) -> None:
-    t, items, users = world
     wanted = config(name, dropout=0.0, id_dropout=0.0)
-    builder = SequenceBuilder(
-        SequenceConfig(max_history=32), RULE_SPEC, timelines=t, items=items, users=users, search=wanted.search
-    )
-    samples = builder.samples()
-    held_out = samples.user % 4 == 0
-    train = Loader(builder, take(samples, np.flatnonzero(~held_out)), LoaderConfig(batch_tokens=256))
-    test = Loader(builder, take(samples, np.flatnonzero(held_out)), LoaderConfig(shuffle=False))
+    train, test = loaders(wanted, world)
     assert any(reached > 0.95 for seed in SEEDS for reached in epochs(wanted, seed, train, test))
 
 
@@ -64,13 +57,7 @@ def test_a_planted_rule_is_learned_to_an_auc_above_095(name: str, world: World) 
 def test_interleaved_tokens_learn_late_since_an_action_must_find_its_item(seed: int, world: World, monkeypatch) -> None:
     """The same tokens with the item added to the action's learn at once: no wiring is wrong, the start is a saddle."""
     wanted = config("hstu", dropout=0.0, id_dropout=0.0)
-    builder = SequenceBuilder(
-        SequenceConfig(max_history=32), RULE_SPEC, timelines=world[0], items=world[1], users=world[2]
-    )
-    samples = builder.samples()
-    held_out = samples.user % 4 == 0
-    train = Loader(builder, take(samples, np.flatnonzero(~held_out)), LoaderConfig(batch_tokens=256))
-    test = Loader(builder, take(samples, np.flatnonzero(held_out)), LoaderConfig(shuffle=False))
+    train, test = loaders(wanted, world)
     interleaved = list(islice(epochs(wanted, seed, train, test), 4))  # 136 steps
     plain = sequence_ranker.interleaved_context
     monkeypatch.setattr(
@@ -81,6 +68,19 @@ def test_interleaved_tokens_learn_late_since_an_action_must_find_its_item(seed: 
     with_item = list(islice(epochs(wanted, seed, train, test), 4))
     assert max(interleaved) < 0.6
     assert with_item[-1] > 0.95
+
+
+def loaders(wanted: ModelConfig, world: World) -> tuple[Loader, Loader]:
+    """Of three quarters of the users, to learn from, and of the others."""
+    t, items, users = world
+    builder = SequenceBuilder(
+        SequenceConfig(max_history=32), RULE_SPEC, timelines=t, items=items, users=users, search=wanted.search
+    )
+    samples = builder.samples()
+    held_out = samples.user % 4 == 0
+    train = Loader(builder, take(samples, np.flatnonzero(~held_out)), LoaderConfig(batch_tokens=256))
+    test = Loader(builder, take(samples, np.flatnonzero(held_out)), LoaderConfig(shuffle=False))
+    return train, test
 
 
 def epochs(wanted: ModelConfig, seed: int, train: Loader, test: Loader) -> Iterator[float]:

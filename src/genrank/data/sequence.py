@@ -275,8 +275,6 @@ class SequenceBuilder:
             item=item,
             time=t.time[rows],
             position=rows - start,
-            request=stood.request,
-            gap=stood.gap,
             # Where actions are known late, several requests may see an exposure before the next one is known.
             next_time=t.time[following] if t.known_at is None else t.known_at[rows],
             asked=stood,

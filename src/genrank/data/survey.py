@@ -22,6 +22,7 @@ DAY = 86_400
 YEAR = YEAR_1971 = 31_536_000
 YEAR_2200 = 7_258_118_400
 Period = tuple[int, int] | None  # begin and end, see `Source`
+LARGEST_WEIGHT = 1e18  # whose quotient with the smallest rate is still a float32
 SAID_OF_TIMES = {
     "unreadable": "can't be read; their actions count as known with the exposure",
     "before": "are before their exposure's; their actions count as known with the exposure",
@@ -172,15 +173,17 @@ def _check_action_times(engine: Engine, exposures: Expression, schema: LogSchema
 
 
 def _odd_weight(role: str, column: Column) -> Column:
-    odd = column.isnull() | ~is_finite(column) | (column < 0)
-    return (odd | (column == 0) | (column > 1) if role == "sampling.rate_column" else odd).fill_null(True)
+    odd = column.isnull() | ~is_finite(column) | (column < 0) | (column > LARGEST_WEIGHT)
+    return (odd | (column < 1 / LARGEST_WEIGHT) | (column > 1) if role == "sampling.rate_column" else odd).fill_null(
+        True
+    )
 
 
 def _check_weights(engine: Engine, exposures: Expression, schema: LogSchema, counts: dict[str, int]) -> None:
     for role, column in weight_columns(exposures, schema).items():
         if counts[f"odd {role}"]:
             odd = engine.fetch(exposures.filter(_odd_weight(role, column)).select(value=column).limit(1))["value"]
-            wanted = "above 0 and at most 1" if role == "sampling.rate_column" else "finite, 0 or more"
+            wanted = "above 0 and at most 1" if role == "sampling.rate_column" else "0 or more, at most 1e18"
             raise LogError(
                 f"{role}: expected numbers that are {wanted} in {column.get_name()!r}, found "
                 f"{counts[f'odd {role}']:,} others such as {odd[0].as_py()!r}; leave these rows out, or mend them"

@@ -256,11 +256,11 @@ class SequenceRanker(nn.Module):
             0 if user_BW is None or self.config.user_features == "prefix" else per_token(user_BW, history.offsets)
         )
         if self.config.organization == "action":
-            encoded_TW = self.encoding(history.position, history.request, history.gap)
+            encoded_TW = self.encoding(history.position, history.asked.request, history.asked.gap)
             return action_context(item_TW + inputs.of_actions(history) + encoded_TW + added_TW, history)
         action_TW, place = inputs.of_actions(history), 2 * history.position
-        item_TW = item_TW + self.encoding(place, history.request, history.gap) + added_TW
-        action_TW = action_TW + self.encoding(place + 1, history.request, history.gap) + added_TW
+        item_TW = item_TW + self.encoding(place, history.asked.request, history.asked.gap) + added_TW
+        action_TW = action_TW + self.encoding(place + 1, history.asked.request, history.asked.gap) + added_TW
         return interleaved_context(item_TW, action_TW, history, as_asked=self.config.encoding == "hstu")
 
     def _score(

@@ -18,7 +18,7 @@ YEAR = 31_557_600
 TOLERANCE = {torch.float32: 5e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 
 
-class Case(NamedTuple):
+class Problem(NamedTuple):
     """One small problem."""
 
     causal: bool  # history, else candidates
@@ -35,27 +35,29 @@ def failure(backend: type[Attention], device: str, dtype: torch.dtype, channels:
     try:
         # The first use may be under inference_mode, which takes no gradients.
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(torch.device(device).type, enabled=False):
-            for case in _cases(fusible):
-                ours = _run(backend, device, dtype, channels, case)
-                expected = _run(PlainAttention, device, torch.float32, channels, case)
+            for problem in _cases(fusible):
+                ours = _run(backend, device, dtype, channels, problem)
+                expected = _run(PlainAttention, device, torch.float32, channels, problem)
                 for name, one in ours.items():
                     far = float((one.float() - expected[name]).abs().max()) if one.numel() else 0.0
                     if not far <= TOLERANCE[dtype] * max(float(expected[name].abs().max()), 1.0):
-                        return f"its {name} is off by {far:.2g} for {'history' if case.causal else 'candidates'}"
-    except Exception as problem:  # noqa: BLE001  # whatever a compiler or a driver raises
-        lines = str(problem).strip().splitlines()
-        return f"{type(problem).__name__}: {lines[0] if lines else 'no message'}"
+                        return f"its {name} is off by {far:.2g} for {'history' if problem.causal else 'candidates'}"
+    except Exception as error:  # noqa: BLE001  # whatever a compiler or a driver raises
+        lines = str(error).strip().splitlines()
+        return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
     return ""
 
 
-def _cases(fusible: bool) -> list[Case]:
+def _cases(fusible: bool) -> list[Problem]:
     weightings: tuple[Literal["softmax", "silu"], ...] = ("softmax",) if fusible else ("silu", "softmax")
-    return [Case(causal, weighting, not fusible) for causal in (True, False) for weighting in weightings]
+    return [Problem(causal, weighting, not fusible) for causal in (True, False) for weighting in weightings]
 
 
-def _run(backend: type[Attention], device: str, dtype: torch.dtype, channels: int, case: Case) -> dict[str, Tensor]:
+def _run(
+    backend: type[Attention], device: str, dtype: torch.dtype, channels: int, problem: Problem
+) -> dict[str, Tensor]:
     """The output and the gradient of every input, by name."""
-    queries, context = _tokens(device, causal=case.causal)
+    queries, context = _tokens(device, causal=problem.causal)
     random = torch.Generator().manual_seed(0)
 
     def leaf(*shape: int) -> Tensor:
@@ -64,14 +66,14 @@ def _run(backend: type[Attention], device: str, dtype: torch.dtype, channels: in
     num_queries, num_keys = len(queries.prefix), len(context.time)
     leaves = {"q": leaf(num_queries, NUM_HEADS, channels)}
     leaves |= {name: leaf(num_keys, NUM_HEADS, channels) for name in ("k", "v")}
-    if not case.causal:
+    if not problem.causal:
         leaves |= {name: leaf(num_queries, NUM_HEADS, channels) for name in ("own_k", "own_v")}
     learned = None
-    if case.learned:
+    if problem.learned:
         tables = [torch.randn(n, generator=random).to(device).requires_grad_() for n in (NUM_POSITIONS, TIME_BUCKETS)]
         learned = LearnedBias(*tables)
         leaves |= dict(zip(("position_table", "time_table"), tables, strict=True))
-    scoring = Scoring(alibi(NUM_HEADS, "none" if case.learned else "both"), case.weighting, normalizer=20.0)
+    scoring = Scoring(alibi(NUM_HEADS, "none" if problem.learned else "both"), problem.weighting, normalizer=20.0)
     attention = backend(queries, context, scoring)
     own = (leaves.get("own_k", leaves["k"]), leaves.get("own_v", leaves["v"]))
     out = attention(leaves["q"], leaves["k"], leaves["v"], *own, learned)

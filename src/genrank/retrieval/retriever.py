@@ -118,7 +118,7 @@ class Retriever(nn.Module):
         event_TW = items_IW[history.item]
         if self.actions is not None:
             event_TW = event_TW + self.actions(history.actions)
-        encoded_TW = event_TW + self.encoding(history.position, history.request, history.gap)
+        encoded_TW = event_TW + self.encoding(history.position, history.asked.request, history.asked.gap)
         context = action_context(encoded_TW, history)
         x_TW = self._input(context.x_XW)
         states = self._through_history(x_TW, context.queries, context.tokens)
