@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install dev demo test check clean
+.PHONY: install dev demo test test-slow test-all check clean
 
 install: .venv/.installed
 dev: .venv/.installed-dev
@@ -23,6 +23,12 @@ demo: .venv/.installed
 
 test: .venv/.installed-dev
 	$(BIN)/pytest -n auto --dist worksteal
+
+# The tests that take minutes, such as the attacks on a running service.
+test-slow: .venv/.installed-dev
+	$(BIN)/pytest -n auto --dist worksteal -m slow
+
+test-all: test test-slow
 
 check: .venv/.installed-dev
 	$(BIN)/ruff format --check

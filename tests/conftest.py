@@ -20,6 +20,20 @@ if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints what tests have measured: the properties that they recorded with `record_property`."""
+    measured = [
+        (report.nodeid.split("::")[-1], name, value)
+        for reports in (terminalreporter.stats.get(outcome, []) for outcome in ("passed", "failed"))
+        for report in reports
+        for name, value in report.user_properties
+    ]
+    if measured:
+        terminalreporter.section("measured")
+        for test, name, value in sorted(measured, key=str):
+            terminalreporter.write_line(f"{test}: {name} {value}")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
