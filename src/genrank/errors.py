@@ -13,8 +13,15 @@
         ├── OutputError          a place to write to: not empty, not writable, no space left
         └── MissingExtraError    an optional dependency that is not installed
 
-A message says, in one line, what was expected, what was found, where, and how to mend it.
+A message says, in one line, what was expected, what was found, where, and how to mend it. `shown` writes what was
+found.
 """
+
+import reprlib
+from itertools import islice
+from typing import Any
+
+LONGEST_SHOWN = 200  # characters of a caller's value in a message
 
 
 class GenRankError(Exception):
@@ -63,3 +70,32 @@ class OutputError(InputError):
 
 class MissingExtraError(InputError):
     """An optional dependency is missing; the message names the extra to install."""
+
+
+class _Short(reprlib.Repr):
+    """Reads no more of a value than it shows, so that a large or deep one costs nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = LONGEST_SHOWN
+        self.maxlist = self.maxtuple = self.maxdict = 8
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        """The first entries as they come; the inherited one sorts all."""
+        if level <= 0:
+            return "{...}"
+        shown = [f"{self.repr1(key, level - 1)}: {self.repr1(x[key], level - 1)}" for key in islice(x, self.maxdict)]
+        return "{" + ", ".join(shown + ["..."] * (len(x) > self.maxdict)) + "}"
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Of a number with more than 200 digits only that it is one: Python refuses to write the longest."""
+        return super().repr_int(x, level) if x.bit_length() < 660 else "a whole number of over 198 digits"
+
+
+_SHORT = _Short()
+
+
+def shown(value: object) -> str:
+    """The value as `repr` writes it, in at most 200 characters and one line: for messages that name what was found."""
+    text = " ".join(_SHORT.repr(value).splitlines())
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."

@@ -21,7 +21,7 @@ from genrank.data.manifest import Manifest
 from genrank.data.request import FeatureEncoder
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import gather, join_jagged
-from genrank.errors import RequestError
+from genrank.errors import RequestError, shown
 
 Ints = NDArray[np.int64]
 
@@ -150,9 +150,6 @@ def _vector(item: str, name: str, value: Any, size: int) -> NDArray[np.float32]:
     except (TypeError, ValueError):
         vector = np.zeros(0, np.float32)
     if vector.shape != (size,) or not np.isfinite(vector).all():
-        raise RequestError(f"item {item!r}: {name} must be {size} finite numbers, found {_shown(value)}")
+        found = f"{len(value)} values" if isinstance(value, list | tuple) else shown(value)
+        raise RequestError(f"item {item!r}: {name} must be {size} finite numbers, found {found}")
     return vector
-
-
-def _shown(value: Any) -> str:
-    return f"{len(value)} values" if isinstance(value, list | tuple) else repr(value)
