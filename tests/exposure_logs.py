@@ -46,8 +46,9 @@ class Prepared:
         return list(zip(*(table[column].to_pylist() for column in ("value", "index", "count")), strict=True))
 
     def bytes(self) -> dict[str, bytes]:
-        """Every file but the manifest."""
-        paths = [path for path in self.folder.rglob("*") if path.is_file() and path.name != "manifest.json"]
+        """Every file but the manifest and the note that all was found whole."""
+        but = ("manifest.json", ".verified")
+        paths = [path for path in self.folder.rglob("*") if path.is_file() and path.name not in but]
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in paths}
 
 

@@ -156,7 +156,7 @@ def serve(options: argparse.Namespace) -> None:
     from genrank.serving.bundle import load_bundle
     from genrank.serving.request_log import RequestLog
     from genrank.serving.stores import open_store
-    from genrank.serving.versions import current, is_published
+    from genrank.serving.versions import check_golden, current, is_published
 
     require_serve()
     where = {"host": options.host, "port": options.port, "token": options.token or os.environ.get("GENRANK_TOKEN", "")}
@@ -164,6 +164,8 @@ def serve(options: argparse.Namespace) -> None:
     settings = override(ServiceOptions(), options.settings)
     published = is_published(options.run_folder)
     bundle = load_bundle(options.run_folder / current(options.run_folder) if published else options.run_folder)
+    if published:
+        check_golden(bundle)
     data = options.history or Path(bundle.config.data)
     request_log = None if options.log_requests is None else RequestLog(options.log_requests)
     with bind(listening) as taken:

@@ -1,54 +1,128 @@
-"""Folders that are complete or absent: written beside their final name, flushed, renamed."""
+"""Folders that are complete or absent: written beside their final name, flushed, renamed.
 
+A process that is killed leaves `.NAME.part…` or `.NAME.old` behind; the next one that writes there clears them.
+"""
+
+import errno
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from genrank.errors import OutputError
+from genrank.errors import InputError, OutputError
+from genrank.locks import locked
 
 
 def refuse_occupied(out: Path) -> None:
-    """OutputError where `out` is a file or a folder with something in it."""
-    if out.is_dir() and any(out.iterdir()):
+    """OutputError where `out` is a file, a link to nothing, or a folder with something in it."""
+    try:
+        occupied = out.is_dir() and any(out.iterdir())
+        exists = out.exists() or out.is_symlink()
+    except OSError as problem:
+        raise _unwritable(out, problem) from None
+    if occupied:
         raise OutputError(f"{out}: the output folder is not empty; choose another name or remove it first")
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out}: is a file; choose the name of a new folder")
+    if exists and not out.is_dir():
+        raise OutputError(f"{out}: is a file, or a link to nothing; choose the name of a new folder")
 
 
 @contextmanager
-def new_folder(final: Path) -> Iterator[Path]:
+def new_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
     """A temporary sibling of `final` to write into; it takes the name when the block ends, and vanishes if it fails.
 
-    OSErrors (a full disk, no permission) become a one-line OutputError. `final` may exist if it is empty.
+    OSErrors (a full disk, no permission) become a one-line OutputError. `final` may exist if it is empty, and may be a
+    link to such a folder; a mount point, which can't be replaced, is refused before the block begins, and so is a
+    folder that another process writes. replace: `final` may hold something, which goes when the block has ended.
     """
-    part = final.parent / f".{final.name}.part-{os.getpid()}"
+    written = Path(os.path.realpath(final))
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        yield part
-        for path in sorted(part.rglob("*")):
-            sync(path)
-        sync(part)
-        if final.is_dir():
-            final.rmdir()
-        part.rename(final)
-        sync(final.parent)
+        written.parent.mkdir(parents=True, exist_ok=True)
+        with locked(written.with_name(f".{written.name}.lock"), what=str(final)):
+            clear_leftovers(written.parent, of=written.name)
+            if not replace:
+                _refuse_fixed(written)
+            with _part(written) as part:
+                yield part
+                _flush(part)
+                if replace:
+                    replace_folder(part, written)
+                else:
+                    part.rename(written)  # in one step, over an empty folder too
+                    sync(written.parent)
     except OSError as problem:
-        raise OutputError(f"{final}: can't be written ({problem.strerror or problem}); {_remedy(problem)}") from problem
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        raise _unwritable(final, problem) from problem
+
+
+class NewVersion:
+    """A version that is being written: `part` is its folder until `finish` gives it its name."""
+
+    def __init__(self, folder: Path, part: Path):
+        self.folder, self.part, self.final = folder, part, folder
+
+    def finish(self, version: str, *, is_whole: Callable[[Path], bool]) -> None:
+        """Give it its name and point `latest` at it; one that is there already stays if it `is_whole`."""
+        self.final = self.folder / version
+        _flush(self.part)
+        if not is_whole(self.final):
+            replace_folder(self.part, self.final)
+        replace_text(self.folder / "latest", version)
+
+
+@contextmanager
+def new_version(folder: Path) -> Iterator[NewVersion]:
+    """A version below `folder`, whose name is known when it is written. OutputError as of `new_folder`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder), _part(folder / "version") as part:
+            yield NewVersion(folder, part)
+    except OSError as problem:
+        raise _unwritable(folder, problem) from problem
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Be the only process that writes into `folder`, which exists, and clear what dead ones have left there."""
+    with locked(folder / ".lock", what=str(folder)):
+        clear_leftovers(folder)
+        yield
+
+
+def replace_folder(part: Path, final: Path) -> None:
+    """Give `part` the name `final`; what has it is moved aside, and back by `clear_leftovers` if this is cut short."""
+    old = final.with_name(f".{final.name}.old")
+    if final.is_symlink() or not final.is_dir():
+        final.unlink(missing_ok=True)
+    elif any(final.iterdir()):
+        final.rename(old)
+    part.rename(final)  # in one step, over an empty folder too
+    sync(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a small file in one move."""
+    """Write a small file in one move. OutputError where it can't be."""
     part = path.with_name(f".{path.name}.part-{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    sync(part)
-    part.replace(path)
-    sync(path.parent)
+    try:
+        part.write_text(text, encoding="utf-8")
+        sync(part)
+        part.replace(path)
+        sync(path.parent)
+    except OSError as problem:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise _unwritable(path, problem) from None
+
+
+def read_pointer(path: Path, *, error: type[InputError], remedy: str) -> str:
+    """The name in a file such as `latest`: of something beside it, and nowhere else. `error` where it is no such."""
+    try:
+        name = path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as problem:
+        raise error(f"{path}: can't be read ({problem}); {remedy}") from None
+    if not name or name.startswith(".") or Path(name).name != name or len(name) > 200 or not name.isprintable():
+        raise error(f"{path}: expected the name of a folder beside it, found {name[:200]!r}; {remedy}")
+    return name
 
 
 def sync(path: Path) -> None:
@@ -60,10 +134,64 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remedy(problem: OSError) -> str:
-    import errno
+@contextmanager
+def _part(final: Path) -> Iterator[Path]:
+    part = final.with_name(f".{final.name}.part")
+    part.mkdir()
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
-    if problem.errno == errno.ENOSPC:
+
+def _flush(part: Path) -> None:
+    for path in sorted(part.rglob("*")):
+        sync(path)
+    sync(part)
+
+
+def clear_leftovers(folder: Path, of: str = "") -> None:
+    """Remove what dead processes have left half done in a folder, of the name `of` if given; OutputError.
+
+    What they were about to replace gets its name back. Only for who holds the folder's lock.
+    """
+    try:
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            name, _, ending = path.name.rpartition(".")
+            if not path.name.startswith(".") or (of and name != f".{of}"):
+                continue
+            if ending == "old" and not (final := folder / name[1:]).exists():
+                path.rename(final)
+            elif ending in ("old", "staged") or ending.startswith("part"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except OSError as problem:
+        raise _unwritable(folder, problem) from None
+
+
+def _refuse_fixed(final: Path) -> None:
+    """OutputError where an existing folder can't be replaced: found out now, and not when the work is done."""
+    if not final.is_dir():
+        return
+    mode = final.stat().st_mode & 0o7777
+    try:
+        if final == Path.cwd():
+            raise OSError(errno.EBUSY, "it is the working folder")
+        final.rmdir()
+    except OSError as problem:
+        reason = "a mount point or in use" if problem.errno == errno.EBUSY else problem.strerror
+        raise OutputError(
+            f"{final}: can't be replaced ({reason}); name a new folder in it, as in {final / 'out'}"
+        ) from None
+    final.mkdir()
+    final.chmod(mode)
+
+
+def _unwritable(path: Path, problem: OSError) -> OutputError:
+    return OutputError(f"{path}: can't be written ({problem.strerror or problem}); {_remedy(problem)}")
+
+
+def _remedy(problem: OSError) -> str:
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "make room, or choose a folder on another disk"
     if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "choose a folder that you may write to"

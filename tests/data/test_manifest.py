@@ -31,7 +31,7 @@ def test_the_manifest_says_what_the_contract_promises(text: str) -> None:
     values = json.loads(text)
     assert set(values) == {
         *("format", "genrank_version", "versions", "schema", "schema_hash", "spec", "spec_hash", "boundaries"),
-        *("split", "counts", "dropped", "warnings", "files", "source", "base_rates", "late_actions"),
+        *("split", "counts", "dropped", "warnings", "files", "source", "base_rates", "late_actions", "manifest_hash"),
     }
     assert set(values["counts"]["test"]) == {"exposures", "requests", "positives"}
 
@@ -43,6 +43,7 @@ def test_the_manifest_says_what_the_contract_promises(text: str) -> None:
         ('"name": "tiny"', '"name": "tinny"', "schema_hash"),
         ('"size": 11', '"size": 12', "spec_hash"),
         ('"exposures": 60', '"exposures": "many"', "expected int"),
+        ('"exposures": 60', '"exposures": 61', "manifest_hash"),
         ("{", "", "damaged"),
     ],
 )

@@ -185,11 +185,11 @@ def test_an_index_that_does_not_fit_is_refused(copied: Path, data: Path, capsys:
     vectors.write_bytes(content[:-4] + b"\x00\x00\x80\x7f")
     assert "damaged" in refused()
     vectors.unlink()
-    assert "missing from the index" in refused()
+    assert "missing" in refused()
     vectors.write_bytes(content)
     about = copied / "index" / version / "index.json"
     about.write_text(about.read_text().replace('"width": 16', '"width": 17'))
-    assert "17 dimensions, and the model's 16" in refused()
+    assert "index.json was edited" in refused()
     about.write_text("{")
     assert "can't be read" in refused()
     shutil.rmtree(copied / "index")

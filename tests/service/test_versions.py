@@ -14,13 +14,15 @@ from safetensors.torch import load_file, save_file
 
 from conftest_service import Running
 from genrank.cli import main
-from genrank.data.manifest import hash_file
+from genrank.data.integrity import hash_file
+from genrank.data.versioned import LENGTH
 from genrank.errors import BundleError
+from genrank.schema import fingerprint
 from genrank.service.core import RankingService
 from genrank.service.deployment import RankRequest
 from genrank.service.options import ServiceOptions
 from genrank.service.watch import Watcher
-from genrank.serving.bundle import Bundle, load_bundle
+from genrank.serving.bundle import load_bundle
 from genrank.serving.catalogue import Item
 from genrank.serving.store import Event, SQLiteStore
 from genrank.serving.versions import check_golden, current, publish
@@ -48,13 +50,26 @@ def start(models: Path) -> RankingService:
     return RankingService(bundle, store=SQLiteStore(":memory:"), options=ServiceOptions(deadline=20.0))
 
 
-def spoil(bundle: Bundle) -> None:
-    """Other weights, with hashes that fit them."""
-    path = bundle.folder / "model.safetensors"
+def spoil(models: Path, version: str) -> str:
+    """Other weights, with all hashes made anew: the new version, which is current. The old one is gone."""
+    folder = models / version
+    path = folder / "model.safetensors"
     save_file({name: value + 0.1 * torch.randn(value.shape) for name, value in load_file(path).items()}, path)
-    about = json.loads((bundle.folder / "bundle.json").read_text())
+    about = json.loads((folder / "bundle.json").read_text())
     about["files"]["model.safetensors"] = hash_file(path)
-    (bundle.folder / "bundle.json").write_text(json.dumps(about))
+    (folder / "bundle.json").write_text(json.dumps(about))
+    spoilt = fingerprint(about)[:LENGTH]
+    folder.rename(models / spoilt)
+    golden = json.loads((models / f"{version}.golden.json").read_text()) | {"version": spoilt}
+    write_golden(models / f"{spoilt}.golden.json", golden)
+    (models / "current").write_text(spoilt)
+    return spoilt
+
+
+def write_golden(path: Path, content: dict) -> None:
+    """Golden requests with a hash that fits them."""
+    rest = {name: content[name] for name in content if name != "hash"}
+    path.write_text(json.dumps({**rest, "hash": fingerprint(rest)}))
 
 
 def test_published_models_are_checked_and_rolled_back(
@@ -70,12 +85,11 @@ def test_published_models_are_checked_and_rolled_back(
     assert capsys.readouterr().out.startswith(first)
     assert current(models) == first
     check_golden(load_bundle(models / first))
-    spoil(load_bundle(models / second))
+    spoilt = spoil(models, second)
     with pytest.raises(BundleError, match="golden request of user"):
-        check_golden(load_bundle(models / second))
-    with pytest.raises(BundleError, match="golden request of user"):
-        publish(other, models)
-    assert current(models) == first
+        check_golden(load_bundle(models / spoilt))
+    assert publish(other, models) == second
+    assert current(models) == second
 
 
 @pytest.mark.parametrize(
@@ -120,14 +134,14 @@ def test_a_version_that_fails_its_check_is_not_served(
     watcher = Watcher(service, models, period=3600.0)
     first = service.version
     second = publish(other, models)
-    spoil(load_bundle(models / second))
+    spoilt = spoil(models, second)
     assert not watcher.look()
     assert service.version == first
     assert f"stays with {first}" in caplog.text
     assert not watcher.look()
     assert caplog.text.count("stays with") == 1  # said once
-    shutil.rmtree(models / second)
-    assert main(["publish", "--to", str(models), "--roll-back"]) == 0
+    shutil.rmtree(models / spoilt)
+    (models / "current").write_text(first)
     assert not watcher.look()  # back to what it serves
     publish(other, models)
     assert watcher.look()
@@ -170,3 +184,64 @@ def test_no_request_is_lost_while_models_are_swapped(
     ranked = [answer["status"] for answer in answers if answer["path"] == "/v1/rank"]
     assert len(ranked) >= len(seen) > 10
     assert set(ranked) == {200}
+
+
+def edited(golden: dict, what: str) -> dict:
+    """Golden requests of which one has another `what`; `requests` are all gone."""
+    (one, *others) = golden["requests"]
+    if what == "requests":
+        return golden | {"requests": []}
+    changed = {"scores": {task: [score + 0.1 for score in scores] for task, scores in one["scores"].items()}}
+    changed |= {"values": [value + 0.1 for value in one["values"]], "ranking": one["ranking"][::-1]}
+    return golden | {"requests": [one | {what: changed[what]}, *others]}
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("scores", "scores than"),
+        ("values", "other values"),
+        ("ranking", "other order"),
+        ("requests", "no golden requests"),
+    ],
+)
+def test_golden_requests_cover_scores_values_and_order(models: Path, what: str, said: str) -> None:
+    path = models / f"{current(models)}.golden.json"
+    golden = json.loads(path.read_text())
+    bundle = load_bundle(models / current(models))
+    path.write_text(json.dumps(edited(golden, what)))
+    with pytest.raises(BundleError, match=r"edited or damaged; run genrank publish"):
+        check_golden(bundle)
+    write_golden(path, edited(golden, what))
+    with pytest.raises(BundleError, match=said):
+        check_golden(bundle)
+
+
+def test_golden_requests_of_an_earlier_format_are_written_anew_by_publishing_again(models: Path, run: Path) -> None:
+    path = models / f"{current(models)}.golden.json"
+    whole = path.read_text()
+    path.write_text(json.dumps(json.loads(whole)["requests"]))
+    with pytest.raises(BundleError, match="run genrank publish RUN"):
+        check_golden(load_bundle(models / current(models)))
+    publish(run, models)
+    assert path.read_text() == whole
+
+
+@pytest.mark.parametrize("content", [b"", b"../run", b"/etc", b"\xff\xfe\x00", b".hidden", b"a/b", b"x" * 300])
+def test_a_pointer_that_is_no_name_of_a_version_is_refused(
+    models: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (models / "current").write_bytes(content)
+    assert main(["serve", str(models), "--port", "0"]) == 2
+    said = capsys.readouterr().err
+    assert "current" in said
+    assert "genrank publish" in said
+    assert said.count("\n") == 1
+
+
+def test_a_published_model_that_fails_its_golden_requests_is_not_served_at_start(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(models, current(models))
+    assert main(["serve", str(models), "--port", "0"]) == 2
+    assert "golden request of user" in capsys.readouterr().err

@@ -1,15 +1,15 @@
 """The manifest of a prepared folder: what is in it, what it was made from, and whether it is whole.
 
-docs/architecture.md describes the folder; `prepare` writes it, everything else begins with `Manifest.load`.
+docs/architecture.md describes the folder; `prepare` writes it, everything else begins with `Manifest.open`.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from genrank.config import build, to_dict
+from genrank.data.integrity import Whole
 from genrank.errors import DataError
 from genrank.schema import DataSpec, LogSchema, fingerprint
 
@@ -80,17 +80,28 @@ class Manifest:
     format: int = FORMAT
 
     @classmethod
+    def open(cls, folder: Path) -> "Manifest":
+        """The manifest of a prepared folder that is whole: what every reader of the folder begins with. DataError."""
+        manifest = cls.load(folder)
+        manifest.verify(folder)
+        return manifest
+
+    @classmethod
     def load(cls, folder: Path) -> "Manifest":
-        """The manifest in `folder`. Raises DataError if it is missing, damaged, or of another format."""
+        """The manifest in `folder`, alone. Raises DataError if it is missing, damaged, or of another format."""
         path = Path(folder) / FILE_NAME
         values = _read(path)
         found = values.get("format")
         if found != FORMAT:
             raise DataError(f"{path}: expected format {FORMAT}, found {found!r}; run genrank prepare again")
-        hashes = {name: values.pop(name, None) for name in ("schema_hash", "spec_hash")}
+        whole = values.pop("manifest_hash", None)  # folders of before it was introduced have none
+        hashes = {"manifest_hash": whole or fingerprint(values)}
+        computed = {"manifest_hash": fingerprint(values)}
+        hashes |= {name: values.pop(name, None) for name in ("schema_hash", "spec_hash")}
         manifest = build(cls, values, where=str(path), error=DataError)
-        for name, part in (("schema_hash", manifest.schema), ("spec_hash", manifest.spec)):
-            if hashes[name] != fingerprint(to_dict(part)):
+        computed |= {"schema_hash": fingerprint(to_dict(manifest.schema)), "spec_hash": manifest.spec.fingerprint()}
+        for name in ("schema_hash", "spec_hash", "manifest_hash"):
+            if hashes[name] != computed[name]:
                 raise DataError(f"{path}: {name} doesn't match its contents; it was edited; run genrank prepare again")
         return manifest
 
@@ -99,29 +110,14 @@ class Manifest:
         values = to_dict(self)
         values["schema_hash"] = fingerprint(values["schema"])
         values["spec_hash"] = self.spec.fingerprint()
+        values["manifest_hash"] = fingerprint(values)
         text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False)
         (Path(folder) / FILE_NAME).write_text(text + "\n", encoding="utf-8")
 
     def verify(self, folder: Path) -> None:
-        """Compares every file with its hash. Raises DataError that names the first one missing or damaged."""
-        for name, expected in self.files.items():
-            path = Path(folder) / name
-            if not path.is_file():
-                raise DataError(f"{path}: listed in the manifest but missing; run genrank prepare again")
-            if hash_file(path) != expected:
-                raise DataError(f"{path}: damaged, its SHA-256 is not the manifest's; run genrank prepare again")
-
-
-def hash_file(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def hash_folder(folder: Path) -> dict[str, str]:
-    """Relative path → SHA-256 of every file below `folder` but the manifest, in order of path."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != FILE_NAME)
-    return {path.relative_to(folder).as_posix(): hash_file(path) for path in paths}
+        """Compares every file with its hash, once. DataError names the first one missing, damaged or unlisted."""
+        whole = Whole(files=self.files, about=FILE_NAME, error=DataError, remedy="run genrank prepare again")
+        whole.check(Path(folder))
 
 
 def _read(path: Path) -> dict[str, Any]:

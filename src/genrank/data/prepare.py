@@ -22,9 +22,10 @@ from genrank.data.engine import Column, Engine, Expression, describe_versions, i
 from genrank.data.entities import EntityWriter
 from genrank.data.feature_checks import feature_warnings
 from genrank.data.fitting import Fitted, fit, split_times
+from genrank.data.integrity import hash_folder
 from genrank.data.joining import repeated_exposures
 from genrank.data.logs import Relations, Source, WrongTypeError, check_side_tables, typed_columns
-from genrank.data.manifest import DataWarning, Manifest, SplitTimes, hash_folder
+from genrank.data.manifest import FILE_NAME, DataWarning, Manifest, SplitTimes
 from genrank.data.point_in_time import with_duration_groups, write_statistics
 from genrank.data.staging import Staging, stage
 from genrank.data.summary import bare, check_classes, data_spec, one_class_tasks, order_warnings, total_counts
@@ -74,7 +75,7 @@ def prepare(
         with TemporaryDirectory(prefix=".work-", dir=folder) as scratch:
             preparation = _Preparation(source=source, out=folder, scratch=Path(scratch), options=options, report=report)
             manifest = preparation.run()
-        manifest = replace(manifest, files=hash_folder(folder))
+        manifest = replace(manifest, files=hash_folder(folder, but=FILE_NAME))
         manifest.save(folder)
     report(f"wrote {out}: {manifest.counts.exposures:,} exposures of {manifest.counts.users:,} users")
     return manifest

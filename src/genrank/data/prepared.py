@@ -27,8 +27,7 @@ class PreparedData:
     @classmethod
     def load(cls, folder: Path) -> "PreparedData":
         """Everything in the folder. Raises DataError for what is missing or damaged."""
-        manifest = Manifest.load(folder)
-        manifest.verify(folder)
+        manifest = Manifest.open(folder)
         return cls(
             folder=folder,
             manifest=manifest,

@@ -59,7 +59,7 @@ def start_run(data: Path, config: RunConfig, out: Path) -> None:
             f"{out}: the output folder is not empty, it holds a run; go on with --resume or choose another"
         )
     refuse_occupied(out)
-    manifest = Manifest.load(data)
+    manifest = Manifest.open(data)
     _check_tasks(data, config, manifest)
     _check_slots(data, config, manifest)
     if config.leak != "none" and not manifest.spec.known_later:

@@ -84,7 +84,7 @@ class Deployment:
 
         Raises BundleError, DataError and RequestError for what is missing or of another schema, StoreUnavailable.
         """
-        manifest = Manifest.load(data)
+        manifest = Manifest.open(data)
         require_same_schema(bundle, data, manifest)
         self.bundle, self.spec = bundle, bundle.manifest.spec
         for weights in options.values.values():

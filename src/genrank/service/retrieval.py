@@ -76,7 +76,7 @@ class _Opened:
 
     def __init__(self, bundle: Bundle, index: Path, store: EventStore, options: ServiceOptions, until: int | None):
         data, spec = Path(bundle.config.data), bundle.manifest.spec
-        require_same_schema(bundle, data, Manifest.load(data))
+        require_same_schema(bundle, data, Manifest.open(data))
         device = device_named(options.device)
         self.bundle, self.model = bundle, bundle.retriever(device)
         stored = load_index(index, model=bundle.version, width=self.model.config.width)

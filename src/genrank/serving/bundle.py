@@ -6,13 +6,13 @@
     bundle/VERSION/items.parquet users.parquet vocab/ embeddings/
     bundle/latest                       the newest complete version; moves last
 
-VERSION is the beginning of the hash of everything in it.
+VERSION is the beginning of the hash of everything in it; see data/versioned.py.
 """
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,16 +20,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from genrank.config import build, to_dict
-from genrank.data.manifest import Manifest, hash_file
+from genrank.data.manifest import Manifest
 from genrank.data.sequence import SequenceConfig
-from genrank.errors import BundleError
-from genrank.folders import new_folder, replace_text
+from genrank.data.versioned import VersionedKind
+from genrank.errors import BundleError, DataError, OutputError
 from genrank.models.ranker import ModelConfig, Ranker, build_ranker
 from genrank.retrieval.config import RetrieverConfig
 from genrank.retrieval.retriever import Retriever
-from genrank.schema import fingerprint
 
 FORMAT = 3
+BUNDLES = VersionedKind(
+    about="bundle.json", format=FORMAT, noun="a bundle", error=BundleError, remedy="copy it again, or train again"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +49,12 @@ class BundleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A verified bundle."""
+    """A verified bundle. version: the beginning of the hash of everything in it."""
 
     folder: Path
+    version: str
     config: BundleConfig
     manifest: Manifest
-
-    @property
-    def version(self) -> str:
-        """The bundle's own name."""
-        return self.folder.name
 
     def model(self, device: torch.device | str = "cpu") -> Ranker:
         """The ranker in evaluation mode. BundleError where the bundle is a retriever, or its weights don't fit."""
@@ -91,51 +89,56 @@ class Bundle:
 def write_bundle(
     folder: Path, model: Ranker | Retriever, *, data: Path, sequence: SequenceConfig, value: dict[str, float]
 ) -> Path:
-    """Write a new version below `folder` and point `latest` at it."""
-    manifest = Manifest.load(data)
-    staged = folder / ".staged"
-    shutil.rmtree(staged, ignore_errors=True)
-    with new_folder(staged) as part:
-        save_file(
-            {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}, part / "model.safetensors"
-        )
+    """Write a new version below `folder` and point `latest` at it. OutputError where it can't be written."""
+    manifest = Manifest.open(data)
+
+    def fill(part: Path) -> dict[str, Any]:
+        _save_weights(model, part / "model.safetensors")
         for name in ("manifest.json", "items.parquet", "users.parquet"):
             shutil.copyfile(data / name, part / name)
         for name in ("vocab", "embeddings"):
             if (data / name).is_dir():
                 shutil.copytree(data / name, part / name)
-        paths = sorted(path for path in part.rglob("*") if path.is_file())
         config = BundleConfig(
             model=model.config,
             sequence=sequence,
             value=value,
             data=str(data.resolve()),
             spec_hash=manifest.spec.fingerprint(),
-            files={path.relative_to(part).as_posix(): hash_file(path) for path in paths},
+            files={},
         )
-        (part / "bundle.json").write_text(json.dumps(to_dict(config), indent=1), encoding="utf-8")
-    final = folder / fingerprint(to_dict(config))[:12]
-    shutil.rmtree(final, ignore_errors=True)
-    staged.rename(final)
-    replace_text(folder / "latest", final.name)
-    return final
+        values: dict[str, Any] = to_dict(config)
+        return values
+
+    return BUNDLES.write(folder, fill)
+
+
+def _save_weights(model: Ranker | Retriever, path: Path) -> None:
+    try:
+        save_file({name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}, path)
+    except SafetensorError as problem:
+        raise OutputError(f"{path.parent.parent}: the weights can't be written ({problem}); make room there") from None
 
 
 def load_bundle(path: Path) -> Bundle:
     """The bundle of a run, of a `bundle` folder, or of one version. Raises BundleError that says what is wrong."""
     folder = _resolve(path)
-    try:
-        values = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as problem:
-        raise BundleError(f"{folder}: bundle.json can't be read ({problem}); train again") from None
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise BundleError(f"{folder}: not a bundle of format {FORMAT}; train again with this version of genrank")
+    version, values = BUNDLES.read(folder)
     config = build(BundleConfig, values, where=str(folder / "bundle.json"), error=BundleError)
-    _verify(folder, config)
-    manifest = Manifest.load(folder)
+    try:
+        manifest = Manifest.load(folder)
+    except DataError as problem:
+        raise BundleError(f"{folder}: not the manifest of this version of genrank ({problem}); train again") from None
     if manifest.spec.fingerprint() != config.spec_hash:
         raise BundleError(f"{folder}: the manifest is of another schema than the model; train again")
-    return Bundle(folder=folder, config=config, manifest=manifest)
+    return Bundle(folder=folder, version=version, config=config, manifest=manifest)
+
+
+def copy_bundle(bundle: Bundle, part: Path) -> None:
+    """Copy the files of a bundle, and nothing that lies beside them."""
+    for name in (*bundle.config.files, BUNDLES.about):
+        (part / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle.folder / name, part / name)
 
 
 def require_same_schema(bundle: Bundle, data: Path, manifest: Manifest) -> None:
@@ -182,17 +185,9 @@ def _difference(mine: Manifest, theirs: Manifest) -> str:
 
 
 def _resolve(path: Path) -> Path:
-    if (path / "bundle.json").exists():
+    if (path / BUNDLES.about).exists():
         return path
     for folder in (path / "bundle", path):
         if (folder / "latest").exists() and folder.name != "checkpoints":
-            return folder / (folder / "latest").read_text(encoding="utf-8").strip()
+            return BUNDLES.newest(folder)
     raise BundleError(f"{path}: no model bundle here; give the folder of a finished run (genrank train … --out RUN)")
-
-
-def _verify(folder: Path, config: BundleConfig) -> None:
-    for name, expected in config.files.items():
-        if not (folder / name).is_file():
-            raise BundleError(f"{folder / name}: missing from the bundle; copy the whole folder again, or train again")
-        if hash_file(folder / name) != expected:
-            raise BundleError(f"{folder / name}: damaged (its SHA-256 has changed); copy it again, or train again")

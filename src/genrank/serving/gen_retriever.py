@@ -57,7 +57,7 @@ class GenRetriever:
         """in_memory: read all histories at once, for many requests."""
         self.bundle, spec = bundle, bundle.manifest.spec
         self.data = data if data is not None else Path(bundle.config.data)
-        require_same_schema(bundle, self.data, Manifest.load(self.data))
+        require_same_schema(bundle, self.data, Manifest.open(self.data))
         model = bundle.retriever(device)
         stored = load_index(index, model=bundle.version, width=model.config.width)
         self.index_version = stored.version
@@ -151,7 +151,7 @@ def build_index(run: Path, *, data: Path | None = None, device: str = "cpu") -> 
     bundle = load_bundle(run)
     model = bundle.retriever(device)
     folder = data if data is not None else Path(bundle.config.data)
-    require_same_schema(bundle, folder, Manifest.load(folder))
+    require_same_schema(bundle, folder, Manifest.open(folder))
     items = FeatureTable.load(folder, "item", bundle.manifest.spec)
     rows = np.arange(1, len(items))
     embedded = embed_all(model, items, rows).float().cpu().numpy()

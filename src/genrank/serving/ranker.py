@@ -66,7 +66,7 @@ class GenRanker:
         self.bundle, self.device = bundle, device
         self.spec = bundle.manifest.spec
         self.data = data if data is not None else Path(bundle.config.data)
-        require_same_schema(bundle, self.data, Manifest.load(self.data))
+        require_same_schema(bundle, self.data, Manifest.open(self.data))
         self.model = bundle.model(device)
         # Items and users come from the data, whose rows the timelines name; it may know newer ones than the bundle.
         self.items = FeatureTable.load(self.data, "item", self.spec)

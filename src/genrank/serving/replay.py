@@ -57,7 +57,7 @@ def replay(
     largest, total, count, rankings = 0.0, 0.0, 0, 0
     reasons: Counter[str] = Counter()
     worst: dict[str, Any] | None = None
-    Manifest.load(data)  # before anything is read that takes time
+    Manifest.open(data)  # before anything is read that takes time
     for served, bundle in islice(read_requests(path), limit):
         if served.model not in rankers:
             rankers[served.model] = _ranker(served.model, bundle, run, data)

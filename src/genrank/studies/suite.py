@@ -65,7 +65,7 @@ def run_study(data: Path, out: Path, options: StudyOptions, console: Console) ->
     before anything is trained where the data or the settings don't serve; Interrupted on SIGINT and SIGTERM.
     """
     began = time.monotonic()
-    manifest = Manifest.load(data)
+    manifest = Manifest.open(data)
     study, grid = planned(manifest, options), parse_grid(options.grid, options.settings)
     check(study, grid, manifest)
     data_hash = fingerprint(manifest.files)
