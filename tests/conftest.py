@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -14,6 +15,10 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# How long an example takes says nothing about the code on a machine that others use, too.
+hypothesis.settings.register_profile("genrank", deadline=None)
+hypothesis.settings.load_profile("genrank")
 
 # A shell's background job is deaf to SIGINT, and so are the commands that tests start and interrupt, but for this.
 if threading.current_thread() is threading.main_thread():

@@ -35,7 +35,7 @@ def plain_requests(kept: dict[tuple, tuple], max_gap: int) -> tuple[list[list[tu
     return sorted(requests, key=opening), len(requests) - len(of_key)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(ROWS, st.integers(0, 3), st.integers(0, 2))
 def test_arranging_equals_a_plain_loop(rows: list[tuple], max_gap: int, settle: int) -> None:
     table = bucket(rows)
@@ -60,7 +60,6 @@ def test_arranging_equals_a_plain_loop(rows: list[tuple], max_gap: int, settle: 
     assert (found.num_duplicates, found.num_recurring, found.num_late) == (len(rows) - len(got), again, late)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40)), min_size=1, max_size=30), st.integers(0, 10))
 def test_gaps_cut_requests_as_a_plain_loop_does(rows: list[tuple[int, int]], gap: int) -> None:
     rows = sorted(rows)

@@ -19,7 +19,7 @@ HARD, SOFT = SearchConfig(kind="hard", num_retrieved=3), SearchConfig(kind="soft
 
 
 @given(seed=st.integers(0, 999))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_hard_search_finds_the_latest_events_of_the_candidates_category_before_the_window(seed: int) -> None:
     t = timelines(lengths=[40, 0, 25, 3], seed=seed)
     b = builder(t, search=HARD, max_history=8)

@@ -97,7 +97,7 @@ class ByHand:
         return values
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 10_000),
     request_column=st.booleans(),

@@ -33,7 +33,7 @@ def same(weighted: float | None, copied: float | None) -> bool:
     return weighted == copied if None in (weighted, copied) else weighted == pytest.approx(copied, rel=1e-9, abs=1e-12)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(ROWS)
 def test_a_weight_is_so_many_copies_in_every_metric(rows: list[tuple[int, bool, int, int]]) -> None:
     score, label, user, weight = (np.array(column) for column in zip(*rows, strict=True))

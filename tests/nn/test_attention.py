@@ -70,7 +70,7 @@ KINDS = {
 
 @pytest.mark.parametrize(("backend", "weighting", "learned"), KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("by", ["position", "time", "both", "none"])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     lengths=st.lists(st.integers(0, 9), min_size=1, max_size=4),
     counts=st.lists(st.integers(1, 5), min_size=4, max_size=4),
@@ -162,7 +162,7 @@ def decades_apart(lengths: list[int], num_queries: list[int] | None, years: list
 
 @pytest.mark.parametrize("backend", ["plain", "fused", "native", "triton"])
 @pytest.mark.parametrize("kind", ["softmax", "learned", "silu-learned"])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     lengths=st.lists(st.integers(0, 6), min_size=1, max_size=3),
     counts=st.lists(st.integers(1, 3), min_size=3, max_size=3),

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,17 @@ def test_every_verdict_follows_from_the_cells_under_the_rules_of_this_code(path:
     again = judge_again(result, path.parent / "cells")
     assert [finding["verdict"] for finding in again["findings"]] == [f["verdict"] for f in result["findings"]]
     assert again["rows"] == result["rows"]
-    assert again.get("fits") == result.get("fits")
+    # An optimiser's steps round otherwise on another processor.
+    assert again.get("fits") == nearly(result.get("fits"))
+
+
+def nearly(value: Any) -> Any:
+    """A nest of dictionaries and lists that equals one whose numbers are close."""
+    if isinstance(value, dict):
+        return {name: nearly(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [nearly(part) for part in value]
+    return pytest.approx(value, rel=1e-3, abs=1e-6) if isinstance(value, float) else value
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*/*.json")), ids=lambda path: f"{path.parent.name}-{path.stem}")
