@@ -115,7 +115,7 @@ def says_what_is_wrong(client: Client, running: Running, items: list[str], user:
         ("POST", "/v1/rank", b'{"user": "u", "candidates": [true]}', 422),
         ("POST", "/v1/rank", b'{"user": "", "candidates": ["i"]}', 422),
         ("POST", "/v1/rank", b'{"user": "\\ud800", "candidates": ["i"]}', 422),
-        ("POST", "/v1/rank", b'{"user": "u", "candidates": ["i"], "context": ' + b"[" * 5000, 400),
+        ("POST", "/v1/rank", b'{"user": "u", "candidates": ["i"], "context": ' + b"[" * 5000, 422),
         ("POST", "/v1/rank", b'{"user": "u", "candidates": ["i"], "context": {"item_age": 1%s}}' % (b"0" * 400), 422),
         ("POST", "/v1/events", b'{"events": [{"user": "p", "item": "i", "time": 1, "position": 99999999999}]}', 422),
         (

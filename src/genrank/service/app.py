@@ -2,67 +2,61 @@
 
     POST /v1/rank        candidates in, order out           PUT /v1/items       new and changed items
     POST /v1/events      what users saw and did             GET /v1/users/{id}  a history as the model sees it
-    GET  /health/live, /health/ready, /metrics, /openapi.json
+    GET  /health/live, /health/ready, /metrics, /openapi.json, /docs
     POST /v1/retrieve    the best of the whole catalogue    POST /v1/recommend  retrieved, then ranked
 
 Over load it answers 503 with Retry-After at once. Errors are {"error": …, "request_id": …}.
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from typing import Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import generate_latest
-from starlette.exceptions import HTTPException
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Route
 
 from genrank import __version__
-from genrank.errors import RequestError
-from genrank.service.batcher import HEADROOM, Overloaded, Stopped
-from genrank.service.core import RankingService
-from genrank.service.gate import Gate, Lag, error_body, retry_after
-from genrank.service.metrics import Metrics
-from genrank.service.retrieval import RetrievalStage
-from genrank.service.wire import (
-    ErrorBody,
+from genrank.service import openapi
+from genrank.service.answers import (
     EventsAnswerBody,
-    EventsBody,
     ItemsAnswerBody,
-    ItemsBody,
-    RankAnswerBody,
-    RankBody,
-    RecommendAnswerBody,
-    RecommendBody,
-    RetrieveAnswerBody,
-    RetrieveBody,
     UserAnswerBody,
-    rank_answer,
-    recommend_answer,
-    retrieve_answer,
+    ranked,
+    recommended,
+    retrieved,
+    written,
 )
-from genrank.serving.store import StoreUnavailable
+from genrank.service.batcher import HEADROOM
+from genrank.service.core import RankingService
+from genrank.service.deployment import RankAnswer, RankRequest
+from genrank.service.docs_page import page
+from genrank.service.gate import Gate, Lag
+from genrank.service.metrics import Metrics
+from genrank.service.reading import BodyLimits, BodyReader, MalformedBody
+from genrank.service.refusals import HANDLERS
+from genrank.service.retrieval import RetrievalStage, RetrieveAnswer, Wanted
+from genrank.service.wire import MAX_ID, EventsBody, ItemsBody, RankBody, RecommendBody, RetrieveBody
 
-log = logging.getLogger("genrank.service")
-ERRORS: dict[int | str, dict[str, Any]] = {
-    code: {"model": ErrorBody} for code in (400, 401, 404, 405, 411, 413, 415, 422, 503)
-}
+MIB = 2**20
+RANK_BODY, EVENTS_BODY, ITEMS_BODY, RETRIEVE_BODY = 2 * MIB, 4 * MIB, 4 * MIB, MIB  # bytes at most
 
 
 def build_app(
-    service: RankingService, stage: RetrievalStage | None = None, *, token: str = "", max_body: int = 4 * 2**20
-) -> FastAPI:
+    service: RankingService, stage: RetrievalStage | None = None, *, token: str = "", max_body: int = 4 * MIB
+) -> Starlette:
     """The web application over a service. stage: what retrieves; without it there are no such routes.
 
-    token: what callers must bear, empty for none. max_body: bytes.
+    token: what callers must bear, empty for none. max_body: bytes, of any path.
     """
     metrics, lag = Metrics(service), Lag()
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
         watching = asyncio.create_task(lag.watch())
         yield
         watching.cancel()
@@ -78,111 +72,112 @@ def build_app(
         busy["/v1/retrieve"] = late(lambda: stage.expected_wait)
         busy["/v1/recommend"] = late(lambda: max(stage.expected_wait, service.expected_wait))
 
-    app = FastAPI(title="genrank", version=__version__, lifespan=lifespan, responses=ERRORS)
-    app.add_middleware(Gate, metrics=metrics, token=token, max_body=max_body, busy=busy)
-
-    _add_ranking(app, service, metrics)
-    _add_health(app, service, metrics)
+    routes = [*_ranking(service, metrics), *_health(service, metrics)]
     if stage is not None:
-        _add_retrieval(app, service, stage, metrics)
-    _add_errors(app)
-    return app
+        routes += _retrieval(service, stage, metrics)
+    operations = openapi.RANKING + openapi.HEALTH + (() if stage is None else openapi.RETRIEVAL)
+    return Starlette(
+        routes=[*routes, *_docs(operations)],
+        middleware=[Middleware(Gate, metrics=metrics, token=token, max_body=max_body, busy=busy)],
+        exception_handlers=dict(HANDLERS),
+        lifespan=lifespan,
+    )
 
 
-def _add_ranking(app: FastAPI, service: RankingService, metrics: Metrics) -> None:
-    @app.post("/v1/rank", response_model=RankAnswerBody)
-    async def rank(body: RankBody) -> Response:
+def _ranking(service: RankingService, metrics: Metrics) -> list[BaseRoute]:
+    options = service.options
+    rank_bodies = BodyReader(RankBody, BodyLimits(size=RANK_BODY, rows=options.max_candidates, values=64))
+    event_bodies = BodyReader(EventsBody, BodyLimits(size=EVENTS_BODY, rows=options.max_events, values=128))
+    item_bodies = BodyReader(ItemsBody, BodyLimits(size=ITEMS_BODY, rows=options.max_items, values=1024))
+
+    def begin(body: RankBody) -> tuple[RankRequest, "Future[RankAnswer]"]:
         request = body.request()
-        answer = await asyncio.wrap_future(service.rank(request))
-        metrics.ranked(answer, len(request.candidates))
-        return Response(rank_answer(answer, request.tasks), media_type="application/json")
+        return request, service.rank(request)
 
-    @app.post("/v1/events")
-    async def events(body: EventsBody) -> EventsAnswerBody:
-        changed = await asyncio.to_thread(service.take_events, [each.event() for each in body.events])
+    async def rank(request: Request) -> Response:
+        wanted, answering = await rank_bodies.take(request, begin)
+        answer = await asyncio.wrap_future(answering)
+        metrics.ranked(answer, len(wanted.candidates))
+        return _json(written(ranked(answer, wanted.tasks)))
+
+    async def events(request: Request) -> Response:
+        body = await event_bodies.take(request, lambda body: body)
+        changed = await asyncio.to_thread(lambda: service.take_events(body.taken()))
         metrics.events.inc(changed)
-        return EventsAnswerBody(received=len(body.events), changed=changed)
+        return _json(written(EventsAnswerBody(received=len(body.events), changed=changed)))
 
-    @app.put("/v1/items")
-    async def items(body: ItemsBody) -> ItemsAnswerBody:
-        new = await asyncio.to_thread(service.put_items, [each.as_item() for each in body.items])
-        return ItemsAnswerBody(received=len(body.items), new=new)
+    async def items(request: Request) -> Response:
+        body = await item_bodies.take(request, lambda body: body)
+        new = await asyncio.to_thread(lambda: service.put_items(body.taken()))
+        return _json(written(ItemsAnswerBody(received=len(body.items), new=new)))
 
-    @app.get("/v1/users/{user:path}")
-    async def user(user: str) -> UserAnswerBody:
-        return UserAnswerBody(**await asyncio.to_thread(service.user, user))
+    async def user(request: Request) -> Response:
+        name = request.path_params["user"]
+        if not 0 < len(name) <= MAX_ID:
+            raise MalformedBody(f"user: an id has 1 to {MAX_ID} characters, found {len(name)}; see /docs")
+        return _json(await asyncio.to_thread(lambda: written(UserAnswerBody(**service.user(name)))))
+
+    return [
+        Route("/v1/rank", rank, methods=["POST"]),
+        Route("/v1/events", events, methods=["POST"]),
+        Route("/v1/items", items, methods=["PUT"]),
+        Route("/v1/users/{user:path}", user),
+    ]
 
 
-def _add_health(app: FastAPI, service: RankingService, metrics: Metrics) -> None:
-    @app.get("/health/live")
-    async def live() -> dict[str, str]:
-        return {"status": "live", "version": __version__}
+def _health(service: RankingService, metrics: Metrics) -> list[BaseRoute]:
+    async def live(_: Request) -> Response:
+        return JSONResponse({"status": "live", "version": __version__})
 
-    @app.get("/health/ready")
-    async def ready() -> dict[str, str]:
-        return {"status": "ready", "model": service.version}
+    async def ready(_: Request) -> Response:
+        return JSONResponse({"status": "ready", "model": service.version})
 
-    @app.get("/metrics", response_class=PlainTextResponse)
-    async def scrape() -> Response:
+    async def scrape(_: Request) -> Response:
         return Response(generate_latest(metrics.registry), media_type="text/plain; version=0.0.4")
 
+    return [Route("/health/live", live), Route("/health/ready", ready), Route("/metrics", scrape)]
 
-def _add_retrieval(app: FastAPI, service: RankingService, stage: RetrievalStage, metrics: Metrics) -> None:
-    @app.post("/v1/retrieve", response_model=RetrieveAnswerBody)
-    async def retrieve(body: RetrieveBody) -> Response:
-        found = await asyncio.wrap_future(stage.retrieve(body.wanted()))
-        return Response(retrieve_answer(found), media_type="application/json")
 
-    @app.post("/v1/recommend", response_model=RecommendAnswerBody)
-    async def recommend(body: RecommendBody) -> Response:
+def _retrieval(service: RankingService, stage: RetrievalStage, metrics: Metrics) -> list[BaseRoute]:
+    limits = BodyLimits(size=RETRIEVE_BODY, rows=1000, values=128)
+    retrieve_bodies, recommend_bodies = BodyReader(RetrieveBody, limits), BodyReader(RecommendBody, limits)
+
+    def begin(body: RetrieveBody) -> tuple[Wanted, "Future[RetrieveAnswer]"]:
         wanted = body.wanted()
-        found = await asyncio.wrap_future(stage.retrieve(wanted))
+        return wanted, stage.retrieve(wanted)
+
+    async def retrieve(request: Request) -> Response:
+        _, finding = await retrieve_bodies.take(request, begin)
+        return _json(written(retrieved(await asyncio.wrap_future(finding))))
+
+    async def recommend(request: Request) -> Response:
+        body, (_, finding) = await recommend_bodies.take(request, lambda body: (body, begin(body)))
+        found = await asyncio.wrap_future(finding)
         answer = None
         if found.items:
-            request = body.request(found.items, time=found.time)
-            answer = await asyncio.wrap_future(service.rank(request))
+            wanted = body.request(found.items, time=found.time)
+            answer = await asyncio.wrap_future(await asyncio.to_thread(service.rank, wanted))
             metrics.ranked(answer, len(found.items))
-        return Response(recommend_answer(found, answer, tuple(body.tasks)), media_type="application/json")
+        return _json(written(recommended(found, answer, tuple(body.tasks))))
+
+    return [
+        Route("/v1/retrieve", retrieve, methods=["POST"]),
+        Route("/v1/recommend", recommend, methods=["POST"]),
+    ]
 
 
-def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(RequestError)
-    async def bad(request: Request, problem: RequestError) -> Response:
-        return _error(request, 400, str(problem))
+def _docs(operations: tuple[openapi.Operation, ...]) -> list[BaseRoute]:
+    document = openapi.document(operations)
+    html = page(document)
 
-    @app.exception_handler(RequestValidationError)
-    async def malformed(request: Request, problem: RequestValidationError) -> Response:
-        first, *others = problem.errors()
-        named = [str(part) for part in first["loc"] if str(part).replace("_", "").isalnum()]  # not kinds of a union
-        where = ".".join(part for part in named if part not in ("body", "CandidateBody")) or "body"
-        more = f"; {len(others)} more such" if others else ""
-        return _error(request, 422, f"{where}: {first['msg'].removeprefix('Value error, ')}{more}; see /docs")
+    async def described(_: Request) -> Response:
+        return JSONResponse(document)
 
-    @app.exception_handler(HTTPException)
-    async def http(request: Request, problem: HTTPException) -> Response:
-        return _error(request, problem.status_code, f"{problem.detail}: {request.method} {request.url.path}; see /docs")
+    async def docs(_: Request) -> Response:
+        return HTMLResponse(html)
 
-    @app.exception_handler(Overloaded)
-    async def overloaded(request: Request, problem: Overloaded) -> Response:
-        return _overloaded(request, problem)
-
-    @app.exception_handler(Stopped)
-    async def stopped(request: Request, problem: Stopped) -> Response:
-        return _error(request, 503, str(problem), {"retry-after": "1"})
-
-    @app.exception_handler(StoreUnavailable)
-    async def out_of_reach(request: Request, problem: StoreUnavailable) -> Response:
-        return _error(request, 503, f"{problem}; send it again", {"retry-after": "1"})
-
-    @app.exception_handler(Exception)
-    async def failed(request: Request, problem: Exception) -> Response:
-        log.exception("request %s failed", request.state.id, exc_info=problem)
-        return _error(request, 500, "the service has failed on this request; its log says more")
+    return [Route("/openapi.json", described), Route("/docs", docs)]
 
 
-def _overloaded(request: Request, problem: Overloaded) -> Response:
-    return _error(request, 503, str(problem), {"retry-after": retry_after(problem)})
-
-
-def _error(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse(error_body(message, request.state.id), status_code=status, headers=headers)
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")

@@ -43,8 +43,9 @@ class Listening:
 def require_serve() -> None:
     """MissingExtraError where the web framework isn't there."""
     try:
-        import fastapi  # noqa: F401
+        import msgspec  # noqa: F401
         import prometheus_client  # noqa: F401
+        import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as problem:
         raise MissingExtraError(f"genrank serve needs {problem.name}; pip install 'genrank[serve]'") from None
