@@ -11,7 +11,7 @@ from genrank.serving.cache import ByteBudgetCache
 
 
 def cache(budget: int) -> ByteBudgetCache[str, bytes]:
-    return ByteBudgetCache(budget, size=len)
+    return ByteBudgetCache(budget, size=lambda _, value: len(value))
 
 
 def test_the_least_recently_used_leaves_first() -> None:

@@ -28,10 +28,10 @@ class CacheCounts:
 
 
 class ByteBudgetCache(Generic[Key, Value]):
-    """A mapping that holds at most `max_bytes` of values. Safe to use from several threads."""
+    """A mapping whose entries take at most `max_bytes`. Safe to use from several threads."""
 
-    def __init__(self, max_bytes: int, *, size: Callable[[Value], int]):
-        """`size`: bytes of a value. ValueError for a negative budget; 0 keeps nothing."""
+    def __init__(self, max_bytes: int, *, size: Callable[[Key, Value], int]):
+        """`size`: bytes of an entry, its key included. ValueError for a negative budget; 0 keeps nothing."""
         if max_bytes < 0:
             raise ValueError(f"max_bytes is {max_bytes}; it must be 0 or more")
         self.max_bytes, self._size = max_bytes, size
@@ -52,7 +52,7 @@ class ByteBudgetCache(Generic[Key, Value]):
 
     def put(self, key: Key, value: Value) -> None:
         """Keep the value in place of an older one, and let others go until all fit. One that never fits isn't kept."""
-        size = self._size(value)
+        size = self._size(key, value)
         with self._lock:
             self._remove(key)
             if size > self.max_bytes:

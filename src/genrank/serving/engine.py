@@ -27,6 +27,7 @@ from genrank.models.sequence_ranker import SequenceRanker
 from genrank.nn.history_state import HistoryState, join
 from genrank.serving.cache import ByteBudgetCache
 from genrank.serving.histories import Histories, UserHistory
+from genrank.serving.sizes import entry_bytes
 
 Ints = NDArray[np.int64]
 Statistics = Callable[[str, Ints, int], NDArray[np.float16]]  # user, (C) item rows, time -> (C, S)
@@ -61,18 +62,13 @@ class KeptHistory:
     stamps: Ints  # (events, 5): their own, and their request's index and gap, which depend on events before the window
     state: HistoryState
 
-    @property
-    def num_bytes(self) -> int:
-        """Memory of the state and the stamps."""
-        return self.state.num_bytes + self.stamps.nbytes
-
 
 Cache = ByteBudgetCache[tuple[str, str], KeptHistory]  # (model version, user)
 
 
 def history_cache(max_bytes: int) -> Cache:
     """A cache for one or several engines."""
-    return ByteBudgetCache(max_bytes, size=lambda kept: kept.num_bytes)
+    return ByteBudgetCache(max_bytes, size=entry_bytes)
 
 
 class Engine:
@@ -166,7 +162,8 @@ class Engine:
         rows = np.arange(sample.start[0], sample.end[0])
         requests = [builder.request_index[rows] - builder.requests_before[rows[:1]], builder.gap[rows]]
         stamps = np.column_stack([history.stamps[begin : begin + length], *requests])
-        key = (self.version, history.user)
+        # Those of whom nothing is known share what there is to keep: nobody can fill the cache with made-up names.
+        key = (self.version, history.user if length or history.row else "")
         kept = None if self.cache is None else self.cache.get(key)
         reused = 0 if kept is None or kept.begin != begin else _common(kept.stamps, stamps)
         if kept is not None and reused:

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from genrank.batch import map_arrays
 from genrank.data.exposures import number_requests, request_times, requests_by_gap
 from genrank.data.manifest import Manifest
 from genrank.data.request import FeatureEncoder, exposures, load_user, read_vocabulary
@@ -25,6 +24,7 @@ from genrank.errors import RequestError
 from genrank.schema import DataSpec, LogSchema
 from genrank.serving.cache import ByteBudgetCache
 from genrank.serving.catalogue import Catalogue
+from genrank.serving.sizes import entry_bytes
 from genrank.serving.store import Event, EventStore, StoreUnavailable
 
 Ints = NDArray[np.int64]
@@ -43,11 +43,6 @@ class UserHistory:
     stamps: Ints  # (N, 3)
     current: bool = True  # false: the store was out of reach; these are the events that were last seen
 
-    @property
-    def num_bytes(self) -> int:
-        """Memory of its arrays."""
-        return self.stamps.nbytes + _num_bytes(self.timeline)
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Exposures:
@@ -60,10 +55,6 @@ class _Exposures:
     identity: Ints  # (N) see BEFORE_EVENTS
     request: Ints  # (N)
     code: Mapping[str, int]
-
-    @property
-    def num_bytes(self) -> int:
-        return 2 * self.identity.nbytes + _num_bytes(self.timeline)
 
 
 class Past(Protocol):
@@ -116,7 +107,8 @@ class NoPast:
 class Histories:
     """Histories of all users for one model: its vocabularies, the past it was prepared with, the live events.
 
-    max_bytes: of decoded histories that are kept in memory, a quarter of it for users with archived events.
+    max_bytes: of decoded histories that are kept in memory, a quarter of it for users with archived events. Nothing is
+    kept of a user who is in no table and has no events.
     """
 
     def __init__(
@@ -140,11 +132,12 @@ class Histories:
             part.name: read_vocabulary(folder / "vocab" / f"{part.name}.parquet") for part in self.spec.feedback
         }
         self._kept: ByteBudgetCache[str, tuple[tuple[int, int], UserHistory]] = ByteBudgetCache(
-            max_bytes - max_bytes // 4, size=lambda kept: kept[1].num_bytes
+            max_bytes - max_bytes // 4, size=entry_bytes
         )
         self._older: ByteBudgetCache[str, tuple[tuple[int, int], _Exposures]] = ByteBudgetCache(
-            max_bytes // 4, size=lambda kept: kept[1].num_bytes
+            max_bytes // 4, size=entry_bytes
         )
+        self._nobody = self._in_order("", self._past(""))
 
     def of(self, user: str) -> UserHistory:
         """The user's history, with all events that are in the store now, or were when it was last in reach."""
@@ -156,7 +149,8 @@ class Histories:
             history = self._read(user, version[1], has_events=bool(version[0]))
         except StoreUnavailable:
             return replace(self._prepared(user) if kept is None else kept[1], current=False)
-        self._kept.put(user, (version, history))
+        if history.row or history.timeline.num_exposures:
+            self._kept.put(user, (version, history))
         return history
 
     def prepared(self, event: Event) -> bool:
@@ -198,6 +192,8 @@ class Histories:
         return self._in_order(user, self._with_events(kept[1], live.events))
 
     def _prepared(self, user: str) -> UserHistory:
+        if user not in self.users:
+            return replace(self._nobody, user=user)
         return self._in_order(user, self._past(user))
 
     def _past(self, user: str) -> _Exposures:
@@ -300,12 +296,6 @@ def requests_of(
     found = np.empty_like(numbers)
     found[order] = numbers
     return found
-
-
-def _num_bytes(timeline: Timelines) -> int:
-    sizes: list[int] = []
-    map_arrays(timeline, lambda column: sizes.append(column.nbytes))
-    return sum(sizes)
 
 
 def _number(event: Event, name: str, *, binary: bool) -> float:
