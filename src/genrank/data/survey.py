@@ -16,6 +16,7 @@ from genrank.data.logs import (
 from genrank.data.manifest import DataWarning
 from genrank.data.times import SCALE
 from genrank.errors import LogError
+from genrank.ids import MAX_ID
 from genrank.schema import LogSchema, Task
 
 DAY = 86_400
@@ -57,6 +58,8 @@ def drop_reasons(
     reasons = {
         "no user": typed["user"].isnull(),
         "no item": typed["item"].isnull(),
+        f"a user or item of over {MAX_ID} characters": (typed["user"].length() > MAX_ID)
+        | (typed["item"].length() > MAX_ID),
         "no time": raw_time.isnull(),
         "unreadable time": time.isnull(),
         "time before 1970": time < 0,

@@ -21,6 +21,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from genrank import __version__
+from genrank.ids import MAX_ID
 from genrank.service import openapi
 from genrank.service.answers import (
     EventsAnswerBody,
@@ -40,7 +41,7 @@ from genrank.service.metrics import Metrics
 from genrank.service.reading import BodyLimits, BodyReader, MalformedBody
 from genrank.service.refusals import HANDLERS
 from genrank.service.retrieval import RetrievalStage, RetrieveAnswer, Wanted
-from genrank.service.wire import MAX_ID, EventsBody, ItemsBody, RankBody, RecommendBody, RetrieveBody
+from genrank.service.wire import EventsBody, ItemsBody, RankBody, RecommendBody, RetrieveBody
 
 MIB = 2**20
 RANK_BODY, EVENTS_BODY, ITEMS_BODY, RETRIEVE_BODY = 2 * MIB, 4 * MIB, 4 * MIB, MIB  # bytes at most

@@ -14,6 +14,7 @@ import torch
 
 from genrank.data.sequence import window_start
 from genrank.errors import RequestError
+from genrank.ids import check_id
 from genrank.service.batcher import Batcher
 from genrank.service.deployment import Asked, Deployment, RankAnswer, RankRequest
 from genrank.service.options import ServiceOptions
@@ -132,9 +133,18 @@ class RankingService:
             self.deployed.catalogue.check(item)
         names = list({item.id: item for item in items})
         new = int((self.deployed.catalogue.find(names) == 0).sum())
+        self._check_room(new)
         self.store.put_items(items)
         self._learn()
         return new
+
+    def _check_room(self, new: int) -> None:
+        added, most = self.deployed.catalogue.num_added, self.options.max_new_items
+        if new and added + new > most:
+            raise RequestError(
+                f"{new} new items beside {added} that came since the data was prepared, at most {most} are taken; "
+                "prepare the data anew, or raise --set max_new_items"
+            )
 
     def user(self, user: str) -> dict[str, Any]:
         """A user's history as the model would see it now: `user`, `known`, `current`, `exposures`, `window`."""
@@ -210,6 +220,7 @@ class RankingService:
                 log.exception("the service could not learn what is new in the store")
 
     def _check(self, deployed: Deployment, request: RankRequest) -> None:
+        check_id("user", request.user)
         check_candidates(request.candidates)
         if len(request.candidates) > self.options.max_candidates:
             raise RequestError(

@@ -60,7 +60,13 @@ class _Held(Collector):
         yield GaugeMetricFamily(
             "genrank_expected_wait_seconds", "of a ranking that came now", self.service.expected_wait
         )
-        yield GaugeMetricFamily("genrank_items", "known items", len(self.service.deployed.catalogue))
+        deployed = self.service.deployed
+        yield GaugeMetricFamily("genrank_items", "known items", len(deployed.catalogue))
+        yield GaugeMetricFamily("genrank_new_items", "beyond the prepared data", deployed.catalogue.num_added)
+        yield GaugeMetricFamily("genrank_decoded_bytes", "histories before encoding", deployed.histories.num_bytes)
+        if deployed.statistics is not None:
+            counted = deployed.statistics.live.num_events
+            yield GaugeMetricFamily("genrank_counted_events", "in window statistics, beyond the prepared data", counted)
         if self.service.request_log is not None:
             yield CounterMetricFamily(
                 "genrank_request_log_dropped", "rankings that went unlogged", self.service.request_log.dropped

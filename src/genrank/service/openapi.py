@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from genrank import __version__
+from genrank.ids import MAX_ID
 from genrank.service.answers import (
     ErrorBody,
     EventsAnswerBody,
@@ -19,7 +20,7 @@ from genrank.service.answers import (
     RetrieveAnswerBody,
     UserAnswerBody,
 )
-from genrank.service.wire import MAX_ID, EventsBody, ItemsBody, RankBody, RecommendBody, RetrieveBody
+from genrank.service.wire import EventsBody, ItemsBody, RankBody, RecommendBody, RetrieveBody
 
 JSON = "application/json"
 PLACE = "#/components/schemas/{name}"

@@ -13,7 +13,8 @@ MIB = 2**20
 class ServiceOptions:
     """How a service runs.
 
-    max_candidates, max_retrieved, max_events, max_items: of one call. deadline: seconds within which a ranking is
+    max_candidates, max_retrieved, max_events, max_items: of one call. max_new_items: beyond those of the prepared data
+    (each takes some 500 bytes and its embeddings). deadline: seconds within which a ranking is
     answered or refused.
     batch_candidates: of the rankings that are done together. wait: seconds for others to join them. values: named value
     formulas, weights by task; "" is the run's own.
@@ -23,6 +24,7 @@ class ServiceOptions:
     max_retrieved: int = 5000
     max_events: int = 1000
     max_items: int = 1000
+    max_new_items: int = 1_000_000
     deadline: float = 0.5
     batch_candidates: int = 2000
     wait: float = 0.001
@@ -35,7 +37,7 @@ class ServiceOptions:
     values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("max_candidates", "max_retrieved", "max_events", "max_items", "batch_candidates"):
+        for name in ("max_candidates", "max_retrieved", "max_events", "max_items", "max_new_items", "batch_candidates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.deadline <= 0 or min(self.wait, self.cache_bytes, self.decoded_bytes) < 0:

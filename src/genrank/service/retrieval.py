@@ -18,6 +18,7 @@ import numpy as np
 from genrank.data.manifest import Manifest
 from genrank.data.tables import FeatureTable
 from genrank.errors import GenRankError, RequestError
+from genrank.ids import check_id
 from genrank.retrieval.index import load_index
 from genrank.runs.train import device_named
 from genrank.service.batcher import Batcher
@@ -140,6 +141,9 @@ class RetrievalStage:
 
     def retrieve(self, wanted: Wanted) -> "Future[RetrieveAnswer]":
         """The answer to come. Raises RequestError for what can't be retrieved, Overloaded where there's no time."""
+        check_id("user", wanted.user)
+        for name in wanted.exclude:
+            check_id("exclude", name)
         check_k(wanted.k)
         if wanted.k > self.options.max_retrieved:
             raise RequestError(f"k is {wanted.k}; ask for at most {self.options.max_retrieved}")

@@ -10,13 +10,13 @@ import msgspec
 from msgspec import Meta, Raw, Struct, field
 
 from genrank.errors import RequestError
+from genrank.ids import MAX_ID
 from genrank.service.deployment import RankRequest
 from genrank.service.reading import MalformedBody, decoded
 from genrank.service.retrieval import Wanted
 from genrank.serving.catalogue import Item
 from genrank.serving.store import Event
 
-MAX_ID = 256  # characters, of names too
 MAX_TEXT = 4096  # characters of a value
 MAX_FEATURE_BYTES = 100_000  # of the JSON of one map: an embedding of 4,096 numbers fits
 MAX_NAMES = 128  # features that the candidates of a request have of their own, all together

@@ -1,7 +1,7 @@
 """The items that a service knows: those of the prepared data, and those that came or changed while it ran.
 
 A table is never changed in place: readers keep the one they have, and `put` makes a new one, which copies every column.
-New items are worth sending in batches. Shapes: I items.
+Items are worth sending in batches. Shapes: I items.
 """
 
 import json
@@ -54,7 +54,7 @@ class Catalogue:
 
     def __init__(self, table: FeatureTable, folder: Path, manifest: Manifest):
         """`folder`: holds the vocabularies; a prepared folder or a bundle's."""
-        self.table, self.version = table, 0
+        self.table, self.version, self._prepared = table, 0, len(table)
         self.revisions = np.zeros(len(table), np.int64)
         self.available = np.ones(len(table), np.bool_)  # to be retrieved
         self.encoder = FeatureEncoder(folder, manifest, "item")
@@ -64,6 +64,11 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def num_added(self) -> int:
+        """Items beyond those of the prepared data."""
+        return len(self.table) - self._prepared
 
     def find(self, ids: Sequence[str]) -> Ints:
         """Row of every id, 0 where there is none."""
@@ -104,10 +109,10 @@ class Catalogue:
 
     def _put(self, items: Sequence[Item]) -> int:
         new = [item for item in items if item.id not in self._rows]
-        rows = self._rows | {item.id: len(self.table) + place for place, item in enumerate(new)}
+        fresh = {item.id: len(self.table) + place for place, item in enumerate(new)}
         # Where every row's features come from: a row of the old table, or behind it one of `items`.
         source = np.concatenate([np.arange(len(self.table)), np.zeros(len(new), np.int64)])
-        place = np.array([rows[item.id] for item in items], np.int64)
+        place = np.array([fresh.get(item.id) or self._rows[item.id] for item in items], np.int64)
         source[place] = len(self.table) + np.arange(len(items))
         features = {name: _rejoin(column, self._column(name, items), source)
                     for name, column in self.table.features.items()}  # fmt: skip
@@ -125,7 +130,7 @@ class Catalogue:
         available = np.concatenate([self.available, np.ones(added, np.bool_)])
         available[place] = [item.available for item in items]
         self.available = available
-        self._rows = rows
+        self._rows |= fresh  # after the table that has them; in place, since a copy costs as much as all names
         return added
 
     def _column(self, name: str, items: Sequence[Item]) -> Any:

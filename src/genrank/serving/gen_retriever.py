@@ -16,6 +16,7 @@ import numpy as np
 from genrank.data.manifest import Manifest
 from genrank.data.tables import FeatureTable
 from genrank.errors import RequestError
+from genrank.ids import check_id
 from genrank.retrieval.catalogue import embed_all
 from genrank.retrieval.index import load_index, write_index
 from genrank.retrieval.search import Precision
@@ -120,6 +121,7 @@ class GenRetriever:
         history, gets what the model holds for somebody unknown, and the answer says so. Raises RequestError.
         """
         check_k(k)
+        check_id("user", str(user))
         when = self.bundle.manifest.split.last_time + 1 if time is None else check_time(time)
         request = RetrieveRequest(
             user=str(user),

@@ -139,6 +139,11 @@ class Histories:
         )
         self._nobody = self._in_order("", self._past(""))
 
+    @property
+    def num_bytes(self) -> int:
+        """Of decoded histories that are kept."""
+        return self._kept.counts().num_bytes + self._older.counts().num_bytes
+
     def of(self, user: str) -> UserHistory:
         """The user's history, with all events that are in the store now, or were when it was last in reach."""
         kept = self._kept.get(user)

@@ -1,6 +1,5 @@
 """The window statistics of a service: those of its prepared log, and of the events that have come since."""
 
-import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from genrank.data.manifest import Manifest
 from genrank.data.request import load_events
 from genrank.data.statistics import Events, WindowStatistics, statistics_tasks
 from genrank.serving.histories import Histories, known_time, request_id, requests_of
+from genrank.serving.names import NameNumbers
 from genrank.serving.store import Change, Event
 
 Ints = NDArray[np.int64]
@@ -30,8 +30,7 @@ class ServedStatistics:
         """`events`: what is in the store already; those that the prepared log has too count once."""
         self.schema, self.histories = manifest.schema, histories
         self.tasks = statistics_tasks(manifest.schema)
-        self._keys = dict(histories.users)
-        self._lock = threading.Lock()
+        self._names = NameNumbers(max(histories.users.values(), default=0) + 1)  # of users whom no table has
         log = load_events(folder, manifest, until=until)
         fresh = [event for event in events if not histories.prepared(event)]
         if fresh:
@@ -45,7 +44,7 @@ class ServedStatistics:
     def answers(self, user: str, items: Ints, time: int) -> NDArray[np.float16]:
         """(C, S) of candidates at one time."""
         self._learn_items()
-        key = self._keys.get(user, 0)
+        key = self.histories.users.get(user) or self._names.find(user)
         return self.live.answers(np.full(len(items), key), items, np.full(len(items), time))
 
     def count(self, changes: Iterable[Change]) -> None:
@@ -69,10 +68,8 @@ class ServedStatistics:
             self._known_items = version
 
     def _events(self, events: Sequence[Event], signs: Sequence[int]) -> Events:
-        with self._lock:
-            for event in events:
-                self._keys.setdefault(event.user, len(self._keys) + 1)
-            user = np.array([self._keys[event.user] for event in events], np.int64)
+        known = self.histories.users
+        user = np.array([known.get(event.user) or self._names.add(event.user) for event in events], np.int64)
         time = np.array([event.time for event in events], np.int64)
         return Events(
             user=user,  # type: ignore[arg-type]  # wider than the tables' rows, which it may go beyond

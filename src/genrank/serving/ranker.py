@@ -24,6 +24,7 @@ from genrank.data.request import load_statistics
 from genrank.data.statistics import WindowStatistics
 from genrank.data.tables import FeatureTable
 from genrank.errors import RequestError
+from genrank.ids import check_id
 from genrank.schema import DataSpec
 from genrank.serving.bundle import Bundle, load_bundle, require_same_schema
 from genrank.serving.catalogue import Catalogue
@@ -114,6 +115,7 @@ class GenRanker:
         ranked as unknown, and the answer says so. Raises RequestError for no or repeated candidates and unknown names.
         """
         check_candidates(candidates)
+        check_id("user", str(user))
         weights = dict(self.bundle.config.value if value is None else value)
         check_value(weights, self.spec)
         rows = self.items.find([str(item) for item in candidates])
@@ -180,7 +182,7 @@ def check_value(weights: Mapping[str, float], spec: DataSpec) -> None:
 
 
 def check_candidates(candidates: Sequence[str]) -> None:
-    """RequestError for no, empty or repeated candidates."""
+    """RequestError for no, empty, too long or repeated candidates."""
     if not len(candidates):
         raise RequestError("there are no candidates to rank; give at least one item id")
     seen: set[str] = set()
@@ -189,4 +191,5 @@ def check_candidates(candidates: Sequence[str]) -> None:
             raise RequestError("a candidate is empty; give item ids separated by single commas")
         if str(item) in seen:
             raise RequestError(f"the candidate {item!r} is given twice; give every item once")
+        check_id("candidates", str(item))
         seen.add(str(item))

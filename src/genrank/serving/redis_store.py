@@ -32,6 +32,8 @@ from genrank.serving.store import (
     Update,
     UserEvents,
     arranged,
+    check_events,
+    check_items,
 )
 
 Answer = TypeVar("Answer")
@@ -131,6 +133,7 @@ class RedisStore:
 
     def append(self, events: Sequence[Event]) -> list[Change]:
         """See EventStore. All of them or none."""
+        check_events(events)
         values: list[Any] = [self.max_events, SLACK, MAX_UPDATES]
         for event in events:
             values += [event.user, event.key, event.time, event.body()]
@@ -194,6 +197,7 @@ class RedisStore:
 
     def put_items(self, items: Sequence[Item]) -> None:
         """See EventStore. All of them or none."""
+        check_items(items)
         values: list[Any] = [MAX_UPDATES]
         for item in items:
             values += [item.id, item.body()]

@@ -10,7 +10,6 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 ARRAY = 160  # bytes: the object, its shape, the allocator's share
 TENSOR = 700  # its view and its storage
@@ -36,8 +35,8 @@ def _held(value: Any, seen: set[int]) -> int:
     seen.add(id(value))
     if isinstance(value, np.ndarray):
         return ARRAY + value.nbytes
-    if isinstance(value, torch.Tensor):
-        return TENSOR + value.numel() * value.element_size()
+    if hasattr(value, "element_size"):  # a tensor's; PyTorch need not be there
+        return TENSOR + int(value.numel() * value.element_size())
     if isinstance(value, Mapping):
         inside = sum(_held(key, seen) + _held(each, seen) for key, each in value.items())
         return sys.getsizeof(value) + SMALL + inside

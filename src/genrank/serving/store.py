@@ -18,12 +18,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from genrank.errors import DataError, GenRankError
+from genrank.errors import DataError, GenRankError, RequestError, shown
+from genrank.ids import check_id
 from genrank.serving.catalogue import Item
+from genrank.serving.sizes import held_bytes
 
 SLACK = 4  # a user's oldest events are archived when there are a quarter more than allowed
 MAX_UPDATES = 100_000  # that are kept in Redis for those who follow
-MAX_IN_MEMORY = 10_000  # and in the process itself
+MAX_IN_MEMORY = 16 * 2**20  # bytes of them in the process itself
+MAX_EVENT_BYTES = 16 * 2**10  # of an event's JSON: a user's 4,096 events are read at once
+MAX_ITEM_BYTES = 100_000
 
 
 class StoreUnavailable(GenRankError):
@@ -113,7 +117,7 @@ class EventStore(Protocol):
     shared: bool
 
     def append(self, events: Sequence[Event]) -> list[Change]:
-        """Keep the events; what that changed."""
+        """Keep the events; what that changed. RequestError for what is too large to be kept: see check_events."""
 
     def snapshot(self, *, events: bool = True) -> Snapshot:
         """All that is kept, items in the order in which their ids first came."""
@@ -131,10 +135,34 @@ class EventStore(Protocol):
         """The version of `events(user)`, without reading them."""
 
     def put_items(self, items: Sequence[Item]) -> None:
-        """Keep items, each in place of an older one of its id."""
+        """Keep items, each in place of an older one of its id. RequestError for what is too large: see check_items."""
 
     def close(self) -> None:
         """Release files and connections."""
+
+
+def check_events(events: Sequence[Event]) -> None:
+    """RequestError where one is larger than any store keeps, or has an id that is too long or missing."""
+    for event in events:
+        check_id("user", event.user)
+        check_id("item", event.item)
+        check_id("request", event.request, optional=True)
+        check_id("id", event.id, optional=True)
+        if (size := len(event.body())) > MAX_EVENT_BYTES:
+            raise RequestError(
+                f"the event of item {shown(event.item)} has {size} bytes of JSON, at most {MAX_EVENT_BYTES} are kept; "
+                "send less context"
+            )
+
+
+def check_items(items: Sequence[Item]) -> None:
+    """RequestError where one is larger than any store keeps, or has an id that is too long or missing."""
+    for item in items:
+        check_id("item", item.id)
+        if (size := len(item.body())) > MAX_ITEM_BYTES:
+            raise RequestError(
+                f"the item {shown(item.id)} has {size} bytes of JSON, at most {MAX_ITEM_BYTES} are kept; send less"
+            )
 
 
 def arranged(user: str, rows: Iterable[tuple[str, int]]) -> tuple[tuple[Event, int], ...]:
@@ -154,7 +182,8 @@ class SQLiteStore:
     def __init__(self, path: Path | str, *, max_events: int = 4096):
         self.max_events = max_events
         self._lock = threading.Lock()
-        self._updates: deque[Update] = deque(maxlen=MAX_IN_MEMORY)
+        self._updates: deque[tuple[Update, int]] = deque()  # with their bytes
+        self._update_bytes = 0
         self._tells_events = False  # nobody has asked for any yet
         self._num_updates = 0  # there have been since the store was opened
         try:
@@ -176,6 +205,7 @@ class SQLiteStore:
 
     def append(self, events: Sequence[Event]) -> list[Change]:
         """See EventStore. All of them or, on an error, none."""
+        check_events(events)
         changes = []
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -212,13 +242,17 @@ class SQLiteStore:
             missing = self._num_updates - int(position)
             if missing > len(self._updates):
                 raise Behind(f"{missing} updates have come since, of which {len(self._updates)} are kept")
-            kept = list(islice(self._updates, len(self._updates) - missing, None))
-            return kept, str(self._num_updates)
+            kept = islice(self._updates, len(self._updates) - missing, None)
+            return [update for update, _ in kept], str(self._num_updates)
 
     def _note(self, update: Update) -> None:
         if update.changes or update.items:
-            self._updates.append(update)
+            size = held_bytes(update)
+            self._updates.append((update, size))
             self._num_updates += 1
+            self._update_bytes += size
+            while self._update_bytes > MAX_IN_MEMORY and len(self._updates) > 1:  # the last one is still to be told
+                self._update_bytes -= self._updates.popleft()[1]
 
     def _keep(self, event: Event) -> list[Change]:
         run, body = self._connection.execute, event.body()
@@ -273,6 +307,7 @@ class SQLiteStore:
 
     def put_items(self, items: Sequence[Item]) -> None:
         """See EventStore. All of them or, on an error, none."""
+        check_items(items)
         rows = [(item.id, item.body()) for item in items]
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
