@@ -140,7 +140,7 @@ def _health(service: RankingService, metrics: Metrics) -> list[BaseRoute]:
 
 
 def _retrieval(service: RankingService, stage: RetrievalStage, metrics: Metrics) -> list[BaseRoute]:
-    limits = BodyLimits(size=RETRIEVE_BODY, rows=1000, values=128)
+    limits = BodyLimits(size=RETRIEVE_BODY, rows=1000, values=50)  # 50,000 ids in all
     retrieve_bodies, recommend_bodies = BodyReader(RetrieveBody, limits), BodyReader(RecommendBody, limits)
 
     def begin(body: RetrieveBody) -> tuple[Wanted, "Future[RetrieveAnswer]"]:

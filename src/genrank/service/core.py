@@ -221,11 +221,11 @@ class RankingService:
 
     def _check(self, deployed: Deployment, request: RankRequest) -> None:
         check_id("user", request.user)
-        check_candidates(request.candidates)
         if len(request.candidates) > self.options.max_candidates:
             raise RequestError(
                 f"{len(request.candidates)} candidates in one call; send at most {self.options.max_candidates}"
             )
+        check_candidates(request.candidates)
         tasks = [task.name for task in deployed.spec.tasks]
         for task in request.tasks:
             if task not in tasks:

@@ -147,8 +147,8 @@ class RetrievalStage:
         check_k(wanted.k)
         if wanted.k > self.options.max_retrieved:
             raise RequestError(f"k is {wanted.k}; ask for at most {self.options.max_retrieved}")
-        for name, values in wanted.without.items():
-            self.opened.catalogue.rows_with(name, values[:0])
+        for name in wanted.without:
+            self.opened.catalogue.vocabulary(name)
         when = int(time.time()) if wanted.time is None else wanted.time
         return self._batcher.submit(_Asked(wanted, when, time.monotonic()), within=self.options.deadline)
 

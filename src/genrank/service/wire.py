@@ -18,7 +18,7 @@ from genrank.serving.catalogue import Item
 from genrank.serving.store import Event
 
 MAX_TEXT = 4096  # characters of a value
-MAX_FEATURE_BYTES = 100_000  # of the JSON of one map: an embedding of 4,096 numbers fits
+MAX_FEATURE_BYTES = 80_000  # of the JSON of one map: an embedding of 3,072 numbers of 24 characters fits
 MAX_NAMES = 128  # features that the candidates of a request have of their own, all together
 
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
@@ -109,8 +109,9 @@ class RankBody(Body):
 
     def _context(self, shared: dict[str, Any]) -> dict[str, Any]:
         """One value for all, or a list with one for each where a candidate has its own."""
+        nothing: dict[str, Any] = {}  # one for all
         own = [
-            _features(c.context, f"candidates.{place}.context") if isinstance(c, CandidateBody) else {}
+            _features(c.context, f"candidates.{place}.context") if isinstance(c, CandidateBody) else nothing
             for place, c in enumerate(self.candidates)
         ]
         named = dict.fromkeys(name for context in own for name in context)

@@ -75,13 +75,18 @@ class Catalogue:
         rows = self._rows
         return np.array([rows.get(name, 0) for name in ids], np.int64)
 
-    def rows_with(self, name: str, values: Sequence[Any]) -> Ints:
-        """Rows that have one of the values of a categorical or multi-valued feature. RequestError for another name."""
-        vocabulary = self.encoder.vocabularies.get(name)
-        if vocabulary is None:
+    def vocabulary(self, name: str) -> Mapping[str, int]:
+        """Of a categorical or multi-valued feature. RequestError for another name."""
+        found = self.encoder.vocabularies.get(name)
+        if found is None:
             raise RequestError(
                 f"without: there is no item feature {name!r}; {nearest(name, self.encoder.vocabularies)}"
             )
+        return found
+
+    def rows_with(self, name: str, values: Sequence[Any]) -> Ints:
+        """Rows that have one of the values of a categorical or multi-valued feature. RequestError for another name."""
+        vocabulary = self.vocabulary(name)
         wanted = [vocabulary[str(value)] for value in values if str(value) in vocabulary]
         column = self.table.features[name]
         if not isinstance(column, Jagged):
