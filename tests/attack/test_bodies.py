@@ -117,7 +117,7 @@ def test_no_body_stops_the_loop_or_costs_many_times_its_size(
             wrong.append((attack.name, status, said[:200]))
         if status != 200:
             error = msgspec.json.decode(said)["error"]
-            if not 0 < len(error) <= 300:
+            if not 0 < len(error) <= 350:  # at most 200 of them the caller's
                 wrong.append((attack.name, len(error), error[:400]))
     for attack in all_attacks():
         tracemalloc.start()
