@@ -87,6 +87,14 @@ def of_rank() -> list[Attack]:
         "2,000 with 20 slow numbers each": b'{"user":"u","candidates":[%s]}'
         % b",".join(b'{"item":"%d","context":{"a":[%s]}}' % (n, b",".join([SLOW_NUMBER] * 20)) for n in range(2000)),
         "a list for each": asked(names, context={"device": ["phone"] * 2000, "item_age": [n / 7 for n in range(2000)]}),
+        "16 kB of values": json.dumps(
+            {
+                "user": "u",
+                "candidates": [f"{n:x}" for n in range(950)],
+                "context": {"item_age": [1.5] * 950, "device": ["a"] * 950},
+            },
+            separators=(",", ":"),
+        ).encode(),
         "one letter over and over": repeated(b'{"user":"u","candidates":[', b'"a"', b"]}", 2 * MIB - 10),
         "one letter, just taken": repeated(b'{"user":"u","candidates":[', b'"a"', b"]}", 127_000 * 4),
         "empty candidates": repeated(b'{"user":"u","candidates":[', b'{"item":"a"}', b"]}", 15_900 * 13),
