@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from genrank.data.sequence import window_start
-from genrank.errors import RequestError
+from genrank.errors import RequestError, shown
 from genrank.ids import check_id
 from genrank.service.batcher import Batcher
 from genrank.service.deployment import Asked, Deployment, RankAnswer, RankRequest
@@ -229,7 +229,7 @@ class RankingService:
         tasks = [task.name for task in deployed.spec.tasks]
         for task in request.tasks:
             if task not in tasks:
-                raise RequestError(f"tasks: there is no task {task!r}; there is {', '.join(tasks)}")
+                raise RequestError(f"tasks: there is no task {shown(task)}; there is {', '.join(tasks)}")
         if request.top_k < 0:
             raise RequestError(f"top_k is {request.top_k}; it must be 0 (all) or more")
         lists = {name: value for name, value in request.context.items() if isinstance(value, list | tuple)}
@@ -244,7 +244,7 @@ class RankingService:
             return value
         if value and value not in self.options.values:
             known = ", ".join(self.options.values) or "none"
-            raise RequestError(f"value: there is no formula {value!r}; there is {known}; or give weights by task")
+            raise RequestError(f"value: there is no formula {shown(value)}; there is {known}; or give weights by task")
         return self.options.values[value] if value else deployed.bundle.config.value
 
     def _work(self, batch: Sequence[Asked]) -> list[RankAnswer]:
