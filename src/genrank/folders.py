@@ -28,28 +28,38 @@ def refuse_occupied(out: Path) -> None:
 
 
 @contextmanager
-def new_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
+def new_folder(final: Path) -> Iterator[Path]:
     """A temporary sibling of `final` to write into; it takes the name when the block ends, and vanishes if it fails.
 
     OSErrors (a full disk, no permission) become a one-line OutputError. `final` may exist if it is empty, and may be a
     link to such a folder; a mount point, which can't be replaced, is refused before the block begins, and so is a
-    folder that another process writes. replace: `final` may hold something, which goes when the block has ended.
+    folder that another process writes.
     """
     written = Path(os.path.realpath(final))
     try:
         written.parent.mkdir(parents=True, exist_ok=True)
         with locked(written.with_name(f".{written.name}.lock"), what=str(final)):
             clear_leftovers(written.parent, of=written.name)
-            if not replace:
-                _refuse_fixed(written)
+            _refuse_fixed(written)
             with _part(written) as part:
                 yield part
                 _flush(part)
-                if replace:
-                    replace_folder(part, written)
-                else:
-                    part.rename(written)  # in one step, over an empty folder too
-                    sync(written.parent)
+                part.rename(written)  # in one step, over an empty folder too
+                sync(written.parent)
+    except OSError as problem:
+        raise _unwritable(final, problem) from problem
+
+
+@contextmanager
+def replacement(final: Path) -> Iterator[Path]:
+    """As `new_folder`, for who holds the lock around it: what has the name `final` goes when the block has ended."""
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(final.parent, of=final.name)
+        with _part(final) as part:
+            yield part
+            _flush(part)
+            _take_name(part, final)
     except OSError as problem:
         raise _unwritable(final, problem) from problem
 
@@ -65,7 +75,7 @@ class NewVersion:
         self.final = self.folder / version
         _flush(self.part)
         if not is_whole(self.final):
-            replace_folder(self.part, self.final)
+            _take_name(self.part, self.final)
         replace_text(self.folder / "latest", version)
 
 
@@ -86,18 +96,6 @@ def writing(folder: Path) -> Iterator[None]:
     with locked(folder / ".lock", what=str(folder)):
         clear_leftovers(folder)
         yield
-
-
-def replace_folder(part: Path, final: Path) -> None:
-    """Give `part` the name `final`; what has it is moved aside, and back by `clear_leftovers` if this is cut short."""
-    old = final.with_name(f".{final.name}.old")
-    if final.is_symlink() or not final.is_dir():
-        final.unlink(missing_ok=True)
-    elif any(final.iterdir()):
-        final.rename(old)
-    part.rename(final)  # in one step, over an empty folder too
-    sync(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -142,6 +140,18 @@ def _part(final: Path) -> Iterator[Path]:
         yield part
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _take_name(part: Path, final: Path) -> None:
+    """Give `part` the name `final`; what has it is moved aside, and back by `clear_leftovers` if this is cut short."""
+    old = final.with_name(f".{final.name}.old")
+    if final.is_symlink() or not final.is_dir():
+        final.unlink(missing_ok=True)
+    elif any(final.iterdir()):
+        final.rename(old)
+    part.rename(final)  # in one step, over an empty folder too
+    sync(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _flush(part: Path) -> None:

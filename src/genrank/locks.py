@@ -57,9 +57,11 @@ def locked(path: Path, *, what: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
-            path.unlink()
-        os.close(descriptor)
+        try:
+            with suppress(OSError):
+                path.unlink()
+        finally:
+            os.close(descriptor)
 
 
 def _taken(path: Path, what: str) -> int:

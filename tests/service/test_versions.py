@@ -245,3 +245,28 @@ def test_a_published_model_that_fails_its_golden_requests_is_not_served_at_start
     spoil(models, current(models))
     assert main(["serve", str(models), "--port", "0"]) == 2
     assert "golden request of user" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("trouble", ["deleted", "no pointer", "binary pointer"])
+def test_a_current_version_that_is_missing_is_logged_once_and_followed_again_when_it_is_back(
+    trouble: str, models: Path, other: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = start(models)
+    watcher = Watcher(service, models, period=3600.0)
+    first, aside = service.version, models.with_name("aside")
+    moved = models / first if trouble == "deleted" else models / "current"
+    moved.rename(aside)
+    if trouble == "binary pointer":
+        moved.write_bytes(b"\xff\xfe\x00")
+    for _ in range(20):
+        assert not watcher.look()
+    assert caplog.text.count(f"stays with {first}") == 1
+    if trouble == "binary pointer":
+        moved.unlink()
+    aside.rename(moved)
+    assert not watcher.look()
+    second = publish(other, models)
+    assert watcher.look()
+    assert service.version == second
+    watcher.stop()
+    service.stop()

@@ -81,7 +81,7 @@ def load_index(folder: Path, *, model: str, width: int) -> StoredIndex:
 
     BundleError where there is none, where it is damaged, or where it is of another model than version `model`.
     """
-    folder = _resolve(folder)
+    folder = newest_index(folder)
     version, values = INDEXES.read(folder)
     config = build(IndexConfig, values, where=str(folder / "index.json"), error=BundleError)
     if config.model != model:
@@ -95,7 +95,8 @@ def load_index(folder: Path, *, model: str, width: int) -> StoredIndex:
     return StoredIndex(folder=folder, version=version, config=config, ids=ids, embedded_IW=embedded)
 
 
-def _resolve(folder: Path) -> Path:
+def newest_index(folder: Path) -> Path:
+    """The folder of the newest index below `folder`, or `folder` itself; BundleError where there is none."""
     if (folder / INDEXES.about).exists():
         return folder
     if (folder / "latest").exists():

@@ -30,7 +30,7 @@ from genrank.data.manifest import Manifest
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceBuilder, take
 from genrank.errors import BundleError, ConfigError, DataError, OutputError
-from genrank.folders import refuse_occupied, replace_text
+from genrank.folders import clear_leftovers, refuse_occupied, replace_text, writing
 from genrank.models.inputs import check_data
 from genrank.models.ranker import ModelConfig, Ranker, build_ranker
 from genrank.retrieval.config import RetrieverConfig
@@ -50,15 +50,12 @@ from genrank.training.progress import MetricsFile, ProgressBar, Reporter, Tensor
 from genrank.training.trainer import Trainer, Validate
 
 log = logging.getLogger(__name__)
+BEGUN = ("data.json", "environment.json")  # what a run consists of until it has its configuration
 
 
 def start_run(data: Path, config: RunConfig, out: Path) -> None:
     """Create the run folder with what the run is made of. OutputError where it is occupied."""
-    if (out / "config.json").exists():
-        raise OutputError(
-            f"{out}: the output folder is not empty, it holds a run; go on with --resume or choose another"
-        )
-    refuse_occupied(out)
+    _refuse_run(out)
     manifest = Manifest.open(data)
     _check_tasks(data, config, manifest)
     _check_slots(data, config, manifest)
@@ -72,10 +69,26 @@ def start_run(data: Path, config: RunConfig, out: Path) -> None:
         check_model(config.model, manifest)
     except ValueError as problem:
         raise ConfigError(f"{data}: model.{problem}") from None
-    out.mkdir(parents=True, exist_ok=True)
-    _write_json(out / "data.json", {"folder": str(data.resolve()), "hash": fingerprint(manifest.files)})
-    _write_json(out / "environment.json", environment())
-    _write_json(out / "config.json", to_dict(config))  # last: a folder without it is no run
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise OutputError(f"{out}: can't be made ({problem.strerror}); choose another output folder") from None
+    with writing(out):
+        _refuse_run(out)  # another process may have been faster
+        _write_json(out / "data.json", {"folder": str(data.resolve()), "hash": fingerprint(manifest.files)})
+        _write_json(out / "environment.json", environment())
+        _write_json(out / "config.json", to_dict(config))  # last: a folder without it is no run
+
+
+def _refuse_run(out: Path) -> None:
+    """OutputError where `out` holds something else than a run whose start was cut short."""
+    if (out / "config.json").exists():
+        raise OutputError(
+            f"{out}: the output folder is not empty, it holds a run; go on with --resume or choose another"
+        )
+    begun = out.is_dir() and all(each.name in BEGUN or each.name.startswith(".") for each in out.iterdir())
+    if not begun:
+        refuse_occupied(out)
 
 
 def load_run(out: Path) -> tuple[RunConfig, Path]:
@@ -83,8 +96,10 @@ def load_run(out: Path) -> tuple[RunConfig, Path]:
     try:
         values = json.loads((out / "config.json").read_text(encoding="utf-8"))
         data = json.loads((out / "data.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise BundleError(f"{out}: no run here ({problem}); start one with genrank train DATA --out {out}") from None
+    if not all(isinstance(each, dict) for each in (values, data)) or not isinstance(data.get("folder"), str):
+        raise BundleError(f"{out}: config.json or data.json is damaged; start a new run")
     return build(RunConfig, values, where=str(out / "config.json"), error=BundleError), Path(data["folder"])
 
 
@@ -107,7 +122,15 @@ def train(
     """Run (or go on with) the training in the run folder `out`; the path of the model bundle.
 
     displays: a progress bar, and events for TensorBoard. siblings: recipes to name where this one doesn't fit the data.
+    OutputError where another process trains there.
     """
+    load_run(out)  # a folder that is no run is left as it is
+    with writing(out):
+        clear_leftovers(out / "checkpoints")
+        return _train(out, console, resume=resume, displays=displays, siblings=siblings)
+
+
+def _train(out: Path, console: Console, *, resume: bool, displays: bool, siblings: Siblings | None) -> Path:
     config, folder = load_run(out)
     device = configure_torch(config)
     data = PreparedData.load(folder).at_once(config.training_leaks)
@@ -288,7 +311,7 @@ def _check_slots(data: Path, config: RunConfig, manifest: Manifest) -> None:
 
 def _check_same_data(out: Path, data: PreparedData) -> None:
     recorded = json.loads((out / "data.json").read_text(encoding="utf-8"))
-    if recorded["hash"] != fingerprint(data.manifest.files):
+    if recorded.get("hash") != fingerprint(data.manifest.files):
         raise DataError(f"{data.folder}: was prepared anew since the run {out} began; start a new run")
 
 

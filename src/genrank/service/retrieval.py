@@ -19,12 +19,13 @@ from genrank.data.manifest import Manifest
 from genrank.data.tables import FeatureTable
 from genrank.errors import GenRankError, RequestError
 from genrank.ids import check_id
-from genrank.retrieval.index import load_index
+from genrank.retrieval.index import load_index, newest_index
 from genrank.runs.train import device_named
 from genrank.service.batcher import Batcher
 from genrank.service.core import FOLLOW_PERIOD
 from genrank.service.options import ServiceOptions
-from genrank.serving.bundle import Bundle, load_bundle, require_same_schema
+from genrank.service.rarely import Rarely
+from genrank.serving.bundle import Bundle, load_bundle, newest_bundle, require_same_schema
 from genrank.serving.catalogue import Catalogue
 from genrank.serving.gen_retriever import check_k
 from genrank.serving.histories import Histories, PastInMemory
@@ -127,6 +128,7 @@ class RetrievalStage:
         self.run, self.store, self.options, self.until = run, store, options, until
         self.opened = self._open()
         self._failed: tuple[str, str] | None = None
+        self._troubles = Rarely()
         self._batcher: Batcher[_Asked, RetrieveAnswer] = Batcher(
             self._work, cost=lambda _: 1.0, batch_cost=float(BATCH), wait=options.wait
         )
@@ -162,21 +164,21 @@ class RetrievalStage:
     def look(self) -> bool:
         """Open another bundle or index if there is one; whether there was. The old one stays if the new is no good."""
         try:
-            bundle = load_bundle(self.run)
-            newest = (bundle.version, (self.run / "index" / "latest").read_text(encoding="utf-8").strip())
-        except (GenRankError, OSError):
-            return False  # being written
-        if newest in (self.opened.version, self._failed):
-            return False
-        try:
+            newest = (newest_bundle(self.run).resolve().name, newest_index(self.run / "index").resolve().name)
+            if newest in (self.opened.version, self._failed):
+                if newest == self.opened.version:
+                    self._troubles.over()
+                return False
+            self._failed = newest  # until it has been found good
             self.opened = self._open()
         except StoreUnavailable:
-            return False  # tried again
+            self._failed = None  # not its fault; tried again
+            return False
         except GenRankError as problem:
-            self._failed = newest
-            log.error("retrieval stays with the index that it has: %s", problem)
+            self._troubles.say(log.error, f"retrieval stays with the index that it has: {problem}")
             return False
         self._failed = None
+        self._troubles.over()
         log.info("retrieval searches index %s of model %s now", newest[1], newest[0])
         return True
 
@@ -202,8 +204,8 @@ class RetrievalStage:
                     self.look()
             except StoreUnavailable:
                 continue  # the ranking stage has logged it
-            except Exception:  # the service must outlive whatever is in the store or the folder
-                log.exception("retrieval could not learn what is new")
+            except Exception as problem:  # noqa: BLE001 - the service must outlive whatever is in the store or the folder
+                self._troubles.say(log.exception, f"retrieval could not learn what is new: {problem!r}")
 
     def _work(self, batch: Sequence[_Asked]) -> list[RetrieveAnswer]:
         opened, begun = self.opened, time.monotonic()

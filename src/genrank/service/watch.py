@@ -7,6 +7,7 @@ from pathlib import Path
 
 from genrank.errors import GenRankError
 from genrank.service.core import RankingService
+from genrank.service.rarely import Rarely
 from genrank.serving.bundle import load_bundle
 from genrank.serving.store import StoreUnavailable
 from genrank.serving.versions import check_golden, current
@@ -17,7 +18,7 @@ PERIOD = 1.0  # seconds between looks
 
 class Watcher:
     """Looks at `models` in a thread of its own. A version that fails is logged, once, and tried again when
-    another has been current since."""
+    another has been current since; so is a current version that is missing or can't be read, which is looked for on."""
 
     def __init__(
         self,
@@ -31,6 +32,7 @@ class Watcher:
         self.swapped = swapped
         self.service, self.models, self.period = service, models, period
         self.failed: str | None = None
+        self._troubles = Rarely()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="genrank-watcher", daemon=True)
         self._thread.start()
@@ -46,6 +48,7 @@ class Watcher:
             version = current(self.models)
             if version == self.service.version:
                 self.failed = None
+                self._troubles.over()
                 return False
             if version == self.failed:
                 return False
@@ -56,18 +59,22 @@ class Watcher:
             self.swapped()
         except StoreUnavailable as problem:
             self.failed = None  # not its fault; tried again
-            log.error("the service stays with %s for now: %s", self.service.version, problem)
+            self._say(f"the service stays with {self.service.version} for now: {problem}")
             return False
         except GenRankError as problem:
-            log.error("the service stays with %s: %s", self.service.version, problem)
+            self._say(f"the service stays with {self.service.version}: {problem}")
             return False
         self.failed = None
+        self._troubles.over()
         log.info("the service ranks with %s now", version)
         return True
+
+    def _say(self, trouble: str) -> None:
+        self._troubles.say(log.error, trouble)
 
     def _run(self) -> None:
         while not self._stopping.wait(self.period):
             try:
                 self.look()
-            except Exception:  # the service must outlive whatever is in that folder
-                log.exception("the service stays with %s", self.service.version)
+            except Exception as problem:  # noqa: BLE001 - the service must outlive whatever is in that folder
+                self._troubles.say(log.exception, f"the service stays with {self.service.version}: {problem!r}")

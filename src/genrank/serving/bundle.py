@@ -10,6 +10,7 @@ VERSION is the beginning of the hash of everything in it; see data/versioned.py.
 """
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from genrank.retrieval.config import RetrieverConfig
 from genrank.retrieval.retriever import Retriever
 
 FORMAT = 3
+CARRIED = ("items.parquet", "users.parquet", "vocab/", "embeddings/")  # of the prepared folder, beside its manifest
 BUNDLES = VersionedKind(
     about="bundle.json", format=FORMAT, noun="a bundle", error=BundleError, remedy="copy it again, or train again"
 )
@@ -94,11 +96,8 @@ def write_bundle(
 
     def fill(part: Path) -> dict[str, Any]:
         _save_weights(model, part / "model.safetensors")
-        for name in ("manifest.json", "items.parquet", "users.parquet"):
-            shutil.copyfile(data / name, part / name)
-        for name in ("vocab", "embeddings"):
-            if (data / name).is_dir():
-                shutil.copytree(data / name, part / name)
+        carried = [name for name in manifest.files if name.startswith(CARRIED)]
+        _copy(data, part, ["manifest.json", *carried])
         config = BundleConfig(
             model=model.config,
             sequence=sequence,
@@ -122,7 +121,7 @@ def _save_weights(model: Ranker | Retriever, path: Path) -> None:
 
 def load_bundle(path: Path) -> Bundle:
     """The bundle of a run, of a `bundle` folder, or of one version. Raises BundleError that says what is wrong."""
-    folder = _resolve(path)
+    folder = newest_bundle(path)
     version, values = BUNDLES.read(folder)
     config = build(BundleConfig, values, where=str(folder / "bundle.json"), error=BundleError)
     try:
@@ -136,9 +135,13 @@ def load_bundle(path: Path) -> Bundle:
 
 def copy_bundle(bundle: Bundle, part: Path) -> None:
     """Copy the files of a bundle, and nothing that lies beside them."""
-    for name in (*bundle.config.files, BUNDLES.about):
+    _copy(bundle.folder, part, (*bundle.config.files, BUNDLES.about))
+
+
+def _copy(source: Path, part: Path, names: Iterable[str]) -> None:
+    for name in names:
         (part / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(bundle.folder / name, part / name)
+        shutil.copyfile(source / name, part / name)
 
 
 def require_same_schema(bundle: Bundle, data: Path, manifest: Manifest) -> None:
@@ -184,7 +187,8 @@ def _difference(mine: Manifest, theirs: Manifest) -> str:
     return "the order of features differs"
 
 
-def _resolve(path: Path) -> Path:
+def newest_bundle(path: Path) -> Path:
+    """The folder of a run's newest bundle, or `path` itself where it holds one; BundleError where there is none."""
     if (path / BUNDLES.about).exists():
         return path
     for folder in (path / "bundle", path):

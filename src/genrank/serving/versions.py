@@ -24,7 +24,7 @@ from genrank.data.manifest import Manifest
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines
 from genrank.errors import BundleError, OutputError
-from genrank.folders import new_folder, read_pointer, replace_text, writing
+from genrank.folders import read_pointer, replace_text, replacement, writing
 from genrank.schema import fingerprint
 from genrank.serving.bundle import Bundle, copy_bundle, load_bundle, require_same_schema
 from genrank.serving.catalogue import Catalogue
@@ -74,7 +74,7 @@ def publish(run: Path, models: Path) -> str:
     target = models / bundle.version
     with _publishing(models):
         if not _is_whole(target):
-            with new_folder(target, replace=True) as part:
+            with replacement(target) as part:
                 copy_bundle(bundle, part)
         published = load_bundle(target)
         if not _has_golden(published):

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from genrank.errors import BundleError, OutputError
-from genrank.folders import new_folder, replace_text
+from genrank.folders import read_pointer, replace_text, replacement
 
 
 class Checkpoints:
@@ -30,14 +30,15 @@ class Checkpoints:
     def latest(self) -> Path | None:
         """The newest complete checkpoint."""
         pointer = self.folder / "latest"
-        return self.folder / pointer.read_text(encoding="utf-8").strip() if pointer.exists() else None
+        if not pointer.exists():
+            return None
+        return self.folder / read_pointer(pointer, error=BundleError, remedy="train again without --resume")
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
         """Write the checkpoint, then move the pointer. Raises OutputError where the disk is full."""
         final = self.folder / f"step-{step:08d}"
         try:
-            shutil.rmtree(final, ignore_errors=True)  # a crash may have left it after its pointer was lost
-            with new_folder(final) as part:
+            with replacement(final) as part:  # a crash may have left it after its pointer was lost
                 save_file(
                     {n: tensor.detach().contiguous() for n, tensor in tensors.items()}, part / "tensors.safetensors"
                 )
@@ -64,7 +65,7 @@ class Checkpoints:
             return load_file(path / "tensors.safetensors"), json.loads(
                 (path / "state.json").read_text(encoding="utf-8")
             )
-        except (OSError, SafetensorError, json.JSONDecodeError) as problem:
+        except (OSError, SafetensorError, ValueError, RecursionError) as problem:
             raise BundleError(f"{path}: damaged checkpoint ({problem}); train again without --resume") from None
 
 
