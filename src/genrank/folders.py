@@ -83,7 +83,6 @@ class NewVersion:
 def new_version(folder: Path) -> Iterator[NewVersion]:
     """A version below `folder`, whose name is known when it is written. OutputError as of `new_folder`."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with writing(folder), _part(folder / "version") as part:
             yield NewVersion(folder, part)
     except OSError as problem:
@@ -92,7 +91,14 @@ def new_version(folder: Path) -> Iterator[NewVersion]:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Be the only process that writes into `folder`, which exists, and clear what dead ones have left there."""
+    """Be the only process that writes into `folder`, made if need be, and clear what dead ones have left there.
+
+    OutputError where it can't be written, or where another process is at it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise _unwritable(folder, problem) from None
     with locked(folder / ".lock", what=str(folder)):
         clear_leftovers(folder)
         yield

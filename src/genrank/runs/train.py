@@ -69,10 +69,6 @@ def start_run(data: Path, config: RunConfig, out: Path) -> None:
         check_model(config.model, manifest)
     except ValueError as problem:
         raise ConfigError(f"{data}: model.{problem}") from None
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise OutputError(f"{out}: can't be made ({problem.strerror}); choose another output folder") from None
     with writing(out):
         _refuse_run(out)  # another process may have been faster
         _write_json(out / "data.json", {"folder": str(data.resolve()), "hash": fingerprint(manifest.files)})

@@ -16,6 +16,7 @@ import numpy as np
 from genrank.data.manifest import Manifest
 from genrank.data.tables import FeatureTable
 from genrank.errors import RequestError
+from genrank.folders import writing
 from genrank.ids import check_id
 from genrank.retrieval.catalogue import embed_all
 from genrank.retrieval.index import load_index, write_index
@@ -152,6 +153,8 @@ def build_index(run: Path, *, data: Path | None = None, device: str = "cpu") -> 
     """
     bundle = load_bundle(run)
     model = bundle.retriever(device)
+    with writing(run / "index"):
+        pass  # what would refuse the index does so now, and not after the work
     folder = data if data is not None else Path(bundle.config.data)
     require_same_schema(bundle, folder, Manifest.open(folder))
     items = FeatureTable.load(folder, "item", bundle.manifest.spec)

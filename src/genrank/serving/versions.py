@@ -10,8 +10,7 @@ Whatever a publication is interrupted at, the version before it stays current an
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from genrank.data.decoding import Decoder
 from genrank.data.manifest import Manifest
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines
-from genrank.errors import BundleError, OutputError
+from genrank.errors import BundleError
 from genrank.folders import read_pointer, replace_text, replacement, writing
 from genrank.schema import fingerprint
 from genrank.serving.bundle import Bundle, copy_bundle, load_bundle, require_same_schema
@@ -72,7 +71,7 @@ def publish(run: Path, models: Path) -> str:
     """
     bundle = load_bundle(run)
     target = models / bundle.version
-    with _publishing(models):
+    with writing(models):
         if not _is_whole(target):
             with replacement(target) as part:
                 copy_bundle(bundle, part)
@@ -82,18 +81,6 @@ def publish(run: Path, models: Path) -> str:
         check_golden(published)
         _point_to(models, bundle.version)
     return bundle.version
-
-
-@contextmanager
-def _publishing(models: Path) -> Iterator[None]:
-    try:
-        models.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise OutputError(
-            f"{models}: can't be made ({problem.strerror}); choose a folder for published models"
-        ) from None
-    with writing(models):
-        yield
 
 
 def is_published(folder: Path) -> bool:
@@ -112,7 +99,7 @@ def current(models: Path) -> str:
 def roll_back(models: Path) -> str:
     """Make the version that was current before current again; its name. BundleError where there is none."""
     now = _pointer(models)
-    with _publishing(models):
+    with writing(models):
         past = [each for each in _history(models, now) if each != now and (models / each).is_dir()]
         if not past:
             raise BundleError(f"{models}: {now} is the only version published there; there is nothing to roll back to")
