@@ -72,7 +72,11 @@ def test_the_lock_of_another_machine_is_believed_and_the_way_to_remove_it_is_nam
         pass
 
 
-@pytest.mark.parametrize("left", [owner(boot="before"), owner(host="another container"), "", "{", "[1]"])
+@pytest.mark.parametrize(
+    "left",
+    [owner(boot="before"), owner(host="another container"), "", "{", "[1]"],
+    ids=["restart", "container", "empty", "cut short", "a list"],
+)
 def test_a_lock_of_before_a_restart_or_of_a_dead_container_or_cut_short_is_taken_over(
     tmp_path: Path, left: str
 ) -> None:
