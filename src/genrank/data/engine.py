@@ -15,8 +15,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from genrank.errors import LogError, MissingExtraError, OutputError
+from genrank.data.parquet_files import parquet_damage
+from genrank.errors import LogError, MissingExtraError, OutputError, shown
 
+LONGEST_LINE = 2**24  # bytes of a text file's row; text_scan refuses shorter ones
 Expression = Any  # an ibis.Table; Ibis has no types that mypy could check
 Column = Any  # an ibis.Column
 
@@ -37,6 +39,7 @@ class Engine:
             self._connection = self.ibis.duckdb.connect(":memory:", threads=self.threads, **settings)
             self._connection.raw_sql("SET enable_progress_bar = false")  # it would write over our own output
         self._num_tables = 0
+        self._parquet: list[Path] = []
 
     def close(self) -> None:
         """Closes the database."""
@@ -63,32 +66,55 @@ class Engine:
         return self.store(self.ibis.memtable(table))
 
     def parquet(self, paths: list[Path]) -> Expression:
-        """The rows of Parquet files; columns are matched by name."""
+        """The rows of Parquet files; columns are matched by name. They are read whenever the expression is used."""
+        self._parquet += paths
         with self._guard():
-            return self._connection.read_parquet([str(path) for path in paths], union_by_name=True)
+            return self._connection.read_parquet([_literal(path) for path in paths], union_by_name=True)
 
     def text(
         self,
-        paths: list[Path],
+        paths: Sequence[Path],
         *,
-        text_columns: tuple[str, ...] = (),
-        keep: Sequence[str] | None = None,
-        **options: Any,
+        columns: Mapping[str, str],
+        keep: Sequence[str],
+        header: bool,
+        separator: str,
+        quote: str,
     ) -> Expression:
-        """The rows of delimited text files, stored so that they are parsed once.
+        """The columns `keep` of delimited text files, stored so that they are parsed once. For `text_rows` only.
 
-        `text_columns` are kept as text (ids, "007"); the other types are detected. `keep`: of the columns, those to
-        store. `options` are DuckDB's `read_csv` options, such as `delim`, `columns`, `header`.
+        `columns`: all of a file's, by DuckDB type. Nothing is found out or passed over: a row that isn't so is an
+        error, but for one with an empty value more.
         """
-        names = [str(path) for path in paths]
-        if "columns" in options:
-            options = {"auto_detect": False, "header": False} | options
+        options: dict[str, Any] = {
+            "auto_detect": False,
+            "columns": dict(columns),
+            "header": header,
+            "skip": 0,
+            "delim": separator,
+            "quote": quote,
+            "escape": quote,
+            "comment": "",
+            "strict_mode": True,
+            "null_padding": False,
+            "ignore_errors": False,
+            "max_line_size": LONGEST_LINE,
+            "hive_partitioning": False,
+        }
         with self._guard():
-            if text_columns:
-                present = self._connection.read_csv(names, **options).columns
-                options["types"] = {name: "VARCHAR" for name in text_columns if name in present}
-            rows = self._connection.read_csv(names, **options)
-            return self.store(rows if keep is None else rows.select(*keep))
+            rows = self._connection.read_csv([_literal(path) for path in paths], **options)
+            return self.store(rows.select(*keep))
+
+    def looks_like(self, path: Path, names: Sequence[str], *, separator: str) -> dict[str, str]:
+        """The DuckDB type that each column of a text file looks like, by its first rows; text if none."""
+        known = {"int64": "BIGINT", "float64": "DOUBLE", "boolean": "BOOLEAN", "date": "DATE"}
+        try:
+            with self._guard():
+                first = self._connection.read_csv(_literal(path), delim=separator, header=True, skip=0, quote='"')
+        except LogError:
+            return dict.fromkeys(names, "VARCHAR")
+        found = {name: str(kind) for name, kind in first.schema().items()}
+        return {name: known.get(found.get(name, ""), "VARCHAR") for name in names}
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
@@ -99,7 +125,7 @@ class Engine:
             try:
                 yield
             except duckdb.Error as problem:
-                raise _translated(problem) from problem
+                raise _translated(problem, self._parquet) from problem
 
 
 def import_ibis() -> ModuleType:
@@ -151,41 +177,27 @@ def with_offset(text: Column) -> Column:
     return plain.try_cast("timestamp('UTC')")
 
 
-def _translated(problem: Exception) -> Exception:
+def _translated(problem: Exception, parquet: Sequence[Path]) -> Exception:
     """DuckDB's error as one line of ours that says what to do."""
-    text = re.sub(r"\s+", " ", str(problem).partition("\n\n")[0]).strip()
+    text = str(problem)
     if "No space left" in text or "max_temp_directory_size" in text:
-        return OutputError(f"no space left on the disk while preparing; free some or choose another --out ({text})")
+        return OutputError("no space left on the disk while preparing; free some or choose another --out")
     if type(problem).__name__ == "OutOfMemoryException":
-        return OutputError(f"the memory limit is too small; raise it with --memory-limit ({text})")
-    explained = _explained_csv(str(problem))
-    if explained is not None:
-        return LogError(explained)
-    return LogError(f"the log can't be read: {text}; mend or leave out the file or value named here")
+        return OutputError("the memory limit is too small; raise it with --memory-limit")
+    for path in parquet:
+        found = parquet_damage(path)
+        if found is not None:
+            return LogError(f"{path}: {found}; write or copy it again")
+    value = re.search(r"'([^']*)'", text.partition("\n")[0])
+    return LogError(
+        f"the log can't be read: a value{f' ({shown(value[1])})' if value else ''} can't be used as its column is "
+        f"({type(problem).__name__}); mend or leave out the value, or name another column"
+    )
 
 
-def _explained_csv(text: str) -> str | None:
-    """What is wrong in a text file, and in which line of it; None for an error that is no such thing."""
-    line, file = re.search(r"CSV Error on Line: (\d+)", text), re.search(r"^\s*file = (.+)$", text, re.MULTILINE)
-    name = Path(file[1]).name if file else "the log"
-    where = f"{name}, line {line[1]}" if line else name
-    length = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", text)
-    if length:
-        row = re.search(r"^Original Line: (.*)$", text, re.MULTILINE)
-        found = f" ({row[1][:80]!r})" if row else ""
-        return (
-            f"{where}: expected {length[1]} values, one for each column name, found {length[2]}{found}; mend or take "
-            "out the line, or set [csv] separator or quote"
-        )
-    if "unicode" in text and "utf-8" in text.lower():
-        return f"{where}: not UTF-8; set [csv] encoding, as in latin-1, cp1252, gb18030"
-    if "unterminated quote" in text:
-        return f"{where}: expected a closing quote, found none; mend the value, or set [csv] quote ('' for none)"
-    if "CSV Parser state machine" in text:
-        return (
-            f"{where}: expected equal line ends and balanced quotes, found others; write it again, or set [csv] quote"
-        )
-    return None
+def _literal(path: Path) -> str:
+    """The path as a pattern that fits this path only."""
+    return re.sub(r"([*?\[])", r"[\1]", str(path))
 
 
 def describe_versions() -> Mapping[str, str]:

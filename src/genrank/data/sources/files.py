@@ -1,16 +1,15 @@
 """The user's own log: Parquet, CSV or TSV files, and a schema that gives their columns roles."""
 
 import glob
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from genrank.data.engine import Engine, Expression
 from genrank.data.joining import join_actions
 from genrank.data.lists import one_row_per_exposure
 from genrank.data.logs import Relations, Source
+from genrank.data.parquet_files import parquet_columns
 from genrank.data.text_files import read_text
 from genrank.data.tidying import roles, tidy
 from genrank.errors import LogError
@@ -56,7 +55,7 @@ def read_table(engine: Engine, paths: Sequence[Path], schema: LogSchema, owner: 
         raise LogError(f"expected files of one format, found {suffixes}; give those of one format only")
     wanted = list(dict.fromkeys(role.name for role in roles(schema, owner)))
     if kinds == {"Parquet"}:
-        _check_columns({path: _parquet_columns(path) for path in paths}, wanted)
+        _check_columns({path: parquet_columns(path) for path in paths}, wanted)
         return engine.parquet(list(paths))
     table = None if owner is None else schema.tables.item if owner == "item" else schema.tables.user
     rows, present = read_text(engine, paths, (table.csv if table else None) or schema.csv, wanted)
@@ -78,7 +77,7 @@ def _check_columns(present: Mapping[Path, Collection[str]], wanted: Sequence[str
 
 def _expand(path: Path) -> list[Path]:
     if path.is_dir():
-        inside = sorted(file for file in path.rglob("*") if file.is_file() and _known(file))
+        inside = [file for file in _inside(path) if _known(file)]
         if not inside:
             raise LogError(f"{path}: no .parquet, .csv or .tsv files in this folder; give the folder of the log")
         return inside
@@ -86,22 +85,33 @@ def _expand(path: Path) -> list[Path]:
     if not found:
         raise LogError(f"{path}: no such file or folder; check the path")
     for file in found:
+        if not file.is_file():
+            kind = "a folder" if file.is_dir() else "something else"
+            raise LogError(f"{file}: expected a file, found {kind}; give the folder itself, or a pattern of files only")
         if not _known(file):
             raise LogError(f"{file}: expected .parquet, .csv or .tsv (also .gz), found {file.suffix!r}; convert it")
     return found
 
 
+def _inside(folder: Path) -> list[Path]:
+    """All files in a folder and its folders. Raises LogError for a folder that can't be looked into."""
+
+    def refuse(problem: OSError) -> None:
+        raise LogError(f"{problem.filename}: can't be read ({problem.strerror}); check its permissions")
+
+    found = []
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        found += [Path(place) / name for name in names]
+        for name in folders:
+            if (Path(place) / name).is_symlink():
+                raise LogError(f"{Path(place) / name}: expected a folder, found a link to one; give the folder itself")
+    return sorted(file for file in found if file.is_file())
+
+
 def _suffix(path: Path) -> str:
-    return Path(path.name.removesuffix(".gz")).suffix.lower()
+    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def _known(path: Path) -> bool:
     hidden = path.name.startswith((".", "_"))
     return not hidden and _suffix(path) in (*PARQUET, *TEXT)
-
-
-def _parquet_columns(path: Path) -> list[str]:
-    try:
-        return pq.read_schema(path).names  # type: ignore[no-any-return]
-    except (pa.ArrowException, OSError) as problem:
-        raise LogError(f"{path}: not a readable Parquet file ({problem}); write or copy it again") from None

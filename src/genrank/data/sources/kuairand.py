@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from genrank.data.engine import Engine
+from genrank.data.engine import Engine, Expression
 from genrank.data.logs import Relations, Source
+from genrank.data.text_files import read_published
 from genrank.errors import LogError
 from genrank.schema import Columns, Feature, LogSchema, Table, Tables, Task, Time
 
@@ -49,14 +50,13 @@ def kuairand(folder: Path) -> Source:
     columns = _header(logs[0], delimiter)
 
     def read(engine: Engine, _: LogSchema) -> Relations:
-        text = tuple(name for name in ("user_id", "video_id", "tab") if name in columns)
-        exposures = engine.text(logs, text_columns=text, delim=delimiter, header=True)
+        exposures = _rows(engine, logs, delimiter, ("user_id", "video_id", "tab"))
         if "hourmin" in columns:
             exposures = exposures.mutate(hour=exposures.hourmin // 100)
         return Relations(
             exposures=exposures,
-            items=engine.text(videos, text_columns=("video_id", "tag"), delim=",", header=True) if videos else None,
-            users=engine.text(users, text_columns=("user_id",), delim=",", header=True) if users else None,
+            items=_rows(engine, videos, ",", ("video_id", "tag")) if videos else None,
+            users=_rows(engine, users, ",", ("user_id",)) if users else None,
         )
 
     schema = _schema(columns, videos, users)
@@ -67,6 +67,16 @@ def kuairand(folder: Path) -> Source:
         description={"kind": "kuairand", "files": [path.name for path in (*logs, *videos, *users)]},
         optional_tasks=tuple(task.name for task in schema.tasks if task.kind == "binary"),
     )
+
+
+def _rows(engine: Engine, paths: Sequence[Path], delimiter: str, text: Sequence[str]) -> Expression:
+    """All rows of files of equal columns: those of `text` as text, the others of the type that they look like."""
+    names = _header(paths[0], delimiter)
+    for path in paths[1:]:
+        if _header(path, delimiter) != names:
+            raise LogError(f"{path}: expected the columns of {paths[0].name}, found others; unpack the archive again")
+    types = engine.looks_like(paths[0], names, separator=delimiter) | dict.fromkeys(set(text) & set(names), "VARCHAR")
+    return read_published(engine, paths, types, separator=delimiter, header=True)
 
 
 def _schema(columns: Sequence[str], videos: list[Path], users: list[Path]) -> LogSchema:

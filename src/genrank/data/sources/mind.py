@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from genrank.data.engine import Engine, Expression
 from genrank.data.logs import Relations, Source
+from genrank.data.text_files import read_published
 from genrank.errors import LogError
 from genrank.schema import Columns, Feature, LogSchema, Table, Tables, Task, Time
 
@@ -60,7 +61,7 @@ def _behaviors(engine: Engine, paths: list[Path]) -> Expression:
     """All impressions with their time in seconds; ids start anew in every file, so the file's number goes before."""
     parts = []
     for number, path in enumerate(paths):
-        rows = engine.text([path], columns=BEHAVIORS, delim="\t", quote="", escape="")
+        rows = read_published(engine, [path], BEHAVIORS, separator="\t", header=False, quote="")
         seconds = rows.time.as_timestamp(TIME_FORMAT).epoch_seconds().cast("int64")
         request = engine.ibis.literal(f"{number}:") + rows.impression
         parts.append(rows.select(rows.user, rows.history, rows.impressions, request=request, time=seconds))

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from genrank.data.engine import Engine
 from genrank.data.logs import Relations, Source
+from genrank.data.text_files import read_published
 from genrank.errors import LogError
 from genrank.schema import Columns, Feature, Feedback, LogSchema, Table, Tables, Task, Time
 
@@ -57,8 +58,13 @@ def movielens(folder: Path) -> Source:
 
     def read(engine: Engine, _: LogSchema) -> Relations:
         return Relations(
-            exposures=engine.text(
-                [folder / layout.ratings], columns=RATINGS, delim=layout.delimiter, header=layout.header
+            exposures=read_published(
+                engine,
+                [folder / layout.ratings],
+                RATINGS,
+                separator=layout.delimiter,
+                header=layout.header,
+                quote='"' if layout.header else "",
             ),
             items=_table(engine, layout.read_movies(movies), MOVIE) if has_movies else None,
             users=_table(engine, layout.read_users(users), USER) if has_users and layout.read_users and users else None,

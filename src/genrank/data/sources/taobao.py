@@ -10,6 +10,7 @@ from pathlib import Path
 
 from genrank.data.engine import Engine
 from genrank.data.logs import Relations, Source
+from genrank.data.text_files import read_published
 from genrank.errors import LogError
 from genrank.schema import Columns, Feature, Feedback, LogSchema
 
@@ -27,7 +28,7 @@ def taobao(path: Path) -> Source:
         raise LogError(f"{path}: expected a folder with {NAME}; unpack the archive and give its folder or the file")
 
     def read(engine: Engine, _: LogSchema) -> Relations:
-        rows = engine.text([file], columns=COLUMNS, delim=",")
+        rows = read_published(engine, [file], COLUMNS, separator=",", header=False)
         strength = rows.behaviour.cases(*STRENGTH.items())
         return Relations(exposures=rows.mutate(request=rows.time * len(STRENGTH) + strength, strength=strength))
 
