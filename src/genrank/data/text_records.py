@@ -1,6 +1,6 @@
 """The rows of a delimited text file one by one, by the book: what is wrong in which line, and a copy in plain form.
 
-It knows every dialect and costs about ten times what the engine does, so it reads only files that `text_scan` doesn't
+It knows every dialect and costs about ten times what the engine does, so it reads only files that `data/text_scan.py` doesn't
 find plain, and those that the engine refuses.
 """
 
