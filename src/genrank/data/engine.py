@@ -81,7 +81,9 @@ class Engine:
         separator: str,
         quote: str,
     ) -> Expression:
-        """The columns `keep` of delimited text files, stored so that they are parsed once. For `data/text_rows.py` only.
+        """The columns `keep` of delimited text files, stored so that they are parsed once.
+
+        Called by `data/text_rows.py` only, which counts the rows.
 
         `columns`: all of a file's, by DuckDB type. Nothing is found out or passed over: a row that isn't so is an
         error, but for one with an empty value more.

@@ -1,7 +1,7 @@
 """The rows of a delimited text file one by one, by the book: what is wrong in which line, and a copy in plain form.
 
-It knows every dialect and costs about ten times what the engine does, so it reads only files that `data/text_scan.py` doesn't
-find plain, and those that the engine refuses.
+It knows every dialect and costs about ten times what the engine does, so it reads only files that aren't plain to
+`data/text_scan.py`, and those that the engine refuses.
 """
 
 import csv

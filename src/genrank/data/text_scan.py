@@ -1,7 +1,7 @@
 """How many rows a delimited text file has, counted without the engine and fast: by bits, 64 bytes at a time.
 
 A quote opens and closes, so the running parity (XOR) of the quotes before a byte says whether it is inside of a value,
-as in simdjson (Langdale & Lemire 2019, section 3.1.1). What is not as plain as that is counted by `data/text_records.py`.
+as in simdjson (Langdale & Lemire 2019, section 3.1.1). What is not as plain as that is for `data/text_records.py`.
 """
 
 import csv
