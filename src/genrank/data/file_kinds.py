@@ -1,16 +1,17 @@
 """What a text file is, by its first bytes: text of which encoding, or no text at all; and its content in UTF-8."""
 
 import codecs
+import errno
 import gzip
 import zlib
 from contextlib import closing
 from pathlib import Path
 from typing import IO
 
-from genrank.errors import LogError
+from genrank.errors import LogError, OutputError
 
 SAMPLE = 2**16  # bytes at a file's beginning by which it is judged
-BLOCK = 2**20
+COPIED = 2**20  # bytes at a time
 ENCODINGS = "as in latin-1, cp1252, gb18030"
 BINARY = {
     b"PAR1": "Parquet",
@@ -38,8 +39,10 @@ def is_gzip(path: Path) -> bool:
     return path.suffix.lower() == ".gz"
 
 
-def unreadable(path: Path, problem: Exception) -> LogError:
-    """The error for a file that the system can't read."""
+def unreadable(path: Path, problem: Exception) -> LogError | OutputError:
+    """The error for a file that the system can't read, or for a copy of it that finds no space."""
+    if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(f"{path}: no space left on the disk for a copy of it; free some or choose another --out")
     if isinstance(problem, EOFError | zlib.error | gzip.BadGzipFile):
         return LogError(f"{path}: expected gzip, found a file that is cut, damaged or no gzip; write or copy it again")
     reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else type(problem).__name__
@@ -96,7 +99,7 @@ def as_utf8(path: Path, encoding: str, target: Path) -> Path:
         with closing(opened(path)) as file, target.open("wb") as copy:
             block = b"more"
             while block:
-                block = file.read(BLOCK)
+                block = file.read(COPIED)
                 if encoding == "utf-8":
                     copy.write(block)
                     continue

@@ -1,5 +1,7 @@
 """One look at the whole log before any work: what can't be used is refused, or dropped and counted."""
 
+import functools
+import operator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -55,11 +57,12 @@ def drop_reasons(
     """
     time = typed["time"]
     raw_time = exposures[schema.columns.time]
-    reasons = {
-        "no user": typed["user"].isnull(),
-        "no item": typed["item"].isnull(),
-        f"a user or item of over {MAX_ID} characters": (typed["user"].length() > MAX_ID)
-        | (typed["item"].length() > MAX_ID),
+    reasons = {"no user": typed["user"].isnull(), "no item": typed["item"].isnull()}
+    texts = [typed[name] for name in ("user", "item") if typed[name].type().is_string()]
+    if texts:
+        too_long = [text.length() > MAX_ID for text in texts]
+        reasons[f"a user or item of over {MAX_ID} characters"] = functools.reduce(operator.or_, too_long)
+    reasons |= {
         "no time": raw_time.isnull(),
         "unreadable time": time.isnull(),
         "time before 1970": time < 0,

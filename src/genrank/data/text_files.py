@@ -1,7 +1,7 @@
 """Delimited text files of any dialect, as rows of text: what their separator, quote and encoding are, and their header.
 
 Nothing but the dialect is found out, and only from a file's beginning; every row is then read as that dialect says.
-How many rows there are is counted without the engine (text_scan, text_records), and the engine must read as many. Types
+How many rows there are is counted without the engine (`data/text_rows.py`), and the engine must read as many. Types
 come later, from the columns' roles (tidying), so that no value decides how others are read.
 """
 
@@ -102,12 +102,13 @@ def _parsed(sample: str, separator: str, quote: str) -> list[list[str]]:
     options: dict[str, Any] = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
     lines = csv.reader(io.StringIO(sample, newline=""), delimiter=separator, strict=True, **options)
     rows: list[list[str]] = []
+    first = [sample.strip("\r\n").splitlines()[0]]  # where no row is whole
     try:
         rows += (row for row in lines if row)
     except csv.Error as problem:
         if "end of data" not in str(problem):  # which is where the sample was cut
-            return [*(rows or [[sample.splitlines()[0]]]), []]  # a row unlike the header
-    return rows[:-1] if len(rows) > 2 else rows
+            return [*(rows or [first]), []]  # a row unlike the header
+    return rows[:-1] if len(rows) > 2 else rows or [first]
 
 
 def _stripped(names: Sequence[str]) -> list[str]:

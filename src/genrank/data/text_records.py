@@ -11,12 +11,12 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from genrank.data.file_kinds import ENCODINGS
 from genrank.data.text_scan import LONGEST_ROW, Dialect
 from genrank.errors import LogError, shown
 
 MEND = "mend or take out the line, or set [csv] separator or quote"
 NO_QUOTE = "set [csv] quote ('' for none)"
-ENCODINGS = "as in latin-1, cp1252, gb18030"
 BATCH = 10_000  # rows written at a time
 UNREADABLE = "surrogateescape"  # bytes that are no text are found in the columns that are read, and only there
 

@@ -1,6 +1,6 @@
 """The rows of delimited text files in the engine: all of them, or an error that names file and line.
 
-Plain files the engine reads as they are. Any other is written anew in plain form first (text_records), which is where
+Plain files the engine reads as they are. Any other is written anew in plain form first (`data/text_records.py`), where
 what is wrong is found; so is one that the engine refuses, or of which it reads more or fewer rows than were counted.
 """
 

@@ -4,12 +4,12 @@ The log has no request ids: a user's exposures of one second are a request; `--s
 Tasks with one class only in training are left out with a warning. https://kuairand.com
 """
 
-import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from genrank.data.engine import Engine, Expression
+from genrank.data.file_kinds import beginning
 from genrank.data.logs import Relations, Source
 from genrank.data.text_files import read_published
 from genrank.errors import LogError
@@ -131,5 +131,5 @@ def _find(folder: Path, pattern: str) -> list[Path]:
 
 
 def _header(path: Path, delimiter: str) -> list[str]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return next(csv.reader(file, delimiter=delimiter), [])
+    _, text = beginning(path, "utf-8")
+    return text.splitlines()[0].replace('"', "").split(delimiter)

@@ -114,9 +114,12 @@ def _news(paths: list[Path]) -> pa.Table:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str, str]]:
-    with path.open(encoding="utf-8", newline="\n") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            fields = line.rstrip("\n").split("\t", 3)
+            try:
+                fields = line.decode().rstrip("\n").split("\t", 3)
+            except UnicodeDecodeError:
+                raise LogError(f"{path}, line {number}: not UTF-8; unpack the file again") from None
             if len(fields) < 3:
                 raise LogError(f"{path}, line {number}: expected news id, category, subcategory; unpack the file again")
             yield fields[0], fields[1], fields[2]

@@ -4,7 +4,6 @@ A rating is an exposure, `like` a rating of at least 4, a request a user's ratin
 exposures without a rating, so this is a test bed for ranking, not a feed's log. https://grouplens.org/datasets/movielens
 """
 
-import csv
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +15,9 @@ import pyarrow as pa
 from genrank.data.engine import Engine
 from genrank.data.logs import Relations, Source
 from genrank.data.text_files import read_published
-from genrank.errors import LogError
+from genrank.data.text_records import records
+from genrank.data.text_scan import Dialect
+from genrank.errors import LogError, shown
 from genrank.schema import Columns, Feature, Feedback, LogSchema, Table, Tables, Task, Time
 
 # Order of the flags in u.item, from the data set's u.genre; the first is "unknown".
@@ -124,7 +125,7 @@ def _movies_100k(path: Path) -> Rows:
 
 def _users_100k(path: Path) -> Rows:
     for fields in _fields(path, "|", 4):
-        yield {"user": fields[0], "age": float(fields[1]), "gender": fields[2], "occupation": fields[3]}
+        yield {"user": fields[0], "age": _number(path, fields[1]), "gender": fields[2], "occupation": fields[3]}
 
 
 def _movies_1m(path: Path) -> Rows:
@@ -134,14 +135,22 @@ def _movies_1m(path: Path) -> Rows:
 
 def _users_1m(path: Path) -> Rows:
     for user, gender, age, occupation, *_ in _fields(path, "::", 4):
-        yield {"user": user, "age": float(age), "gender": gender, "occupation": occupation}
+        yield {"user": user, "age": _number(path, age), "gender": gender, "occupation": occupation}
 
 
 def _movies_csv(path: Path) -> Rows:
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            genres = [genre for genre in row["genres"].split("|") if genre != "(no genres listed)"]
-            yield {"item": row["movieId"], "genres": genres, "year": _year_of_title(row["title"])}
+    dialect = Dialect(separator=",", quote='"', names=("movieId", "title", "genres"), quote_given=True)
+    for row in records(path, path, dialect):
+        item, title, genres = row.values
+        listed = [genre for genre in genres.split("|") if genre != "(no genres listed)"]
+        yield {"item": item, "genres": listed, "year": _year_of_title(title)}
+
+
+def _number(path: Path, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise LogError(f"{path}: expected an age in numbers, found {shown(text)}; unpack the file again") from None
 
 
 def _year_of_title(title: str) -> float | None:
