@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from genrank.errors import ConfigError
+from genrank.finite_json import json_text
 
 
 def _console() -> Any:
@@ -26,7 +27,7 @@ def doctor(options: argparse.Namespace) -> None:
     from genrank.doctor import examine, findings
 
     if options.json:
-        sys.stdout.write(json.dumps(findings()) + "\n")
+        sys.stdout.write(json_text(findings()))
     else:
         Console().print(examine())
 
@@ -101,7 +102,7 @@ def evaluate(options: argparse.Namespace) -> None:
         return
     judged = evaluate_run(options.run_folder, data=options.data, part=options.part, trees=options.trees)
     if options.json:
-        sys.stdout.write(json.dumps(judged.to_json()) + "\n")
+        sys.stdout.write(json_text(judged.to_json()))
     else:
         Console().print(as_tables(judged))
     _console().print(f"report: {options.run_folder / 'report.html'}")
@@ -117,7 +118,7 @@ def _evaluate_retrieval(options: argparse.Namespace) -> None:
         raise ConfigError("--trees stand beside a ranker; a retriever has none")
     judged = evaluate_retrieval(options.run_folder, data=options.data, part=options.part)
     if options.json:
-        sys.stdout.write(json.dumps(judged) + "\n")
+        sys.stdout.write(json_text(judged))
     else:
         Console().print(as_tables(judged))
 
@@ -132,7 +133,7 @@ def rank(options: argparse.Namespace) -> None:
     from genrank.serving.ranker import GenRanker
 
     ranker = GenRanker.load(options.run_folder, data=options.data)
-    weights = {name: _number(name, text) for name, text in _pairs("--value", options.value).items()}
+    weights = {name: _number(name, str(text)) for name, text in _pairs("--value", options.value).items()}
     ranking = ranker.rank(
         options.user,
         _ids(options.candidates),
@@ -141,7 +142,7 @@ def rank(options: argparse.Namespace) -> None:
         value=weights or None,
     )
     if options.json:
-        sys.stdout.write(json.dumps(asdict(ranking)) + "\n")
+        sys.stdout.write(json_text(asdict(ranking)))
     else:
         Console().print(ranking_table(ranking))
 
@@ -212,7 +213,7 @@ def retrieve(options: argparse.Namespace) -> None:
         exclude=_ids(options.exclude),
     )
     if options.json:
-        sys.stdout.write(json.dumps(asdict(found)) + "\n")
+        sys.stdout.write(json_text(asdict(found)))
     else:
         Console().print(found_table(found))
 
@@ -238,7 +239,7 @@ def replay(options: argparse.Namespace) -> None:
         raise ConfigError(f"--limit {options.limit}: it must be at least 1")
     found = replay(options.log, options.data, run=options.run_folder, limit=options.limit)
     if options.json:
-        sys.stdout.write(json.dumps(found.to_json()) + "\n")
+        sys.stdout.write(json_text(found.to_json()))
     else:
         Console().print(replay_table(found))
 
@@ -262,7 +263,7 @@ def study(options: argparse.Namespace) -> None:
     result = run_study(options.data, options.out, build(StudyOptions, given, where="study"), console)
     pages = write_pages(options.out, result)
     if options.json:
-        sys.stdout.write(json.dumps(result) + "\n")
+        sys.stdout.write(json_text(result))
     else:
         Console().print(*summary(result), *standing(result), *failures(result), sep="\n", highlight=False, markup=False)
     console.print("pages: " + ", ".join(str(page) for page in pages), highlight=False, soft_wrap=True)
@@ -292,7 +293,7 @@ def bench(options: argparse.Namespace) -> None:
     with _console().status("warming up") as status:
         result = run_bench(build(BenchOptions, given, where="bench"), status.update)
     if options.json:
-        sys.stdout.write(json.dumps(result) + "\n")
+        sys.stdout.write(json_text(result))
     else:
         Console().print(as_tables(result))
 
@@ -314,11 +315,12 @@ def _json(text: str, kind: type) -> Any:
     return value if isinstance(value, kind) else None
 
 
-def _pairs(flag: str, text: str) -> dict[str, str]:
+def _pairs(flag: str, text: str) -> dict[str, Any]:
+    """Text by name of name=value,…, or the values of a JSON object."""
     given = _json(text, dict)
     if given is not None:
-        return {name: str(value) for name, value in given.items()}
-    pairs = {}
+        return dict(given)
+    pairs: dict[str, Any] = {}
     for part in filter(None, text.split(",")):
         name, separator, value = part.partition("=")
         if not separator:

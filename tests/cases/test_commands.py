@@ -10,10 +10,11 @@ from genrank.cli import main
 ODD = ("a,b", '"', " x", "x ", "x", "😀", "\u00e9", "e\u0301", "[1]", '["x"', "i,")
 TINY = ["threads=1", "training.epochs=1", "model.width=16", "model.num_heads=2"]
 CITY = '[[features]]\nname = "city"\nowner = "exposure"\nkind = "categorical"\ncolumn = "city"\n'
+CITY += CITY.replace("city", "night")
 
 
 def test_any_id_can_be_ranked_by_name(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = rows(lambda row, _: row | {"city": ("a,b=c", "d")[row["clk"]]})
+    lines = rows(lambda row, _: row | {"city": ("a,b=c", "d")[row["clk"]], "night": bool(row["clk"])})
     for number, row in enumerate(lines):
         row |= {"iid": ODD[number % len(ODD)], "uid": ODD[number // 80]}
     case.read(written(case.folder / "log.csv", lines), SCHEMA + CITY)
@@ -33,4 +34,7 @@ def test_any_id_can_be_ranked_by_name(case: Case, capsys: pytest.CaptureFixture[
         assert all(place["known"] for place in found["places"])
     assert {place["item"] for place in ranked("x", "x, \u00e9,[1]")["places"]} == {"x", "\u00e9", "[1]"}
     found = ranked("x", '["x"]', "--context", '{"city": "a,b=c"}')
-    assert found["missing_context"] == []
+    assert found["missing_context"] == ["night"]
+    night = ranked("x", '["x"]', "--context", '{"night": true}')["places"]
+    assert night == ranked("x", '["x"]', "--context", "night=True")["places"]  # as the log's text has it
+    assert night != ranked("x", '["x"]')["places"]

@@ -196,13 +196,14 @@ def test_a_request_gives_the_indices_and_weights_that_prepare_gives(tmp_path: Pa
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ({"a": -1}, "tags: a must have a weight that is a number of 0 or more, found -1"),
+        ({"a": -1}, "tags: 'a' must have a weight that is a number from 0 to 1e18, found -1"),
         ({"a": None}, "found None"),
         ({"a": "1"}, "found '1'"),
         ({"a": float("nan")}, "found nan"),
         ({"a": True}, "found True"),
         ("a", "tags must be a list of values, or an object of values and their weights, found 'a'"),
         (3, "found 3"),
+        ({"a": 1e19}, "found 1e+19"),
     ],
 )
 def test_requests_with_other_weights_are_refused(tmp_path: Path, value: Any, words: str) -> None:

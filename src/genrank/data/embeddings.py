@@ -8,14 +8,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from genrank.data.categories import identity
 from genrank.data.engine import Engine, Expression
-from genrank.data.logs import identity
 from genrank.data.staging import with_id
 from genrank.data.vocabulary import codes_of
 from genrank.errors import LogError, SchemaError
 from genrank.schema import Feature, Table
 
 Matrix = NDArray[np.float32]
+LARGEST_COMPONENT = 1e15  # whose square, summed over a vector, is still a float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +50,10 @@ def embedding_matrix(feature: Feature, rows: pa.Table, side: SideData) -> tuple[
     else:
         ids, column = _from_parquet(feature, side)
         vectors, known = _from_lists(feature, column, ids)
-    odd = np.flatnonzero(known & ~np.isfinite(vectors).all(axis=1))
+    odd = np.flatnonzero(known & ~(np.abs(vectors) <= LARGEST_COMPONENT).all(axis=1))
     if len(odd):
         raise LogError(
-            f"feature {feature.name!r}: expected finite numbers, found NaN or infinity in the vector of "
+            f"feature {feature.name!r}: expected finite numbers up to 1e15, found others in the vector of "
             f"{feature.owner} {ids[int(odd[0])].as_py()!r}; replace it, or leave that {feature.owner} out"
         )
     place = codes_of(rows.column("id").combine_chunks(), _one_chunk(ids).filter(pa.array(known)))

@@ -179,6 +179,41 @@ def with_offset(text: Column) -> Column:
     return plain.try_cast("timestamp('UTC')")
 
 
+def decoded(data: Column) -> Column:
+    """Bytes as the text that they are in UTF-8; the engine fails on others."""
+
+    def decode(data):  # type: ignore[no-untyped-def]
+        ...
+
+    return import_ibis().udf.scalar.builtin(decode, signature=(("binary",), "string"))(data)
+
+
+def floor_division(number: Column, divisor: int) -> Column:
+    """Whole numbers divided and rounded down, without the floats that the engine's own division goes through."""
+
+    def divide(number, divisor):  # type: ignore[no-untyped-def]  # rounds towards zero
+        ...
+
+    divided = import_ibis().udf.scalar.builtin(divide, signature=(("int64", "int64"), "int64"))
+    quotient = divided(number, divisor)
+    return (number % divisor < 0).ifelse(quotient - 1, quotient)
+
+
+def microseconds(moment: Column) -> Column:
+    """A timestamp of nanoseconds as one of microseconds, rounded down, which a cast doesn't."""
+    ibis = import_ibis()
+
+    def epoch_ns(moment):  # type: ignore[no-untyped-def]
+        ...
+
+    def make_timestamp(microseconds):  # type: ignore[no-untyped-def]
+        ...
+
+    nanoseconds = ibis.udf.scalar.builtin(epoch_ns, signature=((moment.type(),), "int64"))(moment)
+    made = ibis.udf.scalar.builtin(make_timestamp, signature=(("int64",), "timestamp"))
+    return made(floor_division(nanoseconds, 1000))
+
+
 def _translated(problem: Exception, parquet: Sequence[Path]) -> Exception:
     """DuckDB's error as one line of ours that says what to do."""
     text = str(problem)

@@ -3,8 +3,9 @@
 from functools import reduce
 from operator import or_
 
+from genrank.data.categories import identity
 from genrank.data.engine import Column, Engine, Expression
-from genrank.data.logs import identity, number_column
+from genrank.data.logs import number_column
 from genrank.data.manifest import DataWarning
 from genrank.data.times import seconds
 from genrank.errors import LogError, SchemaError
@@ -27,8 +28,8 @@ def join_actions(
         return rows, {}, []
     user, item = rows[schema.columns.user], rows[schema.columns.item]
     rows = rows.mutate(
-        genrank_user=identity(user).cast("string"),
-        genrank_item=identity(item).cast("string"),
+        genrank_user=identity(user, "columns.user").cast("string"),
+        genrank_item=identity(item, "columns.item").cast("string"),
         genrank_time=seconds(rows[schema.columns.time], schema.time),
         genrank_row=engine.ibis.row_number(),
         **_event_columns(engine, rows, schema),

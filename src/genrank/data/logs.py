@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from genrank.config import nearest, override
+from genrank.data.categories import identity, intended_numbers, texts
 from genrank.data.engine import Column, Engine, Expression
 from genrank.data.manifest import DataWarning
 from genrank.data.times import seconds
@@ -61,18 +62,6 @@ class Source:
         return replace(self, schema=override(self.schema, assignments))
 
 
-def identity(column: Column) -> Column:
-    """A column as an id or category: integers and text stay, whole floats become integers, the rest becomes text."""
-    kind = column.type()
-    if kind.is_integer() or kind.is_string():
-        return column
-    if kind.is_floating():
-        whole = column.try_cast("int64")
-        text = column.cast("string")
-        return is_finite(column).ifelse((whole.cast(kind) == column).ifelse(whole.cast("string"), text), None)
-    return column.cast("string")
-
-
 def typed_columns(exposures: Expression, schema: LogSchema) -> dict[str, Column]:
     """The log's columns by role, as expressions on `exposures`.
 
@@ -80,29 +69,28 @@ def typed_columns(exposures: Expression, schema: LogSchema) -> dict[str, Column]
     """
     columns = schema.columns
     typed = {
-        "user": identity(_column(exposures, columns.user, "columns.user")),
-        "item": identity(_column(exposures, columns.item, "columns.item")),
+        "user": _identity(exposures, columns.user, "columns.user"),
+        "item": _identity(exposures, columns.item, "columns.item"),
         "time": seconds(_column(exposures, columns.time, "columns.time"), schema.time),
     }
     typed |= _optional_columns(exposures, schema, typed["time"])
     for task in schema.tasks:
         typed |= _task(exposures, task)
     for part in schema.feedback:
-        typed[f"feedback_{part.name}"] = identity(_column(exposures, part.column, f"feedback {part.name!r}"))
+        typed[f"feedback_{part.name}"] = _identity(exposures, part.column, f"feedback {part.name!r}")
     for feature in schema.features:
         if feature.owner == "exposure":
             typed[f"feature_{feature.name}"] = feature_column(exposures, feature)
     for name, column in schema.oracle.items():
-        typed[f"oracle_{name}"] = (
-            number_column(exposures, column, f"oracle {name!r}").cast("float32").fill_null(float("nan"))
-        )
+        number = finite_or_null(number_column(exposures, column, f"oracle {name!r}"))
+        typed[f"oracle_{name}"] = number.try_cast("float32").fill_null(float("nan"))
     return typed
 
 
 def _optional_columns(exposures: Expression, schema: LogSchema, time: Column) -> dict[str, Column]:
     columns, typed = schema.columns, {}
     if columns.request is not None:
-        typed["request"] = identity(_column(exposures, columns.request, "columns.request"))
+        typed["request"] = _identity(exposures, columns.request, "columns.request")
     if columns.position is not None:
         typed["position"] = _position(number_column(exposures, columns.position, "columns.position"))
     if schema.known_later:
@@ -123,9 +111,9 @@ def feature_column(table: Expression, feature: Feature, *, place: str = "log") -
     role = f"feature {feature.name!r}"
     column = _column(table, str(feature.column), role, place)
     if feature.kind == "categorical":
-        return identity(column)
+        return identity(column, role)
     if feature.kind == "numeric":
-        return number_column(table, str(feature.column), role).cast("float64")
+        return intended_numbers(number_column(table, str(feature.column), role))
     if feature.kind == "embedding":
         if not column.type().is_array():
             raise LogError(f"{role}: expected lists of numbers in column {feature.column!r}, found {column.type()}")
@@ -148,6 +136,10 @@ def _column(table: Expression, name: str, role: str, place: str = "log") -> Colu
     if name not in table.columns:
         raise SchemaError(f"{role}: there is no column {name!r} in the {place}; {nearest(name, table.columns)}")
     return table[name]
+
+
+def _identity(table: Expression, name: str, role: str) -> Column:
+    return identity(_column(table, name, role), role)
 
 
 def number_column(table: Expression, name: str, role: str) -> Column:
@@ -195,7 +187,7 @@ def action_times(exposures: Expression, schema: LogSchema) -> dict[str, tuple[Co
     for role, name in named.items():
         if name is not None:
             column = _column(exposures, name, role)
-            found[role] = (column, seconds(column, schema.time))
+            found[role] = (column, seconds(column, schema.time, role))
     return found
 
 
@@ -239,7 +231,9 @@ def _task(exposures: Expression, task: Task) -> dict[str, Column]:
         typed[f"censored_{task.name}"] = (censored & known).fill_null(False)
     if task.maximum is not None:
         duration = (duration > task.maximum).ifelse(task.maximum, duration)
-    typed[f"task_{task.name}"] = known.ifelse(duration.cast("float32"), None).fill_null(float("nan")).cast("float32")
+    typed[f"task_{task.name}"] = (
+        known.ifelse(duration.try_cast("float32"), None).fill_null(float("nan")).cast("float32")
+    )
     return typed
 
 
@@ -253,9 +247,9 @@ def _label(value: Column, threshold: float | None) -> Column:
 def _multi(column: Column, feature: Feature) -> Column:
     kind = column.type()
     if feature.separator is None and kind.is_array():
-        return column if kind.value_type.is_string() else column.cast("array<string>")
+        return texts(column, f"feature {feature.name!r}")
     if feature.separator is not None and not kind.is_array():
-        return identity(column).cast("string")
+        return identity(column, f"feature {feature.name!r}").cast("string")
     expected = "lists" if feature.separator is None else f"text separated by {feature.separator!r}"
     found = f"found {kind} in column {feature.column!r}; set or remove its separator"
     raise LogError(f"feature {feature.name!r}: expected {expected}, {found}")

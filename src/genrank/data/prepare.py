@@ -32,6 +32,7 @@ from genrank.data.summary import bare, check_classes, data_spec, one_class_tasks
 from genrank.data.survey import Findings, drop_reasons, explain_wrong_type, survey
 from genrank.data.tables import FeatureTable
 from genrank.data.time_checks import days_of, has_placeholders, time_warnings
+from genrank.data.value_checks import check_values
 from genrank.data.writing import BucketCounts, count_bucket, write_bucket
 from genrank.folders import new_folder, refuse_occupied
 from genrank.schema import LogSchema, Owner
@@ -167,7 +168,8 @@ class _Preparation:
         self.report(f"read {findings.rows:,} rows")
         if findings.dropped:
             exposures = exposures.filter(~functools.reduce(operator.or_, reasons.values()))
-        more = time_warnings(engine, relations.exposures, schema, days, now)
+        more = check_values(engine, exposures, schema)
+        more += time_warnings(engine, relations.exposures, schema, days, now)
         more += repeated_exposures(engine, exposures, typed, schema, findings.rows)
         return exposures, typed, replace(findings, warnings=(*findings.warnings, *more))
 

@@ -3,10 +3,9 @@
 Also the way of raw values (ids, context) to the indices that `prepare` gave them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,13 @@ from numpy.typing import NDArray
 
 from genrank.batch import Jagged
 from genrank.config import nearest
+from genrank.data.categories import Categories, intended
 from genrank.data.manifest import Manifest
 from genrank.data.statistics import Events, WindowStatistics, statistics_tasks
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines, joined, offsets_of
-from genrank.errors import DataError, RequestError
+from genrank.data.weights import LARGEST_WEIGHT
+from genrank.errors import DataError, RequestError, shown
 from genrank.schema import DataSpec, FeatureSpec, Owner
 
 
@@ -145,7 +146,8 @@ class FeatureEncoder:
     def __init__(self, folder: Path, manifest: Manifest, owner: Owner):
         self.what = "context" if owner == "exposure" else owner
         self.specs = [feature for feature in manifest.spec.of(owner) if feature.kind != "embedding"]
-        self.boundaries = manifest.boundaries
+        self.boundaries = {name: tuple(map(intended, edges)) for name, edges in manifest.boundaries.items()}
+        self.null_values = manifest.schema.null_values
         self.features = {feature.name: feature for feature in manifest.schema.features}
         self.vocabularies = {
             feature.name: read_vocabulary(folder / "vocab" / f"{feature.name}.parquet")
@@ -156,7 +158,8 @@ class FeatureEncoder:
     def encode(self, context: Mapping[str, Any], count: int) -> dict[str, Any]:
         """Columns for `count` candidates from one value for all, or a list with one for each.
 
-        A feature that is left out is unknown. Raises RequestError for names that are no context feature.
+        A feature that is left out is unknown. Raises RequestError for names that are no context feature, and for values
+        that are none of the feature's kind.
         """
         self.check(context)
         return {feature.name: self._column(feature, context.get(feature.name), count) for feature in self.specs}
@@ -170,7 +173,18 @@ class FeatureEncoder:
         known = {feature.name for feature in self.specs}
         for name in context:
             if name not in known:
-                raise RequestError(f"{self.what}: there is no feature {name!r}; {nearest(name, known)}")
+                raise RequestError(f"{self.what}: there is no feature {shown(name)}; {nearest(name[:200], known)}")
+
+    def of_each(self, context: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+        """The context, where the values of `names` are lists with one for each candidate, so that `encode` sees it.
+
+        A list of text could also be one multi-valued feature's values for all. Raises RequestError.
+        """
+        multi = {feature.name: feature for feature in self.specs if feature.kind == "multi" and feature.name in names}
+        return {
+            name: [self._values(multi[name], each) for each in value] if name in multi else value
+            for name, value in context.items()
+        }
 
     def _column(self, feature: FeatureSpec, value: Any, count: int) -> Any:
         if feature.kind == "multi" and not _of_each(value):
@@ -189,12 +203,9 @@ class FeatureEncoder:
 
     def _lists(self, feature: FeatureSpec, values: Sequence[Any]) -> Jagged:
         """Rows of known values, cut as `prepare` cuts them."""
-        rows = []
-        for given in values:
-            weights = self._weights(feature, given)
-            known = {name: index for name in weights if (index := self.vocabularies[feature.name].get(name))}
-            first = list(known)[: self.features[feature.name].max_values]
-            rows.append([(known[name], weights[name]) for name in first])
+        rows = [
+            list(self._weights(feature, given).items())[: self.features[feature.name].max_values] for given in values
+        ]
         flat = [pair for row in rows for pair in row]
         return Jagged(
             np.array([index for index, _ in flat], np.int32),
@@ -202,30 +213,46 @@ class FeatureEncoder:
             np.array([weight for _, weight in flat], np.float32) if feature.weighted else None,
         )
 
-    def _weights(self, feature: FeatureSpec, given: Any) -> dict[str, float]:
-        """Value → weight: of an object, or of a list, whose values weigh 1 each. RequestError for what is neither."""
-        separator = self.features[feature.name].separator
-        if isinstance(given, str) and separator is not None:
-            given = given.split(separator)
-        if not isinstance(given, Mapping | list | tuple | NoneType) or (
-            isinstance(given, Mapping) and not feature.weighted
-        ):
-            wanted = "a list of values" + (", or an object of values and their weights" if feature.weighted else "")
-            raise RequestError(f"{self.what}: {feature.name} must be {wanted}, found {given!r}")
-        weights: dict[str, float] = {}
-        for value in given or ():
-            if value is not None and (name := str(value).strip()) and name not in weights:
-                weights[name] = (
-                    _weight(f"{self.what}: {feature.name}: {name}", given[value]) if isinstance(given, Mapping) else 1.0
-                )
+    def _weights(self, feature: FeatureSpec, given: Any) -> dict[int, float]:
+        """Index of every known value → weight: of an object, or of a list, whose values weigh 1 each."""
+        where, separator = f"{self.what}: {feature.name}", self.features[feature.name].separator
+        vocabulary, values, weights = self.vocabularies[feature.name], self._values(feature, given), dict[int, float]()
+        weighted = isinstance(values, Mapping)
+        for value in values:
+            weight = _weight(f"{where}: {shown(value)}", values[value]) if weighted else 1.0
+            for part in value.split(separator) if isinstance(value, str) and separator is not None else [value]:
+                part = part.strip() if isinstance(part, str) else part
+                found = index_in(vocabulary.index_of_key if weighted else vocabulary.index, part, where)
+                weights.setdefault(found, weight)
+        weights.pop(0, None)
         return weights
 
+    def _values(self, feature: FeatureSpec, given: Any) -> Any:
+        """A multi-valued feature's values: a list, or an object where they have weights. RequestError for all else."""
+        if given is None:
+            return []
+        if isinstance(given, str) and self.features[feature.name].separator is not None:
+            return [] if given in self.null_values else [given]
+        if isinstance(given, list | tuple) or (isinstance(given, Mapping) and feature.weighted):
+            return given
+        wanted = "a list of values" + (", or an object of values and their weights" if feature.weighted else "")
+        raise RequestError(f"{self.what}: {feature.name} must be {wanted}, found {shown(given)}")
+
     def _index(self, feature: FeatureSpec, value: Any) -> int:
+        where = f"{self.what}: {feature.name}"
         if value is None:
             return 0
         if feature.kind == "categorical":
-            return self.vocabularies[feature.name].get(str(value), 0)
-        return numeric_bucket(f"{self.what}: {feature.name}", value, self.boundaries[feature.name])
+            return index_in(self.vocabularies[feature.name].index, value, where)
+        return numeric_bucket(where, value, self.boundaries[feature.name])
+
+
+def index_in(find: Callable[[Any], int], value: Any, where: str) -> int:
+    """Index of a category by a method of Categories; RequestError where it can't be one. `where` names the feature."""
+    try:
+        return find(value)
+    except ValueError as problem:
+        raise RequestError(f"{where}: {problem}; send one plain value") from None
 
 
 def _of_each(value: Any) -> bool:
@@ -235,22 +262,22 @@ def _of_each(value: Any) -> bool:
 
 def _weight(name: str, value: Any) -> float:
     weight = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else np.nan
-    if not (np.isfinite(weight) and weight >= 0):
-        raise RequestError(f"{name} must have a weight that is a number of 0 or more, found {value!r}")
+    if not 0 <= weight <= LARGEST_WEIGHT:
+        raise RequestError(f"{name} must have a weight that is a number from 0 to 1e18, found {shown(value)}")
     return weight
 
 
 def numeric_bucket(name: str, value: Any, boundaries: Sequence[float]) -> int:
-    """Bucket of a number: 0 where it is NaN or infinite, else 1 + its place among the boundaries."""
+    """Bucket of a number: 0 where it is NaN or infinite, else 1 + its place among the boundaries (`intended` ones)."""
     try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise RequestError(f"{name} must be a number, found {value!r}") from None
+        number = intended(float(value))
+    except (TypeError, ValueError, OverflowError):
+        raise RequestError(f"{name} must be a number, found {shown(value)}; leave it out if it is unknown") from None
     return 1 + int(np.searchsorted(boundaries, number, side="right")) if np.isfinite(number) else 0
 
 
-def read_vocabulary(path: Path) -> dict[str, int]:
-    """Value → index, of a file that `prepare` wrote."""
+def read_vocabulary(path: Path) -> Categories:
+    """The values of a file that `prepare` wrote."""
     table = pq.ParquetFile(path).read()
     values = table.column("value").cast(pa.string()).to_pylist()
-    return dict(zip(values, table.column("index").to_pylist(), strict=True))
+    return Categories(zip(values, table.column("index").to_pylist(), strict=True))

@@ -9,9 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from genrank.data.categories import identity
 from genrank.data.engine import Column, Engine, Expression
-from genrank.data.logs import Relations, identity
+from genrank.data.logs import Relations
 from genrank.data.manifest import DataWarning
+from genrank.data.value_checks import refuse_merged
 from genrank.errors import LogError, SchemaError
 from genrank.schema import LogSchema, Table
 
@@ -86,7 +88,7 @@ def with_id(side: Expression, table: Table, role: str) -> Expression:
     """The side table with its key as text in `genrank_id`. Raises SchemaError if there is no such key."""
     if table.key not in side.columns:
         raise SchemaError(f"{role}.key: there is no column {table.key!r} in {table.path}; {_columns(side)}")
-    keyed = side.mutate(genrank_id=identity(side[table.key]).cast("string"))
+    keyed = side.mutate(genrank_id=identity(side[table.key], f"{role}.key").cast("string"))
     return keyed.filter(keyed.genrank_id.notnull())
 
 
@@ -104,6 +106,7 @@ def _identities(
     warnings: list[DataWarning] = []
     if side is not None and table is not None:
         known = with_id(side, table, f"tables.{name}")
+        refuse_merged(engine, side, {f"tables.{name}.key": table.key})
         _check_unique(engine, known, table)
         warnings = _check_keys(engine, seen, known, name, table)
         ids = ids.union(known.select(id=known.genrank_id), distinct=True)

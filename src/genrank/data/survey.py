@@ -17,6 +17,7 @@ from genrank.data.logs import (
 )
 from genrank.data.manifest import DataWarning
 from genrank.data.times import SCALE
+from genrank.data.weights import LARGEST_WEIGHT
 from genrank.errors import LogError
 from genrank.ids import MAX_ID
 from genrank.schema import LogSchema, Task
@@ -25,7 +26,6 @@ DAY = 86_400
 YEAR = YEAR_1971 = 31_536_000
 YEAR_2200 = 7_258_118_400
 Period = tuple[int, int] | None  # begin and end, see `Source`
-LARGEST_WEIGHT = 1e18  # whose quotient with the smallest rate is still a float32
 SAID_OF_TIMES = {
     "unreadable": "can't be read; their actions count as known with the exposure",
     "before": "are before their exposure's; their actions count as known with the exposure",

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from genrank.data.categories import texts
 from genrank.data.engine import Column, import_ibis
 from genrank.data.vocabulary import distinct_values
 from genrank.errors import LogError
@@ -25,9 +26,8 @@ def weighted_texts(values: Column, weights: Column, feature: Feature) -> Column:
     ibis: Any = import_ibis()
     values, weights = _list(values, str(feature.column), feature), _list(weights, str(feature.weights), feature)
     num_values, num_weights = (column.length().fill_null(0) for column in (values, weights))
-    pairs = values.zip(weights).map(
-        lambda pair: pair.f1.cast("string").fill_null("") + MARK + pair.f2.cast("string").fill_null("")
-    )
+    names = texts(values, f"feature {feature.name!r}")
+    pairs = names.zip(weights).map(lambda pair: pair.f1.fill_null("") + MARK + pair.f2.cast("string").fill_null(""))
     said = ibis.literal(UNEQUAL) + num_values.cast("string") + " values and " + num_weights.cast("string") + " weights"
     return (num_values == num_weights).ifelse(pairs, ibis.array([said]))
 

@@ -8,6 +8,8 @@ from genrank.schema import TaskSpec
 
 Floats = NDArray[np.float64]
 
+LARGEST_WEIGHT = 1e18  # whose product with a score, and quotient with the smallest rate, is still a float32
+
 
 def metric_weights(t: Timelines, task: TaskSpec, rows: NDArray[np.int64] | slice = slice(None)) -> Floats | None:
     """(rows) for how many exposures each stands: a kept negative of a sampled task for 1 / rate. None: one each."""

@@ -14,6 +14,7 @@ from genrank.evaluation.evaluate import Evaluation, evaluate
 from genrank.evaluation.predictions import Predictions
 from genrank.evaluation.report import ReportRun, write_report
 from genrank.evaluation.trees import import_lightgbm, tree_baseline
+from genrank.finite_json import json_text
 from genrank.models.sequence_ranker import SequenceRankerConfig
 from genrank.runs.config import RunConfig
 from genrank.runs.predict import predict
@@ -54,7 +55,7 @@ def evaluate_run(
         num_bootstrap=config.evaluation.num_bootstrap,
         seed=config.evaluation.seed,
     )
-    (run / "evaluation.json").write_text(json.dumps(judged.to_json(), indent=1) + "\n", encoding="utf-8")
+    (run / "evaluation.json").write_text(json_text(judged.to_json(), indent=1), encoding="utf-8")
     if report:
         about = _about(run, to_dict(config), part, sum(p.numel() for p in model.parameters()), prepared)
         write_report(run / "report.html", evaluation=judged, predictions=predictions, run=about)

@@ -1,6 +1,5 @@
 """The evaluation of a retrieval run: recall and NDCG over the full catalogue, what lists are made of, slices."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from genrank.config import to_dict
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.prepared import Part, PreparedData
 from genrank.evaluation.retrieval import Retrieved, judge
+from genrank.finite_json import json_text
 from genrank.retrieval.config import RetrieverConfig
 from genrank.retrieval.retriever import Retriever
 from genrank.runs.config import RunConfig
@@ -30,7 +30,7 @@ def evaluate_retrieval(run: Path, *, data: Path | None = None, part: Part = "tes
     require_same_schema(bundle, prepared.folder, prepared.manifest)
     warnings = [to_dict(found) for found in prepared.manifest.warnings]
     judged = judged_targets(model, prepared, config, part) | {"warnings": warnings}
-    (run / "evaluation.json").write_text(json.dumps(judged, indent=1) + "\n", encoding="utf-8")
+    (run / "evaluation.json").write_text(json_text(judged, indent=1), encoding="utf-8")
     return judged
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,9 @@ class RankingService:
     def rank(self, request: RankRequest) -> "Future[RankAnswer]":
         """The answer to come. Raises RequestError for what can't be ranked, Overloaded where there's no time for it."""
         deployed = self.deployed
+        if request.of_each:
+            context = deployed.histories.context.of_each(request.context, request.of_each)
+            request = replace(request, context=context, of_each=frozenset())
         self._check(deployed, request)
         weights = self._weights(deployed, request.value)
         when = int(time.time()) if request.time is None else request.time

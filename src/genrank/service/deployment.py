@@ -29,12 +29,16 @@ log = logging.getLogger("genrank.service")
 
 @dataclass(frozen=True, kw_only=True)
 class RankRequest:
-    """What a caller asks. time: seconds since the epoch, None for now. context: see FeatureEncoder.encode."""
+    """What a caller asks. time: seconds since the epoch, None for now. context: see FeatureEncoder.encode.
+
+    of_each: names in `context` whose value is a list with one for each candidate, whatever it looks like.
+    """
 
     user: str
     candidates: tuple[str, ...]
     time: int | None = None
     context: Mapping[str, Any] = field(default_factory=dict)
+    of_each: frozenset[str] = frozenset()
     tasks: tuple[str, ...] = ()  # wanted in the answer; empty: all
     value: Mapping[str, float] | str = ""
     top_k: int = 0  # 0: all
@@ -87,7 +91,7 @@ class Deployment:
         manifest = Manifest.open(data)
         require_same_schema(bundle, data, manifest)
         self.bundle, self.spec = bundle, bundle.manifest.spec
-        for weights in options.values.values():
+        for weights in (bundle.config.value, *options.values.values()):
             check_value(weights, self.spec)
         table, users = (FeatureTable.load(data, owner, self.spec) for owner in ("item", "user"))
         self.catalogue = Catalogue(table, data, bundle.manifest)

@@ -97,31 +97,32 @@ class RankBody(Body):
 
     def request(self) -> RankRequest:
         """As the service takes it. Raises MalformedBody and RequestError."""
+        own = self._own()
+        names = dict.fromkeys(name for context in own for name in context)
+        if len(names) > MAX_NAMES:
+            raise RequestError(
+                f"candidates: their contexts have {len(names)} features among them, at most {MAX_NAMES} are taken; "
+                "leave out those that the model doesn't know"
+            )
+        shared = _features(self.context, "context", _OF_EACH)
         return RankRequest(
             user=str(self.user),
             candidates=tuple(str(c.item) if isinstance(c, CandidateBody) else str(c) for c in self.candidates),
             time=self.time,
-            context=self._context(_features(self.context, "context", _OF_EACH)),
+            context=shared | {name: [context.get(name, shared.get(name)) for context in own] for name in names},
+            of_each=frozenset(names),
             tasks=tuple(self.tasks),
             value=self.value,
             top_k=self.top_k,
         )
 
-    def _context(self, shared: dict[str, Any]) -> dict[str, Any]:
-        """One value for all, or a list with one for each where a candidate has its own."""
+    def _own(self) -> list[dict[str, Any]]:
+        """The candidates' own contexts."""
         nothing: dict[str, Any] = {}  # one for all
-        own = [
+        return [
             _features(c.context, f"candidates.{place}.context") if isinstance(c, CandidateBody) else nothing
             for place, c in enumerate(self.candidates)
         ]
-        named = dict.fromkeys(name for context in own for name in context)
-        if len(named) > MAX_NAMES:
-            raise RequestError(
-                f"candidates: their contexts have {len(named)} features among them, at most {MAX_NAMES} are taken; "
-                "leave out those that the model doesn't know"
-            )
-        lists = {name: [context.get(name, shared.get(name)) for context in own] for name in named}
-        return shared | lists
 
 
 class RetrieveBody(Body):
@@ -131,7 +132,7 @@ class RetrieveBody(Body):
     k: Annotated[int, Meta(ge=1, le=2**31 - 1, description="items to find")] = 500
     time: Annotated[Seconds | None, Meta(description="default: now")] = None
     without: Annotated[
-        dict[Name, list[Id]],
+        dict[Name, list[Scalar]],
         Meta(max_length=MAX_NAMES, description="values by item feature that no answer may have, as in blocked authors"),
     ] = {}
     exclude: Annotated[list[Id], Meta(description="items that may not be in the answer")] = []
@@ -145,7 +146,7 @@ class RetrieveBody(Body):
             user=str(self.user),
             k=self.k,
             time=self.time,
-            without={name: [str(value) for value in values] for name, values in self.without.items()},
+            without=self.without,
             exclude=tuple(str(item) for item in self.exclude),
             exclude_seen=self.exclude_seen,
         )

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from genrank.batch import Jagged
 from genrank.config import nearest
+from genrank.data.categories import Categories
+from genrank.data.embeddings import LARGEST_COMPONENT
 from genrank.data.manifest import Manifest
-from genrank.data.request import FeatureEncoder
+from genrank.data.request import FeatureEncoder, index_in
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import gather, join_jagged
 from genrank.errors import RequestError, shown
@@ -75,19 +77,22 @@ class Catalogue:
         rows = self._rows
         return np.array([rows.get(name, 0) for name in ids], np.int64)
 
-    def vocabulary(self, name: str) -> Mapping[str, int]:
+    def vocabulary(self, name: str) -> Categories:
         """Of a categorical or multi-valued feature. RequestError for another name."""
         found = self.encoder.vocabularies.get(name)
         if found is None:
             raise RequestError(
-                f"without: there is no item feature {name!r}; {nearest(name, self.encoder.vocabularies)}"
+                f"without: there is no item feature {shown(name)}; {nearest(name[:200], self.encoder.vocabularies)}"
             )
         return found
 
     def rows_with(self, name: str, values: Sequence[Any]) -> Ints:
         """Rows that have one of the values of a categorical or multi-valued feature. RequestError for another name."""
         vocabulary = self.vocabulary(name)
-        wanted = [vocabulary[str(value)] for value in values if str(value) in vocabulary]
+        if not isinstance(values, list | tuple):
+            raise RequestError(f"without: {name} must be a list of values, found {shown(values)}; put it in a list")
+        found = [index_in(vocabulary.index, value, f"without: {name}") for value in values]
+        wanted = [index for index in found if index]
         column = self.table.features[name]
         if not isinstance(column, Jagged):
             return np.flatnonzero(np.isin(column, wanted))
@@ -159,7 +164,7 @@ def _vector(item: str, name: str, value: Any, size: int) -> NDArray[np.float32]:
         vector = np.asarray(value, np.float32)
     except (TypeError, ValueError):
         vector = np.zeros(0, np.float32)
-    if vector.shape != (size,) or not np.isfinite(vector).all():
+    if vector.shape != (size,) or not (np.abs(vector) <= LARGEST_COMPONENT).all():
         found = f"{len(value)} values" if isinstance(value, list | tuple) else shown(value)
-        raise RequestError(f"item {item!r}: {name} must be {size} finite numbers, found {found}")
+        raise RequestError(f"item {item!r}: {name} must be {size} numbers from -1e15 to 1e15, found {found}")
     return vector

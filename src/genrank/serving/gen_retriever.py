@@ -24,7 +24,7 @@ from genrank.retrieval.search import Precision
 from genrank.serving.bundle import Bundle, load_bundle, require_same_schema
 from genrank.serving.catalogue import Catalogue
 from genrank.serving.histories import Histories, PastInMemory, PastOnDisk
-from genrank.serving.ranker import check_time
+from genrank.serving.ranker import as_id, as_ids, check_time
 from genrank.serving.retrieval import RetrievalEngine, RetrieveRequest, open_index
 
 
@@ -122,19 +122,19 @@ class GenRetriever:
         history, gets what the model holds for somebody unknown, and the answer says so. Raises RequestError.
         """
         check_k(k)
-        check_id("user", str(user))
+        user = check_id("user", as_id("user", user))
         when = self.bundle.manifest.split.last_time + 1 if time is None else check_time(time)
         request = RetrieveRequest(
-            user=str(user),
+            user=user,
             time=when,
             k=k,
             without=without or {},
-            exclude=self.catalogue.find([str(item) for item in exclude]),
+            exclude=self.catalogue.find(as_ids("exclude", exclude)),
         )
         (found,) = self.engine.retrieve([request], num_candidates=num_candidates)
         ids = self.catalogue.table.ids
         return Found(
-            user=str(user),
+            user=user,
             user_known=found.user_known,
             time=when,
             num_history=found.num_history,

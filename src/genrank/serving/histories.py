@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from genrank.data.exposures import number_requests, request_times, requests_by_gap
 from genrank.data.manifest import Manifest
-from genrank.data.request import FeatureEncoder, exposures, load_user, read_vocabulary
+from genrank.data.request import FeatureEncoder, exposures, index_in, load_user, read_vocabulary
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines, joined
-from genrank.errors import RequestError
+from genrank.errors import RequestError, shown
 from genrank.schema import DataSpec, LogSchema
 from genrank.serving.cache import ByteBudgetCache
 from genrank.serving.catalogue import Catalogue
@@ -171,7 +171,7 @@ class Histories:
         known = [task.name for task in self.spec.tasks] + [part.name for part in self.spec.feedback]
         for name in event.actions:
             if name not in known:
-                raise RequestError(f"actions: there is no task or feedback {name!r}; there is {', '.join(known)}")
+                raise RequestError(f"actions: there is no task or feedback {shown(name)}; there is {', '.join(known)}")
         if event.known_at and not event.time <= event.known_at:
             raise RequestError(f"known_at of item {event.item!r} is {event.known_at}, before its time {event.time}")
         if event.known_at > event.time and not self.schema.known_later:
@@ -270,7 +270,10 @@ class Histories:
             if not binary:
                 censored[task.name] = np.zeros(len(events), np.bool_)
         feedback = {
-            name: [vocabulary.get(str(event.actions.get(name)), 0) for event in events]
+            name: [
+                index_in(vocabulary.index, event.actions.get(name), f"actions: {name} of item {shown(event.item)}")
+                for event in events
+            ]
             for name, vocabulary in self.feedback.items()
         }
         return tasks, censored, feedback
@@ -313,4 +316,4 @@ def _number(event: Event, name: str, *, binary: bool) -> float:
     if isinstance(value, bool | int | float) and (value in (0, 1) if binary else 0 <= value <= LONGEST):
         return float(value)
     wanted = "true, false or null" if binary else "seconds, at most 10^9, or null"
-    raise RequestError(f"actions: {name} of item {event.item!r} must be {wanted}, found {value!r}")
+    raise RequestError(f"actions: {name} of item {event.item!r} must be {wanted}, found {shown(value)}")

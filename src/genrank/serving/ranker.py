@@ -19,11 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrank.config import nearest
+from genrank.data.categories import id_text
 from genrank.data.manifest import Manifest
 from genrank.data.request import load_statistics
 from genrank.data.statistics import WindowStatistics
 from genrank.data.tables import FeatureTable
-from genrank.errors import RequestError
+from genrank.data.weights import LARGEST_WEIGHT
+from genrank.errors import GenRankError, RequestError, shown
 from genrank.ids import check_id
 from genrank.schema import DataSpec
 from genrank.serving.bundle import Bundle, load_bundle, require_same_schema
@@ -114,16 +116,16 @@ class GenRanker:
         value: weight of each task's score in the order; default: the run's. A user or item that is not in the data is
         ranked as unknown, and the answer says so. Raises RequestError for no or repeated candidates and unknown names.
         """
+        user, candidates = check_id("user", as_id("user", user)), as_ids("candidates", candidates)
         check_candidates(candidates)
-        check_id("user", str(user))
         weights = dict(self.bundle.config.value if value is None else value)
         check_value(weights, self.spec)
-        rows = self.items.find([str(item) for item in candidates])
+        rows = self.items.find(candidates)
         when = self.bundle.manifest.split.last_time + 1 if time is None else check_time(time)
-        (found,) = self.engine.score([EngineRequest(user=str(user), items=rows, time=when, context=context or {})])
+        (found,) = self.engine.score([EngineRequest(user=user, items=rows, time=when, context=context or {})])
         places = in_order(candidates, found.scores, known=rows > 0, weights=weights)
         return Ranking(
-            user=str(user),
+            user=user,
             user_known=found.user_known,
             time=when,
             num_history=found.num_history,
@@ -149,13 +151,23 @@ class GenRanker:
 def in_order(
     candidates: Sequence[str], scores: Mapping[str, Floats], *, known: NDArray[np.bool_], weights: Mapping[str, float]
 ) -> tuple[Place, ...]:
-    """The candidates in falling order of value, the weighted sum of their scores; equal ones as they were given."""
+    """The candidates in falling order of value, the weighted sum of their scores; equal ones as they were given.
+
+    GenRankError where a score is no finite number: an order of them would mean nothing.
+    """
     values = np.zeros(len(candidates))
     for task, weight in weights.items():
         values = values + weight * scores[task]
+    for task, score in (*scores.items(), ("value", values)):
+        odd = np.flatnonzero(~np.isfinite(score))
+        if len(odd):
+            raise GenRankError(
+                f"the model's score ({task}) of item {shown(candidates[odd[0]])} is {score[odd[0]]}; check the item's "
+                "features, and train again with a lower learning rate if this is so for others"
+            )
     return tuple(
         Place(
-            item=str(candidates[i]),
+            item=candidates[i],
             value=float(values[i]),
             scores={task: float(score[i]) for task, score in scores.items()},
             known=bool(known[i]),
@@ -166,19 +178,36 @@ def in_order(
 
 def check_time(time: int) -> int:
     """The time; RequestError where it can't be seconds since the epoch."""
-    if not 0 <= time < LATEST:
-        raise RequestError(f"time is {time}; give seconds since the epoch (milliseconds are divided by 1000)")
-    return time
+    if isinstance(time, bool) or not isinstance(time, int | np.integer) or not 0 <= time < LATEST:
+        raise RequestError(
+            f"time is {shown(time)}; give whole seconds since the epoch (milliseconds are divided by 1000)"
+        )
+    return int(time)
 
 
 def check_value(weights: Mapping[str, float], spec: DataSpec) -> None:
-    """RequestError where a value formula names a task that there isn't, or has a weight that is no number."""
+    """RequestError where a value formula names a task that there isn't, or a weight that makes sums no number."""
     tasks = [task.name for task in spec.tasks]
     for task, weight in weights.items():
         if task not in tasks:
-            raise RequestError(f"value: there is no task {task!r}; {nearest(task, tasks)}")
-        if not np.isfinite(weight):
-            raise RequestError(f"value: the weight of {task} is {weight}; give a finite number")
+            raise RequestError(f"value: there is no task {shown(task)}; {nearest(task[:200], tasks)}")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= LARGEST_WEIGHT:
+            raise RequestError(f"value: the weight of {task} is {shown(weight)}; give a number from -1e18 to 1e18")
+
+
+def as_ids(what: str, ids: Sequence[Any]) -> list[str]:
+    """Ids as logs have them. RequestError for a text in the place of a list, and for what can't be an id."""
+    if isinstance(ids, str | bytes):
+        raise RequestError(f"{what}: expected a list of ids, found the text {shown(ids)}; put it in a list")
+    return [as_id(what, each) for each in ids]
+
+
+def as_id(what: str, value: Any) -> str:
+    """An id as logs have it; RequestError for what can't be one."""
+    try:
+        return id_text(value)
+    except ValueError as problem:
+        raise RequestError(f"{what}: {problem}; send ids as text or whole numbers") from None
 
 
 def check_candidates(candidates: Sequence[str]) -> None:
@@ -187,9 +216,9 @@ def check_candidates(candidates: Sequence[str]) -> None:
         raise RequestError("there are no candidates to rank; give at least one item id")
     seen: set[str] = set()
     for item in candidates:
-        if str(item) == "":
+        if item == "":
             raise RequestError("a candidate is empty; give item ids separated by single commas")
-        if str(item) in seen:
-            raise RequestError(f"the candidate {item!r} is given twice; give every item once")
-        check_id("candidates", str(item))
-        seen.add(str(item))
+        if item in seen:
+            raise RequestError(f"the candidate {shown(item)} is given twice; give every item once")
+        check_id("candidates", item)
+        seen.add(item)

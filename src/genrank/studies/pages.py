@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from rich import box
 from rich.table import Table
 
 from genrank.evaluation.page import render, require
+from genrank.finite_json import json_text
 from genrank.folders import replace_text
 from genrank.studies.tables import (
     Result,
@@ -58,7 +58,7 @@ def write_pages(out: Path, result: Result) -> list[Path]:
         failures=failures(result),
         reading=READING,
     )
-    texts = {"json": json.dumps(result, indent=1) + "\n", "md": markdown(result), "csv": as_csv(result), "html": page}
+    texts = {"json": json_text(result, indent=1), "md": markdown(result), "csv": as_csv(result), "html": page}
     out.mkdir(parents=True, exist_ok=True)
     for suffix, text in texts.items():
         replace_text(out / f"{name}.{suffix}", text)
