@@ -92,3 +92,18 @@ def test_updates_are_kept_up_to_a_number_of_bytes(monkeypatch: pytest.MonkeyPatc
     big = tuple(Item(id=f"item {number}") for number in range(2000))  # larger than all that may be kept
     store.put_items(big)
     assert [update.items for update in store.updates(position)[0]] == [big]
+
+
+def test_users_of_whom_nothing_is_known_share_what_is_kept_and_rank_as_ever(run: Path, service: RankingService) -> None:
+    ranker = GenRanker.load(run)
+    items = tuple(str(item) for item in ranker.items.ids[1:9].to_pylist())
+    expected = ranker.rank("nobody", items)
+    entries = service.cache.counts().entries
+    for number in range(20):
+        asked = RankRequest(user=f"nobody {number}", candidates=items, time=expected.time)
+        found = service.rank(asked).result(20)
+        assert [place.item for place in found.places] == [place.item for place in expected.places]
+        for place, other in zip(found.places, expected.places, strict=True):
+            assert place.scores == pytest.approx(other.scores, abs=1e-6, rel=1e-6)
+    assert service.cache.counts().entries == entries
+    assert service.deployed.histories.num_bytes == 0

@@ -166,7 +166,7 @@ class Engine:
         key = (self.version, history.user if length or history.row else "")
         kept = None if self.cache is None else self.cache.get(key)
         reused = 0 if kept is None or kept.begin != begin else _common(kept.stamps, stamps)
-        if kept is not None and reused:
+        if kept is not None and (reused or not (length or len(kept.stamps))):
             unsettled = self.model.num_unsettled_events
             reused = reused if unsettled == 0 else max(min(reused, len(kept.stamps) - unsettled), 0)
             state = kept.state.first(reused)
