@@ -36,8 +36,9 @@ def serve(run: Path, tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """Starts `genrank serve` on a free port; stops it at the end."""
     started: list[Running] = []
 
-    def start(*arguments: str, folder: Path = run) -> Running:
-        command = [sys.executable, "-m", "genrank.cli", "serve", str(folder), "--port", "0"]
+    def start(*arguments: str, folder: Path = run, descriptors: int = 0) -> Running:
+        command = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"] if descriptors else []
+        command += [sys.executable, "-m", "genrank.cli", "serve", str(folder), "--port", "0"]
         command += [
             "--store",
             str(tmp_path / "events.sqlite"),

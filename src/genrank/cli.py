@@ -178,7 +178,20 @@ def _add_serving(parsers: Any) -> None:
     )
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     serve.add_argument("--port", type=int, default=8080)
-    serve.add_argument("--token", default="", help="bearer token of callers (default: $GENRANK_TOKEN, or none)")
+    serve.add_argument("--token-file", type=Path, metavar="FILE", help="file with the bearer token of callers")
+    serve.add_argument(
+        "--token",
+        default="",
+        help="bearer token of callers; shows in the list of processes (default: $GENRANK_TOKEN, or none)",
+    )
+    serve.add_argument(
+        "--trust-proxy",
+        nargs="?",
+        default="",
+        const="127.0.0.1",
+        metavar="ADDRESSES",
+        help="believe X-Forwarded-For and -Proto of these proxies, as in 10.0.0.0/8 (without a value: 127.0.0.1)",
+    )
     serve.add_argument(
         "--log-requests", type=Path, metavar="FILE", help="append every ranking to FILE, for genrank replay"
     )

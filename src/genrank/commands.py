@@ -153,14 +153,15 @@ def serve(options: argparse.Namespace) -> None:
     from genrank.service.core import RankingService
     from genrank.service.options import ServiceOptions
     from genrank.service.retrieval import RetrievalStage
-    from genrank.service.run import Listening, bind, require_serve, run
+    from genrank.service.run import Listening, bind, read_token, require_serve, run
     from genrank.serving.bundle import load_bundle
     from genrank.serving.request_log import RequestLog
     from genrank.serving.stores import open_store
     from genrank.serving.versions import check_golden, current, is_published
 
     require_serve()
-    where = {"host": options.host, "port": options.port, "token": options.token or os.environ.get("GENRANK_TOKEN", "")}
+    token = read_token(options.token, options.token_file, os.environ.get("GENRANK_TOKEN", ""))
+    where = {"host": options.host, "port": options.port, "token": token, "trust_proxy": options.trust_proxy}
     listening = build(Listening, where, where="serve")
     settings = override(ServiceOptions(), options.settings)
     published = is_published(options.run_folder)
@@ -178,6 +179,7 @@ def serve(options: argparse.Namespace) -> None:
         if options.retriever is not None:
             stage = RetrievalStage(options.retriever, store=store, options=settings, until=options.until)
             service.readers.append(stage.catch_up)
+            service.vital.append(stage.failure)
         run(service, listening, taken, models=options.run_folder if published else None, stage=stage)
 
 

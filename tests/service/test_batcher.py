@@ -119,3 +119,63 @@ def test_a_cancelled_job_is_not_worked_on() -> None:
     assert futures[2].result(10) == 30
     queue.stop()
     assert all(2 not in batch for batch in gate.batches)
+
+
+def test_a_thread_that_ends_takes_no_caller_with_it(caplog: pytest.LogCaptureFixture) -> None:
+    gate, entered = threading.Event(), threading.Event()
+
+    def work(jobs: Sequence[int]) -> list[int]:
+        entered.set()
+        assert gate.wait(10)
+        raise SystemExit("no more")
+
+    queue: Batcher[int, int] = Batcher(work, cost=float, batch_cost=1.0, wait=0.0)
+    futures = [queue.submit(1, within=10)]
+    assert entered.wait(10)
+    futures += [queue.submit(job, within=10) for job in (2, 3)]
+    assert futures[1].cancel()
+    assert queue.failure == ""
+    gate.set()
+    for future in (futures[0], futures[2]):
+        with pytest.raises(Stopped):
+            future.result(10)
+    assert "SystemExit: no more" in queue.failure
+    assert "SystemExit: no more" in caplog.text
+    assert queue.expected_wait == 0.0
+    with pytest.raises(Stopped):
+        queue.submit(1, within=10)
+    queue.stop()
+
+
+def test_what_a_batcher_survives() -> None:
+    gate = Gate()
+    gate.open.set()
+    answers: list[list[int]] = [[], [1, 2], [1]]
+    queue: Batcher[int, int] = Batcher(lambda jobs: answers.pop(0), cost=float, batch_cost=1.0, wait=0.0)
+    for number in (0, 2):
+        with pytest.raises(RuntimeError, match=f"{number} answers to 1 jobs"):
+            queue.submit(1, within=10).result(10)
+    assert queue.submit(1, within=10).result(10) == 1
+    queue.stop()
+
+    gate = Gate()
+    queue = batcher(gate)
+    futures = held(gate, queue, [])
+    futures[0].set_result(7)  # by somebody else
+    gate.open.set()
+    assert queue.submit(3, within=10).result(10) == 30
+    assert queue.failure == ""
+    queue.stop()
+
+
+def test_work_that_does_not_end_is_a_failure_for_as_long_as_it_lasts() -> None:
+    now = [0.0]
+    gate = Gate()
+    queue: Batcher[int, int] = Batcher(gate, cost=abs, batch_cost=10.0, wait=0.0, clock=lambda: now[0])
+    held(gate, queue, [])
+    assert queue.failure == ""
+    now[0] = 61.0
+    assert "for 61 s" in queue.failure
+    gate.open.set()
+    queue.stop()
+    assert queue.failure == ""

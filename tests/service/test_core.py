@@ -78,7 +78,7 @@ def test_events_of_a_call_are_kept_together_or_not_at_all(service: RankingServic
 
 
 def test_no_time_is_a_refusal(counted: Path) -> None:
-    service = build(counted, deadline=1e-9)
+    service = build(counted, deadline=1e-9, wait=0.0)
     with pytest.raises(Overloaded):
         service.rank(RankRequest(user="u", candidates=("i",))).result(20)
     service.stop()

@@ -40,7 +40,7 @@ def test_a_days_work(serve: Serve, run: Path, items: list[str], user: str) -> No
     assert running.stop() == 0
     lines = [json.loads(line) for line in running.said]  # all of them: nothing else is on stderr
     assert "serving" in lines[0]["message"]
-    assert {"time", "level", "request_id", "method", "path", "status", "ms"} == set(lines[1])
+    assert {"time", "level", "request_id", "method", "path", "status", "ms", "client"} == set(lines[1])
 
 
 def ranks_as_offline(client: Client, run: Path, items: list[str], user: str) -> None:

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager
 
 from prometheus_client import generate_latest
+from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -36,7 +37,7 @@ from genrank.service.batcher import HEADROOM
 from genrank.service.core import RankingService
 from genrank.service.deployment import RankAnswer, RankRequest
 from genrank.service.docs_page import page
-from genrank.service.gate import Gate, Lag
+from genrank.service.gate import Gate, Lag, error_body
 from genrank.service.metrics import Metrics
 from genrank.service.reading import BodyLimits, BodyReader, MalformedBody
 from genrank.service.refusals import HANDLERS
@@ -48,13 +49,21 @@ RANK_BODY, EVENTS_BODY, ITEMS_BODY, RETRIEVE_BODY = 2 * MIB, 4 * MIB, 4 * MIB, M
 
 
 def build_app(
-    service: RankingService, stage: RetrievalStage | None = None, *, token: str = "", max_body: int = 4 * MIB
+    service: RankingService,
+    stage: RetrievalStage | None = None,
+    *,
+    token: str = "",
+    max_body: int = 4 * MIB,
+    connections: Collector | None = None,
 ) -> Starlette:
     """The web application over a service. stage: what retrieves; without it there are no such routes.
 
     token: what callers must bear, empty for none. max_body: bytes, of any path.
+    connections: what counts them, for /metrics.
     """
     metrics, lag = Metrics(service), Lag()
+    if connections is not None:
+        metrics.registry.register(connections)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -130,7 +139,9 @@ def _health(service: RankingService, metrics: Metrics) -> list[BaseRoute]:
     async def live(_: Request) -> Response:
         return JSONResponse({"status": "live", "version": __version__})
 
-    async def ready(_: Request) -> Response:
+    async def ready(request: Request) -> Response:
+        if failed := [said for check in service.vital if (said := check())]:
+            return JSONResponse(error_body("; ".join(failed), request.state.id), 503, {"retry-after": "1"})
         return JSONResponse({"status": "ready", "model": service.version})
 
     async def scrape(_: Request) -> Response:

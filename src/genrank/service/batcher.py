@@ -3,22 +3,29 @@
 A job that can't be done before its deadline is refused at once, going by how fast the work has been so far: a caller
 that hears no within a millisecond can ask elsewhere, one that hears it after the deadline can't. What has waited past
 its deadline is dropped unworked.
+
+Whatever the work raises is its callers' to see. Should the thread end nevertheless, then the cause is logged, nobody
+waits for it, and `failure` says so.
 """
 
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from genrank.errors import GenRankError
 
+log = logging.getLogger("genrank.service")
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
 MEMORY = 0.9  # of the measured rate, per batch
 HEADROOM = 0.6  # of the time that a job has, to be promised away: the rate falls and the web slows as the load rises
+STUCK = 60.0  # seconds at one batch, after which it counts as not working
 
 
 class Overloaded(GenRankError):
@@ -30,7 +37,7 @@ class Overloaded(GenRankError):
 
 
 class Stopped(GenRankError):
-    """The service is going down."""
+    """The service is going down, or a part of it has."""
 
 
 @dataclass
@@ -58,6 +65,9 @@ class Batcher(Generic[Job, Answer]):
         self._queue: deque[_Waiting[Job, Answer]] = deque()
         self._changed = threading.Condition()
         self._stopping = False
+        self._cause = ""  # of its end, where that came unasked
+        self._batch: list[_Waiting[Job, Answer]] = []  # what is being worked on
+        self._begun: float | None = None
         self._pending = 0.0  # cost of what waits or is being worked on
         self.rate: float | None = None  # cost a second
         self._thread = threading.Thread(target=self._run, name="genrank-batcher", daemon=True)
@@ -68,11 +78,23 @@ class Batcher(Generic[Job, Answer]):
         """Seconds until a job that came now would be begun; 0 before anything has been measured."""
         return 0.0 if self.rate is None else self._pending / self.rate
 
+    @property
+    def failure(self) -> str:
+        """Why no job will be done, or none for now; empty where all is well."""
+        if self._cause:
+            return f"the thread that works has ended: {self._cause}; start the service again"
+        begun = self._begun
+        if begun is not None and self._clock() - begun > STUCK:
+            return f"the thread that works has been at one batch for {self._clock() - begun:.0f} s"
+        return ""
+
     def submit(self, job: Job, *, within: float) -> "Future[Answer]":
         """The job's answer to come, within that many seconds. Raises Overloaded and Stopped."""
         cost = self._cost(job)
         future: Future[Answer] = Future()
         with self._changed:
+            if self._cause:
+                raise Stopped("the service can't work any more, its log says why; ask another instance")
             if self._stopping:
                 raise Stopped("the service is going down; ask another instance")
             wait = self.expected_wait
@@ -91,23 +113,41 @@ class Batcher(Generic[Job, Answer]):
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        while (batch := self._next()) is not None:
-            began = self._clock()
-            alive = []
-            for each in batch:
-                if not each.future.set_running_or_notify_cancel():
-                    continue
-                if each.deadline > began:
-                    alive.append(each)
-                else:
-                    each.future.set_exception(Overloaded(self.expected_wait))
-            if alive:
-                self._answer(alive)
-                self._learn(sum(each.cost for each in alive), self._clock() - began)
-            with self._changed:
-                self._pending -= sum(each.cost for each in batch)
-                if not self._queue:
-                    self._pending = 0.0
+        try:
+            while (batch := self._next()) is not None:
+                self._begun = self._clock()
+                self._work_on(batch, self._begun)
+                self._batch, self._begun = [], None
+                with self._changed:
+                    self._pending -= sum(each.cost for each in batch)
+                    if not self._queue:
+                        self._pending = 0.0
+        except BaseException as problem:  # noqa: BLE001 - nobody else would hear of it, and callers would wait for ever
+            self._end(problem)
+
+    def _end(self, problem: BaseException) -> None:
+        log.critical("the thread that works has ended, no job is taken from here on", exc_info=problem)
+        with self._changed:
+            self._cause = f"{type(problem).__name__}: {problem}"[:200]
+            left = [*self._batch, *self._queue]
+            self._queue.clear()
+            self._pending, self._begun = 0.0, None
+        for each in left:
+            with suppress(InvalidStateError):
+                each.future.set_exception(Stopped("the service can't work any more; ask another instance"))
+
+    def _work_on(self, batch: Sequence[_Waiting[Job, Answer]], began: float) -> None:
+        alive = []
+        for each in batch:
+            if not each.future.set_running_or_notify_cancel():
+                continue
+            if each.deadline > began:
+                alive.append(each)
+            else:
+                each.future.set_exception(Overloaded(self.expected_wait))
+        if alive:
+            self._answer(alive)
+            self._learn(sum(each.cost for each in alive), self._clock() - began)
 
     def _next(self) -> list[_Waiting[Job, Answer]] | None:
         """The jobs of the next batch; None when there are no more to come."""
@@ -122,7 +162,7 @@ class Batcher(Generic[Job, Answer]):
                 if left <= 0:
                     break
                 self._changed.wait(left)
-            batch = [self._queue.popleft()]
+            batch = self._batch = [self._queue.popleft()]
             cost = batch[0].cost
             while self._queue and cost + self._queue[0].cost <= self.batch_cost:
                 batch.append(self._queue.popleft())
@@ -132,15 +172,19 @@ class Batcher(Generic[Job, Answer]):
     def _answer(self, batch: Sequence[_Waiting[Job, Answer]]) -> None:
         try:
             answers = self._work([each.job for each in batch])
+            if len(answers) != len(batch):
+                raise RuntimeError(f"{len(answers)} answers to {len(batch)} jobs")
         except Exception as problem:  # noqa: BLE001 - whatever it is, it is the caller's to see
             if len(batch) == 1:
-                batch[0].future.set_exception(problem)
+                with suppress(InvalidStateError):  # somebody else has answered it
+                    batch[0].future.set_exception(problem)
                 return
             for each in batch:  # one bad job must not take the others with it
                 self._answer([each])
             return
         for each, answer in zip(batch, answers, strict=True):
-            each.future.set_result(answer)
+            with suppress(InvalidStateError):
+                each.future.set_result(answer)
 
     def _learn(self, cost: float, seconds: float) -> None:
         rate = cost / max(seconds, 1e-6)

@@ -52,6 +52,7 @@ class RankingService:
         self.cache: Cache = history_cache(options.cache_bytes)
         self._swapping = threading.Lock()
         self.readers: list[Callable[[], None]] = []  # called when the store has something new
+        self.vital: list[Callable[[], str]] = [self.failure]  # each says what has failed, nothing while all is well
         self.deployed: Deployment
         self._deploy(bundle)
         self._batcher: Batcher[Asked, RankAnswer] = Batcher(
@@ -101,6 +102,12 @@ class RankingService:
     def expected_wait(self) -> float:
         """Seconds that a ranking would wait now."""
         return self._batcher.expected_wait
+
+    def failure(self) -> str:
+        """Why no ranking is done any more, or none of what other processes wrote; empty where all is well."""
+        if self.store.shared and not self._stopping.is_set() and not self._follower.is_alive():
+            return "the thread that follows the store has ended; start the service again"
+        return self._batcher.failure and f"ranking: {self._batcher.failure}"
 
     def rank(self, request: RankRequest) -> "Future[RankAnswer]":
         """The answer to come. Raises RequestError for what can't be ranked, Overloaded where there's no time for it."""

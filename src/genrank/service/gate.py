@@ -19,6 +19,7 @@ from genrank.service.metrics import Metrics
 
 log = logging.getLogger("genrank.service")
 OPEN = ("/health/live", "/health/ready")  # without a token
+LONGEST_PATH = 200  # characters that the log has of it
 PERIOD = 0.02  # seconds between looks at how late the event loop is
 
 
@@ -44,7 +45,7 @@ class Gate:
         self, app: ASGIApp, *, metrics: Metrics, token: str, max_body: int, busy: Mapping[str, Callable[[], float]]
     ):
         self.app, self.metrics, self.max_body, self.busy = app, metrics, max_body, busy
-        self.bearer = f"Bearer {token}".encode() if token else b""
+        self.token = token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -71,14 +72,14 @@ class Gate:
 
     def _refusal(self, scope: Scope, headers: MutableMapping[bytes, bytes]) -> Response | None:
         """An answer that needs no look at the body, None where there is none."""
-        path, request_id = scope["path"], scope["state"]["id"]
-        if (
-            self.bearer
-            and path not in OPEN
-            and not hmac.compare_digest(headers.get(b"authorization", b""), self.bearer)
-        ):
+        path, request_id, state = scope["path"], scope["state"]["id"], scope["state"]
+        if path not in OPEN and "crowded" in state:  # see connections.py
+            message = "more connections than can be served; try again later"
+            return JSONResponse(error_body(message, request_id), 503, {"retry-after": "1", "connection": "close"})
+        if self.token and path not in OPEN and not self._bears_it(headers.get(b"authorization", b"")):
             message = "a bearer token is needed, in the header Authorization: Bearer …"
-            return JSONResponse(error_body(message, request_id), 401)
+            return JSONResponse(error_body(message, request_id), 401, {"www-authenticate": "Bearer"})
+        state["admitted"] = path not in OPEN
         if scope["method"] in ("POST", "PUT"):
             if not headers.get(b"content-type", b"").lower().startswith(b"application/json"):
                 message = "the body must be JSON; send the header Content-Type: application/json"
@@ -94,12 +95,16 @@ class Gate:
             return JSONResponse(error_body(str(problem), request_id), 503, {"retry-after": retry_after(problem)})
         return None
 
+    def _bears_it(self, authorization: bytes) -> bool:
+        scheme, _, token = authorization.partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(b" "), self.token)
+
     def _note(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         self.metrics.answered(getattr(scope.get("route"), "path", "unmatched"), status, seconds)
         if log.isEnabledFor(logging.INFO):
             about = {
-                "request_id": request_id, "method": scope["method"], "path": scope["path"], "status": status,
-                "ms": round(1e3 * seconds, 2),
+                "request_id": request_id, "method": scope["method"], "path": scope["path"][:LONGEST_PATH],
+                "status": status, "ms": round(1e3 * seconds, 2), "client": (scope.get("client") or ("",))[0][:64],
             }  # fmt: skip
             log.info("answered", extra={"fields": about})
 

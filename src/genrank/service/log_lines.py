@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import threading
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +22,8 @@ class JsonLines(logging.Formatter):
 
 
 def log_as_json() -> None:
-    """Send the lines of the service and of uvicorn to stderr as JSON."""
+    """Send the lines of the service and of uvicorn to stderr as JSON, and what a thread has died of."""
+    threading.excepthook = _died
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     for name, level in (("genrank", logging.WARNING), ("genrank.service", logging.INFO), ("uvicorn", logging.WARNING)):
@@ -29,3 +31,9 @@ def log_as_json() -> None:
         log.handlers = [] if name == "genrank.service" else [handler]  # its lines go up to genrank's
         log.setLevel(level)
         log.propagate = name == "genrank.service"
+
+
+def _died(about: threading.ExceptHookArgs) -> None:
+    name = "unknown" if about.thread is None else about.thread.name
+    problem = about.exc_value
+    logging.getLogger("genrank.service").critical("the thread %s has ended", name, exc_info=problem)

@@ -141,6 +141,12 @@ class RetrievalStage:
         """Seconds that a retrieval would wait now."""
         return self._batcher.expected_wait
 
+    def failure(self) -> str:
+        """Why nothing is retrieved any more, or with an index that stays as it is; empty where all is well."""
+        if not self._stopping.is_set() and not self._follower.is_alive():
+            return "the thread that follows the index has ended; start the service again"
+        return self._batcher.failure and f"retrieval: {self._batcher.failure}"
+
     def retrieve(self, wanted: Wanted) -> "Future[RetrieveAnswer]":
         """The answer to come. Raises RequestError for what can't be retrieved, Overloaded where there's no time."""
         check_id("user", wanted.user)

@@ -42,6 +42,12 @@ class Watcher:
         self._stopping.set()
         self._thread.join()
 
+    def failure(self) -> str:
+        """Why no new version will be served; empty where all is well."""
+        if self._thread.is_alive() or self._stopping.is_set():
+            return ""
+        return "the thread that looks for new models has ended; start the service again"
+
     def look(self) -> bool:
         """Swap if another version is current; whether it was."""
         try:

@@ -15,6 +15,7 @@ The database is one Redis (with replicas, if you like), not a cluster: a call's 
 all or none. How much of what was acknowledged outlives a crash of Redis is up to its own settings (`appendonly`).
 """
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -123,6 +124,8 @@ class RedisStore:
         prefixes of their own. Raises ConfigError for another address, StoreUnavailable where nobody answers."""
         self.max_events = max_events
         address, _, prefix = url.partition("#")
+        if "@" in prefix:
+            raise ConfigError(f"--store {without_secrets(url)}: its password has a #; write %23 in place of it")
         self.prefix = prefix or "genrank"
         self._quick, self.shown = _connect(address, timeout)
         self._redis, _ = _connect(address, patience)
@@ -269,12 +272,24 @@ def _connect(address: str, timeout: float) -> tuple[Any, str]:
             socket_connect_timeout=timeout,
             retry=Retry(NoBackoff(), 1),  # a connection that was closed meanwhile is opened again
         )
-    except ValueError as problem:
+        database.connection_pool.make_connection()  # connects nowhere yet, but knows what no connection takes
+    except (ValueError, TypeError):  # whose text may have a part of the password
         raise ConfigError(
-            f"--store {address}: {problem}; expected redis://host:port/database, with #prefix if you like"
+            f"--store {without_secrets(address)} is no address of a Redis; expected redis://host:port/database, with "
+            "#prefix if you like; write letters such as / : @ # of a password as %2F %3A %40 %23"
         ) from None
     about = database.connection_pool.connection_kwargs
     return database, f"redis://{about.get('host', 'localhost')}:{about.get('port', 6379)}/{about.get('db', 0)}"
+
+
+def without_secrets(address: str) -> str:
+    """The address as a message may show it: nothing that stands before an @, nor what may be a password gone astray."""
+    scheme, _, rest = address.partition("://")
+    rest = rest.partition("?")[0]
+    shown_scheme = scheme if scheme.lower() in ("redis", "rediss", "unix") else "…"
+    host = rest.rpartition("@")[2]
+    plain = re.fullmatch(r"[\w.\-\[\]]+(:\d{1,5})?(/\d*)?", host)
+    return f"{shown_scheme}://{'***@' if '@' in rest else ''}{host if plain else '…'}"
 
 
 def _arranged(user: str, values: Sequence[str]) -> tuple[tuple[Event, int], ...]:

@@ -1,6 +1,9 @@
 """Which store of live events is meant?"""
 
-from genrank.serving.redis_store import RedisStore
+import re
+
+from genrank.errors import ConfigError
+from genrank.serving.redis_store import RedisStore, without_secrets
 from genrank.serving.store import EventStore, SQLiteStore
 
 
@@ -11,4 +14,9 @@ def open_store(where: str) -> EventStore:
     """
     if "://" in where:
         return RedisStore(where)
+    if re.match(r"(rediss?|unix):|[^/@]*:[^/@]*@", where, re.IGNORECASE):  # what may be a password names no file
+        raise ConfigError(
+            f"--store {without_secrets('redis://' + where.rpartition('@')[2])} lacks its redis://; "
+            "expected redis://host:port/database, or a file"
+        )
     return SQLiteStore(where)
