@@ -119,3 +119,29 @@ def test_the_published_side_tables_join_a_log(real_data: Path, tmp_path: Path) -
     assert made.manifest.counts.items == 7583
     assert made.manifest.counts.users == 27_285
     assert len(made.manifest.spec.of("user")) == 27
+
+
+@pytest.mark.parametrize("old", [10, 40, 3000])
+def test_logs_one_after_the_other_lose_no_row_in_silence(tmp_path: Path, old: int) -> None:
+    folder = write(tmp_path / "k", side_tables=False)
+    log = folder / "log_standard_4_08_to_4_21_pure.csv"
+    newer = "".join(f"{line},{more}\n" for line, more in zip(log_lines(range(50)).splitlines(), "v" * 51, strict=True))
+    log.write_text(log_lines(range(old)) + newer)
+    with pytest.raises(LogError, match=rf"pure\.csv, line {old + 2}: expected 13 values.*found 14.*column names"):
+        prepared(folder)
+
+
+def test_a_line_before_the_column_names_is_not_passed_over(tmp_path: Path) -> None:
+    folder = write(tmp_path / "k", side_tables=False)
+    log = folder / "log_random_4_22_to_5_08_pure.csv"
+    log.write_text("# exported 2026-11-27\n" + log.read_text())
+    with pytest.raises(LogError, match=r"expected the columns of|line 2"):
+        prepared(folder)
+
+
+def test_a_word_in_a_column_of_numbers_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "k", side_tables=False)
+    log = folder / "log_standard_4_08_to_4_21_pure.csv"
+    log.write_text(log_lines(range(40_000)) + "1,1,20220408,0,soon,1,0,0,1,1000,5000,1,0\n")
+    with pytest.raises(LogError, match=r"line 40002: expected a number in column 'time_ms', found 'soon'"):
+        prepared(folder)
