@@ -17,7 +17,7 @@ from genrank.service.wire import EventBody, RankBody, RetrieveBody
 from genrank.serving.catalogue import Catalogue, Item
 from genrank.serving.histories import Histories, NoPast
 from genrank.serving.ranker import as_id, as_ids, check_candidates, check_time, check_value, in_order
-from genrank.serving.store import Event
+from genrank.serving.store import Event, SQLiteStore
 
 ROWS = 60
 FEATURES = (
@@ -80,6 +80,25 @@ def refused(words: str, act: Any) -> None:
     assert words in line
     assert "\n" not in line
     assert len(line) < 500
+
+
+def test_what_is_stored_and_cannot_be_read_is_left_out_and_named(
+    prepared: Prepared, catalogue: Catalogue, caplog: pytest.LogCaptureFixture
+) -> None:
+    catalogue.put_readable([Item(id="odd", features={"topic": [1]}), Item(id="new", features={"topic": 1})])
+    assert catalogue.find(["odd", "new"]).tolist() == [0, 11]
+    store = SQLiteStore(":memory:")
+    odd = ({"actions": {"went": [1]}}, {"context": {"device": {}}})
+    store.append([Event(user="u", item="i1", time=place, **each) for place, each in enumerate((*odd, {}), 1)])
+    spec, users = prepared.manifest.spec, FeatureTable.load(prepared.folder, "user", prepared.manifest.spec)
+    histories = Histories(
+        prepared.folder, prepared.manifest, past=NoPast(spec), catalogue=catalogue, users=users, store=store
+    )
+    assert histories.of("u").timeline.time.tolist() == [3]
+    store.close()
+    said = [record.getMessage() for record in caplog.records]
+    assert "stored item 'odd' is left out: item: topic: expected text" in said[0]
+    assert ["a stored event of user 'u' is left out" in line for line in said[1:]] == [True, True]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import numpy as np
 
-from genrank.data.engine import Column, decoded
+from genrank.data.engine import Column, text_of_bytes
 from genrank.errors import LogError, shown
 
 EXACT = {"float64": 2**53, "float32": 2**24, "float16": 2**11}  # from here on neighbouring whole numbers are one float
@@ -140,7 +140,7 @@ def identity(column: Column, role: str = "") -> Column:
         text = column.cast("string")
         return text.re_replace(r"\.?0+$", "") if kind.scale else text
     if kind.is_binary():
-        return decoded(column)
+        return text_of_bytes(column)
     if kind.is_nested() or kind.is_json() or kind.is_interval():
         name = column.get_name()
         raise LogError(

@@ -179,7 +179,7 @@ def with_offset(text: Column) -> Column:
     return plain.try_cast("timestamp('UTC')")
 
 
-def decoded(data: Column) -> Column:
+def text_of_bytes(data: Column) -> Column:
     """Bytes as the text that they are in UTF-8; the engine fails on others."""
 
     def decode(data):  # type: ignore[no-untyped-def]

@@ -1,6 +1,5 @@
 """One model ready to rank: requests in, answers out, without a queue."""
 
-import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 
 from genrank.data.manifest import Manifest
 from genrank.data.tables import FeatureTable
-from genrank.errors import RequestError
 from genrank.runs.train import device_named
 from genrank.service.options import ServiceOptions
 from genrank.serving.bundle import Bundle, require_same_schema
@@ -23,8 +21,6 @@ from genrank.serving.histories import Histories, PastInMemory
 from genrank.serving.live import ServedStatistics
 from genrank.serving.ranker import Place, check_value, in_order
 from genrank.serving.store import EventStore
-
-log = logging.getLogger("genrank.service")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +94,7 @@ class Deployment:
         self.store, self._following = store, threading.Lock()
         stored = store.snapshot(events=bool(self.spec.statistics))
         self._position = stored.position
-        if stored.items:
-            self.catalogue.put(stored.items)
+        self.catalogue.put_readable(stored.items)
         self.histories = Histories(
             data,
             bundle.manifest,
@@ -151,11 +146,7 @@ class Deployment:
         with self._following:
             updates, self._position = self.store.updates(self._position)
             for update in updates:
-                try:
-                    if update.items:
-                        self.catalogue.put(update.items)
-                except RequestError as problem:
-                    log.error("an item that another process has put is left out: %s", problem)
+                self.catalogue.put_readable(update.items)
                 if update.changes and self.statistics is not None:
                     self.statistics.count(update.changes)
 

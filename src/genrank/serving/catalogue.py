@@ -5,6 +5,7 @@ Items are worth sending in batches. Shapes: I items.
 """
 
 import json
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from genrank.data.tables import FeatureTable
 from genrank.data.timelines import gather, join_jagged
 from genrank.errors import RequestError, shown
 
+log = logging.getLogger("genrank.serving")
 Ints = NDArray[np.int64]
 
 
@@ -106,6 +108,18 @@ class Catalogue:
             self.check(item)
         with self._lock:
             return self._put(items)
+
+    def put_readable(self, items: Sequence[Item]) -> None:
+        """As `put`, of items stored for another model: those that this one can't read are left out and named."""
+        readable = []
+        for item in items:
+            try:
+                self.check(item)
+                readable.append(item)
+            except RequestError as problem:
+                log.error("stored item %s is left out: %s; put it again", shown(item.id), problem)
+        if readable:
+            self.put(readable)
 
     def check(self, item: Item) -> None:
         """RequestError where an item has no id, a feature that the schema doesn't have, or a value of another kind."""

@@ -7,6 +7,7 @@ is decoded once, and again when the archive or the items have changed.
 Shapes: N exposures of one user.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from genrank.serving.catalogue import Catalogue
 from genrank.serving.sizes import entry_bytes
 from genrank.serving.store import Event, EventStore, StoreUnavailable
 
+log = logging.getLogger("genrank.serving")
 Ints = NDArray[np.int64]
 MAX_BYTES = 256 * 2**20
 LONGEST = 1e9  # seconds of a duration
@@ -191,10 +193,10 @@ class Histories:
         known = kept[0][0] if kept is not None and kept[0][1] == items else -1
         live = self.store.events(user, archive=known)
         if kept is None or live.archived is not None:
-            kept = ((live.archive, items), self._with_events(self._past(user), live.archived or ()))
+            kept = ((live.archive, items), self._with_readable(self._past(user), live.archived or ()))
             if live.archived:
                 self._older.put(user, kept)
-        return self._in_order(user, self._with_events(kept[1], live.events))
+        return self._in_order(user, self._with_readable(kept[1], live.events))
 
     def _prepared(self, user: str) -> UserHistory:
         if user not in self.users:
@@ -205,6 +207,22 @@ class Histories:
         past = self.past.of(self.users.get(user, 0))
         identity = np.arange(past.num_exposures) - BEFORE_EVENTS
         return _Exposures(timeline=past, identity=identity, request=past.request.astype(np.int64), code={})
+
+    def _with_readable(self, before: _Exposures, events: Sequence[tuple[Event, int]]) -> _Exposures:
+        """With the stored events; those that this model's schema can't read are left out and named."""
+        try:
+            return self._with_events(before, events)
+        except RequestError:
+            return self._with_events(before, [pair for pair in events if self._reads(pair[0])])
+
+    def _reads(self, event: Event) -> bool:
+        try:
+            self.context.encode_each([event.context])
+            self._actions([event])
+        except RequestError as problem:
+            log.error("a stored event of user %s is left out: %s; send it again", shown(event.user), problem)
+            return False
+        return True
 
     def _with_events(self, before: _Exposures, events: Sequence[tuple[Event, int]]) -> _Exposures:
         """With the events that the prepared exposures don't have."""
