@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from exposure_logs import Prepared, log, prepare_log
+from genrank.batch import Jagged
 from genrank.data.request import FeatureEncoder, numeric_bucket
 from genrank.data.tables import FeatureTable
 from genrank.errors import GenRankError, RequestError
@@ -270,3 +271,28 @@ def test_scores_that_are_no_numbers_are_never_answered(score: float) -> None:
     scores = {"click": np.array([0.5, score])}
     with pytest.raises(GenRankError, match=r"the model's score \(click\) of item 'b' is"):
         in_order(["a", "b"], scores, known=np.ones(2, bool), weights={"click": 1.0})
+
+
+def test_what_all_candidates_share_is_read_once(encoder: FeatureEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = {"device": "d1", "price": 0.3, "tags": ["c", "a"], "words": "a|c", "loves": {"b": 2.0}}
+    expected = encoder.encode({name: [value] * 5 for name, value in shared.items()}, 5)
+    read = 0
+    index = encoder._columns
+
+    def counted(feature: Any, values: Any) -> Any:
+        nonlocal read
+        read += len(values)
+        return index(feature, values)
+
+    monkeypatch.setattr(encoder, "_columns", counted)
+    found = encoder.encode(shared, 5)
+    assert read == len(shared)
+    for name, column in expected.items():
+        if isinstance(column, Jagged):
+            np.testing.assert_array_equal(found[name].offsets, column.offsets)
+            np.testing.assert_array_equal(found[name].values, column.values)
+            np.testing.assert_array_equal(found[name].weights, column.weights)
+            assert found[name].values.dtype == column.values.dtype
+        else:
+            np.testing.assert_array_equal(found[name], column)
+            assert found[name].dtype == column.dtype

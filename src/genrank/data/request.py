@@ -19,7 +19,7 @@ from genrank.data.categories import Categories, intended
 from genrank.data.manifest import Manifest
 from genrank.data.statistics import Events, WindowStatistics, statistics_tasks
 from genrank.data.tables import FeatureTable
-from genrank.data.timelines import Timelines, joined, offsets_of
+from genrank.data.timelines import Timelines, gather, joined, offsets_of
 from genrank.data.weights import LARGEST_WEIGHT
 from genrank.errors import DataError, RequestError, shown
 from genrank.schema import DataSpec, FeatureSpec, Owner
@@ -187,14 +187,12 @@ class FeatureEncoder:
         }
 
     def _column(self, feature: FeatureSpec, value: Any, count: int) -> Any:
-        if feature.kind == "multi" and not _of_each(value):
-            return self._columns(feature, [value] * count)
-        values = list(value) if isinstance(value, list | tuple) else [value] * count
-        if len(values) != count:
-            raise RequestError(
-                f"context: {feature.name} has {len(values)} values for {count} candidates; give one each"
-            )
-        return self._columns(feature, values)
+        many = _of_each(value) if feature.kind == "multi" else isinstance(value, list | tuple)
+        if not many:  # read once, whatever the number of candidates: a list may be long
+            return gather(self._columns(feature, [value]), np.zeros(count, np.int64), widen=False)
+        if len(value) != count:
+            raise RequestError(f"context: {feature.name} has {len(value)} values for {count} candidates; give one each")
+        return self._columns(feature, value)
 
     def _columns(self, feature: FeatureSpec, values: Sequence[Any]) -> Any:
         if feature.kind == "multi":

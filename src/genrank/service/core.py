@@ -243,11 +243,7 @@ class RankingService:
                 raise RequestError(f"tasks: there is no task {shown(task)}; there is {', '.join(tasks)}")
         if request.top_k < 0:
             raise RequestError(f"top_k is {request.top_k}; it must be 0 (all) or more")
-        lists = {name: value for name, value in request.context.items() if isinstance(value, list | tuple)}
-        shared = {name: value for name, value in request.context.items() if name not in lists}
-        deployed.histories.context.encode(shared, 1)  # one for all candidates is checked once
-        if lists:
-            deployed.histories.context.encode(lists, len(request.candidates))
+        deployed.histories.context.encode(request.context, len(request.candidates))
 
     def _weights(self, deployed: Deployment, value: Mapping[str, float] | str) -> Mapping[str, float]:
         if not isinstance(value, str):
