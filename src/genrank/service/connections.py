@@ -65,7 +65,7 @@ class Connections(Collector):
 
     @property
     def crowded(self) -> bool:
-        """Whether more are open than there should be, and only health is spoken of."""
+        """Whether more are open than there should be."""
         return len(self.open) > self.most
 
     def add(self, new: Connection) -> None:
@@ -73,12 +73,17 @@ class Connections(Collector):
         self.open.add(new)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(TICK, self._tick)
-        if not self.crowded:
-            return
-        if (other := self._dispensable(new)) is not None:
-            other.leave("evicted")
-        elif len(self.open) > self.most + SPARE:
+        if not self.has_room(new) and len(self.open) > self.most + SPARE:
             new.refuse(503, "more connections than can be served; try again later", "crowded")
+
+    def has_room(self, new: Connection) -> bool:
+        """Whether its requests are taken, if need be in place of another's; else only health is spoken of."""
+        if not self.crowded or new.admitted:
+            return True
+        if (other := self._dispensable(new)) is None:
+            return False
+        other.leave("evicted")
+        return not self.crowded
 
     def ended(self, connection: Connection, reason: str) -> None:
         """The service ends it: it has no place from here on, and the log and the metrics count the reason."""

@@ -135,7 +135,7 @@ class BoundedHttp(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_AHEAD:
             self.refuse(400, f"more than {MAX_AHEAD} requests are sent ahead of their answers", "far_ahead")
             raise ValueError("too many requests")  # stops the parser
-        if self.keeper.crowded:
+        if not self.keeper.has_room(self):
             self.scope["state"]["crowded"] = True
         super().on_headers_complete()
 

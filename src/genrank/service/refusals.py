@@ -4,7 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from genrank.errors import RequestError, shown
@@ -34,6 +34,11 @@ async def _refused(request: Request, problem: Exception) -> Response:
     return _answer(request, status, f"{problem}{again}", headers)
 
 
+async def _gone(_: Request, __: Exception) -> Response:
+    """Nobody reads it: the caller has gone away, or has been closed, before its body was complete."""
+    return Response(status_code=499)
+
+
 async def _http(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, HTTPException)
     asked = f"{request.method[:20]} {shown(request.url.path)[1:-1]}"
@@ -53,5 +58,5 @@ def _answer(request: Request, status: int, message: str, headers: dict[str, str]
 
 
 HANDLERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
-    **dict.fromkeys(STATUS, _refused), HTTPException: _http, Exception: _failed,
+    **dict.fromkeys(STATUS, _refused), ClientDisconnect: _gone, HTTPException: _http, Exception: _failed,
 }  # fmt: skip

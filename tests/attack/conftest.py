@@ -1,0 +1,1 @@
+from conftest_service import serve  # noqa: F401 - a fixture
