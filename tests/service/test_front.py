@@ -76,7 +76,7 @@ def test_a_batcher_that_dies_is_seen_and_nobody_waits_for_it(
 
 
 def test_what_the_log_says_of_a_thread_that_dies(capsys: pytest.CaptureFixture[str]) -> None:
-    names = ("genrank", "genrank.service", "uvicorn")
+    names = ("genrank", "genrank.service", "uvicorn", "asyncio")
     before = [(log.handlers, log.level, log.propagate) for log in map(logging.getLogger, names)]
     hook = threading.excepthook
     try:

@@ -26,7 +26,9 @@ def log_as_json() -> None:
     threading.excepthook = _died
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name, level in (("genrank", logging.WARNING), ("genrank.service", logging.INFO), ("uvicorn", logging.WARNING)):
+    levels = {"genrank": logging.WARNING, "genrank.service": logging.INFO}
+    levels |= {"uvicorn": logging.WARNING, "asyncio": logging.WARNING}
+    for name, level in levels.items():
         log = logging.getLogger(name)
         log.handlers = [] if name == "genrank.service" else [handler]  # its lines go up to genrank's
         log.setLevel(level)

@@ -9,7 +9,7 @@ import json
 import uuid
 from typing import Any, Literal
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from genrank.service.connections import Connections
 
@@ -30,6 +30,8 @@ class BoundedHttp(HttpToolsProtocol):
         self.since, self.stalled_since = self.loop.time(), 0.0
         self.head_bytes = self.held = self.ignored = 0
         self.admitted = self.left = False
+        self.url = b""
+        self.begun: RequestResponseCycle | None = None  # the request that the application has, of those sent ahead
 
     @property
     def working(self) -> bool:
@@ -87,8 +89,16 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
+        self.pipeline.clear()
+        if self.begun is not None:  # uvicorn tells the last one only, and the others would write to nobody
+            self.begun.disconnected = True
+            self.begun.message_event.set()
         super().connection_lost(exc)
         self.keeper.gone(self)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self.begun = cycle
+        super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio. No more than a head's worth is parsed at a time, so that a head has no more when it is seen."""
