@@ -7,7 +7,7 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "genrank"
 FLOORS = {
-    "errors": 0, "ids": 0, "schema": 0, "reading": 0, "config": 0, "batch": 0, "folders": 0, "locks": 0,
+    "errors": 0, "ids": 0, "schema": 0, "reading": 0, "config": 0, "batch": 0, "folders": 0, "documents": 0, "locks": 0,
     "finite_json": 0,
     "data": 1, "nn": 1, "client": 1,
     "models": 2, "retrieval": 2,

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from genrank import __version__, commands
-from genrank.errors import GenRankError, InputError, Interrupted
+from genrank.errors import LONGEST_SHOWN, ConfigError, GenRankError, InputError, Interrupted, shown
+
+FAULT = "a fault of genrank's own"
 
 # OpenMP threads that spin while idle fight a busy neighbour for the core; threads that sleep at once cost a small model
 # half of its speed. So they spin for some microseconds, then sleep. Read when torch is imported, later than this.
@@ -23,6 +25,10 @@ if "OMP_WAIT_POLICY" not in os.environ:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     options = _parser().parse_args(arguments)
+    try:
+        _check_text(options)
+    except ConfigError as problem:
+        return _fail(problem, 2)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
     try:
         options.run(options)
@@ -37,18 +43,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader (head, say) has gone
         return 0
+    except OSError as problem:
+        if problem.filename is None:
+            return _fault(problem, options)
+        reason = f"{problem.strerror}; make room, give another path, or change whose it is"
+        return _fail(InputError(f"{os.fsdecode(problem.filename)}: {reason}"), 2)
+    except Exception as problem:  # noqa: BLE001 - told in one line; --traceback shows more
+        return _fault(problem, options)
     return 0
 
 
 def _fail(problem: Exception, code: int) -> int:
-    print(f"genrank: {' '.join(str(problem).split())}", file=sys.stderr)  # noqa: T201
+    text = "".join(letter if letter.isprintable() else " " for letter in str(problem))
+    print(f"genrank: {' '.join(text.split())}", file=sys.stderr)  # noqa: T201
     return code
+
+
+def _fault(problem: Exception, options: argparse.Namespace) -> int:
+    """What should have been refused in words of its own, or should not have happened."""
+    if options.traceback:
+        raise problem
+    reason = f"{type(problem).__name__}: {str(problem)[:LONGEST_SHOWN]}"
+    return _fail(GenRankError(f"{FAULT} ({reason}); report it with what genrank --traceback … shows"), 1)
+
+
+def _check_text(options: argparse.Namespace) -> None:
+    """ConfigError for text that no file and no answer can hold."""
+    for name, value in vars(options).items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str | Path):
+                try:
+                    whole = "\0" not in os.fsdecode(text).encode().decode()
+                except UnicodeError:
+                    whole = False
+                if not whole:
+                    raise ConfigError(f"{name}: expected text in UTF-8 without NUL, found {shown(str(text))}")
+                if isinstance(text, Path) and any(len(os.fsencode(part)) > 255 for part in text.parts):
+                    raise ConfigError(f"{name}: no file's name is longer than 255 bytes, found {shown(str(text))}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="genrank", description="Generative ranking for recommender systems.")
     parser.add_argument("--version", action="version", version=f"genrank {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more on stderr")
+    parser.add_argument("--traceback", action="store_true", help="show where in genrank a fault of its own happened")
     parsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
     doctor = parsers.add_parser("doctor", help="versions, device, threads, what is slow and how to mend it")

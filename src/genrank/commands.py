@@ -4,13 +4,13 @@ A command imports what it needs when it runs, so that the others stay fast.
 """
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from genrank.errors import ConfigError
+from genrank.documents import parse_json
+from genrank.errors import LONGEST_SHOWN, ConfigError, shown
 from genrank.finite_json import json_text
 
 
@@ -136,7 +136,7 @@ def rank(options: argparse.Namespace) -> None:
     weights = {name: _number(name, str(text)) for name, text in _pairs("--value", options.value).items()}
     ranking = ranker.rank(
         options.user,
-        _ids(options.candidates),
+        _ids("--candidates", options.candidates),
         time=options.time,
         context=_pairs("--context", options.context),
         value=weights or None,
@@ -204,15 +204,15 @@ def retrieve(options: argparse.Namespace) -> None:
     for given in options.without:
         name, separator, values = given.partition("=")
         if not separator:
-            raise ConfigError(f"--without {given}: expected NAME=VALUE,VALUE")
-        without[name] = _ids(values)
+            raise ConfigError(f"--without {given[:LONGEST_SHOWN]}: expected NAME=VALUE,VALUE")
+        without[name] = _ids("--without", values)
     retriever = GenRetriever.load(options.run_folder, data=options.data, precision=options.precision)
     found = retriever.retrieve(
         options.user,
         k=options.k,
         time=options.time,
         without=without,
-        exclude=_ids(options.exclude),
+        exclude=_ids("--exclude", options.exclude),
     )
     if options.json:
         sys.stdout.write(json_text(asdict(found)))
@@ -300,33 +300,36 @@ def bench(options: argparse.Namespace) -> None:
         Console().print(as_tables(result))
 
 
-def _ids(text: str) -> list[str]:
-    """Ids between commas, or any ids as they are in a JSON list of text."""
-    found = _json(text, list)
-    if found is not None and all(isinstance(item, str | int) and not isinstance(item, bool) for item in found):
-        return [str(item) for item in found]
-    return [item.strip() for item in text.split(",")] if text.strip() else []
-
-
-def _json(text: str, kind: type) -> Any:
-    """The JSON list or object in `text`, or None: an id may begin with a bracket."""
+def _ids(flag: str, text: str) -> list[str]:
+    """Ids between commas, or any ids as they are in a JSON list of text. ConfigError for a list that is neither."""
+    if not text.lstrip().startswith("["):
+        return [item.strip() for item in text.split(",")] if text.strip() else []
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        return None
-    return value if isinstance(value, kind) else None
+        found = parse_json(text)
+    except ValueError as problem:
+        found = problem
+    if isinstance(found, list) and all(isinstance(item, str | int) and not isinstance(item, bool) for item in found):
+        return [str(item) for item in found]
+    reason = found if isinstance(found, ValueError) else "expected a list of text"
+    raise ConfigError(
+        f"{flag} {text[:LONGEST_SHOWN]}: is no JSON list of ids ({reason}); an id that begins with a bracket is "
+        """written in one, as in '["[a"]'"""
+    )
 
 
 def _pairs(flag: str, text: str) -> dict[str, Any]:
-    """Text by name of name=value,…, or the values of a JSON object."""
-    given = _json(text, dict)
-    if given is not None:
+    """Values by name: text behind NAME=, or of any type in a JSON object."""
+    if text.lstrip().startswith("{"):
+        try:
+            given = parse_json(text)
+        except ValueError as problem:
+            raise ConfigError(f"{flag} {text[:LONGEST_SHOWN]}: is no JSON object ({problem})") from None
         return dict(given)
     pairs: dict[str, Any] = {}
     for part in filter(None, text.split(",")):
         name, separator, value = part.partition("=")
         if not separator:
-            raise ConfigError(f"{flag} {part}: expected NAME=VALUE, separated by commas")
+            raise ConfigError(f"{flag} {part[:LONGEST_SHOWN]}: expected NAME=VALUE, separated by commas")
         pairs[name.strip()] = value.strip()
     return pairs
 
@@ -335,4 +338,4 @@ def _number(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ConfigError(f"--value {name}={text}: the weight must be a number") from None
+        raise ConfigError(f"--value {shown(name)}={shown(text)}: the weight must be a number") from None

@@ -7,13 +7,14 @@ valid one, wrong types name what was expected.
 
 import dataclasses
 import difflib
-import tomllib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from genrank.errors import ConfigError, InputError
+from genrank.documents import parse_toml
+from genrank.errors import LONGEST_SHOWN, ConfigError, InputError, shown
 
 Config = TypeVar("Config")
 
@@ -21,7 +22,7 @@ Config = TypeVar("Config")
 def nearest(name: str, options: Iterable[str]) -> str:
     """A hint for an unknown name: `did you mean 'x'?`, or the list of what there is."""
     known = sorted(options)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name[:LONGEST_SHOWN], known, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]!r}?"
     return "there is: " + (", ".join(known) or "nothing")
@@ -37,7 +38,7 @@ def build(cls: type[Config], values: Mapping[str, Any], *, where: str, error: ty
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in fields:
-            raise error(f"{where}: unknown key {key!r}; {nearest(key, fields)}")
+            raise error(f"{where}: unknown key {shown(key)}; {nearest(key, fields)}")
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in values:
@@ -66,9 +67,10 @@ def override(config: Config, assignments: Sequence[str]) -> Config:
     for assignment in assignments:
         path, separator, text = assignment.partition("=")
         if not separator:
-            raise ConfigError(f"--set {assignment}: expected path=value, as in --set model.width=64")
+            raise ConfigError(f"--set {assignment[:LONGEST_SHOWN]}: expected path=value, as in --set model.width=64")
         _assign(config, values, path.strip(), _literal(text.strip()))
-    return build(type(config), values, where="--set " + " ".join(assignments) if assignments else "config")
+    where = "--set " + " ".join(assignments)[:LONGEST_SHOWN] if assignments else "config"
+    return build(type(config), values, where=where)
 
 
 def has_setting(config: Any, path: str) -> bool:
@@ -84,17 +86,19 @@ def has_setting(config: Any, path: str) -> bool:
 
 def _assign(config: Any, values: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
+    path = path[:LONGEST_SHOWN]
     for parent in parents:
         if parent not in values:
-            raise ConfigError(f"--set {path}: unknown key {parent!r}; {nearest(parent, values)}")
-        config, values = getattr(config, parent), values[parent]
+            raise ConfigError(f"--set {path}: unknown key {shown(parent)}; {nearest(parent, values)}")
+        config = config[parent] if isinstance(config, Mapping) else getattr(config, parent)
+        values = values[parent]
         if not isinstance(values, dict):
             raise ConfigError(f"--set {path}: {parent!r} is a value, not a group of settings; set it directly")
     if isinstance(config, Mapping):  # free keys, such as task weights
         values[last] = value
         return
     if last not in values:
-        raise ConfigError(f"--set {path}: unknown key {last!r}; {nearest(last, values)}")
+        raise ConfigError(f"--set {path}: unknown key {shown(last)}; {nearest(last, values)}")
     if dataclasses.is_dataclass(getattr(config, last)):
         raise ConfigError(f"--set {path}: {last!r} is a group of settings; set one of {', '.join(values[last])}")
     values[last] = value
@@ -102,9 +106,10 @@ def _assign(config: Any, values: dict[str, Any], path: str, value: Any) -> None:
 
 def _literal(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        found = parse_toml(f"value = {text}")
+    except ValueError:
         return None if text == "null" else text
+    return found["value"] if set(found) == {"value"} else text
 
 
 def _value(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:
@@ -115,16 +120,19 @@ def _value(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:
         return _choice(arguments, value, where, error)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
-            raise error(f"{where}: expected a table of settings, found {value!r}")
+            raise error(f"{where}: expected a table of settings, found {shown(value)}")
         return build(hint, value, where=where, error=error)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise error(f"{where}: expected a list, found {value!r}")
+            raise error(f"{where}: expected a list, found {shown(value)}")
         return tuple(_value(arguments[0], element, f"{where}[{i}]", error) for i, element in enumerate(value))
     if origin in (dict, Mapping) or hint is dict:
         if not isinstance(value, Mapping):
-            raise error(f"{where}: expected a table, found {value!r}")
-        return {key: _value(arguments[1], element, f"{where}.{key}", error) for key, element in value.items()}
+            raise error(f"{where}: expected a table, found {shown(value)}")
+        return {
+            key: _value(arguments[1], element, f"{where}.{key[:LONGEST_SHOWN]}", error)
+            for key, element in value.items()
+        }
     if hint is Any:
         return value
     return _scalar(hint, value, where, error)
@@ -134,15 +142,20 @@ def _choice(choices: tuple[Any, ...], value: Any, where: str, error: type[InputE
     if value in choices:
         return value
     known = [str(choice) for choice in choices]
-    raise error(f"{where}: {value!r} is not a choice; {nearest(str(value), known)} (choices: {', '.join(known)})")
+    near = nearest(value if isinstance(value, str) else shown(value), known)
+    raise error(f"{where}: {shown(value)} is not a choice; {near} (choices: {', '.join(known)})")
 
 
 def _scalar(hint: type, value: Any, where: str, error: type[InputError]) -> Any:
+    if isinstance(value, int) and value.bit_length() > 63:
+        raise error(f"{where}: expected a number of at most 18 digits, found {shown(value)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise error(f"{where}: expected a finite number, found {value}")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
         return value
-    raise error(f"{where}: expected {hint.__name__}, found {value!r} ({type(value).__name__})")
+    raise error(f"{where}: expected {hint.__name__}, found {shown(value)} ({type(value).__name__})")
 
 
 def _of_kind(options: tuple[Any, ...], value: Any) -> tuple[Any, ...]:

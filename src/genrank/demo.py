@@ -139,6 +139,10 @@ def replay_table(found: Replayed) -> Table:
     table.add_row(f"rankings with one above {found.tolerance:g}", f"{found.different:,}")
     for reason, count in found.reasons.items():
         table.add_row(f"  where {reason}" if reason != "unknown" else "  for no known reason", f"{count:,}")
+    if found.unreadable:
+        table.add_row("lines that can't be read", f"{found.unreadable:,}")
+        for place in found.unreadable_at:
+            table.add_row(Text(f"  {place}"), "")
     if found.worst is not None:
         table.add_row("the worst", f"user {found.worst['user']} at {found.worst['time']}")
     return table

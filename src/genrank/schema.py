@@ -8,13 +8,13 @@ model bundle. Names of features, tasks and feedback are unique across the schema
 import hashlib
 import json
 import re
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from genrank.config import build, to_dict
+from genrank.documents import read_toml
 from genrank.errors import SchemaError
 from genrank.reading import NULL_VALUES, SECONDS, Csv, History, Join, Lists, Requests, Sampling
 
@@ -284,12 +284,7 @@ class LogSchema:
     @classmethod
     def from_toml(cls, path: Path) -> "LogSchema":
         """The schema in a TOML file. Raises SchemaError with the place and the remedy."""
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise SchemaError(f"{path}: no such schema file; see README, 'Bring your own logs'") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-            raise SchemaError(f"{path}: not valid TOML: {problem}") from None
+        values = read_toml(path, error=SchemaError, remedy="see README, 'Bring your own logs'")
         return build(cls, values, where=str(path), error=SchemaError)
 
 

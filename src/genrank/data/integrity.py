@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genrank.documents import parse_json
 from genrank.errors import InputError
 from genrank.schema import fingerprint
 
@@ -101,8 +102,8 @@ def _raise(problem: OSError) -> None:
 
 def _stamp(folder: Path) -> Any:
     try:
-        return json.loads((folder / STAMP).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return parse_json((folder / STAMP).read_bytes())
+    except (OSError, ValueError):
         return None
 
 

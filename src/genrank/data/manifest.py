@@ -4,13 +4,15 @@ docs/architecture.md describes the folder; `prepare` writes it, everything else 
 """
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from genrank.config import build, to_dict
 from genrank.data.integrity import Whole
-from genrank.errors import DataError
+from genrank.documents import read_json
+from genrank.errors import DataError, shown
 from genrank.schema import DataSpec, LogSchema, fingerprint
 
 FORMAT = 3
@@ -93,7 +95,7 @@ class Manifest:
         values = _read(path)
         found = values.get("format")
         if found != FORMAT:
-            raise DataError(f"{path}: expected format {FORMAT}, found {found!r}; run genrank prepare again")
+            raise DataError(f"{path}: expected format {FORMAT}, found {shown(found)}; run genrank prepare again")
         whole = values.pop("manifest_hash", None)  # folders of before it was introduced have none
         hashes = {"manifest_hash": whole or fingerprint(values)}
         computed = {"manifest_hash": fingerprint(values)}
@@ -121,12 +123,7 @@ class Manifest:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{path.parent}: no prepared data here (no {FILE_NAME}); run genrank prepare first") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
-        raise DataError(f"{path}: damaged ({problem}); run genrank prepare again") from None
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: damaged (not a JSON object); run genrank prepare again")
+    if not os.path.lexists(path):
+        raise DataError(f"{path.parent}: no prepared data here (no {FILE_NAME}); run genrank prepare first")
+    values: dict[str, Any] = read_json(path, error=DataError, remedy="run genrank prepare again")
     return values

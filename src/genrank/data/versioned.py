@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from genrank.data.integrity import Whole, hash_folder
+from genrank.documents import read_json
 from genrank.errors import InputError
 from genrank.folders import new_version, read_pointer
 from genrank.schema import fingerprint
@@ -48,11 +49,8 @@ class VersionedKind:
     def read(self, folder: Path) -> tuple[str, dict[str, Any]]:
         """(version, content of ABOUT.json) of one version. The error says what is wrong with it."""
         where = folder / self.about
-        try:
-            values = json.loads(where.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as problem:
-            raise self.error(f"{folder}: {self.about} can't be read ({problem}); {self.remedy}") from None
-        if not isinstance(values, dict) or values.get("format") != self.format:
+        values = read_json(where, error=self.error, remedy=self.remedy)
+        if values.get("format") != self.format:
             raise self.error(f"{folder}: not {self.noun} of format {self.format}; {self.remedy}")
         version, named = fingerprint(values), folder.resolve().name
         if len(named) < SHORTEST or not version.startswith(named):

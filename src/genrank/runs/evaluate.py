@@ -1,6 +1,5 @@
 """The evaluation of a run: predictions of a part, metrics beside counting, report.html."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,8 @@ from genrank.config import to_dict
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.prepared import Part, PreparedData
 from genrank.data.sequence import SequenceBuilder, SequenceConfig
+from genrank.documents import read_json, read_json_lines
+from genrank.errors import BundleError
 from genrank.evaluation.baselines import duration_baselines, rate_baselines
 from genrank.evaluation.evaluate import Evaluation, evaluate
 from genrank.evaluation.predictions import Predictions
@@ -20,6 +21,8 @@ from genrank.runs.config import RunConfig
 from genrank.runs.predict import predict
 from genrank.runs.train import configure_torch, load_run
 from genrank.serving.bundle import load_bundle, require_same_schema, require_same_statistics
+
+REMEDY = "evaluate a run as genrank train left it"
 
 
 def evaluate_run(
@@ -93,15 +96,14 @@ def _add_trees(
 
 def _about(run: Path, config: dict[str, Any], part: str, num_parameters: int, data: PreparedData) -> ReportRun:
     metrics, warnings = run / "metrics.jsonl", run / "warnings.json"
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
     return ReportRun(
         name=run.resolve().name,
         recipe=config["recipe"],
         part=part,
         num_parameters=num_parameters,
         config=config,
-        training=[json.loads(line) for line in lines],
+        training=read_json_lines(metrics, error=BundleError, remedy=REMEDY) if metrics.exists() else [],
         manifest=to_dict(data.manifest),
-        environment=json.loads((run / "environment.json").read_text(encoding="utf-8")),
-        warnings=json.loads(warnings.read_text(encoding="utf-8")) if warnings.exists() else [],
+        environment=read_json(run / "environment.json", error=BundleError, remedy=REMEDY),
+        warnings=read_json(warnings, error=BundleError, remedy=REMEDY, kind=list) if warnings.exists() else [],
     )

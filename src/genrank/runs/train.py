@@ -29,7 +29,8 @@ from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.manifest import Manifest
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceBuilder, take
-from genrank.errors import BundleError, ConfigError, DataError, OutputError
+from genrank.documents import read_json
+from genrank.errors import BundleError, ConfigError, DataError, OutputError, shown
 from genrank.folders import clear_leftovers, refuse_occupied, replace_text, writing
 from genrank.models.inputs import check_data
 from genrank.models.ranker import ModelConfig, Ranker, build_ranker
@@ -89,14 +90,20 @@ def _refuse_run(out: Path) -> None:
 
 def load_run(out: Path) -> tuple[RunConfig, Path]:
     """(configuration, prepared folder) of a run. BundleError where `out` is no run."""
-    try:
-        values = json.loads((out / "config.json").read_text(encoding="utf-8"))
-        data = json.loads((out / "data.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as problem:
-        raise BundleError(f"{out}: no run here ({problem}); start one with genrank train DATA --out {out}") from None
-    if not all(isinstance(each, dict) for each in (values, data)) or not isinstance(data.get("folder"), str):
-        raise BundleError(f"{out}: config.json or data.json is damaged; start a new run")
-    return build(RunConfig, values, where=str(out / "config.json"), error=BundleError), Path(data["folder"])
+    path, remedy = out / "config.json", f"start a run with genrank train DATA --out {out}"
+    if not path.is_file():
+        raise BundleError(f"{out}: no run here (no {path.name}); {remedy}")
+    values = read_json(path, error=BundleError, remedy=remedy)
+    return build(RunConfig, values, where=str(path), error=BundleError), Path(_trained_on(out)["folder"])
+
+
+def _trained_on(out: Path) -> dict[str, str]:
+    """The prepared folder of a run, and the hash of its files."""
+    path, remedy = out / "data.json", "give another run, or train again"
+    values: dict[str, str] = read_json(path, error=BundleError, remedy=remedy)
+    if not all(isinstance(values.get(name), str) for name in ("folder", "hash")):
+        raise BundleError(f"{path}: expected the text of folder and hash, found {shown(values)}; {remedy}")
+    return values
 
 
 def check_model(config: ModelConfig | RetrieverConfig, manifest: Manifest) -> None:
@@ -306,8 +313,7 @@ def _check_slots(data: Path, config: RunConfig, manifest: Manifest) -> None:
 
 
 def _check_same_data(out: Path, data: PreparedData) -> None:
-    recorded = json.loads((out / "data.json").read_text(encoding="utf-8"))
-    if recorded.get("hash") != fingerprint(data.manifest.files):
+    if _trained_on(out)["hash"] != fingerprint(data.manifest.files):
         raise DataError(f"{data.folder}: was prepared anew since the run {out} began; start a new run")
 
 

@@ -7,20 +7,20 @@ folder doesn't have, an item that came while serving, a store that was out of re
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from genrank.data.manifest import Manifest
-from genrank.errors import LogError
+from genrank.errors import LogError, RequestError, shown
 from genrank.serving.bundle import load_bundle
 from genrank.serving.ranker import GenRanker
-from genrank.serving.request_log import ServedRanking, read_requests
+from genrank.serving.request_log import ServedRanking, Unreadable, read_requests
 from genrank.serving.versions import current, is_published
 
 TOLERANCE = 1e-5
+MAX_NAMED = 20  # lines that can't be read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,8 @@ class Replayed:
     """Differences are absolute for probabilities, relative for seconds, over all answered candidates and tasks.
 
     different: rankings with a difference above `tolerance`. reasons: what is known of these, one count per ranking.
-    worst: the ranking with the largest difference.
+    worst: the ranking with the largest difference. unreadable: lines of the file that were left out, as a crash or a
+    full disk cuts them short; unreadable_at: file, line and reason of the first of these.
     """
 
     rankings: int
@@ -39,10 +40,70 @@ class Replayed:
     different: int
     reasons: dict[str, int]
     worst: dict[str, Any] | None
+    unreadable: int = 0
+    unreadable_at: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
+
+
+class _Replay:
+    """Compares rankings one after another."""
+
+    def __init__(self, path: Path, data: Path, run: Path | None, tolerance: float):
+        self.path, self.data, self.run, self.tolerance = path, data, run, tolerance
+        self.rankers: dict[str, GenRanker] = {}
+        self.largest, self.total, self.count, self.rankings = 0.0, 0.0, 0, 0
+        self.reasons: Counter[str] = Counter()
+        self.worst: dict[str, Any] | None = None
+        self.unreadable, self.unreadable_at = 0, list[str]()
+
+    def leave_out(self, line: Unreadable) -> None:
+        """Count a line that can't be read."""
+        self.unreadable += 1
+        if len(self.unreadable_at) < MAX_NAMED:
+            self.unreadable_at.append(f"{self.path}, line {line.line}: {line.reason}")
+
+    def take(self, line: int, served: ServedRanking, bundle: Path | None) -> None:
+        """Recompute a ranking. Raises BundleError and DataError."""
+        if served.model not in self.rankers:
+            if bundle is None and self.run is None:
+                self.leave_out(Unreadable(line, f"no line before it names the bundle of {served.model}; give --run"))
+                return
+            self.rankers[served.model] = _ranker(served.model, bundle, self.run, self.data)
+        try:
+            difference, why = _compare(self.rankers[served.model], served)
+        except RequestError as problem:
+            self.leave_out(Unreadable(line, f"is no request to the model that it names ({problem})"))
+            return
+        self.rankings, self.count = self.rankings + 1, self.count + difference.size
+        self.total += float(difference.sum())
+        highest = float(difference.max(initial=0.0))
+        if highest > self.tolerance:
+            self.reasons[why] += 1
+        if highest > self.largest:
+            about = {"user": served.user, "time": served.time, "difference": highest, "reason": why}
+            self.largest, self.worst = highest, about
+
+    def result(self) -> Replayed:
+        """LogError where no ranking could be read."""
+        if not self.rankings:
+            if self.unreadable_at:
+                raise LogError(f"{self.unreadable_at[0]}; expected a file of genrank serve --log-requests")
+            raise LogError(f"{self.path}: holds no ranking; serve with --log-requests {self.path} and send some")
+        return Replayed(
+            rankings=self.rankings,
+            scores=self.count,
+            largest=self.largest,
+            mean=self.total / max(self.count, 1),
+            tolerance=self.tolerance,
+            different=sum(self.reasons.values()),
+            reasons=dict(self.reasons.most_common()),
+            worst=self.worst if self.largest > self.tolerance else None,
+            unreadable=self.unreadable,
+            unreadable_at=tuple(self.unreadable_at),
+        )
 
 
 def replay(
@@ -53,40 +114,24 @@ def replay(
     data: a prepared folder with the histories. run: a run or a folder of published models, to take every model from
     instead of where the log says it lay. Raises LogError, BundleError and DataError.
     """
-    rankers: dict[str, GenRanker] = {}
-    largest, total, count, rankings = 0.0, 0.0, 0, 0
-    reasons: Counter[str] = Counter()
-    worst: dict[str, Any] | None = None
     Manifest.open(data)  # before anything is read that takes time
-    for served, bundle in islice(read_requests(path), limit):
-        if served.model not in rankers:
-            rankers[served.model] = _ranker(served.model, bundle, run, data)
-        difference, why = _compare(rankers[served.model], served)
-        rankings, count, total = rankings + 1, count + difference.size, total + float(difference.sum())
-        highest = float(difference.max(initial=0.0))
-        if highest > tolerance:
-            reasons[why] += 1
-        if highest > largest:
-            largest, worst = highest, {"user": served.user, "time": served.time, "difference": highest, "reason": why}
-    if not rankings:
-        raise LogError(f"{path}: holds no ranking; serve with --log-requests {path} and send some")
-    return Replayed(
-        rankings=rankings,
-        scores=count,
-        largest=largest,
-        mean=total / max(count, 1),
-        tolerance=tolerance,
-        different=sum(reasons.values()),
-        reasons=dict(reasons.most_common()),
-        worst=worst if largest > tolerance else None,
-    )
+    replayed = _Replay(path, data, run, tolerance)
+    for found in read_requests(path):
+        if isinstance(found, Unreadable):
+            replayed.leave_out(found)
+        else:
+            replayed.take(*found)
+        if replayed.rankings == limit:
+            break
+    return replayed.result()
 
 
-def _ranker(model: str, bundle: Path, run: Path | None, data: Path) -> GenRanker:
+def _ranker(model: str, bundle: Path | None, run: Path | None, data: Path) -> GenRanker:
     folder = bundle
     if run is not None:
         folder = run / model if is_published(run) and (run / model).is_dir() else run
         folder = run / current(run) if folder == run and is_published(run) else folder
+    assert folder is not None
     found = load_bundle(folder)
     if found.version != model:
         raise LogError(f"the log's rankings are by model {model}, and {folder} holds {found.version}; give its --run")
@@ -102,6 +147,8 @@ def _compare(ranker: GenRanker, served: ServedRanking) -> tuple[np.ndarray, str]
     for item, scores in served.scores.items():
         unknown |= not ours[item].known
         for task, score in scores.items():
+            if task not in ours[item].scores:
+                raise RequestError(f"scores: there is no task {shown(task)}")
             scale = 1.0 if task in binary else max(abs(score), 1.0)
             differences.append(abs(ours[item].scores[task] - score) / scale)
     if not served.history_current:

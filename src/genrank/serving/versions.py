@@ -22,6 +22,7 @@ from genrank.data.decoding import Decoder
 from genrank.data.manifest import Manifest
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines
+from genrank.documents import read_json
 from genrank.errors import BundleError
 from genrank.folders import read_pointer, replace_text, replacement, writing
 from genrank.schema import fingerprint
@@ -221,11 +222,8 @@ def _write_golden(folder: Path, requests: Sequence[GoldenRequest]) -> None:
 
 def _read_golden(bundle: Bundle) -> Sequence[GoldenRequest]:
     path, remedy = _golden(bundle.folder), f"run genrank publish RUN --to {bundle.folder.parent} again"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as problem:
-        raise BundleError(f"{path}: can't be read ({problem}); {remedy}") from None
-    if not isinstance(values, dict) or values.get("format") != GOLDEN_FORMAT:
+    values = read_json(path, error=BundleError, remedy=remedy)
+    if values.get("format") != GOLDEN_FORMAT:
         raise BundleError(f"{path}: not golden requests of format {GOLDEN_FORMAT}; {remedy}")
     found = build(_GoldenFile, values, where=str(path), error=BundleError)
     if found.hash != fingerprint({name: values[name] for name in values if name != "hash"}):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from genrank.documents import read_json
 from genrank.errors import DataError
 from genrank.folders import replace_text
 from genrank.studies.cells import CellResult
@@ -12,6 +13,7 @@ from genrank.studies.conclusions import Evidence, conclude
 from genrank.studies.study import Finding, Study, Variant
 from genrank.studies.tuning import Choice
 
+REMEDY = "run the study again, its cells are kept"
 CLAIMED = ("claim", "kind", "size", "margin", "slice", "than", "relative", "paper", "regime")
 
 
@@ -57,8 +59,8 @@ def judge_folder_again(folder: Path) -> list[Path]:
     """Judge all studies in the folder and those below it again, and write their JSON where it changes."""
     written = []
     for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if "cells" not in result:
+        result = read_json(path, error=DataError, remedy=REMEDY, kind=object)
+        if not isinstance(result, dict) or "cells" not in result:
             continue
         text = json.dumps(judge_again(result, path.parent / "cells"), indent=1) + "\n"
         if text != path.read_text(encoding="utf-8"):
@@ -71,5 +73,5 @@ def _read(folder: Path, identity: str) -> CellResult:
     path = next(folder.glob(f"*-{identity}.json"), None)
     if path is None:
         raise DataError(f"{folder}: no cell {identity}; run the study again, which computes it")
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path, error=DataError, remedy=REMEDY)
     return CellResult(figures=content["figures"], error=content["error"])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from genrank.config import to_dict
+from genrank.documents import parse_json
 from genrank.folders import replace_text
 from genrank.runs.config import RunConfig
 from genrank.schema import fingerprint
@@ -81,7 +82,7 @@ def read_cell(folder: Path, cell: Cell) -> CellResult | None:
     if found is None:
         return None
     try:
-        content = json.loads(found.read_text(encoding="utf-8"))
+        content = parse_json(found.read_bytes())
         digest = content.pop("digest")
         if digest != _digest(content) or content["question"] != cell.question:
             return None

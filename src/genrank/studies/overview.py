@@ -1,11 +1,11 @@
 """One page of all studies in a folder: verdicts side by side, then every table with the command that made it."""
 
-import json
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from genrank.documents import read_json
 from genrank.errors import DataError
 from genrank.studies.catalogue import STUDIES
 from genrank.studies.code import code_digest
@@ -63,10 +63,7 @@ def _results(place: Path) -> Iterable[dict[str, Any]]:
     for name in STUDIES:
         path = place / f"{name}.json"
         if path.is_file():
-            try:
-                yield json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
-                raise DataError(f"{path}: no JSON; run the study again, its cells are kept") from None
+            yield read_json(path, error=DataError, remedy="run the study again, its cells are kept")
 
 
 def _verdicts(by_set: dict[Path, list[dict[str, Any]]]) -> list[str]:

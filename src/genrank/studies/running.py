@@ -1,7 +1,6 @@
 """Computes one cell: trains and judges a run, or judges a yardstick."""
 
 import io
-import json
 import shutil
 import time
 import traceback
@@ -17,7 +16,8 @@ from rich.console import Console
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceBuilder, SequenceConfig
-from genrank.errors import GenRankError, InputError, Interrupted
+from genrank.documents import read_json_lines
+from genrank.errors import BundleError, GenRankError, InputError, Interrupted
 from genrank.evaluation.predictions import Predictions
 from genrank.evaluation.trees import tree_baseline
 from genrank.models.ranker import Ranker
@@ -132,7 +132,7 @@ def _curve(run: Path, names: Mapping[str, str]) -> list[dict[str, float | None]]
 
 
 def _validations(run: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_json_lines(run / "metrics.jsonl", error=BundleError, remedy="run the study again")
     return [row for row in rows if row["kind"] == "valid"]
 
 

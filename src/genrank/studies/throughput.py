@@ -10,6 +10,7 @@ from genrank.bench.machine import describe
 from genrank.bench.measure import Figure, interleave
 from genrank.bench.steps import Steps, num_exposures
 from genrank.data.prepared import PreparedData
+from genrank.documents import parse_json
 from genrank.folders import replace_text
 from genrank.runs.config import RunConfig
 from genrank.runs.train import training_loader
@@ -53,12 +54,12 @@ def measure(
 
 def _read(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
         digest = content.pop("digest")
         if digest != fingerprint(content) or content["asked"] != asked:
             return None
         return {"rounds": content["rounds"], "machine": asked["machine"], "figures": content["figures"]}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -1,11 +1,11 @@
 """One cell in a process of its own: python -m genrank.studies.worker FOLDER, which holds order.json."""
 
-import json
 import sys
 from pathlib import Path
 
 from genrank.config import build
-from genrank.errors import InputError
+from genrank.documents import read_json
+from genrank.errors import DataError, InputError
 from genrank.runs.config import RunConfig
 from genrank.studies.cells import Cell, write_cell
 from genrank.studies.running import compute
@@ -15,7 +15,7 @@ from genrank.studies.schedule import BAD_INPUT
 def main() -> int:
     """Compute the ordered cell and write its file; the exit code."""
     workplace = Path(sys.argv[1])
-    order = json.loads((workplace / "order.json").read_text(encoding="utf-8"))
+    order = read_json(workplace / "order.json", error=DataError, remedy="a study writes it")
     asked = order["cell"]
     config = build(RunConfig, asked["config"], where="order") if asked["config"] else None
     cell = Cell(data=asked["data"], seed=asked["seed"], config=config, yardstick=asked["yardstick"])

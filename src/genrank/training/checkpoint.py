@@ -6,6 +6,7 @@ checkpoints/latest                              the name of the newest complete 
 """
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from genrank.documents import read_json
 from genrank.errors import BundleError, OutputError
 from genrank.folders import read_pointer, replace_text, replacement
+
+REMEDY = "train again without --resume"
 
 
 class Checkpoints:
@@ -30,9 +34,9 @@ class Checkpoints:
     def latest(self) -> Path | None:
         """The newest complete checkpoint."""
         pointer = self.folder / "latest"
-        if not pointer.exists():
+        if not os.path.lexists(pointer):
             return None
-        return self.folder / read_pointer(pointer, error=BundleError, remedy="train again without --resume")
+        return self.folder / read_pointer(pointer, error=BundleError, remedy=REMEDY)
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
         """Write the checkpoint, then move the pointer. Raises OutputError where the disk is full."""
@@ -61,12 +65,11 @@ class Checkpoints:
     @staticmethod
     def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors, state) of a checkpoint. BundleError where it is damaged."""
+        state = read_json(path / "state.json", error=BundleError, remedy=REMEDY)
         try:
-            return load_file(path / "tensors.safetensors"), json.loads(
-                (path / "state.json").read_text(encoding="utf-8")
-            )
-        except (OSError, SafetensorError, ValueError, RecursionError) as problem:
-            raise BundleError(f"{path}: damaged checkpoint ({problem}); train again without --resume") from None
+            return load_file(path / "tensors.safetensors"), state
+        except (OSError, SafetensorError, ValueError) as problem:
+            raise BundleError(f"{path}: damaged checkpoint ({problem}); {REMEDY}") from None
 
 
 def optimizer_tensors(optimizer: Optimizer, name: str) -> dict[str, Tensor]:

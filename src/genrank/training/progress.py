@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from genrank.documents import parse_json
 from genrank.training.objective import SMALLEST, num_known
 
 log = logging.getLogger(__name__)
@@ -105,14 +107,23 @@ class MetricsFile:
 
     def rewind(self, step: int) -> None:
         """Drop the rows after `step`: training resumes there and writes them again."""
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
+        kept = [line for line in self._lines() if _step(line) <= step]
         self.path.write_text("".join(kept), encoding="utf-8")
 
     def _lines(self) -> list[str]:
         if not self.path.exists():
             return []
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         return [line for line in lines if line.endswith("\n")]  # a line cut short by a crash is written again
+
+
+def _step(line: str) -> float:
+    """Of a row; one that a crash has damaged is dropped."""
+    try:
+        step: float = parse_json(line)["step"] + 0
+        return step
+    except (ValueError, TypeError, KeyError):
+        return math.inf
 
 
 class ProgressBar:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from genrank.data.engine import Engine
 from genrank.data.logs import Relations, Source
-from genrank.errors import LogError, shown
+from genrank.documents import read_json
+from genrank.errors import LogError
 from genrank.schema import Columns, Feature, LogSchema, Split, Table, Tables
 
 LAST = 1_577_836_800  # 2020-01-01, the time of every test event; ours, like the step
@@ -164,14 +165,8 @@ def _check_users(file: Path, parts: list[_Lines]) -> None:
 
 
 def _items(path: Path) -> pa.Table:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as problem:
-        raise LogError(f"{path}: damaged ({shown(str(problem))}); copy it again, or leave it out") from None
-    if not isinstance(values, dict):
-        raise LogError(
-            f"{path}: expected an object of lists, {{item: [id, …]}}, found {type(values).__name__}; mend it"
-        )
+    remedy = "expected an object of lists, {item: [id, …]}: copy it again, or leave it out"
+    values = read_json(path, error=LogError, remedy=remedy)
     for item, ids in values.items():
         if not (isinstance(ids, list) and all(_is_id(value) for value in ids)):
             raise LogError(f"{path}: expected a list of ids for item {item!r}, found {json.dumps(ids)[:40]}; mend it")
