@@ -1,4 +1,4 @@
-"""README's install commands are ones that pip takes."""
+"""README's install commands are ones that pip takes, and SECURITY.md names tests that there are."""
 
 import re
 import tomllib
@@ -21,3 +21,10 @@ def test_what_is_said_to_be_installed_can_be() -> None:
             assert "@" not in argument, f"{path}: pip takes no local folder in {argument!r}; write '.[all]'"
             assert extras <= EXTRAS, f"{path}: {argument}"
     assert found > 5
+
+
+def test_the_tests_that_security_rests_on_exist() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
+    assert len(named) > 5
+    assert not [name for name in named if not (ROOT / name).is_file()]
+    assert "](SECURITY.md)" in (ROOT / "README.md").read_text(encoding="utf-8")

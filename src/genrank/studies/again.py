@@ -1,12 +1,13 @@
 """A finished study judged again: its cells are read back, and today's rules say what they show."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from genrank.documents import read_json
-from genrank.errors import DataError
+from genrank.errors import DataError, shown
 from genrank.folders import replace_text
 from genrank.studies.cells import CellResult
 from genrank.studies.conclusions import Evidence, conclude
@@ -55,6 +56,16 @@ def read_back(result: Mapping[str, Any]) -> Study:
     )
 
 
+@contextmanager
+def as_written(where: Path) -> Iterator[None]:
+    """DataError where the results in `where` lack what `genrank study` writes."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration) as problem:
+        reason = f"{type(problem).__name__} {shown(str(problem))}"
+        raise DataError(f"{where}: not results as genrank study writes them ({reason}); {REMEDY}") from None
+
+
 def judge_folder_again(folder: Path) -> list[Path]:
     """Judge all studies in the folder and those below it again, and write their JSON where it changes."""
     written = []
@@ -62,7 +73,8 @@ def judge_folder_again(folder: Path) -> list[Path]:
         result = read_json(path, error=DataError, remedy=REMEDY, kind=object)
         if not isinstance(result, dict) or "cells" not in result:
             continue
-        text = json.dumps(judge_again(result, path.parent / "cells"), indent=1) + "\n"
+        with as_written(path):
+            text = json.dumps(judge_again(result, path.parent / "cells"), indent=1) + "\n"
         if text != path.read_text(encoding="utf-8"):
             replace_text(path, text)
             written.append(path)
@@ -74,4 +86,6 @@ def _read(folder: Path, identity: str) -> CellResult:
     if path is None:
         raise DataError(f"{folder}: no cell {identity}; run the study again, which computes it")
     content = read_json(path, error=DataError, remedy=REMEDY)
+    if not isinstance(content.get("figures"), dict) or not isinstance(content.get("error"), str):
+        raise DataError(f"{path}: damaged (no figures); {REMEDY}")
     return CellResult(figures=content["figures"], error=content["error"])

@@ -7,6 +7,7 @@ from typing import Any
 
 from genrank.documents import read_json
 from genrank.errors import DataError
+from genrank.studies.again import as_written
 from genrank.studies.catalogue import STUDIES
 from genrank.studies.code import code_digest
 from genrank.studies.pages import markdown
@@ -24,6 +25,11 @@ def overview(folder: Path) -> str:
     by_set = {place: found for place in places if (found := list(_results(place)))}
     if not by_set:
         raise DataError(f"{folder}: no study's NAME.json, here or one folder below; run genrank study first")
+    with as_written(folder):
+        return _page(folder, by_set)
+
+
+def _page(folder: Path, by_set: dict[Path, list[dict[str, Any]]]) -> str:
     lines = [] if folder in by_set else _notes(folder)
     lines += ["# Verdicts", ""]
     if any(is_older(result) for results in by_set.values() for result in results):
@@ -42,7 +48,7 @@ def overview(folder: Path) -> str:
 
 def _notes(place: Path) -> list[str]:
     path = place / NOTES
-    return [path.read_text(encoding="utf-8").strip("\n"), ""] if path.is_file() else []
+    return [path.read_text(encoding="utf-8", errors="replace").strip("\n"), ""] if path.is_file() else []
 
 
 def command(result: dict[str, Any], place: Path) -> str:

@@ -1,7 +1,7 @@
 """Checkpoints: everything a run needs to go on as if it had not stopped, written so that a crash leaves the old one.
 
 checkpoints/step-00000200/tensors.safetensors   weights, optimizer states, random state, running metrics
-checkpoints/step-00000200/state.json            step, loader state, best validation so far
+checkpoints/step-00000200/state.json            step, loader state, best validation so far, hashes of both files
 checkpoints/latest                              the name of the newest complete checkpoint; moves last
 """
 
@@ -18,9 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from genrank.data.integrity import hash_file
 from genrank.documents import read_json
 from genrank.errors import BundleError, OutputError
 from genrank.folders import read_pointer, replace_text, replacement
+from genrank.schema import fingerprint
 
 REMEDY = "train again without --resume"
 
@@ -46,7 +48,9 @@ class Checkpoints:
                 save_file(
                     {n: tensor.detach().contiguous() for n, tensor in tensors.items()}, part / "tensors.safetensors"
                 )
-                (part / "state.json").write_text(json.dumps(state), encoding="utf-8")
+                values = {**state, "tensors": hash_file(part / "tensors.safetensors")}
+                values["hash"] = fingerprint(values)
+                (part / "state.json").write_text(json.dumps(values), encoding="utf-8")
             replace_text(self.folder / "latest", final.name)
         except (OSError, SafetensorError, OutputError) as problem:
             kept = self.latest()
@@ -66,7 +70,11 @@ class Checkpoints:
     def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """(tensors, state) of a checkpoint. BundleError where it is damaged."""
         state = read_json(path / "state.json", error=BundleError, remedy=REMEDY)
+        if state.pop("hash", None) != fingerprint(state):
+            raise BundleError(f"{path}: state.json was edited, or is of an earlier version of genrank; {REMEDY}")
         try:
+            if hash_file(path / "tensors.safetensors") != state["tensors"]:
+                raise ValueError("the SHA-256 of tensors.safetensors has changed")
             return load_file(path / "tensors.safetensors"), state
         except (OSError, SafetensorError, ValueError) as problem:
             raise BundleError(f"{path}: damaged checkpoint ({problem}); {REMEDY}") from None
