@@ -192,7 +192,9 @@ def check_value(weights: Mapping[str, float], spec: DataSpec) -> None:
         if task not in tasks:
             raise RequestError(f"value: there is no task {shown(task)}; {nearest(task[:200], tasks)}")
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= LARGEST_WEIGHT:
-            raise RequestError(f"value: the weight of {task} is {shown(weight)}; give a number from -1e18 to 1e18")
+            raise RequestError(
+                f"value: the weight of {task} is {shown(weight)}; give a finite number, from -1e18 to 1e18"
+            )
 
 
 def as_ids(what: str, ids: Sequence[Any]) -> list[str]:
