@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if problem.filename is None:
             return _fault(problem, options)
         reason = f"{problem.strerror}; make room, give another path, or change whose it is"
-        return _fail(InputError(f"{os.fsdecode(problem.filename)}: {reason}"), 2)
+        return _fail(InputError(f"{os.fsdecode(problem.filename)[-1000:]}: {reason}"), 2)
     except Exception as problem:  # noqa: BLE001 - told in one line; --traceback shows more
         return _fault(problem, options)
     return 0
@@ -78,8 +78,14 @@ def _check_text(options: argparse.Namespace) -> None:
                     whole = False
                 if not whole:
                     raise ConfigError(f"{name}: expected text in UTF-8 without NUL, found {shown(str(text))}")
-                if isinstance(text, Path) and any(len(os.fsencode(part)) > 255 for part in text.parts):
-                    raise ConfigError(f"{name}: no file's name is longer than 255 bytes, found {shown(str(text))}")
+                if isinstance(text, Path) and _too_long(text):
+                    raise ConfigError(
+                        f"{name}: no file's name is longer than 255 bytes, no path than 4,000, found {shown(str(text))}"
+                    )
+
+
+def _too_long(path: Path) -> bool:
+    return len(os.fsencode(path)) > 4000 or any(len(os.fsencode(part)) > 255 for part in path.parts)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -22,8 +22,8 @@ class EvaluationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.batch_tokens < 1 or self.num_bootstrap < 0:
-            raise ValueError("batch_tokens must be at least 1, num_bootstrap 0 or more")
+        if self.batch_tokens < 1 or min(self.num_bootstrap, self.seed) < 0:
+            raise ValueError("batch_tokens must be at least 1, num_bootstrap and seed 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not 0 < self.train_share <= 1:
             raise ValueError(f"train_share is {self.train_share}; it must be above 0 and at most 1")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; it must be 0 or more")
         if self.threads < 0:
             raise ValueError(f"threads is {self.threads}; it must be 0 or more")
         if isinstance(self.model, RetrieverConfig):

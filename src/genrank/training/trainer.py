@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from genrank.data.loader import Loader
-from genrank.errors import BundleError, Interrupted, TrainingDiverged
+from genrank.errors import LONGEST_SHOWN, BundleError, Interrupted, TrainingDiverged
 from genrank.training.checkpoint import (
     Checkpoints,
     optimizer_tensors,
@@ -236,6 +236,15 @@ class Trainer:
     def restore(self, path: Path) -> None:
         """Go on where `save` left off."""
         tensors, state = self.checkpoints.load(path)
+        try:
+            self._restore(path, tensors, state)
+        except (RuntimeError, KeyError, TypeError, ValueError, IndexError) as problem:
+            reason = " ".join(str(problem).split())[:LONGEST_SHOWN]
+            raise BundleError(
+                f"{path}: does not fit the run's configuration ({reason}); set that back, or start a new run"
+            ) from None
+
+    def _restore(self, path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         if state["select"] != self.config.select:
             before, now = (name or "the sum of losses" for name in (state["select"], self.config.select))
             raise BundleError(
