@@ -51,6 +51,7 @@ from genrank.training.progress import MetricsFile, ProgressBar, Reporter, Tensor
 from genrank.training.trainer import Trainer, Validate
 
 log = logging.getLogger(__name__)
+LONGEST_FOLDER = 1000  # letters of its path
 BEGUN = ("data.json", "environment.json")  # what a run consists of until it has its configuration
 
 
@@ -101,7 +102,8 @@ def _trained_on(out: Path) -> dict[str, str]:
     """The prepared folder of a run, and the hash of its files."""
     path, remedy = out / "data.json", "give another run, or train again"
     values: dict[str, str] = read_json(path, error=BundleError, remedy=remedy)
-    if not all(isinstance(values.get(name), str) for name in ("folder", "hash")):
+    texts = [values.get(name) for name in ("folder", "hash")]
+    if not all(isinstance(text, str) and len(text) <= LONGEST_FOLDER and "\0" not in text for text in texts):
         raise BundleError(f"{path}: expected the text of folder and hash, found {shown(values)}; {remedy}")
     return values
 
