@@ -17,7 +17,8 @@ from genrank.runs.predict import predict
 from genrank.serving.catalogue import Catalogue
 from genrank.serving.engine import Engine, EngineRequest, history_cache
 from genrank.serving.histories import Histories, PastInMemory
-from genrank.serving.store import Event, SQLiteStore
+from genrank.serving.sqlite_store import SQLiteStore
+from genrank.serving.store import Event
 from genrank.serving.traffic import events_of
 from zoo import config
 

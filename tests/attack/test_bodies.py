@@ -24,7 +24,7 @@ from genrank.service.options import ServiceOptions
 from genrank.service.retrieval import RetrievalStage
 from genrank.service.run import SWITCH, settle_objects
 from genrank.serving.bundle import load_bundle
-from genrank.serving.store import SQLiteStore
+from genrank.serving.sqlite_store import SQLiteStore
 
 pytestmark = pytest.mark.slow
 STOP = 0.05  # seconds

@@ -20,7 +20,8 @@ from genrank.service.options import ServiceOptions
 from genrank.serving.bundle import load_bundle
 from genrank.serving.catalogue import Item
 from genrank.serving.ranker import GenRanker
-from genrank.serving.store import Event, SQLiteStore
+from genrank.serving.sqlite_store import SQLiteStore
+from genrank.serving.store import Event
 from genrank.serving.traffic import events_of
 
 

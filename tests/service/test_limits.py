@@ -17,7 +17,8 @@ from genrank.serving.bundle import load_bundle
 from genrank.serving.catalogue import Item
 from genrank.serving.gen_retriever import GenRetriever
 from genrank.serving.ranker import GenRanker
-from genrank.serving.store import Behind, Event, SQLiteStore
+from genrank.serving.sqlite_store import SQLiteStore
+from genrank.serving.store import Behind, Event
 
 LONG = "x" * (MAX_ID + 1)
 

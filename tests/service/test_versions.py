@@ -24,7 +24,8 @@ from genrank.service.options import ServiceOptions
 from genrank.service.watch import Watcher
 from genrank.serving.bundle import load_bundle
 from genrank.serving.catalogue import Item
-from genrank.serving.store import Event, SQLiteStore
+from genrank.serving.sqlite_store import SQLiteStore
+from genrank.serving.store import Event
 from genrank.serving.versions import check_golden, current, publish
 
 

@@ -13,7 +13,8 @@ from genrank.serving.catalogue import Item
 from genrank.serving.engine import Engine, EngineRequest
 from genrank.serving.histories import PastInMemory, PastOnDisk
 from genrank.serving.ranker import check_time
-from genrank.serving.store import Event, SQLiteStore
+from genrank.serving.sqlite_store import SQLiteStore
+from genrank.serving.store import Event
 from served_feed import MAX_HISTORY, ServedFeed
 
 RANKERS = ("genrank", "alibi-both", "user-prefix", "one-block", "hstu", "interleaved", "din", "sim-soft", "hstu-sim")

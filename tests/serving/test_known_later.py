@@ -17,7 +17,7 @@ from genrank.runs.train import load_run
 from genrank.serving.bundle import load_bundle
 from genrank.serving.live import ServedStatistics
 from genrank.serving.retrieval import RetrievalEngine, RetrieveRequest, open_index
-from genrank.serving.store import SQLiteStore
+from genrank.serving.sqlite_store import SQLiteStore
 from served_feed import ServedFeed
 
 LIMITS = given(max_events=st.integers(1, 60))

@@ -9,7 +9,8 @@ import pytest
 
 from genrank.serving.catalogue import Catalogue
 from genrank.serving.histories import Histories, NoPast
-from genrank.serving.store import Event, SQLiteStore
+from genrank.serving.sqlite_store import SQLiteStore
+from genrank.serving.store import Event
 from served_feed import ServedFeed
 
 MEASURED = """

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from genrank.errors import ConfigError, DataError
-from genrank.serving import redis_store, store
+from genrank.serving import redis_store, sqlite_store
 from genrank.serving.catalogue import Item
 from genrank.serving.redis_store import RedisStore
-from genrank.serving.store import Behind, Event, EventStore, SQLiteStore, StoreUnavailable, UserEvents
+from genrank.serving.sqlite_store import SQLiteStore
+from genrank.serving.store import FORMER, Behind, Event, EventStore, StoreUnavailable, UserEvents
 from genrank.serving.stores import open_store
 from redis_server import RedisServer
 
@@ -28,7 +30,9 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
 
     def open_one(**options: int) -> EventStore:
         made: EventStore = (
-            SQLiteStore(tmp_path / "s.sqlite", **options) if url is None else RedisStore(url, timeout=5.0, **options)
+            SQLiteStore(tmp_path / "s.sqlite", alone=not stores, **options)
+            if url is None
+            else RedisStore(url, timeout=5.0, **options)
         )
         stores.append(made)
         return made
@@ -63,6 +67,71 @@ def test_an_event_sent_again_changes_nothing(opened: Open) -> None:
     assert second.events[1][0].actions == {"like": True}
     assert store.events("other") == UserEvents()
     assert store.version("other") == 0
+
+
+def test_a_late_retry_undoes_nothing(opened: Open) -> None:
+    store, shown, liked = opened(), event("a", 5), event("a", 5, actions={"like": True})
+    store.append([shown, liked])
+    assert store.append([shown]) == []
+    assert at_hand(store) == [liked]
+    assert len(store.append([shown, event("a", 5, actions={"like": None}), liked, shown])) == 1
+    assert at_hand(store) == [event("a", 5, actions={"like": None})]
+
+
+def test_numbered_contents_go_back_and_forth_in_their_order(opened: Open) -> None:
+    store = opened()
+    first, second, third = (
+        event("a", 5, actions={"like": like}, version=n) for n, like in enumerate([True, False, True])
+    )
+    store.append([first, third, second])  # which comes late
+    assert at_hand(store) == [third]
+    assert store.append([first, second, third]) == []
+    assert len(store.append([event("a", 5, actions={"like": False}, version=3)])) == 1
+
+
+def test_what_is_replaced_in_the_archive_does_not_come_back_either(opened: Open) -> None:
+    store, liked = opened(max_events=4), event("x", 0, actions={"like": True})
+    store.append([event("x", 0), liked, *(event(str(time), time) for time in range(1, 9))])
+    assert store.append([event("x", 0)]) == []
+    archived = store.events("u").archived
+    assert archived is not None
+    assert liked in [each for each, _ in archived]
+
+
+def test_what_is_no_event_or_item_is_left_out_and_named(opened: Open, caplog: pytest.LogCaptureFixture) -> None:
+    store = opened()
+    store.append([event("a", 5), event("b", 6)])
+    store.put_items([Item(id="i"), Item(id="j")])
+    spoil(store, "5/a", "i")
+    assert at_hand(store) == [event("b", 6)]
+    taken = opened().snapshot()
+    assert taken.events == (event("b", 6),)
+    assert [item.id for item in taken.items] == ["j"]
+    assert store.left_out.counts == {"event": 1}
+    assert "the event '5/a' of user 'u' is left out" in caplog.text
+    assert store.delete(events=[("u", "5/a")], items=["i", "none"]) == 2
+    assert opened().snapshot().events == (event("b", 6),)
+
+
+def spoil(store: EventStore, key: str, item: str) -> None:
+    """What is no JSON in place of an event of user u, and of an item."""
+    if isinstance(store, SQLiteStore):
+        store._run("UPDATE events SET body = '[' WHERE key = ?", (key,))
+        store._run("UPDATE items SET features = '[' WHERE id = ?", (item,))
+    elif isinstance(store, RedisStore):
+        store._redis.hset("genrank:e:u", key, "1 [")
+        store._redis.hset("genrank:items", item, "0 [")
+
+
+def test_users_and_all_of_ones_events_are_told_and_forgotten(opened: Open) -> None:
+    store = opened(max_events=4)
+    store.append([event(str(time), time) for time in range(8)] + [replace(event("a", 1), user="v")])
+    assert store.users() == {"u": 8, "v": 1}
+    version = store.version("u")
+    assert store.delete(user="u") == 8
+    assert store.version("u") > version
+    assert store.events("u").events == ()
+    assert store.users() == {"v": 1}
 
 
 def test_an_id_tells_events_apart(opened: Open) -> None:
@@ -154,7 +223,7 @@ def test_items_come_back_in_the_order_of_their_arrival(opened: Open) -> None:
 
 
 def test_too_far_behind(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "MAX_IN_MEMORY", 50)
+    monkeypatch.setattr(sqlite_store, "MAX_IN_MEMORY", 50)
     monkeypatch.setattr(redis_store, "MAX_UPDATES", 50)
     one = opened()
     one.append([event("first", 0)])
@@ -237,6 +306,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.store, self.other = open_one(), open_one()
         self.plain: dict[tuple[str, str], Event] = {}
+        self.former: dict[tuple[str, str], list[Event]] = {}
         self.versions = {"u": 0, "v": 0}
 
     @initialize()
@@ -248,22 +318,39 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(
         user=st.sampled_from("uv"),
         sent=st.lists(
-            st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.booleans(), st.sampled_from(["", "1", "2"])),
+            st.builds(
+                partial(Event, user=""),
+                item=st.sampled_from("abc"),
+                time=st.integers(0, 3),
+                actions=st.builds(lambda like: {"like": like}, st.booleans()),
+                id=st.sampled_from(["", "1", "2"]),
+                version=st.sampled_from([0, 0, 1, 2]),
+            ),
             max_size=4,
         ),
         through_other=st.booleans(),
     )
-    def send(self, user: str, sent: list[tuple[str, int, bool, str]], through_other: bool) -> None:
-        events = [Event(user=user, item=i, time=t, actions={"like": like}, id=own) for i, t, like, own in sent]
+    def send(self, user: str, sent: list[Event], through_other: bool) -> None:
+        events = [replace(each, user=user) for each in sent]
         writer = self.other if through_other and self.store.shared else self.store
         changed = 0
         for each in events:
-            changed += self.plain.get((user, each.key)) != each
-            self.plain[user, each.key] = each
+            place = (user, each.key)
+            before, former = self.plain.get(place), self.former.setdefault(place, [])
+            if before is not None and (each == before or each in former or each.version < before.version):
+                continue
+            if before is not None:
+                self.former[place] = [*former, before][-FORMER:]
+            self.plain[place] = each
+            changed += 1
         assert len(writer.append(events)) == changed
         cut = self.store.version(user) - self.versions[user] - changed  # the version counts what went to the archive
         assert cut in (0, 1) if changed else cut == 0
         self.versions[user] += changed + cut
+
+    def teardown(self) -> None:
+        self.store.close()
+        self.other.close()
 
     @rule()
     def catch_up(self) -> None:
@@ -301,7 +388,8 @@ def test_a_store_does_as_a_plain_dict_would(kind: str, tmp_path: Path, request: 
     def machine() -> StoreMachine:
         turn = next(turns)
         if server is None:
-            return StoreMachine(lambda: SQLiteStore(tmp_path / f"{turn}.sqlite", max_events=4))
+            alone = iter([True, False])
+            return StoreMachine(lambda: SQLiteStore(tmp_path / f"{turn}.sqlite", max_events=4, alone=next(alone)))
         return StoreMachine(lambda: RedisStore(f"{server.url}#t{turn}", timeout=5.0, max_events=4))
 
     run_state_machine_as_test(

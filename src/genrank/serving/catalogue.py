@@ -47,9 +47,11 @@ class Item:
 
     @classmethod
     def parse(cls, name: str, body: str) -> "Item":
-        """The item that `body` was made of."""
+        """The item that `body` was made of. ValueError and TypeError for another text."""
         content = json.loads(body)
         features, available = (content, True) if isinstance(content, dict) else content
+        if not isinstance(features, dict) or not isinstance(available, bool):
+            raise TypeError("expected features by name")
         return cls(id=name, features=features, available=available)
 
 

@@ -7,6 +7,7 @@ and one of
     v:USER    hash: the user's version, that of the archive
     e:USER    hash: an event's key -> its revision, a space, its body
     a:USER    hash: the same, of archived events
+    f:USER    hash: an event's key -> digests of contents that have been replaced
     t:USER    sorted set: event keys by time
     items     hash: id -> number of its arrival, a space, its features
     updates   stream: what was changed, with the number of the call
@@ -17,12 +18,15 @@ all or none. How much of what was acknowledged outlives a crash of Redis is up t
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from genrank.errors import ConfigError, MissingExtraError
 from genrank.serving.catalogue import Item
+from genrank.serving.left_out import LeftOut
 from genrank.serving.store import (
+    FORMER,
     MAX_UPDATES,
     SLACK,
     Behind,
@@ -35,6 +39,8 @@ from genrank.serving.store import (
     arranged,
     check_events,
     check_items,
+    parsed_events,
+    parsed_items,
 )
 
 Answer = TypeVar("Answer")
@@ -43,18 +49,50 @@ START = "0-0"  # before the first update
 PAUSE = 0.5  # seconds after a failure during which Redis isn't asked
 PAGE = 1000  # keys or updates of one call
 
-# KEYS: prefix. ARGV: max_events, slack, max_updates, then user, key, time, body of each event.
-APPEND = """
+# A script that fails half-way is not rolled back: what could make one fail is looked at before anything is written.
+KINDS = """
+local function refused(p, user)
+  for name, kind in pairs({[':v:' .. user] = 'hash', [':e:' .. user] = 'hash', [':a:' .. user] = 'hash',
+                           [':f:' .. user] = 'hash', [':t:' .. user] = 'zset'}) do
+    local found = redis.call('TYPE', p .. name).ok
+    if found ~= kind and found ~= 'none' then
+      return redis.error_reply('WRONGTYPE ' .. p .. name .. ' is a ' .. found)
+    end
+  end
+end
+local function shared_refused(p)
+  for name, kind in pairs({[':updates'] = 'stream', [':items'] = 'hash', [':calls'] = 'string'}) do
+    local found = redis.call('TYPE', p .. name).ok
+    if found ~= kind and found ~= 'none' then
+      return redis.error_reply('WRONGTYPE ' .. p .. name .. ' is a ' .. found)
+    end
+  end
+end
+"""
+
+# KEYS: prefix. ARGV: max_events, slack, max_updates, former, then user, key, time, body, version of each event.
+APPEND = (
+    KINDS
+    + """
 local p, most = KEYS[1], tonumber(ARGV[1])
 local room, call, changes, users = most + math.floor(most / tonumber(ARGV[2])), nil, {}, {}
-for i = 4, #ARGV, 4 do
-  local user, key, time, body = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  local events, archive = p .. ':e:' .. user, p .. ':a:' .. user
+local problem = shared_refused(p)
+if problem then return problem end
+for i = 5, #ARGV, 5 do
+  problem = refused(p, ARGV[i])
+  if problem then return problem end
+end
+for i = 5, #ARGV, 5 do
+  local user, key, time, body, version = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4])
+  local events, archive, formers = p .. ':e:' .. user, p .. ':a:' .. user, p .. ':f:' .. user
   local old = redis.call('HGET', events, key)
   local older = not old and redis.call('HGET', archive, key)
   old = old or older
   local before = old and string.sub(old, string.find(old, ' ', 1, true) + 1)
-  if before ~= body then
+  local former = redis.call('HGET', formers, key) or ''
+  local readable, content = pcall(cjson.decode, before or '{}')
+  local stale = readable and type(content) == 'table' and (tonumber(content.version) or 0) > version
+  if before ~= body and not stale and not string.find(former, string.sub(redis.sha1hex(body), 1, 12), 1, true) then
     call = call or redis.call('INCR', p .. ':calls')
     local revision = redis.call('HINCRBY', p .. ':v:' .. user, 'version', 1)
     redis.call('HSET', events, key, revision .. ' ' .. body)
@@ -62,10 +100,14 @@ for i = 4, #ARGV, 4 do
       redis.call('HDEL', archive, key)
       redis.call('HINCRBY', p .. ':v:' .. user, 'archive', 1)
     end
+    if before then
+      former = string.sub(former .. ' ' .. string.sub(redis.sha1hex(before), 1, 12), -13 * tonumber(ARGV[4]))
+      redis.call('HSET', formers, key, former)
+    end
     redis.call('ZADD', p .. ':t:' .. user, time, key)
     redis.call('XADD', p .. ':updates', 'MAXLEN', '~', ARGV[3], '*', 'call', call, 'user', user, 'key', key,
                'revision', revision, 'body', body, 'before', before or '')
-    changes[#changes + 1] = {(i - 4) / 4, before or ''}
+    changes[#changes + 1] = {(i - 5) / 5, before or ''}
     users[user] = true
   end
 end
@@ -84,10 +126,15 @@ for user in pairs(users) do
 end
 return changes
 """
+)
 
 # KEYS: prefix. ARGV: max_updates, then id and features of each item.
-PUT_ITEMS = """
+PUT_ITEMS = (
+    KINDS
+    + """
 local p = KEYS[1]
+local problem = shared_refused(p)
+if problem then return problem end
 local call = redis.call('INCR', p .. ':calls')
 for i = 2, #ARGV, 2 do
   local old = redis.call('HGET', p .. ':items', ARGV[i])
@@ -97,15 +144,34 @@ for i = 2, #ARGV, 2 do
              'features', ARGV[i + 1])
 end
 """
+)
+
+# KEYS: prefix. ARGV: user, then keys of events to forget.
+FORGET = (
+    KINDS
+    + """
+local p, user, count = KEYS[1], ARGV[1], 0
+local problem = refused(p, user)
+if problem then return problem end
+for i = 2, #ARGV do
+  count = count + redis.call('HDEL', p .. ':e:' .. user, ARGV[i]) + redis.call('HDEL', p .. ':a:' .. user, ARGV[i])
+  redis.call('HDEL', p .. ':f:' .. user, ARGV[i])
+  redis.call('ZREM', p .. ':t:' .. user, ARGV[i])
+end
+redis.call('HINCRBY', p .. ':v:' .. user, 'version', 1)
+redis.call('HINCRBY', p .. ':v:' .. user, 'archive', 1)
+return count
+"""
+)
 
 # All at once, so that the versions are those of the events. ARGV: user, the archive's version that the caller knows.
 EVENTS = """
 local about = redis.call('HMGET', KEYS[1] .. ':v:' .. ARGV[1], 'version', 'archive')
 local archived = false
 if (about[2] or '0') ~= ARGV[2] then
-  archived = redis.call('HVALS', KEYS[1] .. ':a:' .. ARGV[1])
+  archived = redis.call('HGETALL', KEYS[1] .. ':a:' .. ARGV[1])
 end
-return {about, redis.call('HVALS', KEYS[1] .. ':e:' .. ARGV[1]), archived}
+return {about, redis.call('HGETALL', KEYS[1] .. ':e:' .. ARGV[1]), archived}
 """
 
 
@@ -129,7 +195,10 @@ class RedisStore:
         self.prefix = prefix or "genrank"
         self._quick, self.shown = _connect(address, timeout)
         self._redis, _ = _connect(address, patience)
-        self._append, self._put = (self._redis.register_script(script) for script in (APPEND, PUT_ITEMS))
+        self.left_out = LeftOut(f"the store {self.shown}")
+        self._append, self._put, self._forget = (
+            self._redis.register_script(script) for script in (APPEND, PUT_ITEMS, FORGET)
+        )
         self._events = self._quick.register_script(EVENTS)
         self._silent_until = 0.0
         self._ask(self._redis.ping)
@@ -137,11 +206,11 @@ class RedisStore:
     def append(self, events: Sequence[Event]) -> list[Change]:
         """See EventStore. All of them or none."""
         check_events(events)
-        values: list[Any] = [self.max_events, SLACK, MAX_UPDATES]
+        values: list[Any] = [self.max_events, SLACK, MAX_UPDATES, FORMER]
         for event in events:
-            values += [event.user, event.key, event.time, event.body()]
+            values += [event.user, event.key, event.time, event.body(), event.version]
         found = self._ask(lambda: self._append(keys=[self.prefix], args=values))
-        return [_change(events[place], before) for place, before in found]
+        return [self._change(events[place], before) for place, before in found]
 
     def snapshot(self, *, events: bool = True) -> Snapshot:
         """See EventStore. Reads page by page; what changes meanwhile is brought up to date from the updates."""
@@ -158,9 +227,11 @@ class RedisStore:
                 place, revision = (entry["user"], entry["key"]), int(entry["revision"])
                 if revision > kept.get(place, (0, ""))[0]:
                     kept[place] = (revision, entry["body"])
+        rows = [(user, key, body, revision) for (user, key), (revision, body) in kept.items()]
+        in_order = sorted(items, key=lambda name: items[name][0])
         return Snapshot(
-            events=tuple(Event.parse(user, body) for (user, _), (_, body) in kept.items()),
-            items=tuple(Item.parse(name, items[name][1]) for name in sorted(items, key=lambda name: items[name][0])),
+            events=tuple(event for event, _ in parsed_events(rows, self.left_out)),
+            items=parsed_items(((name, items[name][1]) for name in in_order), self.left_out),
             position=position,
         )
 
@@ -177,10 +248,12 @@ class RedisStore:
         for _, entry in entries:
             before = updates.get(entry["call"], Update())
             if "item" in entry:
-                update = Update(items=(*before.items, Item.parse(entry["item"], entry["features"])))
+                items = parsed_items([(entry["item"], entry["features"])], self.left_out)
+                update = Update(items=(*before.items, *items))
             else:
-                event = Event.parse(entry["user"], entry["body"])
-                update = Update(changes=(*before.changes, _change(event, entry["before"])))
+                row = (entry["user"], entry["key"], entry["body"], int(entry["revision"]))
+                changes = [self._change(event, entry["before"]) for event, _ in parsed_events([row], self.left_out)]
+                update = Update(changes=(*before.changes, *changes))
             updates[entry["call"]] = update
         return list(updates.values()), entries[-1][0] if entries else position
 
@@ -188,10 +261,10 @@ class RedisStore:
         """See EventStore."""
         about, values, archived = self._ask(lambda: self._events(keys=[self.prefix], args=[user, archive]))
         return UserEvents(
-            events=_arranged(user, values),
+            events=self._arranged(user, values),
             version=int(about[0] or 0),
             archive=int(about[1] or 0),
-            archived=None if archived is None else _arranged(user, archived),
+            archived=None if archived is None else self._arranged(user, archived),
         )
 
     def version(self, user: str) -> int:
@@ -205,6 +278,20 @@ class RedisStore:
         for item in items:
             values += [item.id, item.body()]
         self._ask(lambda: self._put(keys=[self.prefix], args=values))
+
+    def delete(self, *, items: Sequence[str] = (), events: Sequence[tuple[str, str]] = (), user: str = "") -> int:
+        """See EventStore."""
+        count = int(self._ask(lambda: self._redis.hdel(self._key("items"), *items))) if items else 0
+        keys: dict[str, list[str]] = {}
+        for name, key in events:
+            keys.setdefault(name, []).append(key)
+        if user:
+            keys[user] = [key for name in "ea" for key in self._keys_of(f"{name}:{user}")]
+        return count + sum(self._forgotten(name, own) for name, own in keys.items())
+
+    def users(self) -> dict[str, int]:
+        """See EventStore."""
+        return dict(sorted(Counter(user for user, _ in self._all_events()).items()))
 
     def close(self) -> None:
         """See EventStore."""
@@ -243,16 +330,44 @@ class RedisStore:
     def _key(self, name: str) -> str:
         return f"{self.prefix}:{name}"
 
+    def _keys_of(self, name: str) -> list[str]:
+        return self._ask(lambda: list(self._redis.hkeys(self._key(name))))
+
+    def _forgotten(self, user: str, keys: Sequence[str]) -> int:
+        return int(self._ask(lambda: self._forget(keys=[self.prefix], args=[user, *keys])))
+
+    def _arranged(self, user: str, values: Sequence[str]) -> tuple[tuple[Event, int], ...]:
+        """Events in their order, of keys and values by turns."""
+        rows = ((user, key, *reversed(_revised(value))) for key, value in zip(values[::2], values[1::2], strict=True))
+        return arranged(rows, self.left_out)  # type: ignore[arg-type]
+
+    def _change(self, event: Event, before: str) -> Change:
+        old = parsed_events([(event.user, event.key, before, 0)], self.left_out) if before else []
+        return Change(event, old[0][0] if old else None)
+
     def _ask(self, command: Callable[[], Answer]) -> Answer:
-        from redis import RedisError
+        """The answer. Where Redis doesn't answer at all, it is left alone for a while; refusals concern one command."""
+        from redis import RedisError, exceptions
 
         if time.monotonic() < self._silent_until:
             raise StoreUnavailable(f"{self.shown} has not answered; it is asked again after {PAUSE} s")
         try:
             return command()
-        except RedisError as problem:
-            self._silent_until = time.monotonic() + PAUSE
+        except (exceptions.ConnectionError, exceptions.TimeoutError) as problem:
+            if not self._answers():
+                self._silent_until = time.monotonic() + PAUSE
             raise StoreUnavailable(f"{self.shown} does not answer: {problem}") from None
+        except RedisError as problem:
+            raise StoreUnavailable(f"{self.shown} refuses: {problem}") from None
+
+    def _answers(self) -> bool:
+        """Whether Redis answers at all, and only the last question took it too long."""
+        from redis import RedisError
+
+        try:
+            return bool(self._quick.ping())
+        except RedisError:
+            return False
 
 
 def _connect(address: str, timeout: float) -> tuple[Any, str]:
@@ -292,18 +407,10 @@ def without_secrets(address: str) -> str:
     return f"{shown_scheme}://{'***@' if '@' in rest else ''}{host if plain else '…'}"
 
 
-def _arranged(user: str, values: Sequence[str]) -> tuple[tuple[Event, int], ...]:
-    return arranged(user, ((body, revision) for revision, body in map(_revised, values)))
-
-
 def _revised(value: str) -> tuple[int, str]:
     """Revision and body."""
     revision, _, body = value.partition(" ")
     return int(revision), body
-
-
-def _change(event: Event, before: str) -> Change:
-    return Change(event, Event.parse(event.user, before) if before else None)
 
 
 def _literal(name: str) -> str:

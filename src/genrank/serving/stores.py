@@ -4,7 +4,8 @@ import re
 
 from genrank.errors import ConfigError
 from genrank.serving.redis_store import RedisStore, without_secrets
-from genrank.serving.store import EventStore, SQLiteStore
+from genrank.serving.sqlite_store import SQLiteStore
+from genrank.serving.store import EventStore
 
 
 def open_store(where: str) -> EventStore:

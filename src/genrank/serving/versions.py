@@ -31,7 +31,8 @@ from genrank.serving.catalogue import Catalogue
 from genrank.serving.engine import Engine, EngineRequest
 from genrank.serving.histories import Histories, NoPast
 from genrank.serving.ranker import in_order
-from genrank.serving.store import Event, SQLiteStore
+from genrank.serving.sqlite_store import SQLiteStore
+from genrank.serving.store import Event
 from genrank.serving.traffic import events_of
 
 NUM_GOLDEN = 8

@@ -1,0 +1,67 @@
+"""What is stored and can't be read: it is left out, counted and named, and never stops what goes on without it."""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from genrank.errors import shown
+
+log = logging.getLogger("genrank.service")
+MAX_NAMED = 20  # that the log names
+MAX_COUNTED = 10_000  # that are told apart
+
+
+class Name(NamedTuple):
+    """Of an event (its user and key) or of an item (its id)."""
+
+    kind: Literal["event", "item"]
+    user: str
+    id: str
+
+    def __str__(self) -> str:
+        return (
+            f"event {shown(self.id)} of user {shown(self.user)}" if self.kind == "event" else f"item {shown(self.id)}"
+        )
+
+
+class LeftOut:
+    """Events and items with the reason. Safe to use from several threads."""
+
+    def __init__(self, where: str):
+        """`where`: of what they are left out, in words."""
+        self.where = where
+        self._reasons: dict[Name, str] = {}
+        self._lock = threading.Lock()
+
+    def event(self, user: str, key: str, reason: str) -> None:
+        """An event is left out."""
+        self._note(Name("event", user, key), reason)
+
+    def item(self, name: str, reason: str) -> None:
+        """An item is left out."""
+        self._note(Name("item", "", name), reason)
+
+    @property
+    def reasons(self) -> Mapping[Name, str]:
+        """Why each is left out."""
+        with self._lock:
+            return dict(self._reasons)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many there are, by kind."""
+        with self._lock:
+            return Counter(name.kind for name in self._reasons)
+
+    def _note(self, name: Name, reason: str) -> None:
+        with self._lock:
+            if name in self._reasons or len(self._reasons) >= MAX_COUNTED:
+                return
+            self._reasons[name] = reason
+            count = len(self._reasons)
+        if count <= MAX_NAMED:
+            log.error("%s: the %s is left out: %s; mend or delete it with genrank store", self.where, name, reason)
+        if count == MAX_NAMED:
+            log.error("%s: what else is left out is counted only; genrank store STORE check names all", self.where)
