@@ -26,12 +26,14 @@ class RankAnswerBody(Struct, kw_only=True):
     """The order, best first. `encoded` of the `history` events had to be encoded for this answer.
 
     history_current: false where the store of events was out of reach, so that the newest events may be missing.
+    clock_behind: seconds by which the service's clock, and so `time`, is behind a time that there has been; 0: it isn't.
     """
 
     user: str
     user_known: bool
     history_current: bool
     time: int
+    clock_behind: float
     history: int
     encoded: int
     model: str
@@ -54,6 +56,7 @@ class RetrieveAnswerBody(Struct, kw_only=True):
     user_known: bool
     history_current: bool
     time: int
+    clock_behind: float
     history: int
     model: str
     index: str
@@ -120,6 +123,7 @@ def ranked(answer: RankAnswer, tasks: tuple[str, ...]) -> RankAnswerBody:
         user_known=answer.user_known,
         history_current=answer.history_current,
         time=answer.time,
+        clock_behind=round(answer.clock_behind, 3),
         history=answer.num_history,
         encoded=answer.num_encoded,
         model=answer.model_version,
@@ -141,6 +145,7 @@ def retrieved(found: RetrieveAnswer) -> RetrieveAnswerBody:
         user_known=found.user_known,
         history_current=found.history_current,
         time=found.time,
+        clock_behind=round(found.clock_behind, 3),
         history=found.num_history,
         model=found.model_version,
         index=found.index_version,

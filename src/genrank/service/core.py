@@ -17,6 +17,7 @@ from genrank.data.sequence import window_start
 from genrank.errors import RequestError, shown
 from genrank.ids import check_id
 from genrank.service.batcher import Batcher
+from genrank.service.clock import Clock
 from genrank.service.deployment import Asked, Deployment, RankAnswer, RankRequest
 from genrank.service.options import ServiceOptions
 from genrank.serving.bundle import Bundle
@@ -55,6 +56,8 @@ class RankingService:
         self.vital: list[Callable[[], str]] = [self.failure]  # each says what has failed, nothing while all is well
         self.deployed: Deployment
         self._deploy(bundle)
+        # A log that reaches beyond the clock is a made-up one, or the clock is wrong.
+        self.clock = Clock(earliest=0 if until is not None else self.deployed.bundle.manifest.split.last_time)
         self._batcher: Batcher[Asked, RankAnswer] = Batcher(
             self._work,
             cost=lambda asked: REQUEST_COST + len(asked.request.candidates),
@@ -117,8 +120,8 @@ class RankingService:
             request = replace(request, context=context, of_each=frozenset())
         self._check(deployed, request)
         weights = self._weights(deployed, request.value)
-        when = int(time.time()) if request.time is None else request.time
-        asked = Asked(deployed, request, when, weights, time.monotonic())
+        when, behind = self.clock.of(request.time)
+        asked = Asked(deployed, request, when, weights, time.monotonic(), behind)
         future = self._batcher.submit(asked, within=self.options.deadline)
         if self.request_log is not None:
             future.add_done_callback(lambda done: self._note(asked, done))
@@ -131,6 +134,7 @@ class RankingService:
         for event in events:
             if not event.user or not event.item:
                 raise RequestError("an event's user or item is empty; give both")
+            self.clock.check(event)
             self.deployed.histories.check(event)
         changes = self.store.append(events)
         self._learn()

@@ -18,6 +18,7 @@ from genrank.serving.bundle import Bundle, require_same_schema
 from genrank.serving.catalogue import Catalogue
 from genrank.serving.engine import Cache, Engine, EngineRequest, Scored
 from genrank.serving.histories import Histories, PastInMemory
+from genrank.serving.left_out import LeftOut
 from genrank.serving.live import ServedStatistics
 from genrank.serving.ranker import Place, check_value, in_order
 from genrank.serving.store import EventStore
@@ -54,6 +55,7 @@ class RankAnswer:
     model_version: str
     waited: float
     worked: float
+    clock_behind: float = 0.0  # see Clock.behind; 0 where the request brought a time of its own
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Asked:
     time: int
     weights: Mapping[str, float]
     began: float
+    clock_behind: float = 0.0
 
 
 class Deployment:
@@ -94,7 +97,8 @@ class Deployment:
         self.store, self._following = store, threading.Lock()
         stored = store.snapshot(events=bool(self.spec.statistics))
         self._position = stored.position
-        self.catalogue.put_readable(stored.items)
+        self.left_out = LeftOut(f"model {bundle.version}: what is stored")
+        self.catalogue.put_readable(stored.items, self.left_out)
         self.histories = Histories(
             data,
             bundle.manifest,
@@ -103,6 +107,7 @@ class Deployment:
             users=users,
             store=store,
             max_bytes=options.decoded_bytes,
+            left_out=self.left_out,
         )
         self.statistics = (
             ServedStatistics(data, bundle.manifest, self.histories, events=stored.events, until=until)
@@ -146,7 +151,7 @@ class Deployment:
         with self._following:
             updates, self._position = self.store.updates(self._position)
             for update in updates:
-                self.catalogue.put_readable(update.items)
+                self.catalogue.put_readable(update.items, self.left_out)
                 if update.changes and self.statistics is not None:
                     self.statistics.count(update.changes)
 
@@ -171,4 +176,5 @@ def _answer(
         model_version=version,
         waited=times[0],
         worked=times[1],
+        clock_behind=asked.clock_behind,
     )

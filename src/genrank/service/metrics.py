@@ -71,6 +71,14 @@ class _Held(Collector):
             yield CounterMetricFamily(
                 "genrank_request_log_dropped", "rankings that went unlogged", self.service.request_log.dropped
             )
+        yield GaugeMetricFamily(
+            "genrank_clock_behind_seconds", "of the latest time that there has been", self.service.clock.behind
+        )
+        left_out = GaugeMetricFamily("genrank_left_out", "stored, but can't be read", labels=["kind"])
+        for kind in ("event", "item"):
+            parts = (deployed.left_out, self.service.store.left_out)
+            left_out.add_metric([kind], sum(part.counts.get(kind, 0) for part in parts))
+        yield left_out
         info = GaugeMetricFamily("genrank_model_info", "the model that ranks", labels=["version"])
         info.add_metric([self.service.version], 1)
         yield info

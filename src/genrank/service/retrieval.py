@@ -22,6 +22,7 @@ from genrank.ids import check_id
 from genrank.retrieval.index import load_index, newest_index
 from genrank.runs.train import device_named
 from genrank.service.batcher import Batcher
+from genrank.service.clock import Clock
 from genrank.service.core import FOLLOW_PERIOD
 from genrank.service.options import ServiceOptions
 from genrank.service.rarely import Rarely
@@ -29,6 +30,7 @@ from genrank.serving.bundle import Bundle, load_bundle, newest_bundle, require_s
 from genrank.serving.catalogue import Catalogue
 from genrank.serving.gen_retriever import check_k
 from genrank.serving.histories import Histories, PastInMemory
+from genrank.serving.left_out import LeftOut
 from genrank.serving.retrieval import RetrievalEngine, RetrievedItems, RetrieveRequest, add_items, open_index
 from genrank.serving.store import Behind, EventStore, StoreUnavailable
 
@@ -64,6 +66,7 @@ class RetrieveAnswer:
     index_version: str
     waited: float
     seconds: Mapping[str, float]  # encode, search, rank: of the batch
+    clock_behind: float = 0.0  # see RankAnswer
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class _Asked:
     wanted: Wanted
     time: int
     began: float
+    clock_behind: float
 
 
 class _Opened:
@@ -87,8 +91,8 @@ class _Opened:
         self.catalogue = Catalogue(table, data, bundle.manifest)
         snapshot = store.snapshot(events=False)
         self._position, self._following, self.store = snapshot.position, threading.Lock(), store
-        if snapshot.items:
-            self.catalogue.put(snapshot.items)
+        self.left_out = LeftOut(f"model {bundle.version}: what is stored")
+        self.catalogue.put_readable(snapshot.items, self.left_out)
         self.engine = RetrievalEngine(
             self.model,
             bundle.config.sequence,
@@ -100,6 +104,7 @@ class _Opened:
                 users=users,
                 store=store,
                 max_bytes=options.decoded_bytes,
+                left_out=self.left_out,
             ),
             users=users,
             index=open_index(self.model, stored, self.catalogue, precision=options.index_precision),
@@ -110,12 +115,8 @@ class _Opened:
         """Learn what items have come to the store. Raises Behind and StoreUnavailable."""
         with self._following:
             updates, self._position = self.store.updates(self._position)
-            for items in (update.items for update in updates if update.items):
-                try:
-                    self.catalogue.put(items)
-                except RequestError as problem:
-                    log.error("an item is left out of the index: %s", problem)
-                    continue
+            for update in updates:
+                items = self.catalogue.put_readable(update.items, self.left_out)
                 rows = np.unique(self.catalogue.find([item.id for item in items]))
                 add_items(self.engine.index, self.model, self.catalogue, rows)
 
@@ -123,9 +124,18 @@ class _Opened:
 class RetrievalStage:
     """Retrieves for the users of a store. Safe to use from several threads."""
 
-    def __init__(self, run: Path, *, store: EventStore, options: ServiceOptions, until: int | None = None):
+    def __init__(
+        self,
+        run: Path,
+        *,
+        store: EventStore,
+        options: ServiceOptions,
+        until: int | None = None,
+        clock: Clock | None = None,
+    ):
         """`run`: a retriever's, with an index. Raises BundleError and DataError for what is missing or doesn't fit."""
         self.run, self.store, self.options, self.until = run, store, options, until
+        self.clock = clock or Clock()
         self.opened = self._open()
         self._failed: tuple[str, str] | None = None
         self._troubles = Rarely()
@@ -157,8 +167,8 @@ class RetrievalStage:
             raise RequestError(f"k is {wanted.k}; ask for at most {self.options.max_retrieved}")
         for name in wanted.without:
             self.opened.catalogue.vocabulary(name)
-        when = int(time.time()) if wanted.time is None else wanted.time
-        return self._batcher.submit(_Asked(wanted, when, time.monotonic()), within=self.options.deadline)
+        when, behind = self.clock.of(wanted.time)
+        return self._batcher.submit(_Asked(wanted, when, time.monotonic(), behind), within=self.options.deadline)
 
     def catch_up(self) -> None:
         """Learn what has come to the store, from this process or another. Raises StoreUnavailable."""
@@ -245,4 +255,5 @@ def _answer(opened: _Opened, asked: _Asked, found: RetrievedItems, waited: float
         index_version=opened.version[1],
         waited=waited,
         seconds=found.seconds,
+        clock_behind=asked.clock_behind,
     )

@@ -172,8 +172,9 @@ class RecommendBody(RetrieveBody):
 class EventBody(Body):
     """An exposure and what the user did: true or false per binary task, seconds per duration, null for unknown.
 
-    A binary task that is left out was not done. An event that is sent again changes nothing, or replaces the one with
-    its id, or with its user, item and time where it has none.
+    A binary task that is left out was not done. An event that is sent again changes nothing; with another content it
+    replaces the one with its id, or with its user, item and time where it has none. A content that was replaced does
+    not come back, so that retries may come late, unless it has a higher `version`; a lower one is ignored.
     """
 
     user: Id
@@ -186,6 +187,9 @@ class EventBody(Body):
     id: Annotated[str, Meta(max_length=MAX_ID)] = ""
     known_at: Annotated[
         int, Meta(ge=0, le=2**40 - 1, description="when the actions were known, seconds; 0: as the schema says")
+    ] = 0
+    version: Annotated[
+        int, Meta(ge=0, le=2**53, description="your number of this content of the event, where it goes back and forth")
     ] = 0
 
     def event(self, where: str = "event") -> Event:
@@ -200,6 +204,7 @@ class EventBody(Body):
             context=_features(self.context, f"{where}.context"),
             id=self.id,
             known_at=self.known_at,
+            version=self.version,
         )
 
 

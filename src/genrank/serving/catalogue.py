@@ -5,7 +5,6 @@ Items are worth sending in batches. Shapes: I items.
 """
 
 import json
-import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,8 +24,8 @@ from genrank.data.request import FeatureEncoder, index_in
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import gather, join_jagged
 from genrank.errors import RequestError, shown
+from genrank.serving.left_out import LeftOut
 
-log = logging.getLogger("genrank.serving")
 Ints = NDArray[np.int64]
 
 
@@ -111,17 +110,24 @@ class Catalogue:
         with self._lock:
             return self._put(items)
 
-    def put_readable(self, items: Sequence[Item]) -> None:
-        """As `put`, of items stored for another model: those that this one can't read are left out and named."""
-        readable = []
+    def put_readable(self, items: Sequence[Item], left_out: LeftOut) -> list[Item]:
+        """Put those of stored items whose values this schema can read, and name the others; which were put.
+
+        They may have been stored under another schema: features that this one lacks are ignored.
+        """
+        readable: dict[str, Item] = {}
+        known = {spec.name for spec in self.encoder.specs} | set(self.embeddings)
         for item in items:
+            item = replace(item, features={name: value for name, value in item.features.items() if name in known})
             try:
                 self.check(item)
-                readable.append(item)
+                readable[item.id] = item
             except RequestError as problem:
-                log.error("stored item %s is left out: %s; put it again", shown(item.id), problem)
+                left_out.item(item.id, str(problem))
         if readable:
-            self.put(readable)
+            with self._lock:
+                self._put(list(readable.values()))
+        return list(readable.values())
 
     def check(self, item: Item) -> None:
         """RequestError where an item has no id, a feature that the schema doesn't have, or a value of another kind."""

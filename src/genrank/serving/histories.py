@@ -25,6 +25,7 @@ from genrank.errors import RequestError, shown
 from genrank.schema import DataSpec, LogSchema
 from genrank.serving.cache import ByteBudgetCache
 from genrank.serving.catalogue import Catalogue
+from genrank.serving.left_out import LeftOut
 from genrank.serving.sizes import entry_bytes
 from genrank.serving.store import Event, EventStore, StoreUnavailable
 
@@ -123,10 +124,12 @@ class Histories:
         users: FeatureTable,
         store: EventStore | None = None,
         max_bytes: int = MAX_BYTES,
+        left_out: LeftOut | None = None,
     ):
-        """`folder`: holds the vocabularies; a prepared folder or a bundle's."""
+        """`folder`: holds the vocabularies; a prepared folder or a bundle's. left_out: stored events go there that
+        the schema can't read."""
         self.schema, self.spec = manifest.schema, manifest.spec
-        self.past, self.store = past, store
+        self.past, self.store, self.left_out = past, store, left_out or LeftOut("stored events")
         self.catalogue = catalogue
         self.users = {name: row for row, name in enumerate(users.ids.to_pylist()) if row}
         self.context = FeatureEncoder(folder, manifest, "exposure")
@@ -182,6 +185,9 @@ class Histories:
                 "leave it out, or set [columns] known_at or [history] settle in the schema and train again"
             )
         self.context.check(event.context)
+        self._check_values(event)
+
+    def _check_values(self, event: Event) -> None:
         self.context.encode_each([event.context])
         self._actions([event])
 
@@ -209,7 +215,10 @@ class Histories:
         return _Exposures(timeline=past, identity=identity, request=past.request.astype(np.int64), code={})
 
     def _with_readable(self, before: _Exposures, events: Sequence[tuple[Event, int]]) -> _Exposures:
-        """With the stored events; those that this model's schema can't read are left out and named."""
+        """With the stored events; those whose values this model's schema can't read are left out and named.
+
+        They may have been stored under another schema: names that this one lacks are ignored.
+        """
         try:
             return self._with_events(before, events)
         except RequestError:
@@ -217,10 +226,9 @@ class Histories:
 
     def _reads(self, event: Event) -> bool:
         try:
-            self.context.encode_each([event.context])
-            self._actions([event])
+            self._check_values(event)
         except RequestError as problem:
-            log.error("a stored event of user %s is left out: %s; send it again", shown(event.user), problem)
+            self.left_out.event(event.user, event.key, str(problem))
             return False
         return True
 

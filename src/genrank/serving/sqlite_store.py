@@ -7,6 +7,7 @@ can't be read or written in time, because another process holds the file or the 
 import hashlib
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -40,6 +41,7 @@ Result = TypeVar("Result")
 MAX_IN_MEMORY = 16 * 2**20  # bytes of updates
 PATIENCE = 0.2  # seconds that a write waits for another process
 READ_PATIENCE = 0.05  # and a ranking
+PAUSE = 0.5  # seconds after a failure during which no ranking tries
 TROUBLES = {  # by the beginning of SQLite's name for them
     "SQLITE_BUSY": "another process holds it; end that process",
     "SQLITE_LOCKED": "another process holds it; end that process",
@@ -68,6 +70,7 @@ class SQLiteStore:
         self._update_bytes = 0
         self._tells_events = False  # nobody has asked for any yet
         self._num_updates = 0  # there have been since the store was opened
+        self._silent_until = 0.0
         self._held = ExitStack()
         try:
             if str(path) != ":memory:":
@@ -174,7 +177,7 @@ class SQLiteStore:
             older = None if about[1] == archive else run(query, (user, 1)).fetchall()
             return about, run(query, (user, 0)).fetchall(), older
 
-        about, rows, older = self._ask(read)
+        about, rows, older = self._ask_quickly(read)
         if about is None:
             return UserEvents()
         return UserEvents(
@@ -186,7 +189,7 @@ class SQLiteStore:
 
     def version(self, user: str) -> int:
         """See EventStore."""
-        found = self._ask(lambda run: run("SELECT version FROM users WHERE user = ?", (user,)).fetchone())
+        found = self._ask_quickly(lambda run: run("SELECT version FROM users WHERE user = ?", (user,)).fetchone())
         return 0 if found is None else int(found[0])
 
     def users(self) -> dict[str, int]:
@@ -271,6 +274,16 @@ class SQLiteStore:
             finally:
                 with suppress(sqlite3.Error):
                     self._reader.execute("COMMIT")
+
+    def _ask_quickly(self, read: Callable[[Callable[..., Any]], Result]) -> Result:
+        """As `_ask`; after a failure the next rankings don't wait for the same."""
+        if time.monotonic() < self._silent_until:
+            raise StoreUnavailable(f"{self.path}: could not be read; it is tried again after {PAUSE} s")
+        try:
+            return self._ask(read)
+        except StoreUnavailable:
+            self._silent_until = time.monotonic() + PAUSE
+            raise
 
     @contextmanager
     def _troubles(self) -> Iterator[None]:
