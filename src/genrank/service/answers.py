@@ -26,7 +26,7 @@ class RankAnswerBody(Struct, kw_only=True):
     """The order, best first. `encoded` of the `history` events had to be encoded for this answer.
 
     history_current: false where the store of events was out of reach, so that the newest events may be missing.
-    clock_behind: seconds by which the service's clock, and so `time`, is behind a time that there has been; 0: it isn't.
+    clock_behind: seconds that the service's clock, and so `time`, is behind a time that there has been; 0: it isn't.
     """
 
     user: str

@@ -7,7 +7,6 @@ is decoded once, and again when the archive or the items have changed.
 Shapes: N exposures of one user.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +28,6 @@ from genrank.serving.left_out import LeftOut
 from genrank.serving.sizes import entry_bytes
 from genrank.serving.store import Event, EventStore, StoreUnavailable
 
-log = logging.getLogger("genrank.serving")
 Ints = NDArray[np.int64]
 MAX_BYTES = 256 * 2**20
 LONGEST = 1e9  # seconds of a duration
