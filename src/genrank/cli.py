@@ -242,6 +242,17 @@ def _add_serving(parsers: Any) -> None:
     _add_set(serve, "a setting of the service, as in deadline=0.2, cache_bytes=1000000000, precision=bf16")
     serve.set_defaults(run=commands.serve)
 
+    store = parsers.add_parser("store", help="look at a store of live events and items, repair it, delete from it")
+    store.add_argument("store", metavar="STORE", help="SQLite file or redis:// address, as for genrank serve --store")
+    store.add_argument("action", choices=("list", "show", "check", "repair", "delete"))
+    store.add_argument("--user", action="append", help="whose events to show or delete; may be given again")
+    store.add_argument("--event", action="append", metavar="KEY", help="only this event of the user, as show names it")
+    store.add_argument("--item", action="append", help="item to show or delete; may be given again")
+    store.add_argument("--model", type=Path, metavar="RUN", help="whose schema must be able to read what is stored")
+    store.add_argument("--limit", type=int, default=20, help="users and items to list (default: 20)")
+    store.add_argument("--json", action="store_true")
+    store.set_defaults(run=commands.store)
+
     replay = parsers.add_parser("replay", help="compute served rankings again offline, and compare")
     replay.add_argument("log", type=Path, metavar="FILE", help="written by genrank serve --log-requests")
     replay.add_argument("--data", type=Path, required=True, help="prepared folder with the histories")

@@ -6,6 +6,8 @@ A command imports what it needs when it runs, so that the others stay fast.
 import argparse
 import os
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +248,46 @@ def replay(options: argparse.Namespace) -> None:
         sys.stdout.write(json_text(found.to_json()))
     else:
         Console().print(replay_table(found))
+
+
+def store(options: argparse.Namespace) -> None:
+    """`genrank store`."""
+    from genrank.serving.bundle import load_bundle
+    from genrank.serving.stored import SchemaCheck, open_existing, shown_events, shown_items, summary
+
+    users, items, action = options.user or [], options.item or [], options.action
+    if action in ("show", "delete") and not users and not items:
+        raise ConfigError(f"genrank store {action}: name what by --user or --item")
+    if options.event and len(users) != 1:
+        raise ConfigError("genrank store: --event needs the one --user whose event it is")
+    if action == "repair" and options.model is None:
+        raise ConfigError("genrank store repair: give the --model whose schema decides what can be read")
+    schema = SchemaCheck(None if options.model is None else load_bundle(options.model))
+    with closing(open_existing(options.store, writing=action in ("repair", "delete"))) as stored:
+        if action == "list":
+            found: Any = summary(stored, limit=options.limit)
+        elif action == "show":
+            found = {user: shown_events(stored, user) for user in users} | {"items": shown_items(stored, items)}
+        elif action == "check":
+            reasons = schema.left_out(stored).reasons
+            found = {"unreadable": [{**name._asdict(), "reason": reason} for name, reason in reasons.items()]}
+        elif action == "repair":
+            found = dict(zip(("mended", "deleted"), schema.repair(stored), strict=True))
+        elif options.event:
+            found = {"deleted": stored.delete(items=items, events=[(users[0], key) for key in options.event])}
+        else:
+            found = {"deleted": stored.delete(items=items) + sum(stored.delete(user=user) for user in users)}
+    sys.stdout.write(json_text(found) if options.json else "\n".join(_store_lines(found)) + "\n")
+
+
+def _store_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """What `genrank store` has found, for people: a line for every part of a list, else one for each name."""
+    for name, value in found.items():
+        if isinstance(value, list):
+            yield from (json_text(part, indent=None).strip() for part in value)
+            yield f"{name}: {len(value)}"
+        else:
+            yield f"{name}: {json_text(value, indent=None).strip() if isinstance(value, dict) else value}"
 
 
 def study(options: argparse.Namespace) -> None:

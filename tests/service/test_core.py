@@ -130,7 +130,7 @@ def test_statistics_of_a_stream_are_those_that_prepare_counted(counted: Path) ->
 def test_a_restart_counts_what_came(counted: Path, tmp_path: Path) -> None:
     """Events of an item that came while serving, too."""
     bundle = load_bundle(counted)
-    request = RankRequest(user="u", candidates=("new", "nothing"), time=2_000_000_100)
+    request = RankRequest(user="u", candidates=("new", "nothing"), time=1_790_000_100)
 
     def start() -> RankingService:
         store = SQLiteStore(tmp_path / "events.sqlite")
@@ -143,7 +143,7 @@ def test_a_restart_counts_what_came(counted: Path, tmp_path: Path) -> None:
     service.put_items([Item(id="new", features={"length": 20.0})])
     before = values(service)
     for turn in range(5):
-        service.take_events([Event(user="u", item="new", time=2_000_000_000 + turn, actions={"click": True})])
+        service.take_events([Event(user="u", item="new", time=1_790_000_000 + turn, actions={"click": True})])
     after = values(service)
     service.stop()
     again = start()

@@ -63,7 +63,7 @@ def test_replay_says_why_scores_differ(
 ) -> None:
     log = tmp_path / "logs" / "served.jsonl"
     running = serve("--log-requests", str(log))
-    later = 2_000_000_000
+    later = 1_790_000_000
     with running.client() as client:
         client.rank("somebody", ["i00000001", "i00000002"], time=later)
         client.send_events([{"user": "somebody", "item": "i00000001", "time": later, "actions": {"click": True}}])

@@ -18,7 +18,7 @@ from genrank.serving.store import Event, StoreUnavailable
 from redis_server import RedisServer
 
 pytestmark = pytest.mark.redis
-LATER = 2_000_000_000
+LATER = 1_790_000_000
 
 
 @pytest.fixture

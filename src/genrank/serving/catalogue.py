@@ -116,9 +116,7 @@ class Catalogue:
         They may have been stored under another schema: features that this one lacks are ignored.
         """
         readable: dict[str, Item] = {}
-        known = {spec.name for spec in self.encoder.specs} | set(self.embeddings)
-        for item in items:
-            item = replace(item, features={name: value for name, value in item.features.items() if name in known})
+        for item in map(self.with_known_features, items):
             try:
                 self.check(item)
                 readable[item.id] = item
@@ -128,6 +126,11 @@ class Catalogue:
             with self._lock:
                 self._put(list(readable.values()))
         return list(readable.values())
+
+    def with_known_features(self, item: Item) -> Item:
+        """The item without features that this schema lacks."""
+        known = {spec.name for spec in self.encoder.specs} | set(self.embeddings)
+        return replace(item, features={name: value for name, value in item.features.items() if name in known})
 
     def check(self, item: Item) -> None:
         """RequestError where an item has no id, a feature that the schema doesn't have, or a value of another kind."""

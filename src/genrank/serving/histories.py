@@ -183,9 +183,10 @@ class Histories:
                 "leave it out, or set [columns] known_at or [history] settle in the schema and train again"
             )
         self.context.check(event.context)
-        self._check_values(event)
+        self.check_values(event)
 
-    def _check_values(self, event: Event) -> None:
+    def check_values(self, event: Event) -> None:
+        """RequestError where an event has a value of another kind than the schema's."""
         self.context.encode_each([event.context])
         self._actions([event])
 
@@ -224,7 +225,7 @@ class Histories:
 
     def _reads(self, event: Event) -> bool:
         try:
-            self._check_values(event)
+            self.check_values(event)
         except RequestError as problem:
             self.left_out.event(event.user, event.key, str(problem))
             return False

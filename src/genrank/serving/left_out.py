@@ -29,9 +29,9 @@ class Name(NamedTuple):
 class LeftOut:
     """Events and items with the reason. Safe to use from several threads."""
 
-    def __init__(self, where: str):
-        """`where`: of what they are left out, in words."""
-        self.where = where
+    def __init__(self, where: str, *, quiet: bool = False):
+        """`where`: of what they are left out, in words. quiet: nothing is logged."""
+        self.where, self.quiet = where, quiet
         self._reasons: dict[Name, str] = {}
         self._lock = threading.Lock()
 
@@ -42,6 +42,12 @@ class LeftOut:
     def item(self, name: str, reason: str) -> None:
         """An item is left out."""
         self._note(Name("item", "", name), reason)
+
+    def joined(self, other: "LeftOut") -> "LeftOut":
+        """With what another has left out."""
+        with self._lock:
+            self._reasons |= other.reasons
+        return self
 
     @property
     def reasons(self) -> Mapping[Name, str]:
@@ -61,6 +67,8 @@ class LeftOut:
                 return
             self._reasons[name] = reason
             count = len(self._reasons)
+        if self.quiet:
+            return
         if count <= MAX_NAMED:
             log.error("%s: the %s is left out: %s; mend or delete it with genrank store", self.where, name, reason)
         if count == MAX_NAMED:

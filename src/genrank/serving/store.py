@@ -61,14 +61,17 @@ class Event:
         """What tells it from other events of its user."""
         return f"#{self.id}" if self.id else f"{self.time}/{self.item}"
 
-    def body(self) -> str:
-        """All but user and key, as JSON that is equal for equal events."""
+    def content(self) -> dict[str, Any]:
+        """All but user and key."""
         content = {
             "item": self.item, "time": self.time, "request": self.request, "position": self.position,
             "actions": dict(self.actions), "context": dict(self.context), "id": self.id,
         }  # fmt: skip
-        content |= {name: value for name in ("known_at", "version") if (value := getattr(self, name))}
-        return json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return content | {name: value for name in ("known_at", "version") if (value := getattr(self, name))}
+
+    def body(self) -> str:
+        """The content as JSON that is equal for equal events."""
+        return json.dumps(self.content(), sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def parse(cls, user: str, body: str) -> "Event":
