@@ -125,12 +125,13 @@ def test_slow_connections_shut_nobody_out(kind: str, serve: Serve, items: list[s
     with attackers(running, 200, SLOW[kind]):
         is_served(running, items)
         assert metric(running, "genrank_connections ") <= 50 + 16
-    evicted = metric(running, 'genrank_connections_ended_total{reason="evicted"}')
-    assert evicted >= 100
-    full = [line for line in running.said if "the cap of 50 connections is reached" in line]
-    assert 1 <= len(full) <= 20
+    ended = metric(running, "genrank_connections_ended_total")  # who sends too much ahead goes for that
+    assert ended >= 100
+    told = [line for line in running.said if "connections that the service has closed" in line]
+    assert 1 <= len(told) <= 20
+    assert kind == "unread" or any("the cap of 50 connections is reached" in line for line in told)
     assert not any("traceback" in line for line in running.said)
-    record_property(f"200 connections, {kind}:", f"{evicted:.0f} evicted, {memory(running) - before:.0f} MiB more held")
+    record_property(f"200 connections, {kind}:", f"{ended:.0f} closed, {memory(running) - before:.0f} MiB more held")
 
 
 @pytest.mark.parametrize("kind", ["silent", "bodies"])
