@@ -9,7 +9,7 @@ import shutil
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,8 @@ from genrank.errors import GenRankError
 from genrank.serving.bundle import load_bundle
 from genrank.serving.ranker import GenRanker
 from genrank.serving.request_log import RequestLog, ServedRanking
-from genrank.serving.store import Event, SQLiteStore
+from genrank.serving.sqlite_store import SQLiteStore
+from genrank.serving.store import Event
 
 pytestmark = pytest.mark.slow
 NUM_EDITS = 24  # values of a JSON file that become others
@@ -260,7 +261,8 @@ def test_arguments_of_rank(flags: tuple[str, ...], ask: Ask, run: Path) -> None:
     assert not wrong(answer, None)
 
 
-def test_a_store_of_events_is_opened_or_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_store_of_events_is_read_or_refused_in_one_line(tmp_path: Path) -> None:
+    """What can be read of it is, and the rest is left out: no row is in the way of others."""
     path = tmp_path / "events.sqlite"
     store = SQLiteStore(path)
     store.append([Event(user=f"u{n % 50}", item=f"i{n}", time=n + 1) for n in range(500)])
@@ -272,7 +274,11 @@ def test_a_store_of_events_is_opened_or_refused_in_one_line(tmp_path: Path) -> N
     for name, mutation in BROKEN.items():
         with mutated(path, mutation, seed=name):
             try:
-                SQLiteStore(path).close()
+                with closing(SQLiteStore(path)) as opened:
+                    opened.snapshot()
+                    for user in opened.users():
+                        opened.events(user)
+                    opened.append([Event(user="u1", item="new", time=1)])
             except GenRankError:
                 pass
             except Exception as problem:  # noqa: BLE001 - each kind is one to be refused in words

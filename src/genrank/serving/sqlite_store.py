@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -92,6 +93,9 @@ class SQLiteStore:
             self._reader, self._reading = self._connection, self._writing
         else:
             self._reader = sqlite3.connect(path, timeout=READ_PATIENCE, check_same_thread=False, isolation_level=None)
+
+        for connection in (self._connection, self._reader):  # one damaged row is not in the way of all others
+            connection.text_factory = partial(str, encoding="utf-8", errors="replace")
 
     def _convert(self) -> None:
         """A file of an earlier version."""
@@ -195,7 +199,8 @@ class SQLiteStore:
     def users(self) -> dict[str, int]:
         """See EventStore."""
         query = "SELECT user, COUNT(*) FROM events GROUP BY user ORDER BY user"
-        return dict(self._ask(lambda run: run(query).fetchall()))
+        rows = self._ask(lambda run: run(query).fetchall())
+        return {user: count for user, count in rows if isinstance(user, str)}
 
     def close(self) -> None:
         """See EventStore."""

@@ -191,7 +191,7 @@ def parsed_events(rows: Iterable[tuple[str, str, str, int]], left_out: LeftOut) 
     events = []
     for user, key, body, revision in rows:
         try:
-            events.append((Event.parse(user, body), revision))
+            events.append((Event.parse(user, body), int(revision)))
         except (ValueError, TypeError, RecursionError):
             left_out.event(user, key, f"no event can be read from {shown(body)}")
     return events
