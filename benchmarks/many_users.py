@@ -20,7 +20,8 @@ from genrank.service.deployment import Asked, RankRequest
 from genrank.service.options import ServiceOptions
 from genrank.service.retrieval import RetrievalStage, Wanted
 from genrank.serving.bundle import load_bundle
-from genrank.serving.store import Event, SQLiteStore
+from genrank.serving.sqlite_store import SQLiteStore
+from genrank.serving.store import Event
 
 BATCH = 500
 
