@@ -21,7 +21,7 @@ from genrank.service.options import ServiceOptions
 from genrank.service.retrieval import RetrievalStage
 from genrank.serving.bundle import load_bundle
 from genrank.serving.catalogue import Item
-from genrank.serving.store import SQLiteStore
+from genrank.serving.sqlite_store import SQLiteStore
 
 options = ServiceOptions(cache_bytes=10_000_000, decoded_bytes=10_000_000)
 service = RankingService(load_bundle(Path(sys.argv[2])), store=SQLiteStore(sys.argv[3]), options=options)

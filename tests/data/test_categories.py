@@ -27,7 +27,7 @@ from genrank.schema import Feature, Feedback, Owner
 from genrank.service.wire import EventsBody, ItemsBody, RankBody
 from genrank.serving.catalogue import Catalogue
 from genrank.serving.histories import Histories, NoPast
-from genrank.serving.store import SQLiteStore
+from genrank.serving.sqlite_store import SQLiteStore
 
 MOMENTS = st.datetimes(min_value=datetime(1971, 1, 1), max_value=datetime(2199, 1, 1))
 TYPES: dict[str, tuple[pa.DataType, st.SearchStrategy[Any]]] = {

@@ -21,7 +21,7 @@ from genrank.service.log_lines import log_as_json
 from genrank.service.options import ServiceOptions
 from genrank.service.run import Listening, read_token
 from genrank.serving.bundle import load_bundle
-from genrank.serving.store import SQLiteStore
+from genrank.serving.sqlite_store import SQLiteStore
 from genrank.serving.stores import open_store
 
 

@@ -18,7 +18,8 @@ from genrank.service.wire import EventBody, RankBody, RetrieveBody
 from genrank.serving.catalogue import Catalogue, Item
 from genrank.serving.histories import Histories, NoPast
 from genrank.serving.ranker import as_id, as_ids, check_candidates, check_time, check_value, in_order
-from genrank.serving.store import Event, SQLiteStore
+from genrank.serving.sqlite_store import SQLiteStore
+from genrank.serving.store import Event
 
 ROWS = 60
 FEATURES = (
