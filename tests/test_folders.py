@@ -8,7 +8,7 @@ import pytest
 
 from genrank.cli import main
 from genrank.errors import BundleError, OutputError
-from genrank.folders import new_folder, read_pointer, refuse_occupied
+from genrank.folders import clear_leftovers, new_folder, read_pointer, refuse_occupied
 
 
 def fill(out: Path) -> None:
@@ -94,3 +94,11 @@ def test_a_pointer_names_what_is_beside_it(tmp_path: Path, text: bytes) -> None:
     with pytest.raises(BundleError, match="do this") as refused:
         read_pointer(tmp_path / "latest", error=BundleError, remedy="do this")
     assert len(str(refused.value)) < 600
+
+
+def test_hidden_names_of_others_are_no_leftovers(tmp_path: Path) -> None:
+    for name in (".partners", ".old", ".run.partial", ".part"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".run.part-17").mkdir()
+    clear_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".old", ".part", ".partners", ".run.partial"]

@@ -5,6 +5,7 @@ A process that is killed leaves `.NAME.part…` or `.NAME.old` behind; the next 
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -174,11 +175,11 @@ def clear_leftovers(folder: Path, of: str = "") -> None:
     try:
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             name, _, ending = path.name.rpartition(".")
-            if not path.name.startswith(".") or (of and name != f".{of}"):
+            if not name.startswith(".") or (of and name != f".{of}"):
                 continue
             if ending == "old" and not (final := folder / name[1:]).exists():
                 path.rename(final)
-            elif ending in ("old", "staged") or ending.startswith("part"):
+            elif re.fullmatch(r"old|staged|part(-\d+)?", ending):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     except OSError as problem:
         raise _unwritable(folder, problem) from None

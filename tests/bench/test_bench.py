@@ -150,7 +150,7 @@ def test_without_json_there_are_tables_and_the_machine(capsys: pytest.CaptureFix
         (["trainig"], "did you mean 'training'?"),
         (["training", "--size", "smal"], "did you mean 'small'?"),
         (["training", "--minutes", "0"], "must be above 0"),
-        (["training", "--minutes", "nan"], "must be above 0"),
+        (["training", "--minutes", "nan"], "expected a finite number"),
         (["training", "--seed", "-1"], "must be 0 or more"),
     ],
 )

@@ -170,7 +170,7 @@ def test_files_that_are_missing_name_themselves(tmp_path: Path, name: str) -> No
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("log.parquet", b"not parquet at all", ["log.parquet", "not a readable Parquet"]),
+        ("log.parquet", b"not parquet at all", ["log.parquet", "expected Parquet, found something else"]),
         ("log.csv", b"", ["log.csv", "empty"]),
         ("log.csv", b"user,item,time,click\n", ["no rows"]),
         ("log.csv", b"user,item,click\nu,i,1\n", ["columns.time", "'time'"]),
@@ -190,7 +190,7 @@ def test_a_parquet_file_damaged_in_its_middle_is_refused(tmp_path: Path) -> None
     content[20 : len(content) // 2] = bytes(len(content) // 2 - 20)
     path.write_bytes(content)
     source = files([path], schema=SCHEMA)
-    refused(tmp_path, LogError, ["can't be read"], lambda: prepare(source, out=tmp_path / "out"))
+    refused(tmp_path, LogError, ["found a damaged file"], lambda: prepare(source, out=tmp_path / "out"))
 
 
 def test_a_folder_with_something_in_it_is_not_written_to(tmp_path: Path) -> None:

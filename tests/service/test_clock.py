@@ -1,5 +1,8 @@
 """The service's clock: events it can't have come to, and what is said when it is set back."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from genrank.errors import RequestError
@@ -57,6 +60,15 @@ def test_a_clock_that_is_set_back_refuses_no_real_event(time: Time) -> None:
     time.now -= 400 * AHEAD
     clock.check(Event(user="u", item="i", time=NOW + AHEAD))
     Clock(earliest=NOW, now=time).check(Event(user="u", item="i", time=NOW))  # nor before it has been asked
+
+
+def test_a_clock_that_was_set_back_while_the_service_was_down_is_seen(bundle: Bundle, tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "s.sqlite")
+    store.append([Event(user="u", item="i", time=NOW)])
+    os.utime(tmp_path / "s.sqlite", (0, store.last_written() + 365 * AHEAD))
+    service = RankingService(bundle, store=store, options=ServiceOptions(deadline=20.0))
+    assert service.rank(RankRequest(user="u", candidates=("a",))).result().clock_behind > 364 * AHEAD
+    service.take_events([Event(user="u", item="i", time=int(store.last_written()))])  # as a right clock has it
 
 
 def test_a_future_event_leaves_the_real_ones_where_they_are(service: RankingService) -> None:

@@ -56,7 +56,7 @@ def test_killed_under_traffic_it_has_every_acknowledged_event_once(serve: Serve,
         number = first
         with running.client() as client:
             while not stopped.is_set():
-                told = [{"user": f"u{n % 3}", "item": f"i{n}", "time": 1_900_000_000 + n} for n in (number, number + 4)]
+                told = [{"user": f"u{n % 3}", "item": f"i{n}", "time": 1_790_000_000 + n} for n in (number, number + 4)]
                 try:
                     client.send_events(told)
                 except (OSError, http.client.HTTPException):
@@ -76,11 +76,11 @@ def test_killed_under_traffic_it_has_every_acknowledged_event_once(serve: Serve,
         thread.join()
     assert len(acknowledged) >= 60
     with serve().client() as client:
-        found = [event["time"] - 1_900_000_000 for user in ("u0", "u1", "u2") for event in all_events(client, user)]
+        found = [event["time"] - 1_790_000_000 for user in ("u0", "u1", "u2") for event in all_events(client, user)]
         assert len(set(found)) == len(found)
         assert set(acknowledged) <= set(found)
         assert len(found) <= len(acknowledged) + 8  # of four calls that were not answered
-        sent_again = [{"user": f"u{n % 3}", "item": f"i{n}", "time": 1_900_000_000 + n} for n in acknowledged[:50]]
+        sent_again = [{"user": f"u{n % 3}", "item": f"i{n}", "time": 1_790_000_000 + n} for n in acknowledged[:50]]
         assert client.send_events(sent_again)["changed"] == 0
 
 

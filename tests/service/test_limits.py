@@ -12,6 +12,7 @@ from genrank.ids import MAX_ID
 from genrank.service.core import RankingService
 from genrank.service.deployment import RankRequest
 from genrank.service.options import ServiceOptions
+from genrank.serving import sqlite_store
 from genrank.serving import store as stores
 from genrank.serving.bundle import load_bundle
 from genrank.serving.catalogue import Item
@@ -80,7 +81,7 @@ def test_new_items_are_taken_up_to_a_number(service: RankingService) -> None:
 
 
 def test_updates_are_kept_up_to_a_number_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "MAX_IN_MEMORY", 100_000)
+    monkeypatch.setattr(sqlite_store, "MAX_IN_MEMORY", 100_000)
     store = SQLiteStore(":memory:")
     position = store.snapshot().position
     for turn in range(100):

@@ -13,7 +13,7 @@ from genrank.client import Client, ServiceError
 from genrank.serving.gen_retriever import GenRetriever, build_index
 from retrievers import trained
 
-USER, TIME = "u0000001", 1_900_000_000
+USER, TIME = "u0000001", 1_790_000_000
 ALL = {"k": 1000, "time": TIME}
 
 

@@ -19,9 +19,10 @@ from genrank.data.versioned import LENGTH
 from genrank.errors import BundleError
 from genrank.schema import fingerprint
 from genrank.service.core import RankingService
-from genrank.service.deployment import RankRequest
+from genrank.service.deployment import Deployment, RankRequest
 from genrank.service.options import ServiceOptions
 from genrank.service.watch import Watcher
+from genrank.serving import sqlite_store
 from genrank.serving.bundle import load_bundle
 from genrank.serving.catalogue import Item
 from genrank.serving.sqlite_store import SQLiteStore
@@ -270,4 +271,41 @@ def test_a_current_version_that_is_missing_is_logged_once_and_followed_again_whe
     assert watcher.look()
     assert service.version == second
     watcher.stop()
+    service.stop()
+
+
+def test_a_damaged_version_that_is_published_again_is_served(models: Path, other: Path) -> None:
+    service = start(models)
+    watcher = Watcher(service, models, period=1e6)
+    version = publish(other, models)
+    golden = models / f"{version}.golden.json"
+    good = golden.read_text()
+    golden.unlink()
+    assert not watcher.look()
+    golden.write_text(good)
+    assert not watcher.look()  # it has failed, and nobody has published it since
+    assert publish(other, models) == version
+    assert watcher.look()
+    assert service.version == version
+    watcher.stop()
+    service.stop()
+
+
+def test_much_that_comes_while_a_model_is_deployed_does_not_stop_it(
+    models: Path, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than is told of updates: the model is deployed anew with all of it, and what was kept is no error."""
+    service = start(models)
+    monkeypatch.setattr(sqlite_store, "MAX_IN_MEMORY", 1)
+    warm_up, turns = Deployment.warm_up, iter(range(2))
+
+    def slow(self: Deployment) -> None:
+        warm_up(self)
+        if next(turns, None) is not None:
+            service.store.put_items([Item(id=f"n{n}") for n in range(3)])
+            service.store.put_items([Item(id="last")])
+
+    monkeypatch.setattr(Deployment, "warm_up", slow)
+    service.swap(load_bundle(other))
+    assert service.deployed.catalogue.find(["n1", "last"]).all()
     service.stop()

@@ -1,5 +1,6 @@
 """A store that is locked, full, damaged or refuses: what it raises, and that nothing acknowledged is lost."""
 
+import json
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from genrank.errors import OutputError
-from genrank.serving import redis_store
+from genrank.errors import ConfigError, DataError, OutputError
+from genrank.serving import redis_store, sqlite_store
 from genrank.serving.catalogue import Item
 from genrank.serving.redis_store import RedisStore
 from genrank.serving.sqlite_store import SQLiteStore
@@ -19,7 +20,8 @@ ONE, TWO = Event(user="u", item="a", time=5), Event(user="u", item="b", time=6)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> SQLiteStore:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SQLiteStore:
+    monkeypatch.setattr(sqlite_store, "PAUSE", 0.0)
     made = SQLiteStore(tmp_path / "s.sqlite")
     made.append([ONE])
     return made
@@ -43,6 +45,38 @@ def test_while_another_process_writes_reads_go_on_and_writes_are_refused(store: 
     other.execute("ROLLBACK")
     store.append([TWO])
     assert kept(store) == [ONE, TWO]
+
+
+def test_who_waits_behind_a_write_that_fails_hears_of_it_at_once(
+    store: SQLiteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_store, "PAUSE", 1e6)
+    other = sqlite3.connect(tmp_path / "s.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    refused("another process holds it", lambda: store.append([TWO]))
+    other.execute("ROLLBACK")  # so that only the pause is in the way
+    refused("could not be written", lambda: store.append([TWO]), lambda: store.put_items([Item(id="i")]))
+
+
+def test_a_long_reading_keeps_nobody_waiting(store: SQLiteStore) -> None:
+    with store._moment() as (run, position):
+        store.append([TWO])
+        assert kept(store) == [ONE, TWO]
+        assert run("SELECT COUNT(*) FROM events").fetchone() == (1,)
+        assert position == "0"
+
+
+def test_a_file_is_looked_at_without_changing_it(store: SQLiteStore, tmp_path: Path) -> None:
+    store.close()
+    other = sqlite3.connect(tmp_path / "other.sqlite")
+    other.execute("CREATE TABLE mine (x)")
+    other.commit()
+    other.close()
+    before = (tmp_path / "other.sqlite").read_bytes()
+    with pytest.raises(DataError, match="no store of events"):
+        SQLiteStore(tmp_path / "other.sqlite", alone=False)
+    assert (tmp_path / "other.sqlite").read_bytes() == before
+    assert kept(SQLiteStore(tmp_path / "s.sqlite", alone=False)) == [ONE]
 
 
 def test_a_full_disk_refuses_writes_and_keeps_what_was_acknowledged(store: SQLiteStore, tmp_path: Path) -> None:
@@ -99,6 +133,41 @@ class TestRedis:
         store.append([mine])
         assert kept(store, "v") == [mine]
 
+    @pytest.mark.parametrize("value", ["[", "x [", "1 [", "", "\x00"])
+    def test_a_value_that_is_none_is_left_out_and_replaced(self, store: RedisStore, value: str) -> None:
+        mine = Event(user="v", item="a", time=5)
+        store._redis.hset("genrank:e:v", mine.key, value)
+        store._redis.hset("genrank:v:v", "version", "3")
+        store._redis.hset("genrank:items", "i", value)
+        assert kept(store, "v") == []
+        assert store.snapshot().events == (ONE,)
+        assert store.users() == {"u": 1, "v": 1}
+        store.append([TWO, mine])
+        store.put_items([Item(id="i"), Item(id="j")])
+        assert kept(store, "v") == [mine]
+        assert sorted(item.id for item in store.snapshot().items) == ["i", "j"]
+
+    def test_a_version_that_is_no_number_leaves_nothing_half_written(self, store: RedisStore) -> None:
+        store._redis.hset("genrank:v:v", "version", "x")
+        refused("no number", lambda: store.append([TWO, Event(user="v", item="a", time=5)]))
+        assert kept(store) == [ONE]
+        assert store.version("v") == 0
+        store._redis.set("genrank:calls", "x")
+        refused("no number", lambda: store.append([TWO]))
+
+    def test_items_keep_their_order_when_some_are_deleted(self, store: RedisStore) -> None:
+        store.put_items([Item(id="a"), Item(id="b")])
+        store.delete(items=["a"])
+        store.put_items([Item(id="c")])
+        store.put_items([Item(id="d")])
+        assert [item.id for item in store.snapshot().items] == ["b", "c", "d"]
+
+    def test_a_password_that_is_missing_is_asked_for(self, store: RedisStore, redis_server: RedisServer) -> None:
+        store._redis.config_set("requirepass", "secret")
+        with pytest.raises(ConfigError, match="asks for another password") as problem:
+            RedisStore(redis_server.url)
+        assert "secret" not in str(problem.value)
+
     def test_a_bad_stream_leaves_nothing_half_written(self, store: RedisStore) -> None:
         store._redis.rename("genrank:updates", "elsewhere")
         store._redis.set("genrank:updates", "no stream")
@@ -133,3 +202,26 @@ class TestRedis:
         monkeypatch.setattr(store, "_events", slow)
         refused("too slow", lambda: store.events("u"))
         assert store.version("u") == 1
+
+    def test_one_users_bad_key_is_left_out_of_a_snapshot_and_can_be_deleted(self, store: RedisStore) -> None:
+        store._redis.set("genrank:e:v", "no hash")
+        assert store.snapshot().events == (ONE,)
+        assert store.users() == {"u": 1}
+        assert store.left_out.counts == {"event": 1}
+        assert store.delete(user="v") == 1
+        store.append([Event(user="v", item="a", time=5)])
+
+
+def test_a_file_has_one_owner_by_any_name(store: SQLiteStore, tmp_path: Path) -> None:
+    (tmp_path / "link.sqlite").symlink_to(tmp_path / "s.sqlite")
+    with pytest.raises(OutputError, match="has been at it"):
+        SQLiteStore(tmp_path / "link.sqlite")
+
+
+@pytest.mark.parametrize("changed", [{"time": 10**20}, {"position": 2**40}, {"time": -5}, {"item": 7}])
+def test_stored_numbers_out_of_range_are_left_out(store: SQLiteStore, changed: dict[str, object]) -> None:
+    store.append([TWO])
+    body = json.dumps(TWO.content() | changed)
+    store._run("UPDATE events SET body = ? WHERE key = ?", (body, TWO.key))
+    assert kept(store) == [ONE]
+    assert store.left_out.counts == {"event": 1}

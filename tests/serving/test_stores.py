@@ -89,6 +89,15 @@ def test_numbered_contents_go_back_and_forth_in_their_order(opened: Open) -> Non
     assert len(store.append([event("a", 5, actions={"like": False}, version=3)])) == 1
 
 
+def test_what_was_known_earlier_does_not_replace_what_was_known_later(opened: Open) -> None:
+    """Even where it was never kept, as after a refusal."""
+    store, liked = opened(), event("a", 5, known_at=90, actions={"like": True})
+    store.append([liked])
+    assert store.append([event("a", 5, known_at=5)]) == []
+    assert at_hand(store) == [liked]
+    assert len(store.append([event("a", 5, known_at=91)])) == 1
+
+
 def test_what_is_replaced_in_the_archive_does_not_come_back_either(opened: Open) -> None:
     store, liked = opened(max_events=4), event("x", 0, actions={"like": True})
     store.append([event("x", 0), liked, *(event(str(time), time) for time in range(1, 9))])
@@ -152,8 +161,11 @@ def test_two_connections_see_each_other(opened: Open) -> None:
     one, other = opened(), opened()
     one.append([event("a", 5)])
     assert other.version("u") == 1
-    other.append([event("b", 6)])
-    assert [each.item for each in at_hand(one)] == ["a", "b"]
+    one.append([event("b", 6)])
+    assert [each.item for each in at_hand(other)] == ["a", "b"]
+    if one.shared:
+        other.append([event("c", 7)])
+        assert [each.item for each in at_hand(one)] == ["a", "b", "c"]
 
 
 def test_the_oldest_are_archived_and_nothing_is_lost(opened: Open) -> None:
@@ -325,6 +337,7 @@ class StoreMachine(RuleBasedStateMachine):
                 actions=st.builds(lambda like: {"like": like}, st.booleans()),
                 id=st.sampled_from(["", "1", "2"]),
                 version=st.sampled_from([0, 0, 1, 2]),
+                known_at=st.sampled_from([0, 0, 7, 8]),
             ),
             max_size=4,
         ),
@@ -337,7 +350,7 @@ class StoreMachine(RuleBasedStateMachine):
         for each in events:
             place = (user, each.key)
             before, former = self.plain.get(place), self.former.setdefault(place, [])
-            if before is not None and (each == before or each in former or each.version < before.version):
+            if before is not None and (each == before or each in former or each.is_older_than(before)):
                 continue
             if before is not None:
                 self.former[place] = [*former, before][-FORMER:]

@@ -59,11 +59,13 @@ def test_without_the_options_the_feed_is_what_it_was_before_there_were_any(tmp_p
     digest = hashlib.sha256()
     for name in sorted(table.column_names):
         values = table[name].to_numpy()
+        if values.dtype.kind == "f":
+            values = np.round(values, 6)  # other processors round otherwise
         content = (
             "\n".join(map(str, values)) if values.dtype == object else values.astype(values.dtype.newbyteorder("<"))
         )
         digest.update(name.encode() + (content.encode() if isinstance(content, str) else content.tobytes()))
-    assert digest.hexdigest() == "0f2d2401df7ceb7db67a87f9f11f12d0969140e1715a2d937e1bf28bed422a0c"
+    assert digest.hexdigest() == "a209ecc84272750869c1e050728da09e1d3b008db0919ef9fe93d66924c297d3"
     assert "known_at" not in (tmp_path / "log" / "schema.toml").read_text()
 
 

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ import numpy as np
 import torch
 
 from genrank.data.sequence import window_start
-from genrank.errors import RequestError, shown
+from genrank.errors import GenRankError, RequestError, shown
 from genrank.ids import check_id
 from genrank.service.batcher import Batcher
 from genrank.service.clock import Clock
 from genrank.service.deployment import Asked, Deployment, RankAnswer, RankRequest
 from genrank.service.options import ServiceOptions
+from genrank.service.rarely import Rarely
 from genrank.serving.bundle import Bundle
 from genrank.serving.catalogue import Item
 from genrank.serving.engine import Cache, history_cache
@@ -29,6 +29,7 @@ from genrank.serving.store import Behind, Event, EventStore, StoreUnavailable
 
 log = logging.getLogger("genrank.service")
 FOLLOW_PERIOD = 0.2  # seconds between looks for what other processes wrote
+ATTEMPTS = 3  # at deploying a model while much comes to the store
 REQUEST_COST = 50.0  # of a request, in candidates
 
 
@@ -51,13 +52,14 @@ class RankingService:
         self.data, self.store, self.options, self.until = data, store, options, until
         self.request_log = request_log
         self.cache: Cache = history_cache(options.cache_bytes)
-        self._swapping = threading.Lock()
+        self._swapping, self._putting = threading.Lock(), threading.Lock()
+        self._troubles = Rarely()
         self.readers: list[Callable[[], None]] = []  # called when the store has something new
         self.vital: list[Callable[[], str]] = [self.failure]  # each says what has failed, nothing while all is well
         self.deployed: Deployment
         self._deploy(bundle)
-        # A log that reaches beyond the clock is a made-up one, or the clock is wrong.
-        self.clock = Clock(earliest=0 if until is not None else self.deployed.bundle.manifest.split.last_time)
+        logged = 0 if until is not None else self.deployed.bundle.manifest.split.last_time
+        self.clock = Clock(earliest=max(logged, store.last_written()))  # it can't be earlier than what is there
         self._batcher: Batcher[Asked, RankAnswer] = Batcher(
             self._work,
             cost=lambda asked: REQUEST_COST + len(asked.request.candidates),
@@ -85,6 +87,15 @@ class RankingService:
             self.cache.remove_where(lambda key: key[0] == before != bundle.version)
 
     def _deploy(self, bundle: Bundle) -> None:
+        for attempt in range(ATTEMPTS):
+            try:
+                self._deploy_once(bundle)
+                return
+            except Behind:  # more has come meanwhile than is told: begin again with all of it
+                if attempt == ATTEMPTS - 1:
+                    raise
+
+    def _deploy_once(self, bundle: Bundle) -> None:
         data = self.data if self.data is not None else Path(bundle.config.data)
         made = Deployment(bundle, data, store=self.store, cache=self.cache, options=self.options, until=self.until)
         made.warm_up()
@@ -98,8 +109,11 @@ class RankingService:
             self.deployed.catch_up()
         except Behind:
             with self._swapping:
-                self._deploy(self.deployed.bundle)
-                self.cache.remove_where(lambda _: True)  # a store that lost its past counts revisions anew
+                try:
+                    self.deployed.catch_up()  # somebody else may have deployed it anew meanwhile
+                except Behind:
+                    self._deploy(self.deployed.bundle)
+                    self.cache.remove_where(lambda _: True)  # a store that lost its past counts revisions anew
 
     @property
     def expected_wait(self) -> float:
@@ -148,9 +162,10 @@ class RankingService:
             self.deployed.catalogue.check(item)
         names = list({item.id: item for item in items})
         new = int((self.deployed.catalogue.find(names) == 0).sum())
-        self._check_room(new)
-        self.store.put_items(items)
-        self._learn()
+        with self._putting:  # each call is learned before the next: a model that lags far behind is deployed anew
+            self._check_room(new)
+            self.store.put_items(items)
+            self._learn()
         return new
 
     def _check_room(self, new: int) -> None:
@@ -212,11 +227,12 @@ class RankingService:
         self.request_log.note(ranking, asked.deployed.bundle.folder)
 
     def _learn(self) -> None:
-        """What is in the store now. It is kept, so that the caller must not hear of trouble: the follower goes on."""
-        with suppress(StoreUnavailable):
-            self.catch_up()
-            for read in self.readers:
-                read()
+        """What is in the store now. It is kept, so that the caller must not hear of trouble, which is tried again."""
+        for learn in (self.catch_up, *self.readers):
+            try:
+                learn()
+            except GenRankError as problem:
+                self._troubles.say(log.error, f"what came to the store is kept, but not learned yet: {problem}")
 
     def _follow(self) -> None:
         """Learn what other processes have written, until stopped."""
@@ -231,8 +247,9 @@ class RankingService:
                 if reached:
                     log.error("%s; until it does, rankings take users' events as they were last seen", problem)
                 reached = False
-            except Exception:  # the service must outlive whatever is in the store
-                log.exception("the service could not learn what is new in the store")
+            except Exception as problem:  # noqa: BLE001 - the service must outlive whatever is in the store
+                trouble = f"the service could not learn what is new in the store: {type(problem).__name__}: {problem}"
+                self._troubles.say(log.exception, trouble)
 
     def _check(self, deployed: Deployment, request: RankRequest) -> None:
         check_id("user", request.user)

@@ -136,8 +136,9 @@ class RetrievalStage:
         """`run`: a retriever's, with an index. Raises BundleError and DataError for what is missing or doesn't fit."""
         self.run, self.store, self.options, self.until = run, store, options, until
         self.clock = clock or Clock()
+        self._opening = threading.Lock()
         self.opened = self._open()
-        self._failed: tuple[str, str] | None = None
+        self._failed: tuple[tuple[str, str], tuple[int, ...]] | None = None
         self._troubles = Rarely()
         self._batcher: Batcher[_Asked, RetrieveAnswer] = Batcher(
             self._work, cost=lambda _: 1.0, batch_cost=float(BATCH), wait=options.wait
@@ -175,19 +176,27 @@ class RetrievalStage:
         try:
             self.opened.catch_up()
         except Behind:
-            self.opened = self._open()
+            with self._opening:
+                try:
+                    self.opened.catch_up()  # somebody else may have opened it anew meanwhile
+                except Behind:
+                    self.opened = self._open()
 
     def look(self) -> bool:
         """Open another bundle or index if there is one; whether there was. The old one stays if the new is no good."""
         try:
             newest = (newest_bundle(self.run).resolve().name, newest_index(self.run / "index").resolve().name)
-            if newest in (self.opened.version, self._failed):
-                if newest == self.opened.version:
-                    self._troubles.over()
+            if newest == self.opened.version:
+                self._troubles.over()
                 return False
-            self._failed = newest  # until it has been found good
+            pointers = (self.run / "bundle" / "latest", self.run / "index" / "latest")
+            written = tuple(pointer.stat().st_ino for pointer in pointers if pointer.exists())  # others each time
+            if (newest, written) == self._failed:
+                return False
+            self._failed = (newest, written)  # until it has been found good
             self.opened = self._open()
-        except StoreUnavailable:
+            self.catch_up()  # with what came while it was opened
+        except (StoreUnavailable, Behind):
             self._failed = None  # not its fault; tried again
             return False
         except GenRankError as problem:

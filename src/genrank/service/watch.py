@@ -9,7 +9,7 @@ from genrank.errors import GenRankError
 from genrank.service.core import RankingService
 from genrank.service.rarely import Rarely
 from genrank.serving.bundle import load_bundle
-from genrank.serving.store import StoreUnavailable
+from genrank.serving.store import Behind, StoreUnavailable
 from genrank.serving.versions import check_golden, current
 
 log = logging.getLogger("genrank.service")
@@ -31,7 +31,7 @@ class Watcher:
         """swapped: is called after every swap."""
         self.swapped = swapped
         self.service, self.models, self.period = service, models, period
-        self.failed: str | None = None
+        self.failed: tuple[str, int] | None = None
         self._troubles = Rarely()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="genrank-watcher", daemon=True)
@@ -52,18 +52,19 @@ class Watcher:
         """Swap if another version is current; whether it was."""
         try:
             version = current(self.models)
+            published = (version, (self.models / "current").stat().st_ino)  # another one each time
             if version == self.service.version:
                 self.failed = None
                 self._troubles.over()
                 return False
-            if version == self.failed:
+            if published == self.failed:
                 return False
-            self.failed = version  # until it has been found good
+            self.failed = published  # until it has been found good
             bundle = load_bundle(self.models / version)
             check_golden(bundle)
             self.service.swap(bundle)
             self.swapped()
-        except StoreUnavailable as problem:
+        except (StoreUnavailable, Behind) as problem:
             self.failed = None  # not its fault; tried again
             self._say(f"the service stays with {self.service.version} for now: {problem}")
             return False

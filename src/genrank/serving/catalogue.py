@@ -191,5 +191,5 @@ def _vector(item: str, name: str, value: Any, size: int) -> NDArray[np.float32]:
         vector = np.zeros(0, np.float32)
     if vector.shape != (size,) or not (np.abs(vector) <= LARGEST_COMPONENT).all():
         found = f"{len(value)} values" if isinstance(value, list | tuple) else shown(value)
-        raise RequestError(f"item {item!r}: {name} must be {size} numbers from -1e15 to 1e15, found {found}")
+        raise RequestError(f"item {shown(item)}: {name} must be {size} numbers from -1e15 to 1e15, found {found}")
     return vector

@@ -176,11 +176,13 @@ class Histories:
             if name not in known:
                 raise RequestError(f"actions: there is no task or feedback {shown(name)}; there is {', '.join(known)}")
         if event.known_at and not event.time <= event.known_at:
-            raise RequestError(f"known_at of item {event.item!r} is {event.known_at}, before its time {event.time}")
+            raise RequestError(
+                f"known_at of item {shown(event.item)} is {event.known_at}, before its time {event.time}"
+            )
         if event.known_at > event.time and not self.schema.known_later:
             raise RequestError(
-                f"known_at of item {event.item!r} is after its time, and the model's log knows all actions at once; "
-                "leave it out, or set [columns] known_at or [history] settle in the schema and train again"
+                f"known_at of item {shown(event.item)} is after its time, and the model's log knows all actions at "
+                "once; leave it out, or set [columns] known_at or [history] settle in the schema and train again"
             )
         self.context.check(event.context)
         self.check_values(event)
@@ -341,4 +343,4 @@ def _number(event: Event, name: str, *, binary: bool) -> float:
     if isinstance(value, bool | int | float) and (value in (0, 1) if binary else 0 <= value <= LONGEST):
         return float(value)
     wanted = "true, false or null" if binary else "seconds, at most 10^9, or null"
-    raise RequestError(f"actions: {name} of item {event.item!r} must be {wanted}, found {shown(value)}")
+    raise RequestError(f"actions: {name} of item {shown(event.item)} must be {wanted}, found {shown(value)}")

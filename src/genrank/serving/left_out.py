@@ -10,7 +10,7 @@ from genrank.errors import shown
 
 log = logging.getLogger("genrank.service")
 MAX_NAMED = 20  # that the log names
-MAX_COUNTED = 10_000  # that are told apart
+MAX_COUNTED = 10_000  # that are told apart; more are not counted while serving
 
 
 class Name(NamedTuple):
@@ -63,7 +63,7 @@ class LeftOut:
 
     def _note(self, name: Name, reason: str) -> None:
         with self._lock:
-            if name in self._reasons or len(self._reasons) >= MAX_COUNTED:
+            if name in self._reasons or (len(self._reasons) >= MAX_COUNTED and not self.quiet):
                 return
             self._reasons[name] = reason
             count = len(self._reasons)

@@ -93,4 +93,4 @@ class ServedStatistics:
 
 def _label(event: Event, task: str) -> int:
     value = event.actions.get(task, False)
-    return -1 if value is None else int(bool(value))
+    return int(value) if isinstance(value, bool | int | float) and value in (0, 1) else -1

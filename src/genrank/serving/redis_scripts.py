@@ -10,16 +10,34 @@ local function wrong(p, kinds)
     end
   end
 end
+local function revised(value)
+  local number, rest = string.match(value, '^(%d+) (.*)$')
+  return number or '', rest or value
+end
 local function refused(p, user)
-  return wrong(p, {[':v:' .. user] = 'hash', [':e:' .. user] = 'hash', [':a:' .. user] = 'hash',
+  local problem = wrong(p, {[':v:' .. user] = 'hash', [':e:' .. user] = 'hash', [':a:' .. user] = 'hash',
                    [':f:' .. user] = 'hash', [':t:' .. user] = 'zset'})
+  if problem then return problem end
+  for _, value in ipairs(redis.call('HMGET', p .. ':v:' .. user, 'version', 'archive')) do
+    if value and not string.find(value, '^%d+$') then
+      return redis.error_reply('WRONGTYPE ' .. p .. ':v:' .. user .. ' holds what is no number')
+    end
+  end
 end
 local function shared_refused(p)
-  return wrong(p, {[':updates'] = 'stream', [':items'] = 'hash', [':calls'] = 'string'})
+  local problem = wrong(p, {[':updates'] = 'stream', [':items'] = 'hash', [':calls'] = 'string',
+                            [':arrivals'] = 'string'})
+  if problem then return problem end
+  for _, name in ipairs({':calls', ':arrivals'}) do
+    if not string.find(redis.call('GET', p .. name) or '0', '^%d+$') then
+      return redis.error_reply('WRONGTYPE ' .. p .. name .. ' is no number')
+    end
+  end
 end
 """
 
-# KEYS: prefix. ARGV: max_events, slack, max_updates, former, then user, key, time, body, version of each event.
+# KEYS: prefix. ARGV: max_events, slack, max_updates, former, then of each event user, key, time, body, version and
+# known_at.
 APPEND = (
     KINDS
     + """
@@ -27,20 +45,25 @@ local p, most = KEYS[1], tonumber(ARGV[1])
 local room, call, changes, users = most + math.floor(most / tonumber(ARGV[2])), nil, {}, {}
 local problem = shared_refused(p)
 if problem then return problem end
-for i = 5, #ARGV, 5 do
+for i = 5, #ARGV, 6 do
   problem = refused(p, ARGV[i])
   if problem then return problem end
 end
-for i = 5, #ARGV, 5 do
-  local user, key, time, body, version = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4])
+for i = 5, #ARGV, 6 do
+  local user, key, time, body = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local version, known_at = tonumber(ARGV[i + 4]), tonumber(ARGV[i + 5])
   local events, archive, formers = p .. ':e:' .. user, p .. ':a:' .. user, p .. ':f:' .. user
   local old = redis.call('HGET', events, key)
   local older = not old and redis.call('HGET', archive, key)
   old = old or older
-  local before = old and string.sub(old, string.find(old, ' ', 1, true) + 1)
+  local before = old and select(2, revised(old))
   local former = redis.call('HGET', formers, key) or ''
   local readable, content = pcall(cjson.decode, before or '{}')
-  local stale = readable and type(content) == 'table' and (tonumber(content.version) or 0) > version
+  local stale = false
+  if readable and type(content) == 'table' then
+    local kept = tonumber(content.known_at) or 0
+    stale = (tonumber(content.version) or 0) > version or (0 < known_at and known_at < kept)
+  end
   if before ~= body and not stale and not string.find(former, string.sub(redis.sha1hex(body), 1, 12), 1, true) then
     call = call or redis.call('INCR', p .. ':calls')
     local revision = redis.call('HINCRBY', p .. ':v:' .. user, 'version', 1)
@@ -56,7 +79,7 @@ for i = 5, #ARGV, 5 do
     redis.call('ZADD', p .. ':t:' .. user, time, key)
     redis.call('XADD', p .. ':updates', 'MAXLEN', '~', ARGV[3], '*', 'call', call, 'user', user, 'key', key,
                'revision', revision, 'body', body, 'before', before or '')
-    changes[#changes + 1] = {(i - 5) / 5, before or ''}
+    changes[#changes + 1] = {(i - 5) / 6, before or ''}
     users[user] = true
   end
 end
@@ -87,7 +110,13 @@ if problem then return problem end
 local call = redis.call('INCR', p .. ':calls')
 for i = 2, #ARGV, 2 do
   local old = redis.call('HGET', p .. ':items', ARGV[i])
-  local number = old and string.sub(old, 1, string.find(old, ' ', 1, true) - 1) or redis.call('HLEN', p .. ':items')
+  local number = old and revised(old) or ''
+  if number == '' then
+    number = redis.call('INCR', p .. ':arrivals')
+    if number == 1 then  -- items may be there from before they were counted so
+      number = redis.call('INCRBY', p .. ':arrivals', redis.call('HLEN', p .. ':items'))
+    end
+  end
   redis.call('HSET', p .. ':items', ARGV[i], number .. ' ' .. ARGV[i + 1])
   redis.call('XADD', p .. ':updates', 'MAXLEN', '~', ARGV[1], '*', 'call', call, 'item', ARGV[i],
              'features', ARGV[i + 1])

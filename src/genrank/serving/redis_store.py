@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from genrank.errors import ConfigError, MissingExtraError
+from genrank.errors import ConfigError, MissingExtraError, shown
 from genrank.serving.catalogue import Item
 from genrank.serving.left_out import LeftOut
 from genrank.serving.redis_scripts import APPEND, EVENTS, FORGET, PUT_ITEMS
@@ -77,14 +77,14 @@ class RedisStore:
         )
         self._events = self._quick.register_script(EVENTS)
         self._silent_until = 0.0
-        self._ask(self._redis.ping)
+        self._greet()
 
     def append(self, events: Sequence[Event]) -> list[Change]:
         """See EventStore. All of them or none."""
         check_events(events)
         values: list[Any] = [self.max_events, SLACK, MAX_UPDATES, FORMER]
         for event in events:
-            values += [event.user, event.key, event.time, event.body(), event.version]
+            values += [event.user, event.key, event.time, event.body(), event.version, event.known_at]
         found = self._ask(lambda: self._append(keys=[self.prefix], args=values))
         return [self._change(events[place], before) for place, before in found]
 
@@ -138,14 +138,14 @@ class RedisStore:
         about, values, archived = self._ask(lambda: self._events(keys=[self.prefix], args=[user, archive]))
         return UserEvents(
             events=self._arranged(user, values),
-            version=int(about[0] or 0),
-            archive=int(about[1] or 0),
+            version=_number(about[0]),
+            archive=_number(about[1]),
             archived=None if archived is None else self._arranged(user, archived),
         )
 
     def version(self, user: str) -> int:
         """See EventStore."""
-        return int(self._ask(lambda: self._quick.hget(self._key(f"v:{user}"), "version")) or 0)
+        return _number(self._ask(lambda: self._quick.hget(self._key(f"v:{user}"), "version")))
 
     def put_items(self, items: Sequence[Item]) -> None:
         """See EventStore. All of them or none."""
@@ -162,12 +162,17 @@ class RedisStore:
         for name, key in events:
             keys.setdefault(name, []).append(key)
         if user:
+            count += self._dropped(user)
             keys[user] = [key for name in "ea" for key in self._keys_of(f"{name}:{user}")]
         return count + sum(self._forgotten(name, own) for name, own in keys.items())
 
     def users(self) -> dict[str, int]:
         """See EventStore."""
         return dict(sorted(Counter(user for user, _ in self._all_events()).items()))
+
+    def last_written(self) -> float:
+        """See EventStore. By the clock of Redis, whose streams are numbered by it."""
+        return int(self._last().partition("-")[0]) / 1000
 
     def close(self) -> None:
         """See EventStore."""
@@ -182,8 +187,11 @@ class RedisStore:
             cursor, names = self._ask(lambda at=cursor: self._redis.scan(at, match=pattern, count=PAGE))  # type: ignore[misc]
             for name in names:
                 user = name[len(start) + 2 :]
+                if self._ask(lambda at=name: self._redis.type(at)) != "hash":  # type: ignore[misc]
+                    self.left_out.event(user, "", f"the key {shown(name)} is no hash; delete the user's events")
+                    continue
                 for key, value in self._ask(lambda at=name: self._redis.hgetall(at)).items():  # type: ignore[misc]
-                    if _revised(value) > kept.get((user, key), (0, "")):  # it may move while this reads
+                    if _revised(value) > kept.get((user, key), (-1, "")):  # it may move while this reads
                         kept[user, key] = _revised(value)
             if cursor == 0:
                 return kept
@@ -206,8 +214,31 @@ class RedisStore:
     def _key(self, name: str) -> str:
         return f"{self.prefix}:{name}"
 
+    def _greet(self) -> None:
+        """ConfigError where Redis wants another password."""
+        from redis import RedisError
+
+        try:
+            self._redis.ping()
+        except RedisError as problem:
+            if any(
+                word in str(problem) for word in ("NOAUTH", "WRONGPASS", "HELLO must be called", "invalid username")
+            ):
+                raise ConfigError(
+                    f"--store {self.shown} asks for another password; expected redis://:PASSWORD@host:port/database"
+                ) from None
+        self._ask(self._redis.ping)
+
     def _keys_of(self, name: str) -> list[str]:
         return self._ask(lambda: list(self._redis.hkeys(self._key(name))))
+
+    def _dropped(self, user: str) -> int:
+        """Keys of another kind than they must be are taken out; how many."""
+        kinds = {"v": "hash", "e": "hash", "a": "hash", "f": "hash", "t": "zset"}
+        names = {self._key(f"{letter}:{user}"): kind for letter, kind in kinds.items()}
+        wrong = [name for name, kind in names.items()
+                 if self._ask(lambda at=name: self._redis.type(at)) not in (kind, "none")]  # type: ignore[misc]  # fmt: skip
+        return int(self._ask(lambda: self._redis.delete(*wrong))) if wrong else 0
 
     def _forgotten(self, user: str, keys: Sequence[str]) -> int:
         return int(self._ask(lambda: self._forget(keys=[self.prefix], args=[user, *keys])))
@@ -259,6 +290,7 @@ def _connect(address: str, timeout: float) -> tuple[Any, str]:
         database = redis.Redis.from_url(
             address,
             decode_responses=True,
+            encoding_errors="replace",  # one damaged value is not in the way of all others
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
             retry=Retry(NoBackoff(), 1),  # a connection that was closed meanwhile is opened again
@@ -284,9 +316,14 @@ def without_secrets(address: str) -> str:
 
 
 def _revised(value: str) -> tuple[int, str]:
-    """Revision and body."""
-    revision, _, body = value.partition(" ")
-    return int(revision), body
+    """Revision and body; 0 and the value where it isn't of this form."""
+    revision, found, body = value.partition(" ")
+    return (int(revision), body) if found and revision.isdecimal() and len(revision) < 16 else (0, value)
+
+
+def _number(value: str | None) -> int:
+    """A version; what is none is that of nobody, and of no cache."""
+    return int(value) if value is not None and value.isdecimal() and len(value) < 16 else 0
 
 
 def _literal(name: str) -> str:

@@ -10,11 +10,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from genrank.errors import DataError
 from genrank.locks import locked
@@ -42,7 +43,7 @@ Result = TypeVar("Result")
 MAX_IN_MEMORY = 16 * 2**20  # bytes of updates
 PATIENCE = 0.2  # seconds that a write waits for another process
 READ_PATIENCE = 0.05  # and a ranking
-PAUSE = 0.5  # seconds after a failure during which no ranking tries
+PAUSE = 0.5  # seconds after a failure during which nobody else tries
 TROUBLES = {  # by the beginning of SQLite's name for them
     "SQLITE_BUSY": "another process holds it; end that process",
     "SQLITE_LOCKED": "another process holds it; end that process",
@@ -58,8 +59,8 @@ TROUBLES = {  # by the beginning of SQLite's name for them
 class SQLiteStore:
     """Events in one SQLite file (WAL mode), one service process. `:memory:` keeps nothing.
 
-    max_events: of a user at hand; the oldest are archived, some at a time. alone: no other process may open it so, and
-    none can write to it meanwhile; DataError where one has. Without it, nothing should be written.
+    max_events: of a user at hand; the oldest are archived, some at a time. alone: no other process may open it so;
+    OutputError where one has. Without it, an existing file is read and never written.
     """
 
     shared = False
@@ -71,41 +72,54 @@ class SQLiteStore:
         self._update_bytes = 0
         self._tells_events = False  # nobody has asked for any yet
         self._num_updates = 0  # there have been since the store was opened
-        self._silent_until = 0.0
+        self._silent_until = self._full_until = 0.0  # when it is read, and written, again
         self._held = ExitStack()
         try:
+            if not alone:
+                self._connection = self._reader = self._opened(READ_PATIENCE)
+                if "former" not in self._columns():
+                    raise DataError(f"{path}: no store of events of this version; genrank serve converts an older one")
+                return
             if str(path) != ":memory:":
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
-                if alone:
-                    self._held.enter_context(locked(Path(f"{path}.lock"), what=f"{path}, a store of events"))
-            self._open(str(path))
+                self._held.enter_context(
+                    locked(Path(f"{Path(path).resolve()}.lock"), what=f"{path}, a store of events")
+                )
+            self._open()
         except (sqlite3.Error, OSError) as problem:
             self._held.close()
             raise DataError(f"{path}: can't be opened as a store of events ({problem}); give another file") from None
 
-    def _open(self, path: str) -> None:
-        self._connection = sqlite3.connect(path, timeout=PATIENCE, check_same_thread=False, isolation_level=None)
+    def _opened(self, patience: float, *, mode: str = "ro") -> sqlite3.Connection:
+        where = f"file:{quote(str(self.path))}?mode={mode}"
+        made = sqlite3.connect(where, uri=True, timeout=patience, check_same_thread=False, isolation_level=None)
+        made.text_factory = partial(str, encoding="utf-8", errors="replace")  # a damaged row is not in others' way
+        return made
+
+    def _open(self) -> None:
+        in_memory = str(self.path) == ":memory:"
+        self._connection = self._opened(PATIENCE, mode="memory" if in_memory else "rwc")
         # FULL: what has been answered outlives a power cut, too.
         for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", *TABLES):
             self._connection.execute(statement)
         self._convert()
-        if path == ":memory:":
+        if in_memory:
             self._reader, self._reading = self._connection, self._writing
         else:
-            self._reader = sqlite3.connect(path, timeout=READ_PATIENCE, check_same_thread=False, isolation_level=None)
-
-        for connection in (self._connection, self._reader):  # one damaged row is not in the way of all others
-            connection.text_factory = partial(str, encoding="utf-8", errors="replace")
+            self._reader = self._opened(READ_PATIENCE)
 
     def _convert(self) -> None:
         """A file of an earlier version."""
-        columns = [column[1] for table in ("users", "events") for column in self._run(f"PRAGMA table_info({table})")]
+        columns = self._columns()
         if "dropped" in columns:  # when a user's oldest events were let go
             self._run("ALTER TABLE users RENAME COLUMN dropped TO archive")
             self._run("ALTER TABLE events ADD COLUMN archived INTEGER NOT NULL DEFAULT 0")
         if "former" not in columns:
             self._run("ALTER TABLE events ADD COLUMN former TEXT NOT NULL DEFAULT ''")
         self._run("CREATE INDEX IF NOT EXISTS at_hand ON events (user, archived, time)")
+
+    def _columns(self) -> list[str]:
+        return [column[1] for table in ("users", "events") for column in self._run(f"PRAGMA table_info({table})")]
 
     def append(self, events: Sequence[Event]) -> list[Change]:
         """See EventStore. All of them or, on an error, none."""
@@ -145,16 +159,10 @@ class SQLiteStore:
 
     def snapshot(self, *, events: bool = True) -> Snapshot:
         """See EventStore."""
-        with self._writing:
-            self._tells_events |= events
-            rows, items = self._ask(
-                lambda run: (
-                    run("SELECT user, key, body, revision FROM events").fetchall() if events else [],
-                    run("SELECT id, features FROM items ORDER BY rowid").fetchall(),
-                ),
-                alone=True,
-            )
-            position = str(self._num_updates)
+        self._tells_events |= events  # from before that moment on
+        with self._troubles(), self._moment() as (run, position):
+            rows = run("SELECT user, key, body, revision FROM events").fetchall() if events else []
+            items = run("SELECT id, features FROM items ORDER BY rowid").fetchall()
         return Snapshot(
             events=tuple(event for event, _ in parsed_events(rows, self.left_out)),
             items=parsed_items(items, self.left_out),
@@ -198,9 +206,14 @@ class SQLiteStore:
 
     def users(self) -> dict[str, int]:
         """See EventStore."""
-        query = "SELECT user, COUNT(*) FROM events GROUP BY user ORDER BY user"
-        rows = self._ask(lambda run: run(query).fetchall())
+        with self._troubles(), self._moment() as (run, _):
+            rows = run("SELECT user, COUNT(*) FROM events GROUP BY user ORDER BY user").fetchall()
         return {user: count for user, count in rows if isinstance(user, str)}
+
+    def last_written(self) -> float:
+        """See EventStore."""
+        written = [Path(f"{self.path}{ending}") for ending in ("", "-wal")]
+        return max((path.stat().st_mtime for path in written if path.exists()), default=0.0)
 
     def close(self) -> None:
         """See EventStore."""
@@ -218,7 +231,7 @@ class SQLiteStore:
             return []  # it is there, or it was and something newer has replaced it
         stored = [] if before is None else parsed_events([(event.user, event.key, before, 0)], self.left_out)
         old = stored[0][0] if stored else None
-        if old is not None and event.version < old.version:
+        if old is not None and event.is_older_than(old):
             return []
         if before is not None:
             former = " ".join([*former.split(), _digest(before)][-FORMER:])
@@ -259,6 +272,18 @@ class SQLiteStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
+        """One that all who wait for it hear of at once where it fails: they would fail, too."""
+        if time.monotonic() < self._full_until:
+            raise StoreUnavailable(f"{self.path}: could not be written; it is tried again after {PAUSE} s")
+        try:
+            with self._begun():
+                yield
+        except StoreUnavailable:
+            self._full_until = time.monotonic() + PAUSE
+            raise
+
+    @contextmanager
+    def _begun(self) -> Iterator[None]:
         with self._troubles():
             self._run("BEGIN IMMEDIATE")
             try:
@@ -269,10 +294,23 @@ class SQLiteStore:
                     self._run("ROLLBACK")
                 raise
 
-    def _ask(self, read: Callable[[Callable[..., Any]], Result], *, alone: bool = False) -> Result:
-        """What `read` finds, of one moment. alone: the lock of writers is held already."""
-        holding = self._reading if not (alone and self._reading is self._writing) else ExitStack()
-        with holding, self._troubles():
+    @contextmanager
+    def _moment(self) -> Iterator[tuple[Callable[..., Any], str]]:
+        """For what takes long to read: all of one moment, and the position of then. Nobody waits for it in a file."""
+        if self._reading is self._writing:
+            with self._writing:
+                yield self._run, str(self._num_updates)
+            return
+        with closing(self._opened(PATIENCE)) as connection:
+            with self._writing:
+                connection.execute("BEGIN")
+                connection.execute("SELECT 1 FROM users LIMIT 1").fetchone()  # the moment is that of the first reading
+                position = str(self._num_updates)
+            yield connection.execute, position
+
+    def _ask(self, read: Callable[[Callable[..., Any]], Result]) -> Result:
+        """What `read` finds, of one moment."""
+        with self._reading, self._troubles():
             self._reader.execute("BEGIN")
             try:
                 return read(self._reader.execute)

@@ -3,7 +3,8 @@
 Events are kept as they came, in raw values, so that they outlive a model and its vocabularies. An event's identity is
 its `key`: sent again it changes nothing, unless its content is another (a like that came later than the exposure),
 which replaces it. Content that has been replaced never comes back, so that a late retry undoes nothing; callers whose
-events do go back and forth number them (`Event.version`), and a lower number never replaces a higher one.
+events do go back and forth number them (`Event.version`), and a lower number never replaces a higher one, nor does an
+event that says it was known earlier (`known_at`) replace a later one.
 Every change of a user's events gives the changed ones a new revision, and the user that version.
 
 Nothing that was kept is lost: a user's oldest events go to an archive, which readers ask for only when it has changed.
@@ -27,6 +28,7 @@ MAX_EVENT_BYTES = 16 * 2**10  # of an event's JSON: a user's 4,096 events are re
 MAX_ITEM_BYTES = 100_000
 
 
+LARGEST = 2**53 + 1  # of whole numbers
 KINDS: Mapping[str, type] = {
     "item": str, "time": int, "request": str, "position": int, "actions": dict, "context": dict, "id": str,
     "known_at": int, "version": int,
@@ -61,6 +63,10 @@ class Event:
         """What tells it from other events of its user."""
         return f"#{self.id}" if self.id else f"{self.time}/{self.item}"
 
+    def is_older_than(self, kept: "Event") -> bool:
+        """Whether what its caller says of it makes it an older content of the same event."""
+        return self.version < kept.version or 0 < self.known_at < kept.known_at
+
     def content(self) -> dict[str, Any]:
         """All but user and key."""
         content = {
@@ -78,8 +84,12 @@ class Event:
         """The event that `body` was made of. ValueError and TypeError for another text."""
         event = cls(user=user, **json.loads(body))
         for name, kind in KINDS.items():
-            if not isinstance(value := getattr(event, name), kind) or isinstance(value, bool):
+            value: Any = getattr(event, name)
+            in_range = not isinstance(value, int) or -1 <= value < LARGEST
+            if not isinstance(value, kind) or isinstance(value, bool) or not in_range:
                 raise TypeError(f"{name} is {shown(value)}")
+        if not (min(event.time, event.known_at) >= 0 and event.position < 2**31):
+            raise ValueError("a time or position is out of range")
         return event
 
 
@@ -157,6 +167,9 @@ class EventStore(Protocol):
 
     def users(self) -> dict[str, int]:
         """How many events every user has."""
+
+    def last_written(self) -> float:
+        """When something was last written, in seconds since the epoch by the clock of then; 0: never."""
 
     def close(self) -> None:
         """Release files and connections."""

@@ -79,17 +79,18 @@ class SchemaCheck:
         """Take out the values that can't be read, and what is no event or item at all; how many of each."""
         found = self.left_out(store)
         broken = store.left_out.reasons
+        items = {item.id: item for item in store.snapshot(events=False).items}
         mended = 0
         for name in found.reasons:
             if name in broken:
                 continue
             if name.kind == "item":
-                (item,) = (each for each in store.snapshot(events=False).items if each.id == name.id)
-                store.put_items([self._mended_item(item)])
+                changed = [self._mended_item(items[name.id])] if name.id in items else []
+                store.put_items(changed)
+                mended += len(changed)
             else:
-                (event,) = (each for each in _events(store, name.user) if each.key == name.id)
-                store.append([self._mended_event(event)])
-            mended += 1
+                events = [each for each in _events(store, name.user) if each.key == name.id]
+                mended += len(store.append([self._mended_event(event) for event in events]))
         deleted = store.delete(
             items=[name.id for name in broken if name.kind == "item"],
             events=[(name.user, name.id) for name in broken if name.kind == "event"],
@@ -115,6 +116,7 @@ class SchemaCheck:
 
         return replace(
             event,
+            version=event.version + 1,  # a content without these values may have been there before
             actions={name: value for name, value in event.actions.items() if reads(actions={name: value})},
             context={name: value for name, value in event.context.items() if reads(context={name: value})},
         )
