@@ -175,7 +175,8 @@ def clear_leftovers(folder: Path, of: str = "") -> None:
     try:
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             name, _, ending = path.name.rpartition(".")
-            if not name.startswith(".") or (of and name != f".{of}"):
+            staged = path.name == ".staged"  # of earlier versions
+            if not (name.startswith(".") or staged) or (of and name != f".{of}"):
                 continue
             if ending == "old" and not (final := folder / name[1:]).exists():
                 path.rename(final)

@@ -17,6 +17,7 @@ from genrank.schema import DataSpec, Feature, Feedback, TaskSpec
 from genrank.service.wire import EventBody, RankBody, RetrieveBody
 from genrank.serving.catalogue import Catalogue, Item
 from genrank.serving.histories import Histories, NoPast
+from genrank.serving.left_out import LeftOut
 from genrank.serving.ranker import as_id, as_ids, check_candidates, check_time, check_value, in_order
 from genrank.serving.sqlite_store import SQLiteStore
 from genrank.serving.store import Event
@@ -87,7 +88,9 @@ def refused(words: str, act: Any) -> None:
 def test_what_is_stored_and_cannot_be_read_is_left_out_and_named(
     prepared: Prepared, catalogue: Catalogue, caplog: pytest.LogCaptureFixture
 ) -> None:
-    catalogue.put_readable([Item(id="odd", features={"topic": [1]}), Item(id="new", features={"topic": 1})])
+    left_out = LeftOut("what is stored")
+    stored = [Item(id="odd", features={"topic": [1]}), Item(id="new", features={"topic": 1, "of another schema": 1})]
+    assert [item.id for item in catalogue.put_readable(stored, left_out)] == ["new"]
     assert catalogue.find(["odd", "new"]).tolist() == [0, 11]
     store = SQLiteStore(":memory:")
     odd = ({"actions": {"went": [1]}}, {"context": {"device": {}}})
@@ -99,8 +102,8 @@ def test_what_is_stored_and_cannot_be_read_is_left_out_and_named(
     assert histories.of("u").timeline.time.tolist() == [3]
     store.close()
     said = [record.getMessage() for record in caplog.records]
-    assert "stored item 'odd' is left out: item: topic: expected text" in said[0]
-    assert ["a stored event of user 'u' is left out" in line for line in said[1:]] == [True, True]
+    assert "what is stored: the item 'odd' is left out: item: topic: expected text" in said[0]
+    assert ["of user 'u' is left out" in line for line in said[1:]] == [True, True]
 
 
 @pytest.mark.parametrize(
