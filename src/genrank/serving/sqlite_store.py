@@ -5,6 +5,7 @@ can't be read or written in time, because another process holds the file or the 
 """
 
 import hashlib
+import os
 import sqlite3
 import threading
 import time
@@ -73,6 +74,7 @@ class SQLiteStore:
         self._tells_events = False  # nobody has asked for any yet
         self._num_updates = 0  # there have been since the store was opened
         self._silent_until = self._full_until = 0.0  # when it is read, and written, again
+        self._why_full = ""
         self._held = ExitStack()
         try:
             if not alone:
@@ -83,7 +85,7 @@ class SQLiteStore:
             if str(path) != ":memory:":
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
                 self._held.enter_context(
-                    locked(Path(f"{Path(path).resolve()}.lock"), what=f"{path}, a store of events")
+                    locked(Path(f"{os.path.realpath(path)}.lock"), what=f"{path}, a store of events")
                 )
             self._open()
         except (sqlite3.Error, OSError) as problem:
@@ -274,12 +276,12 @@ class SQLiteStore:
     def _transaction(self) -> Iterator[None]:
         """One that all who wait for it hear of at once where it fails: they would fail, too."""
         if time.monotonic() < self._full_until:
-            raise StoreUnavailable(f"{self.path}: could not be written; it is tried again after {PAUSE} s")
+            raise StoreUnavailable(f"{self._why_full}; it is tried again after {PAUSE} s")
         try:
             with self._begun():
                 yield
-        except StoreUnavailable:
-            self._full_until = time.monotonic() + PAUSE
+        except StoreUnavailable as problem:
+            self._full_until, self._why_full = time.monotonic() + PAUSE, str(problem)
             raise
 
     @contextmanager
