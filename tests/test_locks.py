@@ -1,6 +1,7 @@
 """One process at a time in a folder; the lock of a dead one holds nobody up."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -82,7 +83,7 @@ def test_a_lock_of_before_a_restart_or_of_a_dead_container_or_cut_short_is_taken
 ) -> None:
     (tmp_path / ".lock").write_text(left)
     with locked(tmp_path / ".lock", what="the folder"):
-        pass
+        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
 
 
 def test_of_many_that_want_a_lock_one_has_it(tmp_path: Path) -> None:

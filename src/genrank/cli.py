@@ -166,6 +166,7 @@ def _add_uses_of_a_run(parsers: Any) -> None:
 
     _add_retrieval(parsers)
     _add_serving(parsers)
+    _add_looks_at_what_was_served(parsers)
     _add_measuring(parsers)
 
 
@@ -242,6 +243,8 @@ def _add_serving(parsers: Any) -> None:
     _add_set(serve, "a setting of the service, as in deadline=0.2, cache_bytes=1000000000, precision=bf16")
     serve.set_defaults(run=commands.serve)
 
+
+def _add_looks_at_what_was_served(parsers: Any) -> None:
     store = parsers.add_parser("store", help="look at a store of live events and items, repair it, delete from it")
     store.add_argument("store", metavar="STORE", help="SQLite file or redis:// address, as for genrank serve --store")
     store.add_argument("action", choices=("list", "show", "check", "repair", "delete"))
