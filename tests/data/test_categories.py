@@ -23,7 +23,7 @@ from genrank.data.categories import Categories, category, id_text, identity, int
 from genrank.data.engine import Engine
 from genrank.data.request import FeatureEncoder
 from genrank.data.tables import FeatureTable
-from genrank.schema import Feature, Feedback, Owner
+from genrank.schema import NULL_VALUES, Feature, Feedback, Owner
 from genrank.service.wire import EventsBody, ItemsBody, RankBody
 from genrank.serving.catalogue import Catalogue
 from genrank.serving.histories import Histories, NoPast
@@ -256,6 +256,6 @@ def test_a_value_sent_in_json_has_the_index_that_it_was_prepared_with(values: di
             assert found == {name: table.features[name][row].tolist() for name in found}
         for name in IN_JSON:
             assert any(row[f"feature_exposure_{name}"] for row in stored) or not any(
-                row[name] is not None for row in rows
+                row[name] is not None and row[name] not in NULL_VALUES for row in rows
             )
         served.store.close()
