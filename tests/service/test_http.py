@@ -184,6 +184,26 @@ def test_a_token_is_asked_for_and_what_came_outlives_the_service(serve: Serve, i
     assert all(place["known"] for place in after)
 
 
+def test_only_a_trusted_proxy_says_who_calls(serve: Serve) -> None:
+    for arguments, expected in ((("--trust-proxy", "127.0.0.0/8"), "203.0.113.9"), ((), "127.0.0.1")):
+        running = serve(*arguments)
+        assert raw(running, "GET", "/v1/users/seen", **{"x-forwarded-for": "203.0.113.9"})[0] == 200
+        lines = [json.loads(line) for line in running.said if '"/v1/users/seen"' in line]
+        assert [line["client"] for line in lines] == [expected]
+        assert running.stop() == 0
+
+
+def test_whoever_serves_beyond_this_machine_without_a_token_is_warned(serve: Serve) -> None:
+    def warned(*arguments: str) -> bool:
+        running = serve(*arguments)
+        assert running.stop() == 0
+        return any("there is no token" in line for line in running.said)
+
+    assert warned("--host", "0.0.0.0")
+    assert not warned("--host", "0.0.0.0", "--token", "secret")
+    assert not warned()
+
+
 def test_an_address_that_cannot_be_taken(serve: Serve, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     port = urlsplit(serve().url).port
     assert main(["serve", str(run), "--port", str(port)]) == 2
