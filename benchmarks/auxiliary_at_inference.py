@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from genrank.artifacts.bundle import load_bundle
 from genrank.data.prepared import PreparedData
 from genrank.retrieval.retriever import Retriever
 from genrank.runs.evaluate_retrieval import located
-from genrank.runs.retrieval import request_metrics
+from genrank.runs.retrieval_objective import request_metrics
 from genrank.runs.train import configure_torch, load_run
-from genrank.serving.bundle import load_bundle
 
 FIGURES = ("recall@500", "recall@50", "hr@10", "ndcg@10")
 

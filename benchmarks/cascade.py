@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from genrank.artifacts.bundle import load_bundle
 from genrank.bench.serving import started
 from genrank.client import Client
 from genrank.data.prepared import PreparedData
-from genrank.serving.bundle import load_bundle
 
 NUM_USERS = 100
 TOP = 50

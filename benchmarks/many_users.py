@@ -15,13 +15,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from genrank.service.core import RankingService
-from genrank.service.deployment import Asked, RankRequest
-from genrank.service.options import ServiceOptions
-from genrank.service.retrieval import RetrievalStage, Wanted
-from genrank.serving.bundle import load_bundle
-from genrank.serving.sqlite_store import SQLiteStore
-from genrank.serving.store import Event
+from genrank.artifacts.bundle import load_bundle
+from genrank.inference.sqlite_store import SQLiteStore
+from genrank.inference.store import Event
+from genrank.server.core import RankingService
+from genrank.server.deployment import Asked, RankRequest
+from genrank.server.retrieval_service import RetrievalStage, Wanted
+from genrank.server.service_options import ServiceOptions
 
 BATCH = 500
 

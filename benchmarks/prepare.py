@@ -38,8 +38,8 @@ oracle = { click = "p_click", like = "p_like", share = "p_share" }
 CHILD = """
 import sys
 from pathlib import Path
-from genrank.data.prepare import PrepareOptions, prepare
-from genrank.data.sources.files import files
+from genrank.preparation.prepare import PrepareOptions, prepare
+from genrank.preparation.sources.files import files
 log, schema, out, memory, threads = sys.argv[1:]
 options = PrepareOptions(memory_limit=memory or None, threads=int(threads) or None)
 prepare(files([log], schema=Path(schema)), out=Path(out), options=options)

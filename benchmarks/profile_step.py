@@ -18,7 +18,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from genrank.bench.options import SIZES
+from genrank.bench.bench_options import SIZES
 from genrank.bench.steps import Steps
 from genrank.bench.training import CORNERS, GENRANK, HSTU
 from genrank.bench.worlds import batches_of, regime

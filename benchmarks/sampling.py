@@ -16,18 +16,18 @@ import numpy as np
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from genrank.artifacts.bundle import load_bundle
 from genrank.config import override
 from genrank.data.loader import Loader, LoaderConfig
-from genrank.data.prepare import prepare
 from genrank.data.prepared import PreparedData
-from genrank.data.sources.files import files
 from genrank.evaluation import metrics as m
 from genrank.evaluation.bootstrap import user_weights
 from genrank.evaluation.predictions import Predictions
+from genrank.preparation.prepare import prepare
+from genrank.preparation.sources.files import files
 from genrank.recipes import recipe
 from genrank.runs.predict import predict
 from genrank.runs.train import start_run, train
-from genrank.serving.bundle import load_bundle
 
 TASK = "click"
 

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
+from genrank.artifacts.bundle import load_bundle
 from genrank.client import Client
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.prepared import PreparedData
 from genrank.evaluation.metrics import auc
-from genrank.runs.evaluate import evaluation_sequence
+from genrank.inference.replay import replay
+from genrank.runs.evaluate_ranking import evaluation_sequence
 from genrank.runs.predict import predict, predictions_of
-from genrank.service.parity import serve_part
-from genrank.serving.bundle import load_bundle
-from genrank.serving.replay import replay
+from genrank.server.parity import serve_part
 
 
 def main() -> int:

@@ -23,7 +23,7 @@ import numpy as np
 from genrank.bench.load import Call, Heard, open_loop
 from genrank.bench.serving import rank_calls, started
 from genrank.client import Client
-from genrank.serving.versions import publish
+from genrank.inference.published import publish
 
 MAX_SLOPE = 1.0  # MiB a minute
 MAX_RATIO = 1.5  # of two 99th percentiles

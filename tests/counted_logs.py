@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from exposure_logs import CLICK, SCHEMA, START
-from genrank.reading import Requests
+from genrank.log_settings import Requests
 from genrank.schema import Columns, Feature, LogSchema, Statistics, Task
 
 WINDOWS = {"5m": 300, "1h": 3600, "all": None}  # exposures are multiples of 25 s apart, so some stand at an edge

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from genrank.data.manifest import Manifest
-from genrank.data.prepare import PrepareOptions, prepare
-from genrank.data.sources.files import files
+from genrank.preparation.prepare import PrepareOptions, prepare
+from genrank.preparation.sources.files import files
 from genrank.schema import Columns, LogSchema, Task
 
 START = 1_600_000_000

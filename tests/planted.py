@@ -11,9 +11,9 @@ from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.sequence import SequenceBuilder, SequenceConfig, take
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines, offsets_of
-from genrank.retrieval.config import RetrieverConfig
 from genrank.retrieval.retriever import Retriever
-from genrank.runs.retrieval import RetrievalObjective, locate
+from genrank.retrieval.retriever_config import RetrieverConfig
+from genrank.runs.retrieval_objective import RetrievalObjective, locate
 from genrank.schema import DataSpec, FeatureSpec
 from genrank.training.optimizers import RowWiseAdagrad, dense_optimizer, split_parameters
 

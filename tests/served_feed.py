@@ -9,17 +9,17 @@ import torch
 
 from genrank.data.decoding import Decoder
 from genrank.data.loader import Loader, LoaderConfig
+from genrank.data.past_search import SearchConfig
 from genrank.data.prepared import PreparedData
-from genrank.data.search import SearchConfig
 from genrank.data.sequence import SequenceConfig
+from genrank.inference.catalogue import Catalogue
+from genrank.inference.histories import Histories, PastInMemory
+from genrank.inference.ranking_engine import Engine, EngineRequest, history_cache
+from genrank.inference.sqlite_store import SQLiteStore
+from genrank.inference.store import Event
+from genrank.inference.traffic import events_of
 from genrank.models.ranker import Ranker, build_ranker
 from genrank.runs.predict import predict
-from genrank.serving.catalogue import Catalogue
-from genrank.serving.engine import Engine, EngineRequest, history_cache
-from genrank.serving.histories import Histories, PastInMemory
-from genrank.serving.sqlite_store import SQLiteStore
-from genrank.serving.store import Event
-from genrank.serving.traffic import events_of
 from zoo import config
 
 MAX_HISTORY = 24

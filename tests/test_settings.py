@@ -8,12 +8,12 @@ import pytest
 
 from counted_logs import counted_feed
 from genrank.cli import main
+from genrank.inference.gen_ranker import GenRanker
 from genrank.models.ranker import build_ranker
 from genrank.recipes import RECIPES, recipe
-from genrank.retrieval.config import RetrieverConfig
 from genrank.retrieval.retriever import Retriever
-from genrank.runs.evaluate import evaluate_run
-from genrank.serving.ranker import GenRanker
+from genrank.retrieval.retriever_config import RetrieverConfig
+from genrank.runs.evaluate_ranking import evaluate_run
 from parity import assert_ranked_as_judged
 from worlds import SPEC
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from genrank.batch import Jagged
-from genrank.data.search import SearchConfig
+from genrank.data.past_search import SearchConfig
 from genrank.data.sequence import SequenceBuilder, SequenceConfig
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines, offsets_of

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from genrank.data.search import SearchConfig
+from genrank.data.past_search import SearchConfig
 from genrank.models.pointwise_ranker import PointwiseRankerConfig
 from genrank.models.ranker import ModelConfig, Ranker, build_ranker
 from genrank.models.sequence_ranker import SequenceRankerConfig

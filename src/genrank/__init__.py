@@ -13,11 +13,11 @@ __all__ = ["GenRanker", "GenRetriever", "__version__"]
 def __getattr__(name: str) -> object:
     """GenRanker and GenRetriever, imported on first use so that `import genrank` does not import torch."""
     if name == "GenRanker":
-        from genrank.serving.ranker import GenRanker
+        from genrank.inference.gen_ranker import GenRanker
 
         return GenRanker
     if name == "GenRetriever":
-        from genrank.serving.gen_retriever import GenRetriever
+        from genrank.inference.gen_retriever import GenRetriever
 
         return GenRetriever
     raise AttributeError(f"module 'genrank' has no attribute {name!r}")

@@ -9,15 +9,15 @@ from dataclasses import replace
 
 from genrank.config import nearest
 from genrank.data.loader import LoaderConfig
-from genrank.data.search import SearchConfig
+from genrank.data.past_search import SearchConfig
 from genrank.data.sequence import SequenceConfig
 from genrank.errors import ConfigError
 from genrank.models.pointwise_ranker import PointwiseRankerConfig
 from genrank.models.ranker import ModelConfig
 from genrank.models.sequence_ranker import SequenceRankerConfig
 from genrank.nn.experts import MultiTaskConfig
-from genrank.retrieval.config import RetrieverConfig
-from genrank.runs.config import RunConfig
+from genrank.retrieval.retriever_config import RetrieverConfig
+from genrank.runs.run_config import RunConfig
 from genrank.training.trainer import TrainingConfig
 
 LARGE_SEQUENCE = SequenceRankerConfig(

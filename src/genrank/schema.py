@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from genrank.config import build, to_dict
 from genrank.documents import read_toml
 from genrank.errors import SchemaError
-from genrank.reading import NULL_VALUES, SECONDS, Csv, History, Join, Lists, Requests, Sampling
+from genrank.log_settings import NULL_VALUES, SECONDS, Csv, History, Join, Lists, Requests, Sampling
 
 Owner = Literal["item", "user", "exposure"]
 FeatureKind = Literal["categorical", "multi", "numeric", "embedding"]

@@ -17,14 +17,15 @@ import pytest
 from starlette.applications import Starlette
 
 from attack.worst_bodies import Attack, all_attacks
-from genrank.service import reading, wire
-from genrank.service.app import build_app
-from genrank.service.core import RankingService
-from genrank.service.options import ServiceOptions
-from genrank.service.retrieval import RetrievalStage
-from genrank.service.run import SWITCH, settle_objects
-from genrank.serving.bundle import load_bundle
-from genrank.serving.sqlite_store import SQLiteStore
+from genrank.artifacts.bundle import load_bundle
+from genrank.inference.sqlite_store import SQLiteStore
+from genrank.server import body_reading as reading
+from genrank.server import wire
+from genrank.server.app import build_app
+from genrank.server.core import RankingService
+from genrank.server.retrieval_service import RetrievalStage
+from genrank.server.run import SWITCH, settle_objects
+from genrank.server.service_options import ServiceOptions
 
 pytestmark = pytest.mark.slow
 STOP = 0.05  # seconds

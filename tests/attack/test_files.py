@@ -15,14 +15,15 @@ from pathlib import Path
 import pytest
 
 from attack.mutations import BROKEN, Mutation, edits, mutated
-from genrank.cli import FAULT, main
+from genrank.artifacts.bundle import load_bundle
+from genrank.cli import main
+from genrank.cli.command_line import FAULT
 from genrank.data.manifest import Manifest
 from genrank.errors import GenRankError
-from genrank.serving.bundle import load_bundle
-from genrank.serving.ranker import GenRanker
-from genrank.serving.request_log import RequestLog, ServedRanking
-from genrank.serving.sqlite_store import SQLiteStore
-from genrank.serving.store import Event
+from genrank.inference.gen_ranker import GenRanker
+from genrank.inference.request_log import RequestLog, ServedRanking
+from genrank.inference.sqlite_store import SQLiteStore
+from genrank.inference.store import Event
 
 pytestmark = pytest.mark.slow
 NUM_EDITS = 24  # values of a JSON file that become others

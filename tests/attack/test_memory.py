@@ -16,12 +16,12 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from many_users import resident_mib
-from genrank.service.core import RankingService
-from genrank.service.options import ServiceOptions
-from genrank.service.retrieval import RetrievalStage
-from genrank.serving.bundle import load_bundle
-from genrank.serving.catalogue import Item
-from genrank.serving.sqlite_store import SQLiteStore
+from genrank.server.core import RankingService
+from genrank.server.service_options import ServiceOptions
+from genrank.server.retrieval_service import RetrievalStage
+from genrank.artifacts.bundle import load_bundle
+from genrank.inference.catalogue import Item
+from genrank.inference.sqlite_store import SQLiteStore
 
 options = ServiceOptions(cache_bytes=10_000_000, decoded_bytes=10_000_000)
 service = RankingService(load_bundle(Path(sys.argv[2])), store=SQLiteStore(sys.argv[3]), options=options)

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from genrank.artifacts.bundle import load_bundle, write_bundle
+from genrank.artifacts.index import load_index, write_index
 from genrank.cli import main
 from genrank.errors import GenRankError, OutputError
 from genrank.folders import clear_leftovers, new_folder
-from genrank.retrieval.index import load_index, write_index
-from genrank.serving import versions
-from genrank.serving.bundle import load_bundle, write_bundle
-from genrank.serving.versions import check_golden, current, publish, roll_back
+from genrank.inference import published as versions
+from genrank.inference.published import check_golden, current, publish, roll_back
 from genrank.training.checkpoint import Checkpoints
 from interruption import Killed, interrupted
 

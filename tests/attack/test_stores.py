@@ -14,7 +14,7 @@ import pytest
 
 from conftest_service import Running
 from genrank.client import ServiceError
-from genrank.serving.sqlite_store import PAUSE, SQLiteStore
+from genrank.inference.sqlite_store import PAUSE, SQLiteStore
 
 pytestmark = pytest.mark.slow
 Serve = Callable[..., Running]

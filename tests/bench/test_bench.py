@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from genrank.bench.attention import growth_exponent
+from genrank.bench.attention_speed import growth_exponent
+from genrank.bench.bench_options import TINY
 from genrank.bench.measure import figure, interleave
-from genrank.bench.memory import peak_memory
 from genrank.bench.optimizer import zipf_rows
-from genrank.bench.options import TINY
 from genrank.bench.packing import padding
+from genrank.bench.peak_memory import peak_memory
 from genrank.bench.steps import num_tokens
 from genrank.bench.worlds import batches_of, regime
 from genrank.cli import main

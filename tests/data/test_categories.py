@@ -19,15 +19,16 @@ from hypothesis import strategies as st
 
 from exposure_logs import START, Prepared, log, prepare_log
 from genrank.batch import Jagged
-from genrank.data.categories import Categories, category, id_text, identity, intended, intended_numbers
-from genrank.data.engine import Engine
+from genrank.data.categories import Categories, category, id_text, intended
 from genrank.data.request import FeatureEncoder
 from genrank.data.tables import FeatureTable
+from genrank.inference.catalogue import Catalogue
+from genrank.inference.histories import Histories, NoPast
+from genrank.inference.sqlite_store import SQLiteStore
+from genrank.preparation.category_columns import identity, intended_numbers
+from genrank.preparation.engine import Engine
 from genrank.schema import NULL_VALUES, Feature, Feedback, Owner
-from genrank.service.wire import EventsBody, ItemsBody, RankBody
-from genrank.serving.catalogue import Catalogue
-from genrank.serving.histories import Histories, NoPast
-from genrank.serving.sqlite_store import SQLiteStore
+from genrank.server.wire import EventsBody, ItemsBody, RankBody
 
 MOMENTS = st.datetimes(min_value=datetime(1971, 1, 1), max_value=datetime(2199, 1, 1))
 TYPES: dict[str, tuple[pa.DataType, st.SearchStrategy[Any]]] = {

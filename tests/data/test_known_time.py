@@ -12,7 +12,7 @@ from genrank.cli import main
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceConfig
 from genrank.errors import LogError, SchemaError
-from genrank.reading import History, Join, Requests
+from genrank.log_settings import History, Join, Requests
 from genrank.schema import Columns, LogSchema, Task
 
 LIKE = Task(name="like", kind="binary", column="like", time="liked_at")

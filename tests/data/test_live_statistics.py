@@ -8,9 +8,9 @@ import pytest
 
 from counted_logs import random_log, schema
 from exposure_logs import prepare_log
-from genrank.data.exposures import request_times
 from genrank.data.live_statistics import LiveStatistics
 from genrank.data.request import load_statistics
+from genrank.data.requests import request_times
 from genrank.data.statistics import Events, WindowStatistics
 
 

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from counted_logs import LIKE, SMOOTHING, WINDOWS, random_log, schema
 from exposure_logs import CLICK, SCHEMA, START, Prepared, log, prepare_log
+from genrank.artifacts.bundle import write_bundle
 from genrank.cli import main
 from genrank.data.prepared import PreparedData
 from genrank.data.request import load_statistics
 from genrank.data.tables import FeatureTable
+from genrank.inference.gen_ranker import GenRanker
 from genrank.models.ranker import build_ranker
 from genrank.recipes import recipe
 from genrank.schema import Feature, LogSchema, Split, Statistics, Task, TaskSpec
-from genrank.serving.bundle import write_bundle
-from genrank.serving.ranker import GenRanker
 
 ENTITIES = ("item", "user", "author", "tags", "user_author", "user_tags")
 

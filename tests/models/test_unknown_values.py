@@ -12,8 +12,8 @@ from genrank.batch import Jagged, PackedBatch, map_arrays
 from genrank.data.sequence import SequenceBuilder, SequenceConfig
 from genrank.data.tables import FeatureTable
 from genrank.nn.embeddings import Table
-from genrank.retrieval.config import RetrieverConfig
 from genrank.retrieval.retriever import Retriever
+from genrank.retrieval.retriever_config import RetrieverConfig
 from genrank.training.optimizers import RowWiseAdagrad, dense_optimizer, split_parameters
 from worlds import SPEC, tables, timelines
 from zoo import ranker

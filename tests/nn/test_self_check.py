@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from genrank.doctor import backends
+from genrank.cli.doctor import backends
 from genrank.nn import backends as chooser
 from genrank.nn import native_attention, self_check, triton_kernels
 from genrank.nn.backends import BACKENDS, checked, choose_backend

@@ -13,8 +13,8 @@ from genrank.data.timelines import Timelines
 from genrank.nn.attention import Queries, Tokens
 from genrank.nn.blocks import KeysValues
 from genrank.nn.history_state import HistoryState
-from genrank.retrieval.config import RetrieverConfig
 from genrank.retrieval.retriever import Retriever
+from genrank.retrieval.retriever_config import RetrieverConfig
 from genrank.retrieval.training_losses import draw_places
 from genrank.schema import FeatureSpec
 from worlds import SPEC, builder, timelines

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from genrank.errors import MissingExtraError
 from genrank.retrieval.faiss_search import FaissSearch, HNSWSearch, IVFSearch
-from genrank.retrieval.search import FlatSearch
+from genrank.retrieval.item_search import FlatSearch
 
 pytest.importorskip("faiss")
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from genrank.cli import main
 from genrank.retrieval import hard_negatives
-from genrank.retrieval.catalogue import Catalogue
-from genrank.retrieval.config import RetrieverConfig
 from genrank.retrieval.hard_negatives import HardNegatives, Seen
+from genrank.retrieval.item_vectors import Catalogue
 from genrank.retrieval.retriever import Retriever
+from genrank.retrieval.retriever_config import RetrieverConfig
 from retrievers import SETTINGS
 from worlds import SPEC, tables
 

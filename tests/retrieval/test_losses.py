@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genrank.batch import PackedBatch, map_arrays
-from genrank.retrieval.catalogue import Catalogue
-from genrank.retrieval.config import RetrieverConfig
+from genrank.retrieval.item_vectors import Catalogue
 from genrank.retrieval.losses import full_softmax, info_nce, log_expected
 from genrank.retrieval.retriever import Retriever
+from genrank.retrieval.retriever_config import RetrieverConfig
 from genrank.retrieval.training_losses import Pool, RetrievalLosses, draw_places
 from worlds import SPEC, builder, timelines
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from genrank.retrieval.config import RetrieverConfig
+from genrank.retrieval.retriever_config import RetrieverConfig
 from planted import found_first, keys_and_answers
 
 CONFIG = RetrieverConfig(

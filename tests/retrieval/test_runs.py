@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from torch import Tensor
 
+from genrank.artifacts.bundle import load_bundle
+from genrank.artifacts.index import load_index, write_index
 from genrank.cli import main
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.prepared import PreparedData
 from genrank.errors import BundleError
+from genrank.inference.gen_retriever import GenRetriever, build_index
 from genrank.retrieval.hard_negatives import HardNegatives
-from genrank.retrieval.index import load_index, write_index
-from genrank.runs.retrieval import locate, retrieval_data
+from genrank.runs.retrieval_objective import locate, retrieval_data
 from genrank.runs.train import load_run
-from genrank.serving.bundle import load_bundle
-from genrank.serving.gen_retriever import GenRetriever, build_index
 from genrank.training.trainer import Trainer
 from retrievers import SETTINGS, trained
 

@@ -12,7 +12,7 @@ from genrank.cli import main
 from genrank.data.sequence import Samples
 from genrank.models.ranker import build_ranker
 from genrank.recipes import RECIPES, recipe, siblings
-from genrank.retrieval.config import RetrieverConfig
+from genrank.retrieval.retriever_config import RetrieverConfig
 from genrank.runs.fit import INTERLEAVED_STEPS, MAX_PARAMETERS, MIN_STEPS, Extent, misfit, unfinished
 from worlds import SPEC
 

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from genrank.simulation.catalogue import DAY, START
 from genrank.simulation.oracle import StreamingAuc
+from genrank.simulation.simulated_items import DAY, START
 
 TASKS = ("click", "like", "follow")
 

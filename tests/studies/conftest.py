@@ -15,4 +15,4 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rounds of throughput are measured, not two minutes of them."""
-    monkeypatch.setattr("genrank.studies.suite.MAX_MEASURING_SECONDS", 0.0)
+    monkeypatch.setattr("genrank.studies.run_study.MAX_MEASURING_SECONDS", 0.0)

@@ -10,8 +10,8 @@ import pytest
 from counted_logs import counted_feed
 from genrank.cli import main
 from genrank.data.manifest import Manifest
+from genrank.studies.all_studies import STUDIES
 from genrank.studies.bases import Bases
-from genrank.studies.catalogue import STUDIES
 from genrank.studies.leakage import LEAKS
 from genrank.studies.tokens import OFFICIAL
 from miniatures import TINY, study
@@ -249,7 +249,7 @@ def test_a_page_marks_figures_of_earlier_code(
     page = capsys.readouterr().out
     assert "earlier code" not in page
     assert "| claim | paper | mine |" in page
-    monkeypatch.setattr("genrank.studies.tables.code_digest", lambda: "0" * 16)
+    monkeypatch.setattr("genrank.studies.study_tables.code_digest", lambda: "0" * 16)
     assert main(["results", str(tmp_path)]) == 0
     page = capsys.readouterr().out
     assert "| claim | paper | mine † |" in page

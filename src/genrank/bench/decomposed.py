@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from genrank.bench.bench_options import BenchOptions
 from genrank.bench.machine import bench_device, settle
 from genrank.bench.measure import Work, interleave
-from genrank.bench.memory import peak_memory
-from genrank.bench.options import BenchOptions
+from genrank.bench.peak_memory import peak_memory
 from genrank.nn.attention import Attention, DistanceBias, LearnedBias, Queries, Scoring, Tokens, alibi
 from genrank.nn.backends import BACKENDS, choose_backend
 from genrank.nn.blocks import TransformerBlock

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from genrank.batch import PackedBatch, map_arrays
+from genrank.bench.bench_options import BenchOptions
 from genrank.bench.machine import bench_device
 from genrank.bench.measure import Work
-from genrank.bench.options import BenchOptions
 from genrank.bench.worlds import share_of, synthetic
 from genrank.data.sequence import SequenceConfig
 from genrank.nn.attention import TIME_BUCKETS, Attention, LearnedBias, Queries, Scoring, Tokens, alibi

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adagrad, Optimizer, SparseAdam
 
+from genrank.bench.bench_options import BenchOptions
 from genrank.bench.machine import bench_device, settle
 from genrank.bench.measure import Work, interleave
-from genrank.bench.options import BenchOptions
 from genrank.training.optimizers import RowWiseAdagrad
 
 OWN_MINUTES = 0.5

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from genrank.batch import PackedBatch
+from genrank.bench.bench_options import BenchOptions
 from genrank.bench.machine import bench_device, settle
 from genrank.bench.measure import interleave
-from genrank.bench.options import BenchOptions
 from genrank.bench.steps import Steps, num_exposures, num_tokens
 from genrank.bench.worlds import batches_of, simulated
 from genrank.data.loader import Loader, LoaderConfig

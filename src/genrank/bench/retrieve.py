@@ -12,16 +12,16 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from genrank.bench.bench_options import BenchOptions
 from genrank.bench.machine import bench_device
 from genrank.bench.measure import figure, interleave
-from genrank.bench.options import BenchOptions
 from genrank.bench.worlds import World, synthetic
 from genrank.data.sequence import SequenceConfig
-from genrank.retrieval.catalogue import embed_all
-from genrank.retrieval.live import LiveIndex
+from genrank.inference.histories import UserHistory
+from genrank.inference.retrieval_engine import RetrievalEngine, RetrieveRequest
+from genrank.retrieval.item_vectors import embed_all
+from genrank.retrieval.live_search import LiveIndex
 from genrank.retrieval.retriever import Retriever
-from genrank.serving.histories import UserHistory
-from genrank.serving.retrieval import RetrievalEngine, RetrieveRequest
 
 OWN_MINUTES = 3.0
 NUM_USERS = 16

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from genrank.batch import PackedBatch, map_arrays
+from genrank.bench.bench_options import BenchOptions, Size
 from genrank.bench.machine import MatrixProducts, bench_device, settle
 from genrank.bench.measure import Rounds, Work, interleave
-from genrank.bench.options import BenchOptions, Size
 from genrank.bench.worlds import synthetic
 from genrank.data.sequence import SequenceConfig
 from genrank.data.timelines import gather

@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
+from genrank.artifacts.bundle import load_bundle
+from genrank.bench.bench_options import BenchOptions
 from genrank.bench.load import Call, closed_loop, open_loop
-from genrank.bench.options import BenchOptions
 from genrank.bench.worlds import prepare_feed
 from genrank.data.prepared import PreparedData
 from genrank.errors import GenRankError
 from genrank.recipes import recipe
 from genrank.runs.train import start_run, train
-from genrank.serving.bundle import load_bundle
 from genrank.simulation import simulate
 
 OWN_MINUTES = 3.0

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from genrank.bench.bench_options import BenchOptions
 from genrank.bench.machine import MatrixProducts, Precision, bench_device, settle
 from genrank.bench.measure import Figure, Rounds, Work, interleave
-from genrank.bench.memory import peak_memory
-from genrank.bench.options import BenchOptions
 from genrank.bench.packing import packed_against_unpacked
+from genrank.bench.peak_memory import peak_memory
 from genrank.bench.steps import Steps, num_exposures
 from genrank.bench.worlds import batches_of, regime
 from genrank.models.sequence_ranker import SequenceRankerConfig

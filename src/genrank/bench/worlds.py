@@ -13,12 +13,12 @@ import pyarrow as pa
 
 from genrank.batch import Jagged, PackedBatch
 from genrank.data.loader import Loader, LoaderConfig
-from genrank.data.prepare import prepare
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceBuilder, SequenceConfig
-from genrank.data.sources.files import files
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines, offsets_of
+from genrank.preparation.prepare import prepare
+from genrank.preparation.sources.files import files
 from genrank.schema import DataSpec, FeatureSpec, TaskSpec
 from genrank.simulation import WorldConfig, simulate
 

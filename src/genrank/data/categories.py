@@ -1,8 +1,8 @@
 """A value has one text form: how ids and categories of every type are written, in a log's columns and in requests.
 
-`category` writes a value of Python, as it comes from JSON or Arrow; `identity` writes a column of the engine. Numbers
-are written alike whatever their type: 1, 1.0 and the decimal 1.00 are "1". Truth values are "true" and "false"; text is
-kept as it stands. Categories finds a value's index.
+`category` writes a value of Python, as it comes from JSON or Arrow; preparation/category_columns.py writes a column of
+the engine. Numbers are written alike whatever their type: 1, 1.0 and the decimal 1.00 are "1". Truth values are "true"
+and "false"; text is kept as it stands. Categories finds a value's index.
 """
 
 import math
@@ -15,8 +15,7 @@ from uuid import UUID
 
 import numpy as np
 
-from genrank.data.engine import Column, text_of_bytes
-from genrank.errors import LogError, shown
+from genrank.errors import shown
 
 EXACT = {"float64": 2**53, "float32": 2**24, "float16": 2**11}  # from here on neighbouring whole numbers are one float
 INT64 = 2**63
@@ -122,56 +121,3 @@ def _plain(text: str) -> str | None:
     if not ("." in text or "e" in text or "E" in text) or not NUMBER.fullmatch(text):
         return None
     return category(float(text))
-
-
-def identity(column: Column, role: str = "") -> Column:
-    """A column as ids or categories: integers and text as they are, all else as the text of `category`.
-
-    `role` names it in messages. Raises LogError for lists, structs and other types that are no single value.
-    """
-    kind = column.type()
-    if kind.is_integer() or kind.is_string():
-        return column
-    if kind.is_floating():
-        whole = column.try_cast("int64")
-        finite = (column - column) == 0  # see is_finite in logs
-        return finite.ifelse((whole.cast(kind) == column).ifelse(whole.cast("string"), column.cast("string")), None)
-    if kind.is_decimal():
-        text = column.cast("string")
-        return text.re_replace(r"\.?0+$", "") if kind.scale else text
-    if kind.is_binary():
-        return text_of_bytes(column)
-    if kind.is_nested() or kind.is_json() or kind.is_interval():
-        name = column.get_name()
-        raise LogError(
-            f"{role or 'column'}: expected one value in each row of {name!r}, such as text or a number, found {kind}; "
-            "name a column of plain values, or write one"
-        )
-    return column.cast("string")
-
-
-def texts(column: Column, role: str) -> Column:
-    """A column of lists as lists of the texts of `category`."""
-    kind = column.type().value_type
-    if kind.is_string():
-        return column
-    if kind.is_floating() or kind.is_decimal() or kind.is_binary() or kind.is_nested():
-        return column.map(lambda value: identity(value, role).cast("string"))
-    return column.cast("array<string>")
-
-
-def intended_numbers(column: Column) -> Column:
-    """A column of numbers as float64, as `intended` has them."""
-    if not column.type().is_floating():
-        return column.cast("float64")
-    double, single, whole = column.cast("float64"), column.try_cast("float32"), column.try_cast("int64")
-    came_through = (single.cast("float64") == double) & (whole.cast("float64") != double)
-    return came_through.fill_null(False).ifelse(single.cast("string").cast("float64"), double)
-
-
-def merging(column: Column) -> Column | None:
-    """Where whole numbers may have become one another in a float column; None for a column of another type."""
-    kind = column.type()
-    if not kind.is_floating():
-        return None
-    return ((column - column) == 0) & (column.abs() >= float(EXACT[str(kind).lstrip("!")]))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from genrank.data.manifest import Manifest
-from genrank.data.search import SearchConfig
+from genrank.data.past_search import SearchConfig
 from genrank.data.sequence import Samples, SequenceBuilder, SequenceConfig
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrank.batch import Candidates, History, LongHistory, PackedBatch, Places
-from genrank.data.search import CategoryIndex, SearchConfig, latest_rows
+from genrank.data.past_search import CategoryIndex, SearchConfig, latest_rows
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines, gather, offsets_of, ranges
 from genrank.schema import DataSpec

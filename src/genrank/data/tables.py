@@ -18,6 +18,8 @@ from genrank.data.timelines import feature_columns, gather
 from genrank.errors import DataError
 from genrank.schema import DataSpec, Owner
 
+LARGEST_COMPONENT = 1e15  # of an embedding: its square, summed over a vector, is still a float32
+
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureTable:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from genrank.batch import Jagged
-from genrank.data.exposures import request_times
+from genrank.data.requests import request_times
 from genrank.errors import DataError
 from genrank.schema import DataSpec, FeatureSpec
 

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from genrank.evaluation.evaluate import Evaluation
 from genrank.evaluation.page import render, require
 from genrank.evaluation.predictions import Predictions
+from genrank.evaluation.ranking_evaluation import Evaluation
 from genrank.folders import replace_text
 
 
@@ -47,7 +47,7 @@ def write_report(path: Path, *, evaluation: Evaluation, predictions: Predictions
 def _charts(evaluation: Evaluation, predictions: Predictions, run: ReportRun) -> dict[str, list[Any]]:
     from markupsafe import Markup
 
-    from genrank.evaluation import charts
+    from genrank.evaluation import report_charts as charts
 
     drawn: dict[str, list[Any]] = {"training": [], "calibration": [], "slices": []}
     for task, row in evaluation.tasks.items():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from genrank.batch import Candidates, FeatureColumns, History, PackedBatch
 from genrank.config import nearest
-from genrank.data.search import SearchConfig
+from genrank.data.past_search import SearchConfig
 from genrank.data.sequence import search_feature
 from genrank.nn.calendar import NUM_HOURS, NUM_WEEKDAYS, Calendar
 from genrank.nn.durations import DurationHead

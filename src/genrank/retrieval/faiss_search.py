@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from genrank.errors import MissingExtraError
-from genrank.retrieval.search import Floats, Found, Ints, Mask, check_filters, checked_queries
+from genrank.retrieval.item_search import Floats, Found, Ints, Mask, check_filters, checked_queries
 
 
 class FaissSearch(ABC):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genrank.retrieval.catalogue import Catalogue
+from genrank.retrieval.item_vectors import Catalogue
 from genrank.retrieval.pieces import pieces
 from genrank.retrieval.retriever import Retriever
 

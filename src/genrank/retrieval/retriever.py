@@ -31,7 +31,7 @@ from genrank.nn.embeddings import ActionEmbedding, FeatureEmbedding
 from genrank.nn.encoding import GenRankEncoding
 from genrank.nn.history_state import HistoryState, Merge
 from genrank.nn.organization import action_context, per_token
-from genrank.retrieval.config import RetrieverConfig
+from genrank.retrieval.retriever_config import RetrieverConfig
 from genrank.schema import DataSpec, FeatureSpec, Owner
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from genrank.batch import PackedBatch
-from genrank.retrieval.catalogue import Catalogue
 from genrank.retrieval.hard_negatives import HardNegatives, Seen
+from genrank.retrieval.item_vectors import Catalogue
 from genrank.retrieval.losses import full_softmax, info_nce, log_expected
 from genrank.retrieval.retriever import Encoded, Retriever
 

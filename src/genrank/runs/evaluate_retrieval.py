@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genrank.artifacts.bundle import load_bundle, require_same_schema
 from genrank.config import to_dict
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.prepared import Part, PreparedData
-from genrank.evaluation.retrieval import Retrieved, judge
+from genrank.evaluation.retrieval_metrics import Retrieved, judge
 from genrank.finite_json import json_text
-from genrank.retrieval.config import RetrieverConfig
 from genrank.retrieval.retriever import Retriever
-from genrank.runs.config import RunConfig
-from genrank.runs.retrieval import locate, retrieval_data
+from genrank.retrieval.retriever_config import RetrieverConfig
+from genrank.runs.retrieval_objective import locate, retrieval_data
+from genrank.runs.run_config import RunConfig
 from genrank.runs.train import configure_torch, load_run
-from genrank.serving.bundle import load_bundle, require_same_schema
 
 
 def evaluate_retrieval(run: Path, *, data: Path | None = None, part: Part = "test") -> dict[str, Any]:
@@ -35,7 +35,7 @@ def evaluate_retrieval(run: Path, *, data: Path | None = None, part: Part = "tes
 
 
 def judged_targets(model: Retriever, data: PreparedData, config: RunConfig, part: Part) -> dict[str, Any]:
-    """`evaluate --json` of the model on a part: see evaluation/retrieval.py."""
+    """`evaluate --json` of the model on a part: see evaluation/retrieval_metrics.py."""
     found, popularity = located(model, data, config, part)
     evaluation = config.evaluation
     return judge(found, popularity, num_bootstrap=evaluation.num_bootstrap, seed=evaluation.seed)

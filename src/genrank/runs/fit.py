@@ -15,9 +15,9 @@ from genrank.data.sequence import Samples
 from genrank.models.inputs import check_data
 from genrank.models.ranker import build_ranker
 from genrank.models.sequence_ranker import SequenceRankerConfig
-from genrank.retrieval.config import RetrieverConfig
 from genrank.retrieval.retriever import Retriever
-from genrank.runs.config import RunConfig
+from genrank.retrieval.retriever_config import RetrieverConfig
+from genrank.runs.run_config import RunConfig
 from genrank.schema import DataSpec
 from genrank.training.optimizers import split_parameters
 

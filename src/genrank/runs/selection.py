@@ -11,9 +11,9 @@ import numpy as np
 from genrank.config import nearest
 from genrank.data.manifest import Manifest
 from genrank.errors import ConfigError
-from genrank.evaluation.retrieval import request_metrics
-from genrank.retrieval.config import RetrieverConfig
-from genrank.runs.config import RunConfig
+from genrank.evaluation.retrieval_metrics import request_metrics
+from genrank.retrieval.retriever_config import RetrieverConfig
+from genrank.runs.run_config import RunConfig
 from genrank.schema import DataSpec
 from genrank.training.trainer import Validate
 

@@ -24,6 +24,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from genrank.artifacts.bundle import write_bundle
 from genrank.config import build, to_dict
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.manifest import Manifest
@@ -34,18 +35,17 @@ from genrank.errors import BundleError, ConfigError, DataError, OutputError, sho
 from genrank.folders import clear_leftovers, refuse_occupied, replace_text, writing
 from genrank.models.inputs import check_data
 from genrank.models.ranker import ModelConfig, Ranker, build_ranker
-from genrank.retrieval.config import RetrieverConfig
-from genrank.retrieval.config import check_data as check_retriever
 from genrank.retrieval.retriever import Retriever
-from genrank.runs import retrieval
-from genrank.runs.config import RunConfig
+from genrank.retrieval.retriever_config import RetrieverConfig
+from genrank.retrieval.retriever_config import check_data as check_retriever
+from genrank.runs import retrieval_objective as retrieval
 from genrank.runs.fit import Siblings, misfit, unfinished
 from genrank.runs.predict import validation_figures
+from genrank.runs.run_config import RunConfig
 from genrank.runs.selection import check_selection, selecting
 from genrank.schema import fingerprint
-from genrank.serving.bundle import write_bundle
+from genrank.training.allocator import keep_freed_memory
 from genrank.training.checkpoint import Checkpoints
-from genrank.training.memory import keep_freed_memory
 from genrank.training.objective import Objective, RankingObjective
 from genrank.training.progress import MetricsFile, ProgressBar, Reporter, TensorBoard
 from genrank.training.trainer import Trainer, Validate

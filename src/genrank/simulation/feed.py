@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrank.simulation.actions import Context, Outcome, act, same_topic_before
-from genrank.simulation.catalogue import DAY, HOUR, START, Catalogue
 from genrank.simulation.interests import Interests
 from genrank.simulation.lateness import NEVER, SECONDS_PER_SLOT, Delays, Pending, delays
-from genrank.simulation.options import WorldConfig
 from genrank.simulation.policy import Policy
 from genrank.simulation.population import DEVICES, Calendar, Population
+from genrank.simulation.simulated_items import DAY, HOUR, START, Catalogue
+from genrank.simulation.world_config import WorldConfig
 
 Array = NDArray[Any]
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genrank.simulation.catalogue import Catalogue, around, unit
-from genrank.simulation.options import WorldConfig
 from genrank.simulation.population import TABLE, Population
+from genrank.simulation.simulated_items import Catalogue, around, unit
+from genrank.simulation.world_config import WorldConfig
 
 Array = NDArray[Any]
 

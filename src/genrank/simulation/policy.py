@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genrank.simulation.catalogue import Catalogue
-from genrank.simulation.options import WorldConfig
 from genrank.simulation.population import TABLE, Population
+from genrank.simulation.simulated_items import Catalogue
+from genrank.simulation.world_config import WorldConfig
 
 Array = NDArray[Any]
 

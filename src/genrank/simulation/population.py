@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genrank.simulation.catalogue import DAY, START
-from genrank.simulation.options import WorldConfig
+from genrank.simulation.simulated_items import DAY, START
+from genrank.simulation.world_config import WorldConfig
 
 Array = NDArray[Any]
 

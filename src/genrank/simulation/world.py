@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 
 from genrank.config import to_dict
 from genrank.folders import new_folder, refuse_occupied
-from genrank.simulation.catalogue import Catalogue
 from genrank.simulation.feed import Shard
-from genrank.simulation.options import WorldConfig
 from genrank.simulation.oracle import StreamingAuc
+from genrank.simulation.simulated_items import Catalogue
+from genrank.simulation.world_config import WorldConfig
 from genrank.simulation.writer import BINARY_TASKS, UserTable, schema_toml, write_exposures, write_items, write_json
 
 Array = NDArray[Any]

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from genrank.simulation.catalogue import TAGS_PER_TOPIC, Catalogue
 from genrank.simulation.population import AGE_GROUPS, COUNTRIES, DEVICES, Population
+from genrank.simulation.simulated_items import TAGS_PER_TOPIC, Catalogue
 
 Array = NDArray[Any]
 

@@ -8,7 +8,7 @@ from genrank.config import has_setting, override
 from genrank.data.manifest import Manifest
 from genrank.errors import ConfigError, DataError
 from genrank.recipes import RECIPES, recipe
-from genrank.runs.config import RunConfig
+from genrank.runs.run_config import RunConfig
 from genrank.schema import DataSpec
 
 Size = Literal["small", "full", "paper"]

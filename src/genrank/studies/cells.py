@@ -15,7 +15,7 @@ from typing import Any
 from genrank.config import to_dict
 from genrank.documents import parse_json
 from genrank.folders import replace_text
-from genrank.runs.config import RunConfig
+from genrank.runs.run_config import RunConfig
 from genrank.schema import fingerprint
 from genrank.studies.code import code_digest, made_with
 from genrank.studies.study import Yardstick

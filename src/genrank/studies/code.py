@@ -23,7 +23,7 @@ ROOT = Path(genrank.__file__).parent
 CELL = "genrank.studies.running"
 DECIDES_NOTHING = {
     "genrank",
-    *("genrank.evaluation.charts", "genrank.evaluation.page", "genrank.evaluation.report", "genrank.errors"),
+    *("genrank.evaluation.report_charts", "genrank.evaluation.page", "genrank.evaluation.report", "genrank.errors"),
     *("genrank.studies.cells", "genrank.studies.code", "genrank.studies.study"),
 }
 NATIVE = (".cpp", ".h")

@@ -8,7 +8,7 @@ import numpy as np
 
 from genrank.studies.cells import CellResult
 from genrank.studies.comparable import Standing, counted, doubts, standings
-from genrank.studies.inference import (
+from genrank.studies.contrasts import (
     Contrast,
     Measured,
     contrast,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from genrank.evaluation.bootstrap import auc_intervals, gauc_replicates
 from genrank.evaluation.metrics import Floats, auc, gauc, logloss
 from genrank.evaluation.predictions import Predictions
-from genrank.evaluation.retrieval import Retrieved, request_metrics, slices
+from genrank.evaluation.retrieval_metrics import Retrieved, request_metrics, slices
 from genrank.studies.study import RETRIEVAL
 
 NUM_REPLICATES = 200

@@ -8,10 +8,10 @@ from typing import Any
 from genrank.documents import read_json
 from genrank.errors import DataError
 from genrank.studies.again import as_written
-from genrank.studies.catalogue import STUDIES
+from genrank.studies.all_studies import STUDIES
 from genrank.studies.code import code_digest
 from genrank.studies.pages import markdown
-from genrank.studies.tables import as_markdown, findings, is_older
+from genrank.studies.study_tables import as_markdown, findings, is_older
 from genrank.studies.tuning import DEFAULT_GRID
 
 NOTES = "notes.md"  # in the folder and beside the results of a data set: what a person adds to them

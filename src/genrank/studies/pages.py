@@ -11,7 +11,7 @@ from rich.table import Table
 from genrank.evaluation.page import render, require
 from genrank.finite_json import json_text
 from genrank.folders import replace_text
-from genrank.studies.tables import (
+from genrank.studies.study_tables import (
     Result,
     about,
     age,
@@ -36,7 +36,7 @@ def write_pages(out: Path, result: Result) -> list[Path]:
     require(extra="studies")
     from markupsafe import Markup
 
-    from genrank.studies import charts
+    from genrank.studies import study_charts as charts
 
     name, drawn = result["study"], [Markup(chart) for chart in charts.drawn(result)]
     page = render(

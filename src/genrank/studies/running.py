@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from genrank.artifacts.bundle import load_bundle
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceBuilder, SequenceConfig
@@ -21,16 +22,15 @@ from genrank.errors import BundleError, GenRankError, InputError, Interrupted
 from genrank.evaluation.predictions import Predictions
 from genrank.evaluation.trees import tree_baseline
 from genrank.models.ranker import Ranker
-from genrank.retrieval.config import RetrieverConfig
 from genrank.retrieval.retriever import Retriever
-from genrank.runs.config import RunConfig
-from genrank.runs.evaluate import counting_baselines, evaluation_sequence
+from genrank.retrieval.retriever_config import RetrieverConfig
+from genrank.runs.evaluate_ranking import counting_baselines, evaluation_sequence
 from genrank.runs.evaluate_retrieval import located
 from genrank.runs.predict import predict, predictions_of
+from genrank.runs.run_config import RunConfig
 from genrank.runs.selection import Figure
 from genrank.runs.selection import choices as selections
 from genrank.runs.train import configure_torch, start_run, train
-from genrank.serving.bundle import load_bundle
 from genrank.studies.cells import Cell, CellResult
 from genrank.studies.judging import judge, judge_retrieval
 from genrank.studies.study import RETRIEVAL

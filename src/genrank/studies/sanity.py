@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrank.studies.bases import Bases
-from genrank.studies.inference import both_intervals, paired_test, power
+from genrank.studies.contrasts import both_intervals, paired_test, power
 from genrank.studies.study import Study, Variant
 
 NUM_COMPARISONS = 200

@@ -18,8 +18,8 @@ from pathlib import Path
 from genrank.config import to_dict
 from genrank.errors import InputError
 from genrank.studies.cells import Cell, CellResult, read_cell, write_cell
-from genrank.studies.progress import StudyProgress
 from genrank.studies.running import compute
+from genrank.studies.study_progress import StudyProgress
 
 POLL_SECONDS = 0.2
 BAD_INPUT = 2  # exit code of a worker

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from genrank.runs.config import RunConfig
+from genrank.runs.run_config import RunConfig
 
 Yardstick = Literal["trees", "item_rate", "item_user_rate"]
 Claim = Literal["above", "at_most", "parity", "not_below", "faster"]

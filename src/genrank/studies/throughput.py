@@ -12,7 +12,7 @@ from genrank.bench.steps import Steps, num_exposures
 from genrank.data.prepared import PreparedData
 from genrank.documents import parse_json
 from genrank.folders import replace_text
-from genrank.runs.config import RunConfig
+from genrank.runs.run_config import RunConfig
 from genrank.runs.train import training_loader
 from genrank.schema import fingerprint
 from genrank.studies.cells import Cell

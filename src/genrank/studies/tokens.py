@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from genrank.models.sequence_ranker import SequenceRankerConfig
-from genrank.runs.config import RunConfig
+from genrank.runs.run_config import RunConfig
 from genrank.studies.bases import GENRANK, HSTU, Bases
 from genrank.studies.study import AS_TRAINED, Finding, Study, Variant
 

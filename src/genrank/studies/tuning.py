@@ -14,7 +14,7 @@ from typing import Any
 
 from genrank.config import override, to_dict
 from genrank.errors import ConfigError
-from genrank.runs.config import RunConfig
+from genrank.runs.run_config import RunConfig
 
 SEED = 0  # of the runs that are compared
 Point = tuple[str, ...]  # settings, PATH=VALUE

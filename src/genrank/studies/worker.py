@@ -6,7 +6,7 @@ from pathlib import Path
 from genrank.config import build
 from genrank.documents import read_json
 from genrank.errors import DataError, InputError
-from genrank.runs.config import RunConfig
+from genrank.runs.run_config import RunConfig
 from genrank.studies.cells import Cell, write_cell
 from genrank.studies.running import compute
 from genrank.studies.schedule import BAD_INPUT

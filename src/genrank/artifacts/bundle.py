@@ -1,0 +1,197 @@
+"""The model bundle: what ranking loads. No pickle, and every file is hashed.
+
+    bundle/VERSION/bundle.json          format, configuration, hashes of all other files
+    bundle/VERSION/model.safetensors    weights
+    bundle/VERSION/manifest.json        schema, boundaries, split and counts of the data it was trained on
+    bundle/VERSION/items.parquet users.parquet vocab/ embeddings/
+    bundle/latest                       the newest complete version; moves last
+
+VERSION is the beginning of the hash of everything in it; see artifacts/versioned.py.
+"""
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from genrank.artifacts.versioned import VersionedKind
+from genrank.config import build, to_dict
+from genrank.data.manifest import Manifest
+from genrank.data.sequence import SequenceConfig
+from genrank.errors import BundleError, DataError, OutputError
+from genrank.models.ranker import ModelConfig, Ranker, build_ranker
+from genrank.retrieval.retriever import Retriever
+from genrank.retrieval.retriever_config import RetrieverConfig
+
+FORMAT = 3
+CARRIED = ("items.parquet", "users.parquet", "vocab/", "embeddings/")  # of the prepared folder, beside its manifest
+BUNDLES = VersionedKind(
+    about="bundle.json", format=FORMAT, noun="a bundle", error=BundleError, remedy="copy it again, or train again"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleConfig:
+    """What a bundle says of itself. `data`: the prepared folder it was trained on, for users' histories."""
+
+    model: ModelConfig | RetrieverConfig
+    sequence: SequenceConfig
+    value: dict[str, float]
+    data: str
+    spec_hash: str
+    files: dict[str, str]
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A verified bundle. version: the beginning of the hash of everything in it."""
+
+    folder: Path
+    version: str
+    config: BundleConfig
+    manifest: Manifest
+
+    def model(self, device: torch.device | str = "cpu") -> Ranker:
+        """The ranker in evaluation mode. BundleError where the bundle is a retriever, or its weights don't fit."""
+        config = self.config.model
+        if isinstance(config, RetrieverConfig):
+            raise BundleError(
+                f"{self.folder}: a retriever, which ranks nothing; see genrank retrieve, or give a ranker's run"
+            )
+        model = build_ranker(config, self.manifest.spec, max_history=self.config.sequence.max_history)
+        self._load(model)
+        return model.to(device).eval()
+
+    def retriever(self, device: torch.device | str = "cpu") -> Retriever:
+        """The retriever in evaluation mode. BundleError where the bundle is a ranker, or its weights don't fit."""
+        config = self.config.model
+        if not isinstance(config, RetrieverConfig):
+            raise BundleError(f"{self.folder}: a ranker, which retrieves nothing; give a run of a recipe such as grank")
+        model = Retriever(config, self.manifest.spec, max_history=self.config.sequence.max_history)
+        self._load(model)
+        return model.to(device).eval()
+
+    def _load(self, model: nn.Module) -> None:
+        try:
+            model.load_state_dict(load_file(self.folder / "model.safetensors"))
+        except (RuntimeError, SafetensorError) as problem:
+            reason = str(problem).splitlines()[0]
+            raise BundleError(
+                f"{self.folder}: the weights don't fit the configuration ({reason}); train again"
+            ) from None
+
+
+def write_bundle(
+    folder: Path, model: Ranker | Retriever, *, data: Path, sequence: SequenceConfig, value: dict[str, float]
+) -> Path:
+    """Write a new version below `folder` and point `latest` at it. OutputError where it can't be written."""
+    manifest = Manifest.open(data)
+
+    def fill(part: Path) -> dict[str, Any]:
+        _save_weights(model, part / "model.safetensors")
+        carried = [name for name in manifest.files if name.startswith(CARRIED)]
+        _copy(data, part, ["manifest.json", *carried])
+        config = BundleConfig(
+            model=model.config,
+            sequence=sequence,
+            value=value,
+            data=str(data.resolve()),
+            spec_hash=manifest.spec.fingerprint(),
+            files={},
+        )
+        values: dict[str, Any] = to_dict(config)
+        return values
+
+    return BUNDLES.write(folder, fill)
+
+
+def _save_weights(model: Ranker | Retriever, path: Path) -> None:
+    try:
+        save_file({name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}, path)
+    except SafetensorError as problem:
+        raise OutputError(f"{path.parent.parent}: the weights can't be written ({problem}); make room there") from None
+
+
+def load_bundle(path: Path) -> Bundle:
+    """The bundle of a run, of a `bundle` folder, or of one version. Raises BundleError that says what is wrong."""
+    folder = newest_bundle(path)
+    version, values = BUNDLES.read(folder)
+    config = build(BundleConfig, values, where=str(folder / "bundle.json"), error=BundleError)
+    try:
+        manifest = Manifest.load(folder)
+    except DataError as problem:
+        raise BundleError(f"{folder}: not the manifest of this version of genrank ({problem}); train again") from None
+    if manifest.spec.fingerprint() != config.spec_hash:
+        raise BundleError(f"{folder}: the manifest is of another schema than the model; train again")
+    return Bundle(folder=folder, version=version, config=config, manifest=manifest)
+
+
+def copy_bundle(bundle: Bundle, part: Path) -> None:
+    """Copy the files of a bundle, and nothing that lies beside them."""
+    _copy(bundle.folder, part, (*bundle.config.files, BUNDLES.about))
+
+
+def _copy(source: Path, part: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (part / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, part / name)
+
+
+def require_same_schema(bundle: Bundle, data: Path, manifest: Manifest) -> None:
+    """BundleError where prepared data has other features, vocabularies or tasks than the bundle was trained on."""
+    found = manifest.spec.fingerprint()
+    if found != bundle.config.spec_hash:
+        raise BundleError(
+            f"{data}: prepared with another schema or vocabulary ({_difference(bundle.manifest, manifest)}) than the "
+            f"model in {bundle.folder}; evaluate on the data it was trained on ({bundle.config.data}), or train on this"
+        )
+    for name, expected in bundle.manifest.files.items():
+        if name.startswith("vocab/") and manifest.files.get(name) != expected:
+            raise BundleError(
+                f"{data / name}: not the vocabulary that the model in {bundle.folder} was trained with; "
+                f"evaluate on {bundle.config.data}, or train on this data"
+            )
+
+
+def require_same_statistics(bundle: Bundle, data: Path, manifest: Manifest) -> None:
+    """BundleError where prepared statistics are smoothed or measured otherwise than those the model learned from.
+
+    Ranking needs no such check: it counts anew, in the bundle's way.
+    """
+    mine = bundle.manifest
+    if (mine.schema.statistics, mine.base_rates) != (manifest.schema.statistics, manifest.base_rates):
+        raise BundleError(
+            f"{data}: its window statistics are smoothed or measured otherwise than those of the model in "
+            f"{bundle.folder}; evaluate on the data it was trained on ({bundle.config.data}), or train on this"
+        )
+
+
+def _difference(mine: Manifest, theirs: Manifest) -> str:
+    """The first thing in which two specs differ, in words."""
+    for kind in ("tasks", "feedback", "features"):
+        one, two = ({p.name: p for p in getattr(m.spec, kind)} for m in (mine, theirs))
+        for name in [*one, *two]:
+            if one.get(name) != two.get(name):
+                return f"{kind}: {name!r} differs"
+    if mine.spec.statistics != theirs.spec.statistics:
+        return "the window statistics differ"
+    if mine.spec.zone != theirs.spec.zone:
+        return f"time.zone: {mine.spec.zone} and {theirs.spec.zone}"
+    return "the order of features differs"
+
+
+def newest_bundle(path: Path) -> Path:
+    """The folder of a run's newest bundle, or `path` itself where it holds one; BundleError where there is none."""
+    if (path / BUNDLES.about).exists():
+        return path
+    for folder in (path / "bundle", path):
+        if (folder / "latest").exists() and folder.name != "checkpoints":
+            return BUNDLES.newest(folder)
+    raise BundleError(f"{path}: no model bundle here; give the folder of a finished run (genrank train … --out RUN)")

@@ -1,0 +1,104 @@
+"""The stored index: every item as one version of a retriever embeds it.
+
+    index/VERSION/embedded.npy    (I, W) float32
+    index/VERSION/ids.parquet     the items' ids, in the same order
+    index/VERSION/index.json      format, model version, width, hashes
+    index/latest                  the newest complete version; moves last
+
+What is searched is made of it when it is opened (`Retriever.vectors`), in the precision that the reader asks for: the
+file outlives that choice, and the ranker needs items as they were embedded. VERSION is the beginning of the hash of
+everything in it (artifacts/versioned.py), so that the same items under the same model are the same version.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from genrank.artifacts.versioned import VersionedKind
+from genrank.config import build, to_dict
+from genrank.errors import BundleError
+
+FORMAT = 1
+REMEDY = "run genrank index RUN again"
+INDEXES = VersionedKind(about="index.json", format=FORMAT, noun="an index", error=BundleError, remedy=REMEDY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexConfig:
+    """What an index says of itself. model: the bundle's version that embedded the items."""
+
+    model: str
+    num_items: int
+    width: int
+    files: dict[str, str]
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredIndex:
+    """A verified index. version: the beginning of the hash of all in it. `ids`: of the I items, none of them twice."""
+
+    folder: Path
+    version: str
+    config: IndexConfig
+    ids: list[str]
+    embedded_IW: NDArray[np.float32]
+
+
+def write_index(folder: Path, *, model: str, ids: Sequence[str], embedded_IW: NDArray[np.float32]) -> Path:
+    """Write a new version below `folder` and point `latest` at it; one that is interrupted leaves the old one live.
+
+    BundleError where there are no items, or where one's embedding is not finite.
+    """
+    if not len(ids):
+        raise BundleError(f"{folder}: there are no items to index; prepare a log that has some")
+    bad = np.flatnonzero(~np.isfinite(embedded_IW).all(1))
+    if len(bad):
+        raise BundleError(
+            f"{folder}: the vector of item {ids[int(bad[0])]!r} is not finite, as of {len(bad)} of {len(ids)}; mend "
+            "these items' features (embeddings, most likely), or train again if it is all of them"
+        )
+
+    def fill(part: Path) -> dict[str, Any]:
+        np.save(part / "embedded.npy", embedded_IW.astype(np.float32, copy=False))
+        pq.write_table(pa.table({"id": pa.array(list(ids), pa.string())}), part / "ids.parquet")
+        values: dict[str, Any] = to_dict(
+            IndexConfig(model=model, num_items=len(ids), width=embedded_IW.shape[1], files={})
+        )
+        return values
+
+    return INDEXES.write(folder, fill)
+
+
+def load_index(folder: Path, *, model: str, width: int) -> StoredIndex:
+    """The newest index below `folder` (`RUN/index`), or the one in it.
+
+    BundleError where there is none, where it is damaged, or where it is of another model than version `model`.
+    """
+    folder = newest_index(folder)
+    version, values = INDEXES.read(folder)
+    config = build(IndexConfig, values, where=str(folder / "index.json"), error=BundleError)
+    if config.model != model:
+        raise BundleError(f"{folder}: an index of model {config.model}, and this one is {model}; {REMEDY}")
+    if config.width != width:
+        raise BundleError(f"{folder}: its vectors have {config.width} dimensions, and the model's {width}; {REMEDY}")
+    embedded = np.load(folder / "embedded.npy", allow_pickle=False)
+    ids = pq.ParquetFile(folder / "ids.parquet").read().column("id").to_pylist()
+    if embedded.shape != (config.num_items, width) or len(ids) != config.num_items:
+        raise BundleError(f"{folder}: {len(ids)} ids for vectors of shape {embedded.shape}; {REMEDY}")
+    return StoredIndex(folder=folder, version=version, config=config, ids=ids, embedded_IW=embedded)
+
+
+def newest_index(folder: Path) -> Path:
+    """The folder of the newest index below `folder`, or `folder` itself; BundleError where there is none."""
+    if (folder / INDEXES.about).exists():
+        return folder
+    if (folder / "latest").exists():
+        return INDEXES.newest(folder)
+    raise BundleError(f"{folder}: no index here; run genrank index RUN")

@@ -1,0 +1,5 @@
+"""The command line. `python -m genrank.cli` is the command `genrank`."""
+
+from genrank.cli.command_line import main
+
+__all__ = ["main"]

@@ -1,0 +1,190 @@
+"""What the command line tells while it simulates, prepares and ranks, and `genrank demo`, the whole way at once."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from genrank.config import build, override
+from genrank.data.manifest import Manifest
+from genrank.errors import ConfigError
+from genrank.evaluation.evaluation_tables import as_tables
+from genrank.folders import refuse_occupied
+from genrank.inference.gen_ranker import GenRanker, Ranking
+from genrank.inference.gen_retriever import Found
+from genrank.inference.replay import Replayed
+from genrank.preparation.logs import Source
+from genrank.preparation.prepare import PrepareOptions, prepare
+from genrank.preparation.sources.files import files
+from genrank.preparation.sources.published import published
+from genrank.recipes import recipe
+from genrank.runs.evaluate_ranking import evaluate_run
+from genrank.runs.train import start_run, train
+from genrank.simulation import SimulationSummary, WorldConfig, simulate
+
+NUM_SHOWN = 20  # retrieved items in the terminal
+
+
+def simulate_with_progress(out: Path, settings: Sequence[str], console: Console) -> SimulationSummary:
+    """`simulate` with a bar, and its summary in a sentence."""
+    config = override(WorldConfig(), settings)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("simulating", total=1.0)
+        summary = simulate(config, out, progress=lambda share: progress.update(bar, completed=share))
+    rates = ", ".join(f"{task} {rate:.1%}" for task, rate in summary.rates.items())
+    console.print(
+        f"{summary.num_exposures:,} exposures in {summary.num_requests:,} requests over {summary.num_items:,} items "
+        f"({rates}), {summary.exposures_per_second:,.0f} a second → [bold]{out}[/]",
+        highlight=False,
+    )
+    return summary
+
+
+def prepare_with_progress(
+    logs: Sequence[Path],
+    *,
+    out: Path,
+    schema: Path | None = None,
+    source: str | None = None,
+    settings: Sequence[str] = (),
+    limits: Mapping[str, Any] | None = None,
+    console: Console,
+) -> Manifest:
+    """`prepare`, and what it found in a few sentences."""
+    options = build(PrepareOptions, {k: v for k, v in (limits or {}).items() if v is not None}, where="prepare")
+    began = time.monotonic()
+    with console.status("preparing") as status:
+        manifest = prepare(_source(logs, schema, source, settings), out=out, options=options, report=status.update)
+    counts = manifest.counts
+    console.print(
+        f"{counts.exposures:,} exposures of {counts.users:,} users and {counts.items:,} items, split by time into "
+        f"{counts.train.exposures:,} / {counts.valid.exposures:,} / {counts.test.exposures:,}, "
+        f"in {time.monotonic() - began:.1f} s → [bold]{out}[/]",
+        highlight=False,
+    )
+    if manifest.schema.known_later:
+        console.print(
+            f"of {manifest.late_actions:,} exposures ({manifest.late_actions / counts.exposures:.1%}) the actions were "
+            "known only after their user's next request; history has them from then on",
+            highlight=False,
+        )
+    for reason, number in manifest.dropped.items():
+        if number:
+            console.print(f"dropped {number:,}: {reason}", highlight=False)
+    for warning in manifest.warnings:
+        heading = ("leakage: ", "red") if warning.kind == "leakage" else ("note: ", "yellow")
+        console.print(Text.assemble(heading, warning.message))
+    return manifest
+
+
+def _source(logs: Sequence[Path], schema: Path | None, source: str | None, settings: Sequence[str]) -> Source:
+    if schema is not None:
+        return files(logs, schema=schema).with_settings(settings)
+    if len(logs) != 1:
+        raise ConfigError(f"--source {source}: expected one folder, found {len(logs)} paths; give the unpacked folder")
+    return published(str(source), logs[0]).with_settings(settings)
+
+
+def ranking_table(ranking: Ranking) -> Table:
+    """A ranking for the terminal."""
+    user = ranking.user if ranking.user_known else f"{ranking.user} (unknown: ranked with an empty history)"
+    title = f"user {user}, {ranking.num_history} past exposures seen, model {ranking.model_version}"
+    missing = f"left out, so unknown to the model: {', '.join(ranking.missing_context)}"
+    table = Table(
+        title=title, title_justify="left", title_style="bold", caption=missing if ranking.missing_context else None
+    )
+    tasks = list(ranking.places[0].scores)
+    for name in ("", "item", "value", *tasks):
+        table.add_column(name, justify="left" if name == "item" else "right")
+    for number, place in enumerate(ranking.places, 1):
+        item = place.item if place.known else f"{place.item} (unknown)"
+        scores = (f"{place.scores[task]:.4f}" for task in tasks)
+        table.add_row(str(number), item, f"{place.value:.4f}", *scores)
+    return table
+
+
+def found_table(found: Found) -> Table:
+    """Retrieved items for the terminal: the first of them."""
+    user = found.user if found.user_known else f"{found.user} (unknown: retrieved with an empty history)"
+    took = ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in found.seconds.items())
+    more = len(found.items) - NUM_SHOWN
+    table = Table(
+        title=f"user {user}, {found.num_history} past events seen, model {found.model_version}",
+        title_justify="left",
+        title_style="bold",
+        caption=f"{took}; {more} more with --json" if more > 0 else took,
+    )
+    for name in ("", "item", "score"):
+        table.add_column(name, justify="left" if name == "item" else "right")
+    for number, (item, score) in enumerate(zip(found.items[:NUM_SHOWN], found.scores, strict=False), 1):
+        table.add_row(str(number), item, f"{score:.4f}")
+    return table
+
+
+def replay_table(found: Replayed) -> Table:
+    """Served against recomputed scores, for the terminal."""
+    table = Table(title="served against recomputed", title_justify="left", title_style="bold", show_header=False)
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_row("rankings", f"{found.rankings:,}")
+    table.add_row("scores", f"{found.scores:,}")
+    table.add_row("largest difference", f"{found.largest:.2g}")
+    table.add_row("mean difference", f"{found.mean:.2g}")
+    table.add_row(f"rankings with one above {found.tolerance:g}", f"{found.different:,}")
+    for reason, count in found.reasons.items():
+        table.add_row(f"  where {reason}" if reason != "unknown" else "  for no known reason", f"{count:,}")
+    if found.unreadable:
+        table.add_row("lines that can't be read", f"{found.unreadable:,}")
+        for place in found.unreadable_at:
+            table.add_row(Text(f"  {place}"), "")
+    if found.worst is not None:
+        table.add_row("the worst", f"user {found.worst['user']} at {found.worst['time']}")
+    return table
+
+
+def demo(out: Path, console: Console, *, seed: int = 0) -> None:
+    """Simulate a feed, prepare its log, train GenRank, evaluate and rank; everything lands below `out`."""
+    refuse_occupied(out)
+    began = time.monotonic()
+    feed, data, run = out / "feed", out / "data", out / "run"
+    console.rule("[bold]1. A feed's exposure log", align="left")
+    console.print(
+        "Users with drifting interests are shown items by an imperfect policy; each action's true probability is known."
+    )
+    simulate_with_progress(feed, [f"seed={seed}"], console)
+    console.rule("[bold]2. From the log to timelines", align="left")
+    console.print(f"As with your own logs: genrank prepare {feed}/exposures --schema {feed}/schema.toml --out {data}")
+    prepare_with_progress([feed / "exposures"], schema=feed / "schema.toml", out=data, console=console)
+    console.rule("[bold]3. Training GenRank", align="left")
+    console.print(f"genrank train {data} --recipe genrank-demo --out {run}")
+    start_run(data, replace(recipe("genrank-demo"), seed=seed), run)
+    train(run, console)
+    console.rule("[bold]4. How good is it?", align="left")
+    console.print(f"On the log's last days: genrank evaluate {run}")
+    console.print(as_tables(evaluate_run(run)))
+    console.rule("[bold]5. Ranking candidates", align="left")
+    ranker = GenRanker.load(run)
+    user, items = _someone(ranker)
+    console.print(f"As in: genrank rank {run} --user {user} --candidates {','.join(items)}")
+    when = ranker.bundle.manifest.split.last_time + 1
+    hours = ((when - ranker.items.first_time[ranker.items.find(items)]) / 3600).tolist()
+    console.print(ranking_table(ranker.rank(user, items, context={"device": "phone", "item_age": hours})))
+    console.rule("[bold]Done", align="left")
+    console.print(
+        f"In {time.monotonic() - began:.0f} s. Open in a browser: [bold]{(run / 'report.html').resolve()}[/]\n"
+        f"The schema to copy for your own logs: {feed / 'schema.toml'}; all settings of the run: {run / 'config.json'}",
+        highlight=False,
+    )
+
+
+def _someone(ranker: GenRanker) -> tuple[str, list[str]]:
+    """The most active user, and the newest eight items."""
+    user = int(ranker.users.train_count.argmax())
+    newest = ranker.items.first_time.argsort()[::-1][:8]
+    return str(ranker.users.ids[user]), [str(ranker.items.ids[int(row)]) for row in newest]

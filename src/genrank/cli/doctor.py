@@ -1,0 +1,131 @@
+"""`genrank doctor`: what this machine has, what is slow on it, and how to mend it."""
+
+import importlib.util
+import os
+import platform
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from genrank.nn.native.library import BuildError, build
+from genrank.runs.train import environment
+
+EXTRAS = {"ibis": "prepare", "duckdb": "prepare", "jinja2": "report", "matplotlib": "report", "tensorboard": "report"}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Measured matrix products, GFLOP/s."""
+
+    fp32: float
+    bf16: float
+
+
+def examine() -> RenderableType:
+    """Versions, device, threads and measured rates, then advice."""
+    found = findings()
+    table = Table(show_header=False, title="genrank doctor", title_justify="left", title_style="bold")
+    for name, version in found["versions"].items():
+        table.add_row(name, str(version))
+    table.add_row("processor", found["processor"])
+    table.add_row("instructions", found["instructions"])
+    table.add_row("GPU", found["gpu"] or "none; CPU is used")
+    table.add_row("C++ kernels", found["kernels"])
+    for name, said in found["attention"].items():
+        table.add_row(f"attention {name}", said)
+    rates = found["gflops"]
+    table.add_row("matrix products", f"fp32 {rates['fp32']:,.0f} GFLOP/s, bf16 {rates['bf16']:,.0f} GFLOP/s (CPU)")
+    return Group(table, *(Text("• " + sentence) for sentence in found["advice"]))
+
+
+def findings() -> dict[str, Any]:
+    """The same as JSON has it."""
+    import torch
+
+    rates = measure()
+    return {
+        "versions": environment()["versions"],
+        "processor": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads",
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "kernels": kernels(),
+        "attention": backends(),
+        "gflops": asdict(rates),
+        "advice": _advice(rates),
+    }
+
+
+def kernels() -> str:
+    """Whether the C++ kernels are there, built if need be."""
+    try:
+        build()
+    except BuildError as problem:
+        return f"none: {problem}; attention, dropout and embedding updates run in PyTorch, which is slower"
+    return "built for this processor"
+
+
+def backends() -> dict[str, str]:
+    """Attention backend → what its check on this machine's device has found: see nn/self_check.py."""
+    import torch
+
+    from genrank.nn.backends import BACKENDS, checked
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = {}
+    for name in BACKENDS:
+        if name in ("reference", "plain"):
+            continue
+        where = torch.device("cpu") if name in ("native", "fused") else device
+        kinds = (True,) if name in ("fused", "flex") else (True, False)  # softmax; SiLU with a learned bias
+        said = [checked(name, where, fusible=fusible) for fusible in kinds]
+        wrong = next((each for each in said if each != "passed"), "")
+        found[name] = f"not used: {wrong}" if wrong else f"equals the plain one on {where}, forward and gradients"
+    return found
+
+
+def measure(size: int = 1024, repeats: int = 5) -> Rates:
+    """The best of a few square matrix products on the CPU."""
+    import torch
+
+    def rate(dtype: torch.dtype) -> float:
+        a = torch.ones(size, size, dtype=dtype)
+        best = float("inf")
+        for _ in range(repeats):
+            start = time.perf_counter()
+            a @ a
+            best = min(best, time.perf_counter() - start)
+        return 2 * size**3 / best / 1e9
+
+    return Rates(rate(torch.float32), rate(torch.bfloat16))
+
+
+def _advice(rates: Rates) -> list[str]:
+    import torch
+
+    said = [
+        f"{name} is missing: pip install 'genrank[{extra}]'"
+        for name, extra in EXTRAS.items()
+        if importlib.util.find_spec(name) is None
+    ]
+    said += thread_advice()
+    if torch.get_num_threads() > (os.cpu_count() or 1):
+        said.append("more torch threads than cores: set threads to the number of cores")
+    if rates.bf16 > 1.5 * rates.fp32:
+        said.append("bf16 products are faster here: try --set training.precision=bf16 for widths of 256 and more")
+    return said or ["nothing to mend"]
+
+
+def thread_advice() -> list[str]:
+    """What is wrong with how idle threads wait: the command line sets that where the user has not (command_line.py)."""
+    if os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive":
+        return ["idle threads spin and slow others down: start with OMP_WAIT_POLICY=passive and GOMP_SPINCOUNT=1000"]
+    if "GOMP_SPINCOUNT" not in os.environ:
+        return [
+            "idle threads sleep at once, which suits cores that others keep busy; on idle ones a small model is faster "
+            "without OMP_WAIT_POLICY, or with GOMP_SPINCOUNT=1000 beside it"
+        ]
+    return []

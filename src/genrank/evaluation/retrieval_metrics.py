@@ -1,0 +1,178 @@
+"""Retrieval over the full catalogue: where the targets stand, and what the lists are made of.
+
+A request may have several targets. With r the targets' ranks (from 0) in the request's one list:
+
+    hr@k      whether any r < k                      recall@k    the share of targets with r < k
+    ndcg@k    Σ_{r < k} 1 / log2(r + 2), over that of a perfect list
+    mrr       1 / (1 + min r)
+
+Means are over requests. Ties count half: an item that scores as many others stands in their middle.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Floats = NDArray[np.float64]
+Column = NDArray[Any]
+
+HR, NDCG, RECALL = (5, 10), (5, 10, 50, 500), (10, 50, 100, 500)
+HEADLINES = ("hr@10", "ndcg@10", "recall@50", "recall@500")
+DAY = 86400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrieved:
+    """N targets, and the lists they were looked for in."""
+
+    request: Column  # whose list it is; unique over all users
+    user: Column
+    item: Column  # row of items.parquet
+    repeated: Column  # bool: the user had it before
+    item_age: Column  # seconds since the item's first exposure
+    train_count: Column  # exposures of the item in training
+    ranks: Mapping[str, Floats]  # per stage, from 0, infinite where it can't be; the last stage is the answer
+    top: Column  # (N, K) rows of items.parquet at the head of each list
+    catalogue: Column  # rows that could be retrieved
+
+
+def judge(r: Retrieved, popularity: Column, *, num_bootstrap: int = 200, seed: int = 0) -> dict[str, Any]:
+    """`evaluate --json` of a retrieval run. `popularity`: (I) how often every item was a target in training."""
+    *_, last = r.ranks
+    by_request = {stage: request_metrics(r.request, ranks) for stage, ranks in r.ranks.items()}
+    means = {stage: _means(figures) for stage, figures in by_request.items()}
+    first = np.unique(r.request, return_index=True)[1]
+    intervals = _intervals(by_request[last], r.user[first], num_bootstrap, seed)
+    return {
+        "retrieval": {**means[last], **intervals, "num_targets": len(r.item), "num_requests": len(first)},
+        "stages": means,
+        "lists": list_figures(r.top[first], popularity, r.catalogue),
+        "repeated_targets": float(r.repeated.mean()),
+        "slices": {
+            group: {name: _slice(r, mask, r.ranks[last]) for name, mask in masks.items() if mask.any()}
+            for group, masks in slices(r).items()
+        },
+    }
+
+
+def request_metrics(request: Column, ranks: Floats) -> dict[str, Floats]:
+    """(R) every metric of every request, requests in order."""
+    order = np.lexsort((ranks, request))
+    request, ranks = request[order], ranks[order]
+    starts = np.flatnonzero(np.r_[True, request[1:] != request[:-1]])
+    counts = np.diff(np.r_[starts, len(ranks)])
+    place = np.arange(len(ranks)) - np.repeat(starts, counts)  # of a target in a perfect list
+
+    def total(values: Floats) -> Floats:
+        return np.add.reduceat(values, starts)
+
+    gain, ideal = 1 / np.log2(ranks + 2), 1 / np.log2(place + 2)
+    figures = {f"hr@{k}": (ranks[starts] < k).astype(float) for k in HR}
+    figures |= {f"recall@{k}": total((ranks < k).astype(float)) / counts for k in RECALL}
+    figures |= {f"ndcg@{k}": total(gain * (ranks < k)) / total(ideal * (place < k)) for k in NDCG}
+    return figures | {"mrr": 1 / (1 + ranks[starts])}
+
+
+def list_figures(top: Column, popularity: Column, catalogue: Column) -> dict[str, float]:
+    """What the heads of the lists are made of: how much of the catalogue, how popular, and how unequal."""
+    shown = np.bincount(top[top > 0], minlength=len(popularity))[catalogue]
+    percentile = np.empty(len(catalogue))
+    percentile[np.argsort(popularity[catalogue], kind="stable")] = (np.arange(len(catalogue)) + 0.5) / len(catalogue)
+    share = np.sort(shown) / max(shown.sum(), 1)
+    gini = float(1 - 2 * (share.cumsum() - share / 2).mean()) if shown.sum() else 0.0
+    return {
+        "k": top.shape[1],
+        "coverage": float((shown > 0).mean()),
+        "mean_popularity_percentile": float((percentile * shown).sum() / max(shown.sum(), 1)),
+        "gini": gini,
+    }
+
+
+def slices(r: Retrieved) -> dict[str, dict[str, Column]]:
+    """Group → slice → mask over targets: by the item's age and by its popularity in training."""
+    trained = r.train_count > 0
+    edges = np.quantile(r.train_count[trained], [0.5, 0.9]) if trained.any() else np.zeros(2)
+    return {
+        "item age": {
+            "never in training": ~trained,
+            "first day": trained & (r.item_age < DAY),
+            "first week": trained & (r.item_age >= DAY) & (r.item_age < 7 * DAY),
+            "older": trained & (r.item_age >= 7 * DAY),
+        },
+        "item popularity": {
+            f"up to {edges[0]:.0f} in training": trained & (r.train_count <= edges[0]),
+            f"{edges[0] + 1:.0f} to {edges[1]:.0f}": (r.train_count > edges[0]) & (r.train_count <= edges[1]),
+            f"above {edges[1]:.0f}": r.train_count > edges[1],
+        },
+    }
+
+
+def as_tables(judged: Mapping[str, Any]) -> "RenderableType":
+    """An evaluation for the terminal: the stages side by side, then slices, then what the lists are made of."""
+    from rich.console import Group
+    from rich.table import Table
+
+    from genrank.evaluation.evaluation_tables import warning_text
+
+    found = judged["retrieval"]
+    title = f"retrieval  ({found['num_targets']:,} targets of {found['num_requests']:,} requests, full catalogue)"
+    stages = Table(title=title, title_justify="left", title_style="bold")
+    slices_table = Table(title="slices", title_justify="left", title_style="bold")
+    columns = (*HEADLINES, "mrr")
+    for table, names in ((stages, columns), (slices_table, (*HEADLINES, "targets"))):
+        table.add_column("")
+        for name in names:
+            table.add_column(name.upper() if name != "targets" else name, justify="right")
+    *others, last = judged["stages"]
+    for stage in (*others, last):
+        row = judged["stages"][stage]
+        bounds = [found.get(f"{name}_ci") if stage == last else None for name in columns]
+        cells = [
+            f"{row[n]:.4f}" + (f" ±{(b[1] - b[0]) / 2:.4f}" if b else "") for n, b in zip(columns, bounds, strict=True)
+        ]
+        stages.add_row(stage, *cells, style="bold" if stage == last else "dim")
+    for group, rows in judged["slices"].items():
+        for name, row in rows.items():
+            slices_table.add_row(f"{group}: {name}", *(f"{row[n]:.4f}" for n in HEADLINES), f"{row['num_targets']:,}")
+    lists = judged["lists"]
+    return Group(
+        stages,
+        slices_table,
+        f"• lists of {lists['k']}: {lists['coverage']:.1%} of the catalogue, mean popularity percentile "
+        f"{lists['mean_popularity_percentile']:.0%}, Gini {lists['gini']:.2f}; "
+        f"{judged['repeated_targets']:.1%} of the targets are items that the user had before",
+        *(warning_text(found) for found in judged.get("warnings", [])),
+    )
+
+
+def _means(figures: Mapping[str, Floats]) -> dict[str, float]:
+    return {name: float(values.mean()) for name, values in figures.items()}
+
+
+def _slice(r: Retrieved, mask: Column, ranks: Floats) -> dict[str, Any]:
+    figures = _means(request_metrics(r.request[mask], ranks[mask]))
+    return {
+        **{name: figures[name] for name in ("hr@10", "ndcg@10", "recall@50", "recall@500")},
+        "num_targets": int(mask.sum()),
+    }
+
+
+def _intervals(figures: Mapping[str, Floats], user: Column, count: int, seed: int) -> dict[str, list[float]]:
+    """95 %, by bootstrap over users."""
+    if count == 0:
+        return {}
+    index = np.unique(user, return_inverse=True)[1]
+    num_users = int(index.max()) + 1
+    weights = np.random.default_rng(seed).poisson(1.0, (count, num_users)).astype(float)
+    size = weights @ np.bincount(index, minlength=num_users)
+    found = {}
+    for name in HEADLINES:
+        means = weights @ np.bincount(index, weights=figures[name], minlength=num_users) / np.maximum(size, 1)
+        found[f"{name}_ci"] = [float(bound) for bound in np.quantile(means, [0.025, 0.975])]
+    return found

@@ -1,0 +1,226 @@
+"""GenRanker: from a run folder to ranked candidates, in the way training took.
+
+    ranker = GenRanker.load("runs/mine")
+    ranking = ranker.rank("u42", ["i1", "i2", "i3"])
+    for place in ranking.places:
+        print(place.item, place.value, place.scores)
+
+The user's history and the request become one timeline; the sequence builder that cut the training samples cuts this
+one; the model encodes the history and scores all candidates over it in one pass.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrank.artifacts.bundle import Bundle, load_bundle, require_same_schema
+from genrank.config import nearest
+from genrank.data.categories import id_text
+from genrank.data.manifest import Manifest
+from genrank.data.request import load_statistics
+from genrank.data.statistics import WindowStatistics
+from genrank.data.tables import FeatureTable
+from genrank.data.weights import LARGEST_WEIGHT
+from genrank.errors import GenRankError, RequestError, shown
+from genrank.ids import check_id
+from genrank.inference.catalogue import Catalogue
+from genrank.inference.histories import Histories, PastInMemory, PastOnDisk
+from genrank.inference.ranking_engine import Engine, EngineRequest
+from genrank.schema import DataSpec
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+LATEST = 2**40  # seconds; the service takes no later times either
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """One candidate in the ranking. `known`: false where the item is in no table and its features are unknown."""
+
+    item: str
+    value: float
+    scores: dict[str, float]  # per task: a probability, or expected seconds
+    known: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Candidates in falling order of value."""
+
+    user: str
+    user_known: bool
+    time: int  # seconds since the epoch
+    num_history: int  # past exposures that the model saw
+    places: tuple[Place, ...]
+    model_version: str
+    missing_context: tuple[str, ...] = ()  # context features that the model knows and the request left out
+
+
+class GenRanker:
+    """A loaded bundle that ranks."""
+
+    def __init__(self, bundle: Bundle, *, data: Path | None = None, device: str = "cpu", in_memory: bool = False):
+        """in_memory: read all histories at once, for many requests."""
+        self.bundle, self.device = bundle, device
+        self.spec = bundle.manifest.spec
+        self.data = data if data is not None else Path(bundle.config.data)
+        require_same_schema(bundle, self.data, Manifest.open(self.data))
+        self.model = bundle.model(device)
+        # Items and users come from the data, whose rows the timelines name; it may know newer ones than the bundle.
+        self.items = FeatureTable.load(self.data, "item", self.spec)
+        self.users = FeatureTable.load(self.data, "user", self.spec)
+        histories = Histories(
+            self.data,
+            bundle.manifest,
+            past=PastInMemory(self.data, self.spec) if in_memory else PastOnDisk(self.data, self.spec),
+            catalogue=Catalogue(self.items, self.data, bundle.manifest),
+            users=self.users,
+        )
+        self.engine = Engine(
+            self.model,
+            bundle.config.sequence,
+            version=bundle.version,
+            histories=histories,
+            users=self.users,
+            statistics=self._statistics,
+            device=device,
+        )
+
+    @classmethod
+    def load(cls, run: str | Path, *, data: str | Path | None = None, device: str = "cpu") -> "GenRanker":
+        """The newest bundle of a run. `data`: a prepared folder with the histories, by default the run's own.
+
+        Raises BundleError or DataError, in one line, for what is missing, damaged or of another schema.
+        """
+        return cls(load_bundle(Path(run)), data=None if data is None else Path(data), device=device)
+
+    def rank(
+        self,
+        user: str,
+        candidates: Sequence[str],
+        *,
+        time: int | None = None,
+        context: Mapping[str, Any] | None = None,
+        value: Mapping[str, float] | None = None,
+    ) -> Ranking:
+        """Rank `candidates` for `user`.
+
+        time: seconds since the epoch; default: one second after the data's last exposure. Later exposures are unseen.
+        context: features of the exposure by name, one value for all candidates or a list with one for each; those left
+        out are unknown, and `missing_context` names them.
+        value: weight of each task's score in the order; default: the run's. A user or item that is not in the data is
+        ranked as unknown, and the answer says so. Raises RequestError for no or repeated candidates and unknown names.
+        """
+        user, candidates = check_id("user", as_id("user", user)), as_ids("candidates", candidates)
+        check_candidates(candidates)
+        weights = dict(self.bundle.config.value if value is None else value)
+        check_value(weights, self.spec)
+        rows = self.items.find(candidates)
+        when = self.bundle.manifest.split.last_time + 1 if time is None else check_time(time)
+        (found,) = self.engine.score([EngineRequest(user=user, items=rows, time=when, context=context or {})])
+        places = in_order(candidates, found.scores, known=rows > 0, weights=weights)
+        return Ranking(
+            user=user,
+            user_known=found.user_known,
+            time=when,
+            num_history=found.num_history,
+            places=places,
+            model_version=self.bundle.version,
+            missing_context=tuple(f.name for f in self.spec.of("exposure") if f.name not in (context or {})),
+        )
+
+    def _statistics(self, user: str, items: Ints, time: int) -> NDArray[np.float16]:
+        """(C, S) window statistics at the request's time."""
+        row = self.users.find([user])[0]
+        return self.statistics.answers(np.full(len(items), row), items, np.full(len(items), time))
+
+    @cached_property
+    def statistics(self) -> WindowStatistics:
+        """Counts over the whole log, read at the first request: `load_statistics` says what memory they take.
+
+        Smoothing and base rates are those that the model was trained with.
+        """
+        return load_statistics(self.data, self.bundle.manifest, self.items)
+
+
+def in_order(
+    candidates: Sequence[str], scores: Mapping[str, Floats], *, known: NDArray[np.bool_], weights: Mapping[str, float]
+) -> tuple[Place, ...]:
+    """The candidates in falling order of value, the weighted sum of their scores; equal ones as they were given.
+
+    GenRankError where a score is no finite number: an order of them would mean nothing.
+    """
+    values = np.zeros(len(candidates))
+    for task, weight in weights.items():
+        values = values + weight * scores[task]
+    for task, score in (*scores.items(), ("value", values)):
+        odd = np.flatnonzero(~np.isfinite(score))
+        if len(odd):
+            raise GenRankError(
+                f"the model's score ({task}) of item {shown(candidates[odd[0]])} is {score[odd[0]]}; check the item's "
+                "features, and train again with a lower learning rate if this is so for others"
+            )
+    return tuple(
+        Place(
+            item=candidates[i],
+            value=float(values[i]),
+            scores={task: float(score[i]) for task, score in scores.items()},
+            known=bool(known[i]),
+        )
+        for i in np.argsort(-values, kind="stable")
+    )
+
+
+def check_time(time: int) -> int:
+    """The time; RequestError where it can't be seconds since the epoch."""
+    if isinstance(time, bool) or not isinstance(time, int | np.integer) or not 0 <= time < LATEST:
+        raise RequestError(
+            f"time is {shown(time)}; give whole seconds since the epoch (milliseconds are divided by 1000)"
+        )
+    return int(time)
+
+
+def check_value(weights: Mapping[str, float], spec: DataSpec) -> None:
+    """RequestError where a value formula names a task that there isn't, or a weight that makes sums no number."""
+    tasks = [task.name for task in spec.tasks]
+    for task, weight in weights.items():
+        if task not in tasks:
+            raise RequestError(f"value: there is no task {shown(task)}; {nearest(task[:200], tasks)}")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= LARGEST_WEIGHT:
+            raise RequestError(
+                f"value: the weight of {task} is {shown(weight)}; give a finite number, from -1e18 to 1e18"
+            )
+
+
+def as_ids(what: str, ids: Sequence[Any]) -> list[str]:
+    """Ids as logs have them. RequestError for a text in the place of a list, and for what can't be an id."""
+    if isinstance(ids, str | bytes):
+        raise RequestError(f"{what}: expected a list of ids, found the text {shown(ids)}; put it in a list")
+    return [as_id(what, each) for each in ids]
+
+
+def as_id(what: str, value: Any) -> str:
+    """An id as logs have it; RequestError for what can't be one."""
+    try:
+        return id_text(value)
+    except ValueError as problem:
+        raise RequestError(f"{what}: {problem}; send ids as text or whole numbers") from None
+
+
+def check_candidates(candidates: Sequence[str]) -> None:
+    """RequestError for no, empty, too long or repeated candidates."""
+    if not len(candidates):
+        raise RequestError("there are no candidates to rank; give at least one item id")
+    seen: set[str] = set()
+    for item in candidates:
+        if item == "":
+            raise RequestError("a candidate is empty; give item ids separated by single commas")
+        if item in seen:
+            raise RequestError(f"the candidate {shown(item)} is given twice; give every item once")
+        check_id("candidates", item)
+        seen.add(item)

@@ -1,0 +1,267 @@
+"""Published models: immutable versions in a folder, each with golden requests whose scores it must still give.
+
+    MODELS/VERSION/     a bundle, as artifacts/bundle.py writes it
+    MODELS/VERSION.golden.json
+    MODELS/current      the version to serve; moves last
+    MODELS/history      the versions that were current, newest last
+
+A golden request brings its history along, so that it asks the model and its tables only, not the data beside them.
+Whatever a publication is interrupted at, the version before it stays current and whole, and publishing again completes.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genrank.artifacts.bundle import Bundle, copy_bundle, load_bundle, require_same_schema
+from genrank.config import build
+from genrank.data.decoding import Decoder
+from genrank.data.manifest import Manifest
+from genrank.data.tables import FeatureTable
+from genrank.data.timelines import Timelines
+from genrank.documents import read_json
+from genrank.errors import BundleError
+from genrank.folders import read_pointer, replace_text, replacement, writing
+from genrank.inference.catalogue import Catalogue
+from genrank.inference.gen_ranker import in_order
+from genrank.inference.histories import Histories, NoPast
+from genrank.inference.ranking_engine import Engine, EngineRequest
+from genrank.inference.sqlite_store import SQLiteStore
+from genrank.inference.store import Event
+from genrank.inference.traffic import events_of
+from genrank.schema import fingerprint
+
+NUM_GOLDEN = 8
+NUM_CANDIDATES = 20
+NUM_EVENTS = 64
+GOLDEN_FORMAT = 2
+TOLERANCE = 1e-3  # of probabilities, and relative of seconds: other processors round otherwise
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenRequest:
+    """A user's events, candidates behind them, and the scores that the model gave when it was published."""
+
+    user: str
+    events: tuple[dict[str, Any], ...]
+    candidates: tuple[str, ...]
+    time: int
+    scores: dict[str, tuple[float, ...]]  # per task, in the candidates' order
+    values: tuple[float, ...]  # in the candidates' order
+    ranking: tuple[str, ...]  # the candidates in falling order of value
+
+
+@dataclass(frozen=True, kw_only=True)
+class _GoldenFile:
+    """What VERSION.golden.json holds. hash: of all the rest."""
+
+    format: int
+    version: str
+    requests: tuple[GoldenRequest, ...]
+    hash: str
+
+
+def publish(run: Path, models: Path) -> str:
+    """Copy the run's newest bundle to `models` with golden requests, and make it current; its version.
+
+    Raises BundleError or DataError where the run has none, or where the data that it was trained on isn't there,
+    OutputError where `models` can't be written or another process publishes there.
+    """
+    bundle = load_bundle(run)
+    target = models / bundle.version
+    with writing(models):
+        if not _is_whole(target):
+            with replacement(target) as part:
+                copy_bundle(bundle, part)
+        published = load_bundle(target)
+        if not _has_golden(published):
+            _write_golden(target, golden_requests(bundle))
+        check_golden(published)
+        _point_to(models, bundle.version)
+    return bundle.version
+
+
+def is_published(folder: Path) -> bool:
+    """Whether the folder holds published versions."""
+    return (folder / "current").is_file()
+
+
+def current(models: Path) -> str:
+    """The version to serve. BundleError where there is none."""
+    version = _pointer(models)
+    if not (models / version).is_dir():
+        raise BundleError(f"{models}: the current version {version!r} is missing; publish it again")
+    return version
+
+
+def roll_back(models: Path) -> str:
+    """Make the version that was current before current again; its name. BundleError where there is none."""
+    now = _pointer(models)
+    with writing(models):
+        past = [each for each in _history(models, now) if each != now and (models / each).is_dir()]
+        if not past:
+            raise BundleError(f"{models}: {now} is the only version published there; there is nothing to roll back to")
+        check_golden(load_bundle(models / past[-1]))
+        _point_to(models, past[-1])
+    return past[-1]
+
+
+def check_golden(bundle: Bundle) -> None:
+    """BundleError where a published model doesn't rank its golden requests as when published, on the CPU in fp32."""
+    requests = _read_golden(bundle)
+    engine = _alone(bundle, requests)
+    for golden in requests:
+        given = _answered(engine, golden, bundle)
+        what = _first_difference(golden, given)
+        if what:
+            raise BundleError(
+                f"{bundle.folder}: the golden request of user {golden.user} gives other {what} than when it was "
+                "published; the model has been changed, or this version of genrank computes otherwise"
+            )
+
+
+def _first_difference(golden: GoldenRequest, given: GoldenRequest) -> str:
+    """In what an answer differs from the published one, beyond rounding; empty for nothing."""
+    if set(given.scores) != set(golden.scores):
+        return "tasks"
+    for task, expected in golden.scores.items():
+        if not _close(given.scores[task], expected):
+            return f"{task} scores"
+    if not _close(given.values, golden.values):
+        return "values"
+    value = dict(zip(golden.candidates, golden.values, strict=True))
+    if sorted(given.ranking) != sorted(golden.candidates):
+        return "candidates"
+    ours, theirs = ([value[item] for item in ranking] for ranking in (given.ranking, golden.ranking))
+    return "" if _close(ours, theirs) else "order of candidates"
+
+
+def _close(ours: Sequence[float], theirs: Sequence[float]) -> bool:
+    return len(ours) == len(theirs) and np.allclose(ours, theirs, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def golden_requests(bundle: Bundle, *, seed: int = 0) -> list[GoldenRequest]:
+    """Some users' last events in the data that the model was trained on, and items drawn at random."""
+    data, manifest = Path(bundle.config.data), bundle.manifest
+    require_same_schema(bundle, data, Manifest.open(data))
+    t = Timelines.load(data, manifest.spec)
+    items, users = (FeatureTable.load(data, owner, manifest.spec) for owner in ("item", "user"))
+    decoder, random = Decoder(data, manifest), np.random.default_rng(seed)
+    asked = []
+    for index in random.permutation(len(t.users))[:NUM_GOLDEN].tolist():
+        rows = np.arange(t.offsets[index], t.offsets[index + 1])[-NUM_EVENTS:]
+        user = str(users.ids[int(t.users[index])])
+        drawn = 1 + random.choice(len(items) - 1, min(NUM_CANDIDATES, len(items) - 1), replace=False)
+        asked.append(
+            GoldenRequest(
+                user=user,
+                events=tuple(_raw(event) for event in events_of(t, rows, user=user, items=items, decoder=decoder)),
+                candidates=tuple(str(items.ids[int(item)]) for item in drawn),
+                time=manifest.split.last_time + 1,
+                scores={},
+                values=(),
+                ranking=(),
+            )
+        )
+    engine = _alone(bundle, asked)
+    return [_answered(engine, golden, bundle) for golden in asked]
+
+
+def _answered(engine: Engine, golden: GoldenRequest, bundle: Bundle) -> GoldenRequest:
+    """The request with the answer of `engine`."""
+    rows = engine.histories.catalogue.find(golden.candidates)
+    (found,) = engine.score([EngineRequest(user=golden.user, items=rows, time=golden.time)])
+    places = in_order(golden.candidates, found.scores, known=rows > 0, weights=bundle.config.value)
+    value = {place.item: place.value for place in places}
+    return replace(
+        golden,
+        scores={task: tuple(score.tolist()) for task, score in found.scores.items()},
+        values=tuple(value[item] for item in golden.candidates),
+        ranking=tuple(place.item for place in places),
+    )
+
+
+def _alone(bundle: Bundle, requests: Sequence[GoldenRequest]) -> Engine:
+    """An engine of the bundle and the requests' events, with no past and no statistics beside them."""
+    store, spec = SQLiteStore(":memory:"), bundle.manifest.spec
+    store.append([Event(user=golden.user, **event) for golden in requests for event in golden.events])
+    items, users = (FeatureTable.load(bundle.folder, owner, spec) for owner in ("item", "user"))
+    histories = Histories(
+        bundle.folder,
+        bundle.manifest,
+        past=NoPast(spec),
+        catalogue=Catalogue(items, bundle.folder, bundle.manifest),
+        users=users,
+        store=store,
+    )
+    return Engine(bundle.model(), bundle.config.sequence, version=bundle.version, histories=histories, users=users)
+
+
+def _raw(event: Event) -> dict[str, Any]:
+    return {name: value for name, value in asdict(event).items() if name != "user"}
+
+
+def _pointer(models: Path) -> str:
+    remedy = f"run genrank publish RUN --to {models}"
+    if not is_published(models):
+        raise BundleError(f"{models}: no model is published there; {remedy}")
+    return read_pointer(models / "current", error=BundleError, remedy=remedy)
+
+
+def _golden(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.golden.json")
+
+
+def _write_golden(folder: Path, requests: Sequence[GoldenRequest]) -> None:
+    values = {"format": GOLDEN_FORMAT, "version": folder.name, "requests": [asdict(each) for each in requests]}
+    replace_text(_golden(folder), json.dumps({**values, "hash": fingerprint(values)}) + "\n")
+
+
+def _read_golden(bundle: Bundle) -> Sequence[GoldenRequest]:
+    path, remedy = _golden(bundle.folder), f"run genrank publish RUN --to {bundle.folder.parent} again"
+    values = read_json(path, error=BundleError, remedy=remedy)
+    if values.get("format") != GOLDEN_FORMAT:
+        raise BundleError(f"{path}: not golden requests of format {GOLDEN_FORMAT}; {remedy}")
+    found = build(_GoldenFile, values, where=str(path), error=BundleError)
+    if found.hash != fingerprint({name: values[name] for name in values if name != "hash"}):
+        raise BundleError(f"{path}: edited or damaged; {remedy}")
+    if found.version != bundle.version:
+        raise BundleError(f"{path}: of version {found.version[:200]!r}, not {bundle.version}; {remedy}")
+    tasks = {task.name for task in bundle.manifest.spec.tasks}
+    if not found.requests or any(set(each.scores) != tasks or not each.candidates for each in found.requests):
+        raise BundleError(f"{path}: holds no golden requests for the model's tasks; {remedy}")
+    return found.requests
+
+
+def _has_golden(bundle: Bundle) -> bool:
+    try:
+        return bool(_read_golden(bundle))
+    except BundleError:
+        return False
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return folder.is_dir() and load_bundle(folder).folder == folder
+    except BundleError:
+        return False
+
+
+def _history(models: Path, now: str = "") -> list[str]:
+    """The versions that were current, newest last; with `now`, up to that: a publication may have been cut short."""
+    path = models / "history"
+    past = path.read_text(encoding="utf-8", errors="replace").split() if path.is_file() else []
+    past = [version for version in past if Path(version).name == version]
+    return past[: len(past) - past[::-1].index(now)] if now in past else past
+
+
+def _point_to(models: Path, version: str) -> None:
+    now = _pointer(models) if is_published(models) else ""
+    past = _history(models, now)
+    if not past or past[-1] != version:
+        replace_text(models / "history", "\n".join([*past, version]) + "\n")
+    replace_text(models / "current", version + "\n")

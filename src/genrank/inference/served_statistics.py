@@ -1,0 +1,96 @@
+"""The window statistics of a service: those of its prepared log, and of the events that have come since."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrank.data.live_statistics import LiveStatistics
+from genrank.data.manifest import Manifest
+from genrank.data.request import load_events
+from genrank.data.requests import request_times
+from genrank.data.statistics import Events, WindowStatistics, statistics_tasks
+from genrank.inference.histories import Histories, known_time, request_id, requests_of
+from genrank.inference.names import NameNumbers
+from genrank.inference.store import Change, Event
+
+Ints = NDArray[np.int64]
+
+
+class ServedStatistics:
+    """Answers for users by name; those whom the tables don't know are counted apart from one another.
+
+    Exposures of a request that come in one call don't count for one another's residuals.
+    """
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, histories: Histories, *, events: Sequence[Event], until: int | None
+    ):
+        """`events`: what is in the store already; those that the prepared log has too count once."""
+        self.schema, self.histories = manifest.schema, histories
+        self.tasks = statistics_tasks(manifest.schema)
+        self._names = NameNumbers(max(histories.users.values(), default=0) + 1)  # of users whom no table has
+        log = load_events(folder, manifest, until=until)
+        fresh = [event for event in events if not histories.prepared(event)]
+        if fresh:
+            log = log.joined(self._events(fresh, [1] * len(fresh)))
+        features = histories.catalogue.table.features
+        self.live = LiveStatistics(
+            WindowStatistics(manifest.schema, log, rates=manifest.base_rates, item_features=features)
+        )
+        self._known_items = histories.catalogue.version
+
+    def answers(self, user: str, items: Ints, time: int) -> NDArray[np.float16]:
+        """(C, S) of candidates at one time."""
+        self._learn_items()
+        key = self.histories.users.get(user) or self._names.find(user)
+        return self.live.answers(np.full(len(items), key), items, np.full(len(items), time))
+
+    def count(self, changes: Iterable[Change]) -> None:
+        """Count what has changed in the store."""
+        events, signs = [], []
+        for change in changes:
+            if self.histories.prepared(change.event):
+                continue
+            for event, sign in ((change.before, -1), (change.event, 1)):
+                if event is not None:
+                    events.append(event)
+                    signs.append(sign)
+        if events:
+            self._learn_items()
+            self.live.add(self._events(events, signs))
+
+    def _learn_items(self) -> None:
+        version = self.histories.catalogue.version
+        if version != self._known_items:
+            self.live.know_items(self.histories.catalogue.table.features)
+            self._known_items = version
+
+    def _events(self, events: Sequence[Event], signs: Sequence[int]) -> Events:
+        known = self.histories.users
+        user = np.array([known.get(event.user) or self._names.add(event.user) for event in events], np.int64)
+        time = np.array([event.time for event in events], np.int64)
+        return Events(
+            user=user,  # type: ignore[arg-type]  # wider than the tables' rows, which it may go beyond
+            item=self.histories.catalogue.find([event.item for event in events]).astype(np.int32),
+            time=np.array([known_time(event, self.schema) for event in events], np.int64),
+            request_time=self._request_times(user, events, time),
+            target=np.ones(len(events), np.bool_),
+            labels={task: np.array([_label(event, task) for event in events], np.int8) for task in self.tasks},
+            sign=np.array(signs, np.int8),
+        )
+
+    def _request_times(self, user: Ints, events: Sequence[Event], time: Ints) -> Ints:
+        code: dict[str, int] = {}
+        key = np.array([code.setdefault(request_id(event), len(code)) for event in events], np.int64)
+        number = requests_of(user, key, time, (np.arange(len(events)),), self.schema)
+        order = np.argsort(user, kind="stable")
+        times = np.empty_like(time)
+        times[order] = request_times(user[order], number[order], time[order])
+        return times
+
+
+def _label(event: Event, task: str) -> int:
+    value = event.actions.get(task, False)
+    return int(value) if isinstance(value, bool | int | float) and value in (0, 1) else -1

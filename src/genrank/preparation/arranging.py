@@ -1,0 +1,115 @@
+"""From sorted rows to timelines: duplicates dropped, requests numbered, exposures in the order of their known times.
+
+Plain NumPy on one bucket. A request is the exposures of one (user, request key) without a gap above a bound: keys that
+begin anew every day are other requests. N: exposures of one bucket, in order of (user, time, request, position, item).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from genrank.data.requests import late_actions, number_requests, repeats, request_times, requests_by_gap
+from genrank.log_settings import Requests
+
+KEY = ("user", "time", "request", "position", "item")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arranged:
+    """A bucket's exposures. `num_recurring`: requests whose key an earlier request of their user had;
+    `num_late`: exposures whose actions were known only after the user's next request had begun."""
+
+    table: pa.Table
+    num_duplicates: int
+    num_recurring: int
+    num_late: int
+
+
+def arrange(table: pa.Table, requests: Requests) -> Arranged:
+    """The bucket's rows without duplicates, in order of (user, known time, time, request, position, row).
+
+    `table` has one chunk per column; `row` is an exposure's place in the log. `request` becomes the int32 number of
+    the request among the user's, from 0 in order of (time, position, row) of its first exposure; `request_time` (int64
+    seconds) is added: the time of that exposure.
+    """
+    table, duplicates = drop_duplicates(table)
+    user, time, row = (array(table, name) for name in ("user", "time", "row"))
+    position = array(table, "position") if "position" in table.column_names else np.zeros(len(user), np.int32)
+    recurring = 0
+    if "request" in table.column_names:
+        key = array(table, "request")
+        number, recurring = number_requests(user, key, time, (position, row), max_gap=requests.max_gap_seconds)
+    else:
+        number = requests_by_gap(user, time, requests.gap_seconds)
+    request_time = request_times(user, number, time)
+    known_at = array(table, "known_at") if "known_at" in table.column_names else time
+    columns = {name: table.column(name) for name in table.column_names if name != "row"}
+    table = pa.table(columns | {"request": pa.array(number), "request_time": pa.array(request_time)})
+    keys = (user, known_at, time, number, position, row)
+    if not _in_order(keys):
+        table = take(table, np.lexsort(keys[::-1]))
+    late = int(late_actions(user, number, request_time, known_at).sum()) if known_at is not time else 0
+    return Arranged(table=table, num_duplicates=duplicates, num_recurring=recurring, num_late=late)
+
+
+def array(table: pa.Table, name: str) -> NDArray[Any]:
+    """A column as NumPy."""
+    column = table.column(name)
+    column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+    return values
+
+
+def take(table: pa.Table, rows: NDArray[Any]) -> pa.Table:
+    """The given rows of a table, in one chunk."""
+    return table.take(pa.array(rows)).combine_chunks()
+
+
+def drop_duplicates(table: pa.Table) -> tuple[pa.Table, int]:
+    """One row per (user, time, request, position, item): the one with the largest other values, a click over none."""
+    repeated = repeats([array(table, name) for name in KEY if name in table.column_names])
+    dropped = int(repeated.sum())
+    if not dropped:
+        return table, 0
+    alike = repeated.copy()
+    alike[:-1] |= repeated[1:]
+    rows = np.flatnonzero(alike)
+    group = np.cumsum(~repeated)[rows]
+    others = [
+        _rank(table.column(name).take(pa.array(rows))) for name in table.column_names if name not in (*KEY, "row")
+    ]
+    order = np.lexsort([-rows, *reversed(others), group])  # of equal ones the first of the log stays
+    last = np.append(np.diff(group[order]) != 0, True)
+    keep = ~alike
+    keep[rows[order[last]]] = True
+    return take(table, np.flatnonzero(keep)), dropped
+
+
+def _in_order(columns: tuple[NDArray[Any], ...]) -> bool:
+    """Whether rows never fall, the first column counting most."""
+    tied = np.ones(max(len(columns[0]) - 1, 0), bool)
+    for column in columns:
+        if np.any(tied & (column[1:] < column[:-1])):
+            return False
+        tied &= column[1:] == column[:-1]
+    return True
+
+
+def _rank(column: pa.ChunkedArray) -> NDArray[Any]:
+    """Numbers in the order of the column's values; NaN is lowest."""
+    if pa.types.is_list(column.type):
+        texts = column.combine_chunks().cast(pa.list_(pa.string()))
+        column = pa.chunked_array([pc.binary_join(texts, "\x1f")])
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        codes: NDArray[Any] = np.unique(np.array(column.fill_null("").to_pylist(), dtype=object), return_inverse=True)[
+            1
+        ]
+        return codes
+    values = column.to_numpy()
+    if values.dtype.kind == "f":
+        values = np.where(np.isnan(values), -np.inf, values)
+    return np.asarray(values)

@@ -1,0 +1,58 @@
+"""A column of the engine as ids, categories or numbers: every value has the text that data/categories.py gives it."""
+
+from genrank.data.categories import EXACT
+from genrank.errors import LogError
+from genrank.preparation.engine import Column, text_of_bytes
+
+
+def identity(column: Column, role: str = "") -> Column:
+    """A column as ids or categories: integers and text as they are, all else as the text of `category`.
+
+    `role` names it in messages. Raises LogError for lists, structs and other types that are no single value.
+    """
+    kind = column.type()
+    if kind.is_integer() or kind.is_string():
+        return column
+    if kind.is_floating():
+        whole = column.try_cast("int64")
+        finite = (column - column) == 0  # see is_finite in logs
+        return finite.ifelse((whole.cast(kind) == column).ifelse(whole.cast("string"), column.cast("string")), None)
+    if kind.is_decimal():
+        text = column.cast("string")
+        return text.re_replace(r"\.?0+$", "") if kind.scale else text
+    if kind.is_binary():
+        return text_of_bytes(column)
+    if kind.is_nested() or kind.is_json() or kind.is_interval():
+        name = column.get_name()
+        raise LogError(
+            f"{role or 'column'}: expected one value in each row of {name!r}, such as text or a number, found {kind}; "
+            "name a column of plain values, or write one"
+        )
+    return column.cast("string")
+
+
+def texts(column: Column, role: str) -> Column:
+    """A column of lists as lists of the texts of `category`."""
+    kind = column.type().value_type
+    if kind.is_string():
+        return column
+    if kind.is_floating() or kind.is_decimal() or kind.is_binary() or kind.is_nested():
+        return column.map(lambda value: identity(value, role).cast("string"))
+    return column.cast("array<string>")
+
+
+def intended_numbers(column: Column) -> Column:
+    """A column of numbers as float64, as `intended` has them."""
+    if not column.type().is_floating():
+        return column.cast("float64")
+    double, single, whole = column.cast("float64"), column.try_cast("float32"), column.try_cast("int64")
+    came_through = (single.cast("float64") == double) & (whole.cast("float64") != double)
+    return came_through.fill_null(False).ifelse(single.cast("string").cast("float64"), double)
+
+
+def merging(column: Column) -> Column | None:
+    """Where whole numbers may have become one another in a float column; None for a column of another type."""
+    kind = column.type()
+    if not kind.is_floating():
+        return None
+    return ((column - column) == 0) & (column.abs() >= float(EXACT[str(kind).lstrip("!")]))

@@ -1,0 +1,127 @@
+"""From one row per request, with lists of what was shown and acted on, to one row per exposure."""
+
+from typing import Any
+
+from genrank.config import nearest
+from genrank.data.manifest import DataWarning
+from genrank.errors import LogError, SchemaError
+from genrank.preparation.engine import Column, Engine, Expression
+from genrank.schema import LogSchema
+
+POSITION, REQUEST, ITEMS = "genrank_position", "genrank_request", "genrank_items"
+
+
+def one_row_per_exposure(
+    engine: Engine, rows: Expression, schema: LogSchema
+) -> tuple[Expression, dict[str, str], list[DataWarning]]:
+    """The exposures of `rows`, the columns by role that come of it, and what to warn of.
+
+    Rows whose item is no list are exposures already. Raises SchemaError for columns that aren't there, LogError for
+    lists of other lengths than those they follow.
+    """
+    name, settings = schema.columns.item, schema.lists
+    if name not in rows.columns:
+        return rows, {}, []
+    if settings.separator is None and not rows[name].type().is_array():
+        if settings.acted or settings.follows:
+            raise LogError(
+                f"lists: expected lists in column {name!r}, found {rows[name].type()}; set lists.separator where "
+                "lists are text, or leave lists out"
+            )
+        return rows, {}, []
+    for column in (*settings.acted, *settings.follows):
+        if column not in rows.columns:
+            raise SchemaError(f"lists: there is no column {column!r} in the log; {nearest(column, rows.columns)}")
+    lists = {column: _as_list(rows[column], settings.separator) for column in (name, *settings.acted)}
+    values = _lists_of_values(rows, schema)
+    lists |= {column: _as_list(rows[column], settings.separator) for column, whole in values.items() if whole}
+    request = engine.ibis.row_number() if schema.columns.request is None else None
+    rows = rows.mutate(**lists, **({} if request is None else {REQUEST: request}))
+    rows = engine.store(rows.mutate(**{ITEMS: rows[name]}))
+    warnings = _check(engine, rows, schema, [column for column, whole in values.items() if whole])
+    exploded = rows.mutate(**{POSITION: engine.ibis.range(0, rows[ITEMS].length().fill_null(0)).unnest()})
+    slot, item = exploded[POSITION], exploded[ITEMS][exploded[POSITION]]
+    columns: dict[str, Column] = {name: item}
+    columns |= {acted: exploded[acted].contains(item).fill_null(False).cast("int8") for acted in settings.acted}
+    for column, whole in values.items():
+        leader = settings.follows.get(column, name)
+        if leader == name:
+            columns[column] = exploded[column][slot]
+        else:
+            columns[column] = _of_acted(exploded, column, leader, item, whole)
+    exposures = exploded.mutate(**columns).drop(ITEMS)
+    roles = {"position": POSITION, "request": REQUEST}
+    return (
+        exposures,
+        {role: column for role, column in roles.items() if getattr(schema.columns, role) is None},
+        warnings,
+    )
+
+
+def _as_list(column: Column, separator: str | None) -> Column:
+    """A list of ids; text is split, brackets around it and spaces and quotes around its parts left out."""
+    if column.type().is_array():
+        return column
+    if separator is None:
+        raise LogError(
+            f"lists: expected lists in column {column.get_name()!r}, found {column.type()}; set lists.separator where "
+            "lists are text"
+        )
+    text = column.cast("string").re_replace(r"^\s*\[|\]\s*$", "")
+    parts = text.split(separator).map(lambda part: part.re_replace(r"""^[\s'"]+|[\s'"]+$""", ""))
+    return parts.filter(lambda part: part != "")
+
+
+def _lists_of_values(rows: Expression, schema: LogSchema) -> dict[str, bool]:
+    """Columns with values for each item of another list → whether they hold lists; else one value per row."""
+    of_items = {feature.column for feature in schema.features if feature.kind in ("multi", "embedding")}
+    of_items |= {feature.weights for feature in schema.features} | {schema.columns.item, *schema.lists.acted}
+    found = {column: rows[column].type().is_array() for column in schema.lists.follows}
+    if schema.lists.separator is not None:
+        found = dict.fromkeys(found, True)
+    return found | {
+        column: True for column in rows.columns if rows[column].type().is_array() and column not in of_items
+    }
+
+
+def _of_acted(exploded: Expression, column: str, leader: str, item: Column, whole: bool) -> Column:
+    """The value of an item acted on; null for the others, and where one value stands for several items."""
+    if whole:
+        place = exploded[leader].index(item)
+        return (place >= 0).ifelse(exploded[column][place], None)
+    only = (exploded[leader].length() == 1) & exploded[leader].contains(item)
+    return only.ifelse(exploded[column], None)
+
+
+def _check(engine: Engine, rows: Expression, schema: LogSchema, whole: list[str]) -> list[DataWarning]:
+    settings, name = schema.lists, schema.columns.item
+    questions: dict[str, Any] = {}
+    for column in whole:
+        leader = settings.follows.get(column, name)
+        questions[f"unequal_{column}"] = (rows[column].length() != rows[leader].length()).sum()
+    for acted in settings.acted:
+        distinct = rows[acted].unique()
+        questions[f"foreign_{acted}"] = (distinct.length() - distinct.intersect(rows[ITEMS].unique()).length()).sum()
+        questions[f"doubled_{acted}"] = (rows[acted].length() - distinct.length()).sum()
+    for column, leader in settings.follows.items():
+        if column not in whole:
+            questions[f"shared_{column}"] = ((rows[leader].length() > 1) & rows[column].notnull()).sum()
+    counts = engine.row(rows.aggregate(**questions)) if questions else {}
+    for column in whole:
+        leader = settings.follows.get(column, name)
+        if counts[f"unequal_{column}"]:
+            raise LogError(
+                f"lists: {counts[f'unequal_{column}']:,} rows have lists of unequal length in {column!r} and "
+                f"{leader!r}; if {column!r} lists the items acted on, name it in lists.acted, if it follows such a "
+                "list, in lists.follows"
+            )
+    told = {
+        "foreign": "items in {!r} are not among those shown in their row; they are left out",
+        "doubled": "items in {!r} are named before in their row; the first one counts",
+        "shared": "rows have one value in {!r} for several items acted on; it is unknown for them",
+    }
+    return [
+        DataWarning(kind="values", message=f"lists: {int(count):,} " + told[question].format(column))
+        for question, _, column, count in ((*key.partition("_"), count) for key, count in counts.items())
+        if question in told and count
+    ]

@@ -1,0 +1,117 @@
+"""The user's own log: Parquet, CSV or TSV files, and a schema that gives their columns roles."""
+
+import glob
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from genrank.errors import LogError
+from genrank.preparation.engine import Engine, Expression
+from genrank.preparation.joining import join_actions
+from genrank.preparation.lists import one_row_per_exposure
+from genrank.preparation.logs import Relations, Source
+from genrank.preparation.parquet_files import parquet_columns
+from genrank.preparation.text_files import read_text
+from genrank.preparation.tidying import roles, tidy
+from genrank.schema import LogSchema, Owner
+
+PARQUET = (".parquet", ".pq")
+TEXT = (".csv", ".tsv")
+
+
+def files(paths: Sequence[Path | str], *, schema: Path | LogSchema, folder: Path | None = None) -> Source:
+    """The log in `paths`: files, folders (all files in them) or patterns such as `logs/day=*/*.parquet`.
+
+    `schema`: a TOML file, or the schema itself; then `folder` is where side tables and embeddings lie. Raises
+    SchemaError for the schema; reading raises LogError for files that are missing, empty, damaged or of mixed formats.
+    """
+    log_schema = schema if isinstance(schema, LogSchema) else LogSchema.from_toml(schema)
+    base = folder or (Path() if isinstance(schema, LogSchema) else Path(schema).parent)
+    found = [path for name in paths for path in _expand(Path(name))]
+
+    def read(engine: Engine, used: LogSchema) -> Relations:
+        exposures = read_table(engine, found, used, None)
+        exposures, from_lists, of_lists = one_row_per_exposure(engine, exposures, used)
+        exposures, of_values = tidy(engine, exposures, roles(used), used)
+        exposures, from_join, of_join = join_actions(engine, exposures, used)
+        sides, warnings = {}, [*of_lists, *of_values, *of_join]
+        for owner, table in (("item", used.tables.item), ("user", used.tables.user)):
+            if table is not None:
+                rows = read_table(engine, _expand(base / table.path), used, owner)  # type: ignore[arg-type]
+                sides[f"{owner}s"], of_side = tidy(engine, rows, roles(used, owner), used)  # type: ignore[arg-type]
+                warnings += of_side
+        derived = from_lists | from_join
+        return Relations(exposures=exposures, derived=derived, warnings=tuple(warnings), **sides)
+
+    description = {"kind": "files", "files": [path.name for path in found]}
+    return Source(schema=log_schema, read=read, folder=base, description=description)
+
+
+def read_table(engine: Engine, paths: Sequence[Path], schema: LogSchema, owner: Owner | None) -> Expression:
+    """Rows of Parquet or of text files: of the log (owner None), or of an owner's side table."""
+    kinds = {"Parquet" if _suffix(path) in PARQUET else "text" for path in paths}
+    if len(kinds) > 1:
+        suffixes = ", ".join(sorted({_suffix(path) for path in paths}))
+        raise LogError(f"expected files of one format, found {suffixes}; give those of one format only")
+    wanted = list(dict.fromkeys(role.name for role in roles(schema, owner)))
+    if kinds == {"Parquet"}:
+        _check_columns({path: parquet_columns(path) for path in paths}, wanted)
+        return engine.parquet(list(paths))
+    table = None if owner is None else schema.tables.item if owner == "item" else schema.tables.user
+    rows, present = read_text(engine, paths, (table.csv if table else None) or schema.csv, wanted)
+    _check_columns(present, wanted)
+    return rows
+
+
+def _check_columns(present: Mapping[Path, Collection[str]], wanted: Sequence[str]) -> None:
+    """Refuses files that lack a column which others have: its values would silently be unknown there."""
+    for name in wanted:
+        with_it = [path for path, columns in present.items() if name in columns]
+        without = [path for path, columns in present.items() if name not in columns]
+        if with_it and without:
+            raise LogError(
+                f"{without[0]}: there is no column {name!r}, which {with_it[0].name} has ({len(without)} of "
+                f"{len(present)} files lack it); add the column, with empty values where they are unknown"
+            )
+
+
+def _expand(path: Path) -> list[Path]:
+    if path.is_dir():
+        inside = [file for file in _inside(path) if _known(file)]
+        if not inside:
+            raise LogError(f"{path}: no .parquet, .csv or .tsv files in this folder; give the folder of the log")
+        return inside
+    found = [path] if path.is_file() else sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+    if not found:
+        raise LogError(f"{path}: no such file or folder; check the path")
+    for file in found:
+        if not file.is_file():
+            kind = "a folder" if file.is_dir() else "something else"
+            raise LogError(f"{file}: expected a file, found {kind}; give the folder itself, or a pattern of files only")
+        if not _known(file):
+            raise LogError(f"{file}: expected .parquet, .csv or .tsv (also .gz), found {file.suffix!r}; convert it")
+    return found
+
+
+def _inside(folder: Path) -> list[Path]:
+    """All files in a folder and its folders. Raises LogError for a folder that can't be looked into."""
+
+    def refuse(problem: OSError) -> None:
+        raise LogError(f"{problem.filename}: can't be read ({problem.strerror}); check its permissions")
+
+    found = []
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        found += [Path(place) / name for name in names]
+        for name in folders:
+            if (Path(place) / name).is_symlink():
+                raise LogError(f"{Path(place) / name}: expected a folder, found a link to one; give the folder itself")
+    return sorted(file for file in found if file.is_file())
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def _known(path: Path) -> bool:
+    hidden = path.name.startswith((".", "_"))
+    return not hidden and _suffix(path) in (*PARQUET, *TEXT)

@@ -1,0 +1,70 @@
+"""Times of any way of writing as seconds since the epoch, UTC. Nothing is run here."""
+
+from genrank.errors import LogError
+from genrank.preparation.engine import Column, floor_division, from_zone, microseconds, parsed_time, with_offset
+from genrank.schema import Time
+
+SCALE = {"auto": 1, "s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+LARGEST = 9e18  # what int64 holds
+NANOSECONDS_OF_A_ZONE = "TIMESTAMPTZ_NS"  # which Ibis has no type for
+OFFSET = r":\d\d(\.\d+)?\s*(Z|z|UTC|[+-]\d\d(:?\d\d)?)$"  # a text's own zone, behind a time of day
+
+
+def seconds(column: Column, time: Time, role: str = "columns.time") -> Column:
+    """Times as int64 seconds since the epoch, rounded down; null where they can't be read.
+
+    Raises LogError, which names the role, for a column of another type, such as truth values.
+    """
+    kind = column.type()
+    if NANOSECONDS_OF_A_ZONE in str(kind):
+        return _epoch(microseconds(column))
+    if kind.is_timestamp():
+        moment = microseconds(column) if kind.scale is not None and kind.scale > 6 else column
+        return _epoch(moment if kind.timezone else from_zone(moment, time.zone))
+    if kind.is_date():
+        return _epoch(from_zone(column.cast("timestamp"), time.zone))
+    scale = SCALE[time.unit]
+    if kind.is_integer():
+        return _whole(column.try_cast("int64"), scale)
+    if kind.is_floating() or kind.is_decimal():
+        return _whole(_floor(column), scale)
+    if kind.is_string():
+        digits = column.re_search(r"^\s*[+-]?\d+\s*$")  # a cast to int64 would round what has a fraction
+        number = digits.ifelse(column, None).try_cast("int64").coalesce(_floor(column.try_cast("float64")))
+        number = _whole(number, scale)
+        return number if time.unit != "auto" else number.coalesce(_of_text(column, time))
+    raise LogError(
+        f"{role}: expected numbers, timestamps or ISO text in {column.get_name()!r}, found {kind}; name another column"
+    )
+
+
+def lacks_zone(column: Column, time: Time) -> Column | None:
+    """Where a time says no zone, so that the schema's holds, or UTC; None where no row can."""
+    kind = column.type()
+    if kind.is_timestamp():
+        return None if kind.timezone else column.notnull()
+    if kind.is_date():
+        return column.notnull()
+    if kind.is_string() and time.unit == "auto":
+        return column.try_cast("float64").isnull() & ~column.re_search(OFFSET) & _of_text(column, time).notnull()
+    return None
+
+
+def _of_text(column: Column, time: Time) -> Column:
+    if time.format is not None:
+        return _epoch(from_zone(parsed_time(column, time.format), time.zone))
+    local = _epoch(from_zone(column.try_cast("timestamp"), time.zone))
+    return column.re_search(OFFSET).ifelse(_epoch(with_offset(column)), local)
+
+
+def _floor(number: Column) -> Column:
+    """Rounded down to int64; null for what doesn't fit, infinities and NaN."""
+    return number.between(-LARGEST, LARGEST).ifelse(number, None).floor().cast("int64")
+
+
+def _whole(number: Column, scale: int) -> Column:
+    return number if scale == 1 else floor_division(number, scale)
+
+
+def _epoch(moment: Column) -> Column:
+    return moment.truncate("s").epoch_seconds().cast("int64")

@@ -1,0 +1,127 @@
+"""RetrieverConfig: which items come to mind at all, before a ranker sees them (GRank, arXiv 2510.15299).
+
+The paper's sizes: 4 blocks, width 128, 64 events; 1,000 events and 2,000 candidates for the ranker, 500 out of it. The
+losses' weights, the temperature and the negatives are not in it: those are ours.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from genrank.config import nearest
+from genrank.data.past_search import SearchConfig
+from genrank.nn.backends import Backend
+from genrank.schema import DataSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrieverConfig:
+    """The parts of a retriever.
+
+    generator: `transformer` (GRank), or `pooled`, the two-tower baseline (DSSM): an MLP over what was done lately.
+    auxiliary, ranker: λ1 and λ2, the weights of their losses beside the query's 1; 0 leaves that part out. The ranker's
+    loss teaches the ranker and the items, never the query; the auxiliary's at a weight of 1 drowned the query's.
+    events: history is of positives only, or of all exposures with what was done with them.
+    """
+
+    kind: Literal["retrieval"] = "retrieval"
+    generator: Literal["transformer", "pooled"] = "transformer"
+    auxiliary: float = 0.1
+    ranker: float = 1.0
+    positive: str = ""  # the binary task whose yes is a positive; empty: the first one, or every event if there is none
+    events: Literal["positives", "all"] = "positives"
+    width: int = 128
+    num_heads: int = 4
+    num_blocks: int = 4
+    feedforward: int = 512
+    embedding_dim: int = 64  # of each feature, before the projection to `width`
+    without: tuple[str, ...] = ()  # features of the data that the model does not use
+    user_id: bool = False  # a vector of each user's own; small data it learns by heart, see docs/retrieval.md
+    recent: tuple[int, ...] = (1, 16)  # the query token's means: of the last event, of the last 16
+    position_embedding: bool = True
+    gap_embedding: bool = False  # time since the previous request; data of order only has none
+    alibi: bool = True
+    attention_gate: bool = False
+    similarity: Literal["dot", "cosine"] = "cosine"
+    temperature: float = 0.07  # cosine only; a dot product finds its own scale
+    ranker_events: int = 1000  # events that the ranker looks at, those of the window included
+    exclude_seen: bool = True  # what the user had before is not retrieved
+    num_candidates: int = 2000  # k1: the generator's best, which the ranker scores
+    full_softmax: int = 50_000  # items up to which the query's loss is over the whole catalogue
+    num_negatives: int = 128  # uniformly drawn, beside those in the batch
+    num_auxiliary: int = 64  # the auxiliary's negatives, a random part of that pool; most of what training costs
+    num_hard: int = 64  # the ranker's negatives, drawn from the query's own best of the whole catalogue
+    hard_from: int = 0  # that many best; 0: num_candidates, which is what the ranker meets when it serves
+    places: int = 1  # of each sample, drawn anew each step, from which auxiliary and ranker learn
+    dropout: float = 0.1
+    embedding_dropout: float = 0.0
+    id_dropout: float = 0.05
+    feature_dropout: float = 0.01  # as the rankers'
+    attention: Backend = "auto"
+
+    def __post_init__(self) -> None:
+        self._check_numbers()
+        if min(self.recent, default=0) < 1:
+            raise ValueError(f"recent is {list(self.recent)}; it must name numbers of events, each at least 1")
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature}; it must be above 0")
+        if self.generator == "pooled" and self.auxiliary:
+            raise ValueError("the auxiliary is the transformer's; set auxiliary=0 with generator=pooled")
+
+    def _check_numbers(self) -> None:
+        sizes = ("width", "num_heads", "num_blocks", "feedforward", "embedding_dim", "ranker_events", "num_candidates")
+        drawn = ("places", "num_negatives", "num_auxiliary", "num_hard")
+        for name in sizes + drawn:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("auxiliary", "ranker", "full_softmax", "hard_from"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        for name in ("dropout", "embedding_dropout", "id_dropout", "feature_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+
+    @property
+    def search(self) -> SearchConfig:
+        """How the sequence builder finds the events before the window: the ranker's long history."""
+        return SearchConfig(kind="soft", max_events=self.ranker_events) if self.ranker else SearchConfig()
+
+    @property
+    def met_by_ranker(self) -> int:
+        """How many of the query's best the ranker learns from."""
+        return self.hard_from or self.num_candidates
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """The parts of the loss and their weights, those of weight 0 left out."""
+        weights = {"query": 1.0, "auxiliary": self.auxiliary, "ranker": self.ranker}
+        return {name: weight for name, weight in weights.items() if weight}
+
+
+def check_data(config: RetrieverConfig, spec: DataSpec, *, num_items: int) -> None:
+    """ValueError, naming the setting, where the data lacks what the configuration asks for."""
+    if config.ranker and config.hard_from > min(config.num_candidates, num_items):
+        bound = (
+            f"num_candidates, {config.num_candidates}, beyond which the ranker meets nothing when it serves"
+            if config.hard_from > config.num_candidates
+            else f"the {num_items:,} items that the data has"
+        )
+        raise ValueError(f"hard_from is {config.hard_from}; it must be at most {bound}; 0 is num_candidates")
+    binary = {task.name for task in spec.tasks if task.kind == "binary"}
+    if config.positive and config.positive not in binary:
+        raise ValueError(
+            f"positive names {config.positive!r}, which is no binary task; {nearest(config.positive, binary)}"
+        )
+    known = {feature.name for feature in spec.features}
+    for name in config.without:
+        if name not in known:
+            raise ValueError(f"without names {name!r}, and the data has no such feature; {nearest(name, known)}")
+    if all(feature.name in config.without for feature in spec.of("item")):
+        raise ValueError("without leaves nothing of an item that the model could know; keep item_id")
+
+
+def positive_task(config: RetrieverConfig, spec: DataSpec) -> str:
+    """The task whose yes is a positive; empty where every event is one."""
+    binary = [task.name for task in spec.tasks if task.kind == "binary"]
+    return config.positive or next(iter(binary), "")

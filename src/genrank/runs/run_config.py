@@ -1,0 +1,92 @@
+"""RunConfig: everything that decides what a run does. Recipes return one; `--set path=value` changes one."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from genrank.data.loader import LoaderConfig
+from genrank.data.sequence import SequenceConfig
+from genrank.models.ranker import ModelConfig
+from genrank.models.sequence_ranker import SequenceRankerConfig
+from genrank.retrieval.retriever_config import RetrieverConfig
+from genrank.training.trainer import TrainingConfig
+
+Leak = Literal["none", "training", "evaluation", "both"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How a run is judged."""
+
+    batch_tokens: int = 32768
+    num_bootstrap: int = 200  # replicates of the intervals; resampled are users
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch_tokens < 1 or min(self.num_bootstrap, self.seed) < 0:
+            raise ValueError("batch_tokens must be at least 1, num_bootstrap and seed 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A run, every default written out. Stored as config.json in the run folder."""
+
+    recipe: str
+    seed: int = 0  # of weights, dropout and the order of batches
+    threads: int = 0  # CPU threads; 0: as many as there are cores
+    train_share: float = 1.0  # of the users, whose training part is learnt from; for learning curves
+    device: str = "auto"  # auto: cuda where there is one, else cpu
+    sequence: SequenceConfig = field(default_factory=SequenceConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    model: ModelConfig | RetrieverConfig = field(default_factory=SequenceRankerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    leak: Leak = "none"  # control: where actions count as known with their exposure, however late they came
+    value: dict[str, float] = field(default_factory=dict)  # task -> weight in the ranking; empty: 1 for the first task
+
+    def __post_init__(self) -> None:
+        if not 0 < self.train_share <= 1:
+            raise ValueError(f"train_share is {self.train_share}; it must be above 0 and at most 1")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; it must be 0 or more")
+        if self.threads < 0:
+            raise ValueError(f"threads is {self.threads}; it must be 0 or more")
+        if isinstance(self.model, RetrieverConfig):
+            self._check_retrieval(self.training.task_weights or self.value)
+        if not isinstance(self.model, SequenceRankerConfig) or self.model.history_mask == "causal":
+            return
+        if self.sequence.loss_on_history:
+            raise ValueError(
+                "sequence.loss_on_history asks for the answers that model.history_mask=full shows; set one of them back"
+            )
+        if self.sequence.grouping not in ("request", "pointwise"):
+            raise ValueError(
+                "model.history_mask=full lets history see later history, so packed requests would see their own "
+                "answers; set sequence.grouping=request"
+            )
+
+    @property
+    def training_leaks(self) -> bool:
+        """Whether training and validation see actions that weren't known yet."""
+        return self.leak in ("training", "both")
+
+    @property
+    def evaluation_leaks(self) -> bool:
+        """Whether the evaluation shows actions that wouldn't be known when serving."""
+        return self.leak in ("evaluation", "both")
+
+    @property
+    def ranker(self) -> ModelConfig:
+        """The model's configuration where it is a ranker's; ValueError where it is a retriever's."""
+        if isinstance(self.model, RetrieverConfig):
+            raise ValueError("kind is retrieval, where a ranker is needed; take a ranker's recipe")
+        return self.model
+
+    def _check_retrieval(self, ranking_only: object) -> None:
+        if ranking_only:
+            raise ValueError(
+                "value and training.task_weights are a ranker's; a retriever's losses have their own weights"
+            )
+        if self.leak != "none":
+            raise ValueError(f"leak={self.leak} is a ranker's control; a retriever has leak=none only")
+        if self.sequence.loss_on_history:
+            raise ValueError("sequence.loss_on_history is a ranker's; a retriever learns from every positive anyway")

@@ -1,0 +1,170 @@
+"""What goes over HTTP: the bodies of answers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from genrank.inference.gen_ranker import Place
+from genrank.server.deployment import RankAnswer
+from genrank.server.retrieval_service import RetrieveAnswer
+
+_ENCODER = msgspec.json.Encoder()
+
+
+class PlaceBody(Struct):
+    """A candidate in the order. known: false where the item is in no table and its features are unknown."""
+
+    item: str
+    value: float
+    scores: dict[str, float]
+    known: bool
+
+
+class RankAnswerBody(Struct, kw_only=True):
+    """The order, best first. `encoded` of the `history` events had to be encoded for this answer.
+
+    history_current: false where the store of events was out of reach, so that the newest events may be missing.
+    clock_behind: seconds that the service's clock, and so `time`, is behind a time that there has been; 0: it isn't.
+    """
+
+    user: str
+    user_known: bool
+    history_current: bool
+    time: int
+    clock_behind: float
+    history: int
+    encoded: int
+    model: str
+    places: Sequence[PlaceBody]
+    waited_ms: float
+    worked_ms: float
+
+
+class FoundBody(Struct):
+    """A retrieved item. score: a logit, comparable within the answer."""
+
+    item: str
+    score: float
+
+
+class RetrieveAnswerBody(Struct, kw_only=True):
+    """Items, best first; fewer than k where no more may be retrieved. Times in ms: of the batch that it was part of."""
+
+    user: str
+    user_known: bool
+    history_current: bool
+    time: int
+    clock_behind: float
+    history: int
+    model: str
+    index: str
+    items: Sequence[FoundBody]
+    waited_ms: float
+    encode_ms: float
+    search_ms: float
+    rank_ms: float
+
+
+class RecommendAnswerBody(Struct, kw_only=True):
+    """The ranker's order of what was retrieved. ranking: null where nothing was."""
+
+    retrieved: int
+    retriever: str
+    index: str
+    retrieval_ms: float
+    ranking: RankAnswerBody | None
+
+
+class EventsAnswerBody(Struct, kw_only=True):
+    """received: all that came; changed: those that were new or replaced another."""
+
+    received: int
+    changed: int
+
+
+class ItemsAnswerBody(Struct, kw_only=True):
+    """received: all that came; new: those that were not known before."""
+
+    received: int
+    new: int
+
+
+class UserAnswerBody(Struct, kw_only=True):
+    """A user's history as the model would see it now, newest last: items (empty: unknown), times, actions.
+
+    current: false where the store of events is out of reach, so that the newest events may be missing.
+    """
+
+    user: str
+    known: bool
+    current: bool
+    exposures: int
+    window: list[dict[str, Any]]
+
+
+class ErrorBody(Struct, kw_only=True):
+    """What was wrong and how to fix it."""
+
+    error: str
+    request_id: str
+
+
+def written(body: Struct) -> bytes:
+    """A body as JSON."""
+    return _ENCODER.encode(body)
+
+
+def ranked(answer: RankAnswer, tasks: tuple[str, ...]) -> RankAnswerBody:
+    """The answer with the scores of `tasks`, of all where there are none."""
+    return RankAnswerBody(
+        user=answer.user,
+        user_known=answer.user_known,
+        history_current=answer.history_current,
+        time=answer.time,
+        clock_behind=round(answer.clock_behind, 3),
+        history=answer.num_history,
+        encoded=answer.num_encoded,
+        model=answer.model_version,
+        places=[_place(place, frozenset(tasks)) for place in answer.places],
+        waited_ms=_ms(answer.waited),
+        worked_ms=_ms(answer.worked),
+    )
+
+
+def _place(place: Place, tasks: frozenset[str]) -> PlaceBody:
+    scores = {task: score for task, score in place.scores.items() if task in tasks} if tasks else place.scores
+    return PlaceBody(place.item, place.value, scores, place.known)
+
+
+def retrieved(found: RetrieveAnswer) -> RetrieveAnswerBody:
+    """The answer as it is sent."""
+    return RetrieveAnswerBody(
+        user=found.user,
+        user_known=found.user_known,
+        history_current=found.history_current,
+        time=found.time,
+        clock_behind=round(found.clock_behind, 3),
+        history=found.num_history,
+        model=found.model_version,
+        index=found.index_version,
+        items=[FoundBody(*pair) for pair in zip(found.items, found.scores, strict=True)],
+        waited_ms=_ms(found.waited),
+        **{f"{name}_ms": _ms(seconds) for name, seconds in found.seconds.items()},
+    )
+
+
+def recommended(found: RetrieveAnswer, answer: RankAnswer | None, tasks: tuple[str, ...]) -> RecommendAnswerBody:
+    """Both stages' answer."""
+    return RecommendAnswerBody(
+        retrieved=len(found.items),
+        retriever=found.model_version,
+        index=found.index_version,
+        retrieval_ms=_ms(found.waited + sum(found.seconds.values())),
+        ranking=None if answer is None else ranked(answer, tasks),
+    )
+
+
+def _ms(seconds: float) -> float:
+    return round(1e3 * seconds, 3)

@@ -1,0 +1,195 @@
+"""The ranking service over HTTP.
+
+    POST /v1/rank        candidates in, order out           PUT /v1/items       new and changed items
+    POST /v1/events      what users saw and did             GET /v1/users/{id}  a history as the model sees it
+    GET  /health/live, /health/ready, /metrics, /openapi.json, /docs
+    POST /v1/retrieve    the best of the whole catalogue    POST /v1/recommend  retrieved, then ranked
+
+Over load it answers 503 with Retry-After at once. Errors are {"error": …, "request_id": …}.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+
+from prometheus_client import generate_latest
+from prometheus_client.registry import Collector
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from genrank import __version__
+from genrank.ids import MAX_ID
+from genrank.server import openapi
+from genrank.server.answers import (
+    EventsAnswerBody,
+    ItemsAnswerBody,
+    UserAnswerBody,
+    ranked,
+    recommended,
+    retrieved,
+    written,
+)
+from genrank.server.batcher import HEADROOM
+from genrank.server.body_reading import BodyLimits, BodyReader, MalformedBody
+from genrank.server.core import RankingService
+from genrank.server.counters import Metrics
+from genrank.server.deployment import RankAnswer, RankRequest
+from genrank.server.docs_page import page
+from genrank.server.gate import Gate, Lag, error_body
+from genrank.server.refusals import HANDLERS
+from genrank.server.retrieval_service import RetrievalStage, RetrieveAnswer, Wanted
+from genrank.server.wire import EventsBody, ItemsBody, RankBody, RecommendBody, RetrieveBody
+
+MIB = 2**20
+RANK_BODY, EVENTS_BODY, ITEMS_BODY, RETRIEVE_BODY = 2 * MIB, 4 * MIB, 4 * MIB, MIB  # bytes at most
+
+
+def build_app(
+    service: RankingService,
+    stage: RetrievalStage | None = None,
+    *,
+    token: str = "",
+    max_body: int = 4 * MIB,
+    connections: Collector | None = None,
+) -> Starlette:
+    """The web application over a service. stage: what retrieves; without it there are no such routes.
+
+    token: what callers must bear, empty for none. max_body: bytes, of any path.
+    connections: what counts them, for /metrics.
+    """
+    metrics, lag = Metrics(service), Lag()
+    if connections is not None:
+        metrics.registry.register(connections)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        watching = asyncio.create_task(lag.watch())
+        yield
+        watching.cancel()
+        if stage is not None:
+            await asyncio.to_thread(stage.stop)
+        await asyncio.to_thread(service.stop)
+
+    def late(expected: Callable[[], float]) -> Callable[[], float]:
+        return lambda: lag.seconds + expected() - HEADROOM * service.options.deadline
+
+    busy = {"/v1/rank": late(lambda: service.expected_wait)}
+    if stage is not None:
+        busy["/v1/retrieve"] = late(lambda: stage.expected_wait)
+        busy["/v1/recommend"] = late(lambda: max(stage.expected_wait, service.expected_wait))
+
+    routes = [*_ranking(service, metrics), *_health(service, metrics)]
+    if stage is not None:
+        routes += _retrieval(service, stage, metrics)
+    operations = openapi.RANKING + openapi.HEALTH + (() if stage is None else openapi.RETRIEVAL)
+    return Starlette(
+        routes=[*routes, *_docs(operations)],
+        middleware=[Middleware(Gate, metrics=metrics, token=token, max_body=max_body, busy=busy)],
+        exception_handlers=dict(HANDLERS),
+        lifespan=lifespan,
+    )
+
+
+def _ranking(service: RankingService, metrics: Metrics) -> list[BaseRoute]:
+    options = service.options
+    rank_bodies = BodyReader(RankBody, BodyLimits(size=RANK_BODY, rows=options.max_candidates, values=64))
+    event_bodies = BodyReader(EventsBody, BodyLimits(size=EVENTS_BODY, rows=options.max_events, values=128))
+    item_bodies = BodyReader(ItemsBody, BodyLimits(size=ITEMS_BODY, rows=options.max_items, values=1024))
+
+    def begin(body: RankBody) -> tuple[RankRequest, "Future[RankAnswer]"]:
+        request = body.request()
+        return request, service.rank(request)
+
+    async def rank(request: Request) -> Response:
+        wanted, answering = await rank_bodies.take(request, begin)
+        answer = await asyncio.wrap_future(answering)
+        metrics.ranked(answer, len(wanted.candidates))
+        return _json(written(ranked(answer, wanted.tasks)))
+
+    async def events(request: Request) -> Response:
+        body = await event_bodies.take(request, lambda body: body)
+        changed = await asyncio.to_thread(lambda: service.take_events(body.taken()))
+        metrics.events.inc(changed)
+        return _json(written(EventsAnswerBody(received=len(body.events), changed=changed)))
+
+    async def items(request: Request) -> Response:
+        body = await item_bodies.take(request, lambda body: body)
+        new = await asyncio.to_thread(lambda: service.put_items(body.taken()))
+        return _json(written(ItemsAnswerBody(received=len(body.items), new=new)))
+
+    async def user(request: Request) -> Response:
+        name = request.path_params["user"]
+        if not 0 < len(name) <= MAX_ID:
+            raise MalformedBody(f"user: an id has 1 to {MAX_ID} characters, found {len(name)}; see /docs")
+        return _json(await asyncio.to_thread(lambda: written(UserAnswerBody(**service.user(name)))))
+
+    return [
+        Route("/v1/rank", rank, methods=["POST"]),
+        Route("/v1/events", events, methods=["POST"]),
+        Route("/v1/items", items, methods=["PUT"]),
+        Route("/v1/users/{user:path}", user),
+    ]
+
+
+def _health(service: RankingService, metrics: Metrics) -> list[BaseRoute]:
+    async def live(_: Request) -> Response:
+        return JSONResponse({"status": "live", "version": __version__})
+
+    async def ready(request: Request) -> Response:
+        if failed := [said for check in service.vital if (said := check())]:
+            return JSONResponse(error_body("; ".join(failed), request.state.id), 503, {"retry-after": "1"})
+        return JSONResponse({"status": "ready", "model": service.version})
+
+    async def scrape(_: Request) -> Response:
+        return Response(generate_latest(metrics.registry), media_type="text/plain; version=0.0.4")
+
+    return [Route("/health/live", live), Route("/health/ready", ready), Route("/metrics", scrape)]
+
+
+def _retrieval(service: RankingService, stage: RetrievalStage, metrics: Metrics) -> list[BaseRoute]:
+    limits = BodyLimits(size=RETRIEVE_BODY, rows=1000, values=50)  # 50,000 ids in all
+    retrieve_bodies, recommend_bodies = BodyReader(RetrieveBody, limits), BodyReader(RecommendBody, limits)
+
+    def begin(body: RetrieveBody) -> tuple[Wanted, "Future[RetrieveAnswer]"]:
+        wanted = body.wanted()
+        return wanted, stage.retrieve(wanted)
+
+    async def retrieve(request: Request) -> Response:
+        _, finding = await retrieve_bodies.take(request, begin)
+        return _json(written(retrieved(await asyncio.wrap_future(finding))))
+
+    async def recommend(request: Request) -> Response:
+        body, (_, finding) = await recommend_bodies.take(request, lambda body: (body, begin(body)))
+        found = await asyncio.wrap_future(finding)
+        answer = None
+        if found.items:
+            wanted = body.request(found.items, time=found.time)
+            answer = await asyncio.wrap_future(await asyncio.to_thread(service.rank, wanted))
+            metrics.ranked(answer, len(found.items))
+        return _json(written(recommended(found, answer, tuple(body.tasks))))
+
+    return [
+        Route("/v1/retrieve", retrieve, methods=["POST"]),
+        Route("/v1/recommend", recommend, methods=["POST"]),
+    ]
+
+
+def _docs(operations: tuple[openapi.Operation, ...]) -> list[BaseRoute]:
+    document = openapi.document(operations)
+    html = page(document)
+
+    async def described(_: Request) -> Response:
+        return JSONResponse(document)
+
+    async def docs(_: Request) -> Response:
+        return HTMLResponse(html)
+
+    return [Route("/openapi.json", described), Route("/docs", docs)]
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")

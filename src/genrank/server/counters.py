@@ -1,0 +1,84 @@
+"""What the service counts, for Prometheus."""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from genrank.server.core import RankingService
+from genrank.server.deployment import RankAnswer
+
+SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+SIZES = (1, 10, 50, 100, 200, 500, 1000, 2000)
+
+
+class Metrics:
+    """A registry of its own, so that several services in one process don't mix."""
+
+    def __init__(self, service: RankingService):
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter("genrank_requests", "answered requests", ["route", "status"], registry=registry)
+        self.seconds = Histogram(
+            "genrank_request_seconds", "time to answer", ["route"], buckets=SECONDS, registry=registry
+        )
+        self.waited = Histogram("genrank_rank_waited_seconds", "time in the queue", buckets=SECONDS, registry=registry)
+        self.worked = Histogram("genrank_rank_worked_seconds", "time of the batch", buckets=SECONDS, registry=registry)
+        self.candidates = Histogram("genrank_rank_candidates", "candidates a ranking", buckets=SIZES, registry=registry)
+        self.history = Counter("genrank_history_events", "history events seen by rankings", ["how"], registry=registry)
+        self.events = Counter("genrank_events", "events that were new or changed", registry=registry)
+        self.registry.register(_Held(service))
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """A request has its answer."""
+        self.requests.labels(route, str(status)).inc()
+        self.seconds.labels(route).observe(seconds)
+
+    def ranked(self, answer: RankAnswer, num_candidates: int) -> None:
+        """A ranking is done."""
+        self.waited.observe(answer.waited)
+        self.worked.observe(answer.worked)
+        self.candidates.observe(num_candidates)
+        self.history.labels("encoded").inc(answer.num_encoded)
+        self.history.labels("kept").inc(answer.num_history - answer.num_encoded)
+
+
+class _Held(Collector):
+    """What is true at the moment of asking."""
+
+    def __init__(self, service: RankingService):
+        self.service = service
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        """See Collector."""
+        counts = self.service.cache.counts()
+        yield GaugeMetricFamily("genrank_cache_bytes", "encoded histories", counts.num_bytes)
+        yield GaugeMetricFamily("genrank_cache_entries", "encoded histories", counts.entries)
+        yield CounterMetricFamily("genrank_cache_hits", "look-ups that found a history", counts.hits)
+        yield CounterMetricFamily("genrank_cache_misses", "look-ups that found none", counts.misses)
+        yield CounterMetricFamily("genrank_cache_evictions", "histories that had to leave", counts.evictions)
+        yield GaugeMetricFamily(
+            "genrank_expected_wait_seconds", "of a ranking that came now", self.service.expected_wait
+        )
+        deployed = self.service.deployed
+        yield GaugeMetricFamily("genrank_items", "known items", len(deployed.catalogue))
+        yield GaugeMetricFamily("genrank_new_items", "beyond the prepared data", deployed.catalogue.num_added)
+        yield GaugeMetricFamily("genrank_decoded_bytes", "histories before encoding", deployed.histories.num_bytes)
+        if deployed.statistics is not None:
+            counted = deployed.statistics.live.num_events
+            yield GaugeMetricFamily("genrank_counted_events", "in window statistics, beyond the prepared data", counted)
+        if self.service.request_log is not None:
+            yield CounterMetricFamily(
+                "genrank_request_log_dropped", "rankings that went unlogged", self.service.request_log.dropped
+            )
+        yield GaugeMetricFamily(
+            "genrank_clock_behind_seconds", "of the latest time that there has been", self.service.clock.behind
+        )
+        left_out = GaugeMetricFamily("genrank_left_out", "stored, but can't be read", labels=["kind"])
+        for kind in ("event", "item"):
+            parts = (deployed.left_out, self.service.store.left_out)
+            left_out.add_metric([kind], sum(part.counts.get(kind, 0) for part in parts))
+        yield left_out
+        info = GaugeMetricFamily("genrank_model_info", "the model that ranks", labels=["version"])
+        info.add_metric([self.service.version], 1)
+        yield info

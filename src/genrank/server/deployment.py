@@ -1,0 +1,180 @@
+"""One model ready to rank: requests in, answers out, without a queue."""
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genrank.artifacts.bundle import Bundle, require_same_schema
+from genrank.data.manifest import Manifest
+from genrank.data.tables import FeatureTable
+from genrank.inference.catalogue import Catalogue
+from genrank.inference.gen_ranker import Place, check_value, in_order
+from genrank.inference.histories import Histories, PastInMemory
+from genrank.inference.left_out import LeftOut
+from genrank.inference.ranking_engine import Cache, Engine, EngineRequest, Scored
+from genrank.inference.served_statistics import ServedStatistics
+from genrank.inference.store import EventStore
+from genrank.runs.train import device_named
+from genrank.server.service_options import ServiceOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankRequest:
+    """What a caller asks. time: seconds since the epoch, None for now. context: see FeatureEncoder.encode.
+
+    of_each: names in `context` whose value is a list with one for each candidate, whatever it looks like.
+    """
+
+    user: str
+    candidates: tuple[str, ...]
+    time: int | None = None
+    context: Mapping[str, Any] = field(default_factory=dict)
+    of_each: frozenset[str] = frozenset()
+    tasks: tuple[str, ...] = ()  # wanted in the answer; empty: all
+    value: Mapping[str, float] | str = ""
+    top_k: int = 0  # 0: all
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankAnswer:
+    """Candidates in falling order of value, and how the answer came about. Times in seconds."""
+
+    user: str
+    user_known: bool
+    history_current: bool  # false: the store was out of reach, and events may be missing
+    time: int
+    num_history: int
+    num_encoded: int
+    places: tuple[Place, ...]
+    model_version: str
+    waited: float
+    worked: float
+    clock_behind: float = 0.0  # see Clock.behind; 0 where the request brought a time of its own
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request on its way, with what was settled when it came."""
+
+    deployed: "Deployment"  # at the time of asking: its tasks and features are what the request was checked for
+    request: RankRequest
+    time: int
+    weights: Mapping[str, float]
+    began: float
+    clock_behind: float = 0.0
+
+
+class Deployment:
+    """One model ready to rank: its tables, its users' past, its engine."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        data: Path,
+        *,
+        store: EventStore,
+        cache: Cache,
+        options: ServiceOptions,
+        until: int | None = None,
+    ):
+        """`data`: a prepared folder with the users' past, up to `until` (seconds, exclusive) if given.
+
+        Raises BundleError, DataError and RequestError for what is missing or of another schema, StoreUnavailable.
+        """
+        manifest = Manifest.open(data)
+        require_same_schema(bundle, data, manifest)
+        self.bundle, self.spec = bundle, bundle.manifest.spec
+        for weights in (bundle.config.value, *options.values.values()):
+            check_value(weights, self.spec)
+        table, users = (FeatureTable.load(data, owner, self.spec) for owner in ("item", "user"))
+        self.catalogue = Catalogue(table, data, bundle.manifest)
+        self.store, self._following = store, threading.Lock()
+        stored = store.snapshot(events=bool(self.spec.statistics))
+        self._position = stored.position
+        self.left_out = LeftOut(f"model {bundle.version}: what is stored")
+        self.catalogue.put_readable(stored.items, self.left_out)
+        self.histories = Histories(
+            data,
+            bundle.manifest,
+            past=PastInMemory(data, self.spec, until=until),
+            catalogue=self.catalogue,
+            users=users,
+            store=store,
+            max_bytes=options.decoded_bytes,
+            left_out=self.left_out,
+        )
+        self.statistics = (
+            ServedStatistics(data, bundle.manifest, self.histories, events=stored.events, until=until)
+            if self.spec.statistics
+            else None
+        )
+        device = device_named(options.device)
+        self.engine = Engine(
+            bundle.model(device),
+            bundle.config.sequence,
+            version=bundle.version,
+            histories=self.histories,
+            users=users,
+            statistics=None if self.statistics is None else self.statistics.answers,
+            cache=cache,
+            device=device,
+            dtype=options.precision,
+        )
+
+    def rank(self, batch: Sequence[Asked]) -> list[RankAnswer]:
+        """The answers, in order."""
+        begun = time.monotonic()
+        rows = [self.catalogue.find(asked.request.candidates) for asked in batch]
+        found = self.engine.score(
+            [
+                EngineRequest(user=asked.request.user, items=items, time=asked.time, context=asked.request.context)
+                for asked, items in zip(batch, rows, strict=True)
+            ]
+        )
+        worked, version = time.monotonic() - begun, self.bundle.version
+        return [
+            _answer(asked, scored, items > 0, version=version, times=(begun - asked.began, worked))
+            for asked, scored, items in zip(batch, found, rows, strict=True)
+        ]
+
+    def catch_up(self) -> None:
+        """Learn what has changed in the store, a call at a time. Histories look there by themselves.
+
+        Raises Behind where too much has changed to be told, StoreUnavailable.
+        """
+        with self._following:
+            updates, self._position = self.store.updates(self._position)
+            for update in updates:
+                self.catalogue.put_readable(update.items, self.left_out)
+                if update.changes and self.statistics is not None:
+                    self.statistics.count(update.changes)
+
+    def warm_up(self) -> None:
+        """A request of nobody's, so that the first one of somebody's finds everything loaded."""
+        self.engine.score([EngineRequest(user="", items=np.zeros(1, np.int64), time=0)])
+
+
+def _answer(
+    asked: Asked, scored: Scored, known: NDArray[np.bool_], *, version: str, times: tuple[float, float]
+) -> RankAnswer:
+    request = asked.request
+    places = in_order(request.candidates, scored.scores, known=known, weights=asked.weights)
+    return RankAnswer(
+        user=request.user,
+        user_known=scored.user_known,
+        history_current=scored.history_current,
+        time=asked.time,
+        num_history=scored.num_history,
+        num_encoded=scored.num_encoded,
+        places=places[: request.top_k] if request.top_k else places,
+        model_version=version,
+        waited=times[0],
+        worked=times[1],
+        clock_behind=asked.clock_behind,
+    )

@@ -1,0 +1,268 @@
+"""The retrieval stage of a service: one retriever, its index, the queue in front of it.
+
+It reads the store that the ranking service writes, so that both know of the same events and items. A new bundle or
+index in its run's folder is opened beside the old one, which answers until then.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genrank.artifacts.bundle import Bundle, load_bundle, newest_bundle, require_same_schema
+from genrank.artifacts.index import load_index, newest_index
+from genrank.data.manifest import Manifest
+from genrank.data.tables import FeatureTable
+from genrank.errors import GenRankError, RequestError
+from genrank.ids import check_id
+from genrank.inference.catalogue import Catalogue
+from genrank.inference.gen_retriever import check_k
+from genrank.inference.histories import Histories, PastInMemory
+from genrank.inference.left_out import LeftOut
+from genrank.inference.retrieval_engine import RetrievalEngine, RetrievedItems, RetrieveRequest, add_items, open_index
+from genrank.inference.store import Behind, EventStore, StoreUnavailable
+from genrank.runs.train import device_named
+from genrank.server.batcher import Batcher
+from genrank.server.clock import Clock
+from genrank.server.core import FOLLOW_PERIOD
+from genrank.server.rarely import Rarely
+from genrank.server.service_options import ServiceOptions
+
+log = logging.getLogger("genrank.server")
+LOOK_PERIOD = 1.0  # seconds between looks for another bundle or index
+BATCH = 8  # retrievals that are done together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a caller asks: see RetrieveRequest. exclude: ids. time: None for now."""
+
+    user: str
+    k: int = 500
+    time: int | None = None
+    without: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    exclude: tuple[str, ...] = ()
+    exclude_seen: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrieveAnswer:
+    """Ids and scores, best first, and how they came about. Times in seconds."""
+
+    user: str
+    user_known: bool
+    history_current: bool
+    time: int
+    num_history: int
+    items: tuple[str, ...]
+    scores: tuple[float, ...]
+    model_version: str
+    index_version: str
+    waited: float
+    seconds: Mapping[str, float]  # encode, search, rank: of the batch
+    clock_behind: float = 0.0  # see RankAnswer
+
+
+@dataclass(frozen=True)
+class _Asked:
+    wanted: Wanted
+    time: int
+    began: float
+    clock_behind: float
+
+
+class _Opened:
+    """One retriever and one index, ready to search."""
+
+    def __init__(self, bundle: Bundle, index: Path, store: EventStore, options: ServiceOptions, until: int | None):
+        data, spec = Path(bundle.config.data), bundle.manifest.spec
+        require_same_schema(bundle, data, Manifest.open(data))
+        device = device_named(options.device)
+        self.bundle, self.model = bundle, bundle.retriever(device)
+        stored = load_index(index, model=bundle.version, width=self.model.config.width)
+        self.version = (bundle.version, stored.version)
+        table, users = (FeatureTable.load(data, owner, spec) for owner in ("item", "user"))
+        self.catalogue = Catalogue(table, data, bundle.manifest)
+        snapshot = store.snapshot(events=False)
+        self._position, self._following, self.store = snapshot.position, threading.Lock(), store
+        self.left_out = LeftOut(f"model {bundle.version}: what is stored")
+        self.catalogue.put_readable(snapshot.items, self.left_out)
+        self.engine = RetrievalEngine(
+            self.model,
+            bundle.config.sequence,
+            histories=Histories(
+                data,
+                bundle.manifest,
+                past=PastInMemory(data, spec, until=until),
+                catalogue=self.catalogue,
+                users=users,
+                store=store,
+                max_bytes=options.decoded_bytes,
+                left_out=self.left_out,
+            ),
+            users=users,
+            index=open_index(self.model, stored, self.catalogue, precision=options.index_precision),
+            device=device,
+        )
+
+    def catch_up(self) -> None:
+        """Learn what items have come to the store. Raises Behind and StoreUnavailable."""
+        with self._following:
+            updates, self._position = self.store.updates(self._position)
+            for update in updates:
+                items = self.catalogue.put_readable(update.items, self.left_out)
+                rows = np.unique(self.catalogue.find([item.id for item in items]))
+                add_items(self.engine.index, self.model, self.catalogue, rows)
+
+
+class RetrievalStage:
+    """Retrieves for the users of a store. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        run: Path,
+        *,
+        store: EventStore,
+        options: ServiceOptions,
+        until: int | None = None,
+        clock: Clock | None = None,
+    ):
+        """`run`: a retriever's, with an index. Raises BundleError and DataError for what is missing or doesn't fit."""
+        self.run, self.store, self.options, self.until = run, store, options, until
+        self.clock = clock or Clock()
+        self._opening = threading.Lock()
+        self.opened = self._open()
+        self._failed: tuple[tuple[str, str], tuple[int, ...]] | None = None
+        self._troubles = Rarely()
+        self._batcher: Batcher[_Asked, RetrieveAnswer] = Batcher(
+            self._work, cost=lambda _: 1.0, batch_cost=float(BATCH), wait=options.wait
+        )
+        self._stopping = threading.Event()
+        self._follower = threading.Thread(target=self._follow, name="genrank-index-follower", daemon=True)
+        self._follower.start()
+
+    @property
+    def expected_wait(self) -> float:
+        """Seconds that a retrieval would wait now."""
+        return self._batcher.expected_wait
+
+    def failure(self) -> str:
+        """Why nothing is retrieved any more, or with an index that stays as it is; empty where all is well."""
+        if not self._stopping.is_set() and not self._follower.is_alive():
+            return "the thread that follows the index has ended; start the service again"
+        return self._batcher.failure and f"retrieval: {self._batcher.failure}"
+
+    def retrieve(self, wanted: Wanted) -> "Future[RetrieveAnswer]":
+        """The answer to come. Raises RequestError for what can't be retrieved, Overloaded where there's no time."""
+        check_id("user", wanted.user)
+        for name in wanted.exclude:
+            check_id("exclude", name)
+        check_k(wanted.k)
+        if wanted.k > self.options.max_retrieved:
+            raise RequestError(f"k is {wanted.k}; ask for at most {self.options.max_retrieved}")
+        for name in wanted.without:
+            self.opened.catalogue.vocabulary(name)
+        when, behind = self.clock.of(wanted.time)
+        return self._batcher.submit(_Asked(wanted, when, time.monotonic(), behind), within=self.options.deadline)
+
+    def catch_up(self) -> None:
+        """Learn what has come to the store, from this process or another. Raises StoreUnavailable."""
+        try:
+            self.opened.catch_up()
+        except Behind:
+            with self._opening:
+                try:
+                    self.opened.catch_up()  # somebody else may have opened it anew meanwhile
+                except Behind:
+                    self.opened = self._open()
+
+    def look(self) -> bool:
+        """Open another bundle or index if there is one; whether there was. The old one stays if the new is no good."""
+        try:
+            newest = (newest_bundle(self.run).resolve().name, newest_index(self.run / "index").resolve().name)
+            if newest == self.opened.version:
+                self._troubles.over()
+                return False
+            pointers = (self.run / "bundle" / "latest", self.run / "index" / "latest")
+            written = tuple(pointer.stat().st_ino for pointer in pointers if pointer.exists())  # others each time
+            if (newest, written) == self._failed:
+                return False
+            self._failed = (newest, written)  # until it has been found good
+            self.opened = self._open()
+            self.catch_up()  # with what came while it was opened
+        except (StoreUnavailable, Behind):
+            self._failed = None  # not its fault; tried again
+            return False
+        except GenRankError as problem:
+            self._troubles.say(log.error, f"retrieval stays with the index that it has: {problem}")
+            return False
+        self._failed = None
+        self._troubles.over()
+        log.info("retrieval searches index %s of model %s now", newest[1], newest[0])
+        return True
+
+    def stop(self) -> None:
+        """Finish what waits, take no more."""
+        self._batcher.stop()
+        self._stopping.set()
+        self._follower.join()
+
+    def _open(self) -> _Opened:
+        opened = _Opened(load_bundle(self.run), self.run / "index", self.store, self.options, self.until)
+        opened.engine.retrieve([RetrieveRequest(user="", time=0, k=1)])  # so that everything is loaded
+        return opened
+
+    def _follow(self) -> None:
+        looked = time.monotonic()
+        while not self._stopping.wait(FOLLOW_PERIOD):
+            try:
+                if self.store.shared:
+                    self.catch_up()
+                if time.monotonic() - looked > LOOK_PERIOD:
+                    looked = time.monotonic()
+                    self.look()
+            except StoreUnavailable:
+                continue  # the ranking stage has logged it
+            except Exception as problem:  # noqa: BLE001 - the service must outlive whatever is in the store or the folder
+                self._troubles.say(log.exception, f"retrieval could not learn what is new: {problem!r}")
+
+    def _work(self, batch: Sequence[_Asked]) -> list[RetrieveAnswer]:
+        opened, begun = self.opened, time.monotonic()
+        found = opened.engine.retrieve(
+            [
+                RetrieveRequest(
+                    user=asked.wanted.user,
+                    time=asked.time,
+                    k=asked.wanted.k,
+                    without=asked.wanted.without,
+                    exclude=opened.catalogue.find(asked.wanted.exclude),
+                    exclude_seen=asked.wanted.exclude_seen,
+                )
+                for asked in batch
+            ]
+        )
+        return [_answer(opened, asked, each, begun - asked.began) for asked, each in zip(batch, found, strict=True)]
+
+
+def _answer(opened: _Opened, asked: _Asked, found: RetrievedItems, waited: float) -> RetrieveAnswer:
+    ids = opened.catalogue.table.ids
+    return RetrieveAnswer(
+        user=asked.wanted.user,
+        user_known=found.user_known,
+        history_current=found.history_current,
+        time=asked.time,
+        num_history=found.num_history,
+        items=tuple(str(ids[row]) for row in found.rows.tolist()),
+        scores=tuple(found.scores.tolist()),
+        model_version=opened.version[0],
+        index_version=opened.version[1],
+        waited=waited,
+        seconds=found.seconds,
+        clock_behind=asked.clock_behind,
+    )
