@@ -19,8 +19,8 @@ from genrank.artifacts.bundle import load_bundle
 from genrank.inference.sqlite_store import SQLiteStore
 from genrank.inference.store import Event
 from genrank.server.core import RankingService
-from genrank.server.deployment import Asked, RankRequest
-from genrank.server.retrieval_service import RetrievalStage, Wanted
+from genrank.server.deployment import PendingRanking, RankRequest
+from genrank.server.retrieval_service import RetrievalQuery, RetrievalStage
 from genrank.server.service_options import ServiceOptions
 
 BATCH = 500
@@ -69,7 +69,7 @@ def serve(users: list[str], service: RankingService, stage: RetrievalStage | Non
     rank(users[::50], service, item, when)
     if stage is not None:
         for user in users[::100]:
-            stage.retrieve(Wanted(user=user, k=10, time=when)).result()
+            stage.retrieve(RetrievalQuery(user=user, k=10, time=when)).result()
 
 
 def rank(users: list[str], service: RankingService, item: str, when: int) -> None:
@@ -77,7 +77,7 @@ def rank(users: list[str], service: RankingService, item: str, when: int) -> Non
     deployed = service.deployed
     weights = deployed.bundle.config.value
     requests = (RankRequest(user=user, candidates=(item,), time=when) for user in users)
-    deployed.rank([Asked(deployed, request, when, weights, 0.0) for request in requests])
+    deployed.rank([PendingRanking(deployed, request, when, weights, 0.0) for request in requests])
 
 
 def resident_mib() -> float:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genrank.bench.load import Call, Heard, open_loop
+from genrank.bench.load import Call, LoadResult, open_loop
 from genrank.bench.serving import rank_calls, started
 from genrank.client import Client
 from genrank.inference.published import publish
@@ -55,7 +55,7 @@ def main() -> int:
     return int(not (calm(heard, watch, counters) and flat(np.array(watch.memory), options.minutes)))
 
 
-def calm(heard: Heard, watch: "Watch", counters: dict[str, float]) -> bool:
+def calm(heard: LoadResult, watch: "Watch", counters: dict[str, float]) -> bool:
     """Prints how requests were answered; whether that was well and as fast at the end as before."""
     statuses = {status: heard.count(status) for status in sorted(set(heard.status))}
     evictions = counters["genrank_cache_evictions_total"]

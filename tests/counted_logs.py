@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from exposure_logs import CLICK, SCHEMA, START
-from genrank.log_settings import Requests
+from genrank.log_settings import RequestSettings
 from genrank.schema import Columns, Feature, LogSchema, Statistics, Task
 
 WINDOWS = {"5m": 300, "1h": 3600, "all": None}  # exposures are multiples of 25 s apart, so some stand at an edge
@@ -25,7 +25,7 @@ def schema(*, request: bool, gap: int) -> LogSchema:
         columns=Columns(user="user", item="item", time="time", target="target", request="request" if request else None),
         tasks=(CLICK, LIKE),
         features=FEATURES,
-        requests=Requests(gap_seconds=gap),
+        requests=RequestSettings(gap_seconds=gap),
         statistics=Statistics(enabled=True, windows=tuple(WINDOWS), smoothing=SMOOTHING),
     )
 

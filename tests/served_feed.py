@@ -14,7 +14,7 @@ from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceConfig
 from genrank.inference.catalogue import Catalogue
 from genrank.inference.histories import Histories, PastInMemory
-from genrank.inference.ranking_engine import Engine, EngineRequest, history_cache
+from genrank.inference.ranking_engine import EngineRequest, RankingEngine, history_cache
 from genrank.inference.sqlite_store import SQLiteStore
 from genrank.inference.store import Event
 from genrank.inference.traffic import events_of
@@ -94,9 +94,9 @@ class ServedFeed:
             store=store,
         )
 
-    def engine(self, model: Ranker, store: SQLiteStore | None, *, cache: bool = True, **options: Any) -> Engine:
+    def engine(self, model: Ranker, store: SQLiteStore | None, *, cache: bool = True, **options: Any) -> RankingEngine:
         histories = self.histories(store)
-        return Engine(
+        return RankingEngine(
             model,
             self.sequence,
             version="v1",

@@ -12,7 +12,7 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Csv:
+class CsvSettings:
     """How text files are written. What is not given is found out from the beginning of each file."""
 
     separator: str | None = None  # one character: "," or ";" or "\t"
@@ -38,7 +38,7 @@ class Csv:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lists:
+class ListSettings:
     """One row per request, where `columns.item` holds the list of items that were shown, in their order.
 
     Every item becomes an exposure. A list as long as that of the items has a value for each of them; any other column
@@ -77,7 +77,7 @@ class Join:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Requests:
+class RequestSettings:
     """Which exposures of a user are one request."""
 
     gap_seconds: int = 0  # where the log has no request column: exposures no further apart; 0: of equal time
@@ -90,7 +90,7 @@ class Requests:
 
 
 @dataclass(frozen=True, kw_only=True)
-class History:
+class HistorySettings:
     """When an exposure's actions become known, and the exposure with them: a request sees what was known before it.
 
     That is the largest of the exposure's time + `settle`, `columns.known_at`, and the times of its tasks' actions.

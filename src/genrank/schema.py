@@ -16,7 +16,16 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from genrank.config import build, to_dict
 from genrank.documents import read_toml
 from genrank.errors import SchemaError
-from genrank.log_settings import NULL_VALUES, SECONDS, Csv, History, Join, Lists, Requests, Sampling
+from genrank.log_settings import (
+    NULL_VALUES,
+    SECONDS,
+    CsvSettings,
+    HistorySettings,
+    Join,
+    ListSettings,
+    RequestSettings,
+    Sampling,
+)
 
 Owner = Literal["item", "user", "exposure"]
 FeatureKind = Literal["categorical", "multi", "numeric", "embedding"]
@@ -32,7 +41,7 @@ class Columns:
     request: str | None = None  # else: one user's exposures closer than requests.gap_seconds are one request
     position: str | None = None  # slot in the feed; orders exposures of one request, and gives a report slice
     target: str | None = None  # false: known history only, neither learned from nor evaluated
-    known_at: str | None = None  # when the exposure's actions were known; see History
+    known_at: str | None = None  # when the exposure's actions were known; see HistorySettings
     weight: str | None = None  # how many exposures one counts for, in losses and metrics; 0 or more
 
 
@@ -72,7 +81,7 @@ class Task:
     maximum: float | None = None  # duration: seconds; longer ones count as censored here
     num_buckets: int = 16  # duration: buckets of the action embedding and of the head, at training quantiles
     group: str | None = None  # duration: a feature of the item (its length, say) within whose values D2Q ranks
-    time: str | None = None  # column with the action's own time, null where there was none; see History
+    time: str | None = None  # column with the action's own time, null where there was none; see HistorySettings
 
     def __post_init__(self) -> None:
         if self.kind == "binary" and (self.censored is not None or self.maximum is not None):
@@ -129,20 +138,20 @@ class Feature:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class SideTable:
     """A side table with one row per item or user: Parquet or CSV, the path relative to the schema file."""
 
     path: str
     key: str
-    csv: Csv | None = None  # of its text file; None: as the log's
+    csv: CsvSettings | None = None  # of its text file; None: as the log's
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tables:
+class SideTables:
     """Side tables by owner."""
 
-    item: Table | None = None
-    user: Table | None = None
+    item: SideTable | None = None
+    user: SideTable | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,14 +216,14 @@ class LogSchema:
     feedback: tuple[Feedback, ...] = ()
     features: tuple[Feature, ...] = ()
     time: Time = field(default_factory=Time)
-    csv: Csv = field(default_factory=Csv)
+    csv: CsvSettings = field(default_factory=CsvSettings)
     null_values: tuple[str, ...] = NULL_VALUES  # words that mean "unknown" in text, ids and categories included
-    lists: Lists = field(default_factory=Lists)
+    lists: ListSettings = field(default_factory=ListSettings)
     join: Join = field(default_factory=Join)
-    requests: Requests = field(default_factory=Requests)
-    history: History = field(default_factory=History)
+    requests: RequestSettings = field(default_factory=RequestSettings)
+    history: HistorySettings = field(default_factory=HistorySettings)
     sampling: Sampling = field(default_factory=Sampling)
-    tables: Tables = field(default_factory=Tables)
+    tables: SideTables = field(default_factory=SideTables)
     split: Split = field(default_factory=Split)
     statistics: Statistics = field(default_factory=Statistics)
     item_min_count: int = 1  # exposures in the training part below which an item has no embedding of its own

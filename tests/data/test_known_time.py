@@ -12,7 +12,7 @@ from genrank.cli import main
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceConfig
 from genrank.errors import LogError, SchemaError
-from genrank.log_settings import History, Join, Requests
+from genrank.log_settings import HistorySettings, Join, RequestSettings
 from genrank.schema import Columns, LogSchema, Task
 
 LIKE = Task(name="like", kind="binary", column="like", time="liked_at")
@@ -36,7 +36,7 @@ def test_the_latest_of_all_that_is_said_counts(tmp_path: Path) -> None:
     schema = replace(SCHEMA, tasks=(CLICK, LIKE))
     found = known(tmp_path / "tasks", schema, **columns)
     assert [(row, delay) for row, delay in enumerate(found) if delay] == [(5, 100), (9, 3)]
-    settled = replace(schema, history=History(settle="1m"), columns=replace(SCHEMA.columns, known_at="told"))
+    settled = replace(schema, history=HistorySettings(settle="1m"), columns=replace(SCHEMA.columns, known_at="told"))
     found = known(tmp_path / "all", settled, **columns, told=later({5: 70, 7: 90}))
     assert [(row, delay) for row, delay in enumerate(found) if delay != 60] == [(5, 100), (7, 90)]
 
@@ -70,13 +70,13 @@ def test_a_known_time_that_is_the_exposures_own_changes_nothing(tmp_path: Path) 
 
 @pytest.mark.parametrize(("settle", "seconds"), [("0s", 0), ("90s", 90), ("10m", 600), ("2h", 7200), ("1d", 86400)])
 def test_durations_of_settling(settle: str, seconds: int) -> None:
-    assert History(settle=settle).settle_seconds == seconds
+    assert HistorySettings(settle=settle).settle_seconds == seconds
 
 
 @pytest.mark.parametrize("settle", ["10", "m", "-1m", "10 minutes"])
 def test_a_settle_that_is_no_duration_is_refused(settle: str) -> None:
     with pytest.raises(ValueError, match="as in 10m"):
-        History(settle=settle)
+        HistorySettings(settle=settle)
 
 
 def test_times_of_actions_in_another_unit_are_refused_and_odd_ones_counted(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_request_ids_that_begin_anew_every_day_are_other_requests(tmp_path: Path
     data = PreparedData.load(prepared.folder)
     builder = data.builder(SequenceConfig())
     assert (data.timelines.time - builder.request_time).max() == 6
-    wide = replace(SCHEMA, columns=REQUESTS, requests=Requests(max_gap_seconds=10**9))
+    wide = replace(SCHEMA, columns=REQUESTS, requests=RequestSettings(max_gap_seconds=10**9))
     assert (
         prepare_log(
             tmp_path / "wide", columns, replace(wide, split=prepared.manifest.schema.split)

@@ -12,7 +12,7 @@ from genrank.errors import RequestError
 from genrank.inference.catalogue import Item
 from genrank.inference.gen_ranker import check_time
 from genrank.inference.histories import PastInMemory, PastOnDisk
-from genrank.inference.ranking_engine import Engine, EngineRequest
+from genrank.inference.ranking_engine import EngineRequest, RankingEngine
 from genrank.inference.sqlite_store import SQLiteStore
 from genrank.inference.store import Event
 from served_feed import MAX_HISTORY, ServedFeed
@@ -76,7 +76,7 @@ def test_bf16_logits_are_close_cached_and_appended(served: ServedFeed) -> None:
 
 
 @pytest.fixture
-def one(served: ServedFeed, tmp_path: Path) -> tuple[Engine, SQLiteStore, EngineRequest, list[Event]]:
+def one(served: ServedFeed, tmp_path: Path) -> tuple[RankingEngine, SQLiteStore, EngineRequest, list[Event]]:
     """An engine, its store, the first request of some user, and a few events after it."""
     model = served.ranker("genrank")
     store = SQLiteStore(tmp_path / "events.sqlite")
@@ -85,7 +85,7 @@ def one(served: ServedFeed, tmp_path: Path) -> tuple[Engine, SQLiteStore, Engine
     return served.engine(model, store), store, replace(request, time=request.time + 10_000), events
 
 
-def test_only_what_is_new_is_encoded(one: tuple[Engine, SQLiteStore, EngineRequest, list[Event]]) -> None:
+def test_only_what_is_new_is_encoded(one: tuple[RankingEngine, SQLiteStore, EngineRequest, list[Event]]) -> None:
     engine, store, request, events = one
     first = engine.score([request])[0]
     assert first.num_encoded == first.num_history > 3
@@ -97,7 +97,7 @@ def test_only_what_is_new_is_encoded(one: tuple[Engine, SQLiteStore, EngineReque
 
 
 def test_a_late_and_a_changed_event_count_as_if_they_had_come_in_time(
-    one: tuple[Engine, SQLiteStore, EngineRequest, list[Event]], served: ServedFeed, tmp_path: Path
+    one: tuple[RankingEngine, SQLiteStore, EngineRequest, list[Event]], served: ServedFeed, tmp_path: Path
 ) -> None:
     engine, store, request, events = one
     store.append(events[2:])
@@ -113,7 +113,7 @@ def test_a_late_and_a_changed_event_count_as_if_they_had_come_in_time(
 
 
 def test_events_outlive_the_service(
-    one: tuple[Engine, SQLiteStore, EngineRequest, list[Event]], served: ServedFeed, tmp_path: Path
+    one: tuple[RankingEngine, SQLiteStore, EngineRequest, list[Event]], served: ServedFeed, tmp_path: Path
 ) -> None:
     engine, store, request, events = one
     store.append(events)
@@ -123,7 +123,7 @@ def test_events_outlive_the_service(
     assert_equal(again.score([request]), before)
 
 
-def test_later_events_are_not_seen(one: tuple[Engine, SQLiteStore, EngineRequest, list[Event]]) -> None:
+def test_later_events_are_not_seen(one: tuple[RankingEngine, SQLiteStore, EngineRequest, list[Event]]) -> None:
     engine, store, request, events = one
     now = replace(request, time=events[0].time)
     before = engine.score([now])
@@ -140,7 +140,7 @@ def test_an_unknown_user_and_unknown_items_are_scored(served: ServedFeed) -> Non
 
 
 def test_a_new_user_has_a_history_from_the_first_event_on(
-    one: tuple[Engine, SQLiteStore, EngineRequest, list[Event]],
+    one: tuple[RankingEngine, SQLiteStore, EngineRequest, list[Event]],
 ) -> None:
     engine, store, request, events = one
     store.append([replace(event, user="new") for event in events])
@@ -235,7 +235,7 @@ def raw_features(served: ServedFeed, row: int) -> dict[str, Any]:
     return raw | {"length": edges[bucket - 2] if bucket > 1 else edges[0] - 1}
 
 
-def test_a_changed_item_is_encoded_anew(one: tuple[Engine, SQLiteStore, EngineRequest, list[Event]]) -> None:
+def test_a_changed_item_is_encoded_anew(one: tuple[RankingEngine, SQLiteStore, EngineRequest, list[Event]]) -> None:
     engine, _, request, _ = one
     before = engine.score([request])[0]
     history = engine.histories.of(request.user)

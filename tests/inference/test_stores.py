@@ -16,7 +16,7 @@ from genrank.inference import redis_store, sqlite_store
 from genrank.inference.catalogue import Item
 from genrank.inference.redis_store import RedisStore
 from genrank.inference.sqlite_store import SQLiteStore
-from genrank.inference.store import FORMER, Behind, Event, EventStore, StoreUnavailable, UserEvents
+from genrank.inference.store import FORMER, Event, EventStore, StoreUnavailable, UpdatesExpired, UserEvents
 from genrank.inference.stores import open_store
 from redis_server import RedisServer
 
@@ -243,7 +243,7 @@ def test_too_far_behind(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     for turn in range(400):  # Redis cuts its streams a hundred entries at a time
         one.append([event("a", turn)])
     for since in (beginning, position):
-        with pytest.raises(Behind, match="updates"):
+        with pytest.raises(UpdatesExpired, match="updates"):
             one.updates(since)
 
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrank.data.requests import number_requests, request_times, requests_by_gap
-from genrank.log_settings import Requests
+from genrank.log_settings import RequestSettings
 from genrank.preparation.arranging import arrange, array
 
 ROWS = st.lists(st.tuples(*(st.integers(0, 3) for _ in range(5)), st.booleans()), max_size=30)
@@ -41,7 +41,7 @@ def plain_requests(kept: dict[tuple, tuple], max_gap: int) -> tuple[list[list[tu
 def test_arranging_equals_a_plain_loop(rows: list[tuple], max_gap: int, settle: int) -> None:
     table = bucket(rows)
     known_at = array(table, "time") + array(table, "row") % (settle + 1)
-    found = arrange(table.append_column("known_at", pa.array(known_at)), Requests(max_gap_seconds=max_gap))
+    found = arrange(table.append_column("known_at", pa.array(known_at)), RequestSettings(max_gap_seconds=max_gap))
     kept: dict[int, dict[tuple, tuple]] = {}
     for row, (user, *key, click) in enumerate(rows):
         mine, new = kept.setdefault(user, {}), (int(click), key[0] + row % (settle + 1), -row)
@@ -94,6 +94,6 @@ def test_a_requests_time_is_that_of_its_first_exposure() -> None:
 
 
 def test_an_empty_bucket_stays_empty() -> None:
-    found = arrange(bucket([]), Requests())
+    found = arrange(bucket([]), RequestSettings())
     assert (found.table.num_rows, found.num_duplicates, found.num_recurring, found.num_late) == (0, 0, 0, 0)
     assert found.table.schema.field("request").type == pa.int32()

@@ -11,10 +11,10 @@ from exposure_logs import CLICK, SCHEMA, START, log, messages, prepare_log, shuf
 from genrank.data.manifest import PartCounts
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceConfig
-from genrank.log_settings import Requests
+from genrank.log_settings import RequestSettings
 from genrank.preparation.buckets import choose_num_buckets
 from genrank.preparation.prepare import PrepareOptions
-from genrank.schema import Feature, Feedback, Split, Table, Tables, Task, Time
+from genrank.schema import Feature, Feedback, SideTable, SideTables, Split, Task, Time
 
 COLUMNS = SCHEMA.columns
 DWELL = Task(name="dwell", kind="duration", column="dwell")
@@ -28,10 +28,10 @@ def item(name: str, kind: str, **options: object) -> Feature:
     return Feature(name=name, owner="item", kind=kind, column=name, **options)  # type: ignore[arg-type]
 
 
-def write_items(folder: Path, **columns: object) -> Tables:
+def write_items(folder: Path, **columns: object) -> SideTables:
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"item": [f"i{number}" for number in range(10)], **columns}), folder / "items.parquet")
-    return Tables(item=Table(path="items.parquet", key="item"))
+    return SideTables(item=SideTable(path="items.parquet", key="item"))
 
 
 def test_every_exposure_comes_out_once_in_order_of_user_and_time(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_equal_times_are_one_request_where_the_log_has_no_request_column(tmp_pat
 def test_a_gap_above_the_limit_ends_a_derived_request(tmp_path: Path) -> None:
     seconds = [0, 30, 60, 91, 200, 230]
     columns = log(6, user=["u"] * 6, time=[START + s for s in seconds], click=[0, 1, 0, 1, 0, 1])
-    changes = {"requests": Requests(gap_seconds=30), "split": Split(valid_fraction=0, test_fraction=0)}
+    changes = {"requests": RequestSettings(gap_seconds=30), "split": Split(valid_fraction=0, test_fraction=0)}
     assert [row["request"] for row in prepare_log(tmp_path, columns, **changes).rows()] == [0, 0, 0, 1, 2, 2]
 
 

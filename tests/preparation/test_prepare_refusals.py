@@ -18,7 +18,7 @@ from genrank.preparation import writing
 from genrank.preparation.prepare import PrepareOptions, prepare
 from genrank.preparation.sources.files import files
 from genrank.preparation.sources.published import published
-from genrank.schema import Feature, Split, Table, Tables, Task, Time
+from genrank.schema import Feature, SideTable, SideTables, Split, Task, Time
 
 COLUMNS = SCHEMA.columns
 PRICE = Feature(name="price", owner="exposure", kind="numeric", column="price")
@@ -107,9 +107,9 @@ def test_a_log_without_rows_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, LogError, ["no rows"], lambda: prepare_log(tmp_path, empty))
 
 
-def side_table(folder: Path, **columns: Any) -> Tables:
+def side_table(folder: Path, **columns: Any) -> SideTables:
     pq.write_table(pa.table(columns), folder / "items.parquet")
-    return Tables(item=Table(path="items.parquet", key="item"))
+    return SideTables(item=SideTable(path="items.parquet", key="item"))
 
 
 @pytest.mark.parametrize(

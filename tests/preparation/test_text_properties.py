@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genrank.errors import LogError
-from genrank.log_settings import Csv
+from genrank.log_settings import CsvSettings
 from genrank.preparation.engine import Engine
 from genrank.preparation.text_files import read_text
 
@@ -31,9 +31,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     made.close()
 
 
-def read(engine: Engine, path: Path, content: bytes, how: Csv | None = None) -> Rows:
+def read(engine: Engine, path: Path, content: bytes, how: CsvSettings | None = None) -> Rows:
     path.write_bytes(content)
-    table = engine.fetch(read_text(engine, [path], how or Csv(), NAMES)[0])
+    table = engine.fetch(read_text(engine, [path], how or CsvSettings(), NAMES)[0])
     return [list(row) for row in zip(*(table[name].to_pylist() for name in table.column_names), strict=True)]
 
 
@@ -60,7 +60,7 @@ def test_what_a_writer_of_csv_wrote_is_read_as_it_was(
     csv.writer(text, delimiter=separator, quoting=quoting, lineterminator=line_end).writerows([NAMES, *rows])  # type: ignore[arg-type]
     content = text.getvalue().encode(encoding)
     try:
-        found = read(engine, tmp_path / "log.csv", content, Csv(quote='"') if is_set else None)
+        found = read(engine, tmp_path / "log.csv", content, CsvSettings(quote='"') if is_set else None)
     except LogError as problem:
         message = str(problem)
         assert "one value from a quote to the next" in message

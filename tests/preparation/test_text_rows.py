@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from genrank.errors import LogError
-from genrank.log_settings import Csv
+from genrank.log_settings import CsvSettings
 from genrank.preparation.engine import Engine
 from genrank.preparation.text_files import read_text
 
@@ -29,11 +29,11 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 def read(engine: Engine, tmp_path: Path) -> Read:
     """What is read of files of this content: the rows' values."""
 
-    def read(*contents: bytes, name: str = "log.csv", given: Csv | None = None) -> list[list[str | None]]:
+    def read(*contents: bytes, name: str = "log.csv", given: CsvSettings | None = None) -> list[list[str | None]]:
         paths = [tmp_path / f"{number}-{name}" for number in range(len(contents))]
         for path, content in zip(paths, contents, strict=True):
             path.write_bytes(content)
-        rows, _ = read_text(engine, paths, given or Csv(), NAMES)
+        rows, _ = read_text(engine, paths, given or CsvSettings(), NAMES)
         table = engine.fetch(rows)
         return [list(row) for row in zip(*(table[name].to_pylist() for name in table.column_names), strict=True)]
 
@@ -176,8 +176,8 @@ def test_quotes_that_do_not_fit_are_named(read: Read, odd: bytes, line: int, wor
 
 def test_a_quote_that_is_set_is_meant(read: Read) -> None:
     odd = HEADER + lines(10) + b'"u1,i1,1,1\nu2,i2,2,2\nu3",i1,1,1\n'
-    assert len(read(odd, given=Csv(quote=""))) == 13
-    assert read(odd, given=Csv(quote='"'))[-1] == ["u1,i1,1,1\nu2,i2,2,2\nu3", "i1", "1", "1"]
+    assert len(read(odd, given=CsvSettings(quote=""))) == 13
+    assert read(odd, given=CsvSettings(quote='"'))[-1] == ["u1,i1,1,1\nu2,i2,2,2\nu3", "i1", "1", "1"]
 
 
 def test_values_with_quotes_separators_and_line_ends_are_read_as_they_are(read: Read) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from exposure_logs import CLICK, SCHEMA, START, log, messages, prepare_log
 from genrank.errors import LogError
-from genrank.schema import Columns, Feature, Feedback, Table, Tables, Task
+from genrank.schema import Columns, Feature, Feedback, SideTable, SideTables, Task
 
 ROWS = 60
 COLUMNS = SCHEMA.columns
@@ -56,7 +56,7 @@ def test_float_keys_of_a_side_table_that_may_be_several_are_refused(tmp_path: Pa
     pq.write_table(pa.table({"item": [2.0**53, 2.0**53 + 2], "topic": ["a", "b"]}), tmp_path / "items.parquet")
     topic = Feature(name="topic", owner="item", kind="categorical", column="topic")
     rows = table(item=pa.array([2**53 + 2 * (row % 2) for row in range(ROWS)]))
-    tables = Tables(item=Table(path="items.parquet", key="item"))
+    tables = SideTables(item=SideTable(path="items.parquet", key="item"))
     line = refusal(tmp_path, rows, tables=tables, features=(topic,))
     assert "tables.item.key: 'item' holds floats" in line
 

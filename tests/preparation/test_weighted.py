@@ -24,8 +24,7 @@ from genrank.inference.catalogue import Catalogue, Item
 from genrank.inference.gen_ranker import GenRanker
 from genrank.nn.embeddings import Table
 from genrank.runs.predict import predict
-from genrank.schema import Feature, Tables
-from genrank.schema import Table as SideTable
+from genrank.schema import Feature, SideTable, SideTables
 from genrank.server.wire import ItemBody
 
 Lists = list[list[Any] | None]
@@ -107,13 +106,13 @@ def with_genres(folder: Path, *, from_log: bool = False) -> Prepared:
         "genres": pa.array([list(genres(item)) for item in items], pa.list_(pa.string())),
         "share": pa.array([list(genres(item).values()) for item in items], pa.list_(pa.float64())),
     }
-    tables = Tables()
+    tables = SideTables()
     if from_log:
         columns |= side
     else:
         folder.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table({"item": [f"i{item}" for item in items], **side}), folder / "items.parquet")
-        tables = Tables(item=SideTable(path="items.parquet", key="item"))
+        tables = SideTables(item=SideTable(path="items.parquet", key="item"))
     return prepare_log(folder, columns, features=(TAGS, GENRES), tables=tables)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from genrank.cli import main
 from genrank.retrieval import hard_negatives
 from genrank.retrieval.hard_negatives import HardNegatives, Seen
-from genrank.retrieval.item_vectors import Catalogue
+from genrank.retrieval.item_vectors import ItemVectors
 from genrank.retrieval.retriever import Retriever
 from genrank.retrieval.retriever_config import RetrieverConfig
 from retrievers import SETTINGS
@@ -26,7 +26,7 @@ def hard_negatives_of(seen: Seen | None = None, *, shown: int = 30, met: int = M
     config = RetrieverConfig(width=16, num_heads=2, num_blocks=1, embedding_dim=6, hard_from=met, id_dropout=0.5)
     items, _ = tables(1)
     items.train_count[:] = np.arange(31) <= shown
-    catalogue = Catalogue.of(items, TARGETS.numpy(), torch.device("cpu"))
+    catalogue = ItemVectors.of(items, TARGETS.numpy(), torch.device("cpu"))
     return HardNegatives(Retriever(config, SPEC, max_history=8).train(), catalogue, seen)
 
 

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from genrank.nn.native import library
 from genrank.retrieval import item_search as module
-from genrank.retrieval.item_search import FlatSearch, Found
+from genrank.retrieval.item_search import FlatSearch, SearchResult
 from genrank.retrieval.live_search import LiveIndex
 
 PRECISIONS = ("float32", "bfloat16", "int8")
@@ -39,7 +39,7 @@ def exhaustive(
     return found
 
 
-def listed(found: Found) -> list[list[int]]:
+def listed(found: SearchResult) -> list[list[int]]:
     return [[row for row in rows if row >= 0] for rows in found.rows.tolist()]
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genrank.batch import PackedBatch, map_arrays
-from genrank.retrieval.item_vectors import Catalogue
+from genrank.retrieval.item_vectors import ItemVectors
 from genrank.retrieval.losses import full_softmax, info_nce, log_expected
 from genrank.retrieval.retriever import Retriever
 from genrank.retrieval.retriever_config import RetrieverConfig
@@ -119,7 +119,7 @@ def learning(config: RetrieverConfig, *, highest_item: int = 1000) -> tuple[Retr
     torch.manual_seed(0)
     model = Retriever(config, SPEC, max_history=12)
     items = replace(b.items, train_count=np.bincount(world.item, minlength=31))
-    catalogue = Catalogue.of(items, world.item.astype(np.int64), torch.device("cpu"))
+    catalogue = ItemVectors.of(items, world.item.astype(np.int64), torch.device("cpu"))
     losses = RetrievalLosses(model, catalogue, torch.from_numpy(world.item.astype(np.int64)))
     batch: PackedBatch = map_arrays(b.batch(b.samples()), torch.from_numpy)
     return losses, batch

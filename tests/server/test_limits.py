@@ -16,7 +16,7 @@ from genrank.inference.catalogue import Item
 from genrank.inference.gen_ranker import GenRanker
 from genrank.inference.gen_retriever import GenRetriever
 from genrank.inference.sqlite_store import SQLiteStore
-from genrank.inference.store import Behind, Event
+from genrank.inference.store import Event, UpdatesExpired
 from genrank.server.core import RankingService
 from genrank.server.deployment import RankRequest
 from genrank.server.service_options import ServiceOptions
@@ -89,7 +89,7 @@ def test_updates_are_kept_up_to_a_number_of_bytes(monkeypatch: pytest.MonkeyPatc
         (update,), position = store.updates(position)
         assert len(update.items) == 20
     assert len(store._updates) < 20
-    with pytest.raises(Behind, match="have come since"):
+    with pytest.raises(UpdatesExpired, match="have come since"):
         store.updates("0")
     big = tuple(Item(id=f"item {number}") for number in range(2000))  # larger than all that may be kept
     store.put_items(big)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from genrank.studies.contrasts import (
-    Measured,
+    VariantFigure,
     Verdict,
     both_intervals,
     contrast,
@@ -35,8 +35,8 @@ def pool(random: np.random.Generator, *, runs: int, users: float = USER_NOISE) -
 def test_a_contrast_is_paired_by_seed_and_by_user() -> None:
     random = np.random.default_rng(0)
     shared_S, shared_R = random.standard_normal(5), random.standard_normal(NUM_REPLICATES)
-    low = Measured(shared_S, shared_S[:, None] + shared_R)
-    high = Measured(shared_S + 0.01, shared_S[:, None] + shared_R + 0.01)
+    low = VariantFigure(shared_S, shared_S[:, None] + shared_R)
+    high = VariantFigure(shared_S + 0.01, shared_S[:, None] + shared_R + 0.01)
     found = contrast({"high": 1.0, "low": -1.0}, {"high": high, "low": low})
     assert found.mean == pytest.approx(0.01)
     assert found.deviation == pytest.approx(0, abs=1e-12)
@@ -83,7 +83,7 @@ def test_power_is_how_often_the_test_finds_the_effect() -> None:
 
 
 def test_one_seed_decides_nothing() -> None:
-    one = Measured(np.array([0.01]), np.full((1, NUM_REPLICATES), 0.01))
+    one = VariantFigure(np.array([0.01]), np.full((1, NUM_REPLICATES), 0.01))
     found = contrast({"it": 1.0}, {"it": one})
     assert found.interval is None
     assert found.p_value is None
@@ -115,7 +115,7 @@ def test_verdicts(kind: str, size: float | None, interval: tuple[float, float], 
     noise_R = random.standard_normal(NUM_REPLICATES)
     users_R = middle + reach / 1.96 * (noise_R - noise_R.mean()) / noise_R.std(ddof=1)
     seeds_S = np.full(5, middle)
-    found = contrast({"it": 1.0}, {"it": Measured(seeds_S, np.tile(users_R, (5, 1)))})
+    found = contrast({"it": 1.0}, {"it": VariantFigure(seeds_S, np.tile(users_R, (5, 1)))})
     assert found.interval == pytest.approx(interval, abs=1e-6)
     assert verdict(Finding(claim="", contrast={"it": 1.0}, kind=kind), found, size=size) == expected
 
@@ -165,10 +165,12 @@ def test_relative_gains_compare_models_at_different_levels() -> None:
     """From .6 to .62 is a fifth of what there was above chance, as is from .75 to .80."""
     low, high = (pool(np.random.default_rng(7), runs=3)[0] * 0 + level for level in (0.6, 0.75))
     figures = {"a": low, "a+": low + 0.02, "b": high, "b+": high + 0.05}
-    shares = {name: relative(Measured(value, np.tile(value[:, None], 30)), "auc") for name, value in figures.items()}
+    shares = {
+        name: relative(VariantFigure(value, np.tile(value[:, None], 30)), "auc") for name, value in figures.items()
+    }
     assert contrast({"a+": 1, "a": -1, "b+": -1, "b": 1}, shares).mean == pytest.approx(0, abs=1e-12)
     assert contrast({"a+": 1, "a": -1}, shares).mean == pytest.approx(math.log(1.2))
-    assert relative(Measured(np.array([0.49]), np.array([[0.6]])), "auc") is None
+    assert relative(VariantFigure(np.array([0.49]), np.array([[0.6]])), "auc") is None
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from genrank.recipes import recipe
-from genrank.studies.tuning import DEFAULT_GRID, Choice, Grid, Point, Search, in_turn, parse_grid
+from genrank.studies.tuning import DEFAULT_GRID, Choice, Grid, Point, TuningSearch, in_turn, parse_grid
 
 RATE, SPARSE = "training.learning_rate", "training.sparse_learning_rate"
 CONFIG = recipe("genrank-small")
@@ -16,8 +16,10 @@ def numbers(point: Point) -> dict[str, str]:
     return dict(setting.split("=", 1) for setting in point)
 
 
-def searched(figures: Mapping[str, Callable[[dict[str, str]], float | None]], grid: Grid, trials: int) -> list[Search]:
-    searches = [Search.of(name, CONFIG, grid.of(CONFIG, {})) for name in figures]
+def searched(
+    figures: Mapping[str, Callable[[dict[str, str]], float | None]], grid: Grid, trials: int
+) -> list[TuningSearch]:
+    searches = [TuningSearch.of(name, CONFIG, grid.of(CONFIG, {})) for name in figures]
     for asked in in_turn(searches, trials):
         for search, point in asked:
             search.tried[point] = figures[search.variant](numbers(point))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genrank.data.integrity import Whole, hash_folder
+from genrank.data.integrity import FolderHashes, hash_folder
 from genrank.documents import read_json
 from genrank.errors import InputError
 from genrank.folders import new_version, read_pointer
@@ -61,7 +61,7 @@ class VersionedKind:
         files = values.get("files")
         if not isinstance(files, dict) or not all(isinstance(each, str) for each in files.values()):
             raise self.error(f"{where}: files must be a table of SHA-256 by path; {self.remedy}")
-        Whole(files=files, about=self.about, error=self.error, remedy=self.remedy).check(folder)
+        FolderHashes(files=files, about=self.about, error=self.error, remedy=self.remedy).check(folder)
         return named, values
 
     def is_whole(self, folder: Path) -> bool:

@@ -34,7 +34,7 @@ class Call:
 
 
 @dataclass
-class Heard:
+class LoadResult:
     """What came back. began: seconds since the load's beginning when each request was to be sent."""
 
     began: list[float] = field(default_factory=list)
@@ -70,20 +70,20 @@ class Heard:
         return float(np.percentile(chosen, share)) if chosen else float("nan")
 
 
-def closed_loop(url: str, calls: Sequence[Call], *, connections: int, seconds: float, limit: int = 10**9) -> Heard:
+def closed_loop(url: str, calls: Sequence[Call], *, connections: int, seconds: float, limit: int = 10**9) -> LoadResult:
     """`calls` in turn over so many connections, until the seconds or the count are over."""
     return asyncio.run(_closed(url, calls, connections, seconds, limit))
 
 
 def open_loop(
     url: str, calls: Sequence[Call], *, rate: float, seconds: float, connections: int = 1000, seed: int = 0
-) -> Heard:
+) -> LoadResult:
     """`calls` in turn at `rate` a second on average (Poisson). What finds no free connection waits for one."""
     return asyncio.run(_open(url, calls, rate, seconds, connections, seed))
 
 
-async def _closed(url: str, calls: Sequence[Call], connections: int, seconds: float, limit: int) -> Heard:
-    heard, began, turn = Heard(), time.perf_counter(), iter(range(limit))
+async def _closed(url: str, calls: Sequence[Call], connections: int, seconds: float, limit: int) -> LoadResult:
+    heard, began, turn = LoadResult(), time.perf_counter(), iter(range(limit))
 
     async def work() -> None:
         line = _Line(url)
@@ -96,8 +96,10 @@ async def _closed(url: str, calls: Sequence[Call], connections: int, seconds: fl
     return heard
 
 
-async def _open(url: str, calls: Sequence[Call], rate: float, seconds: float, connections: int, seed: int) -> Heard:
-    heard, began, chance = Heard(), time.perf_counter(), random.Random(seed)
+async def _open(
+    url: str, calls: Sequence[Call], rate: float, seconds: float, connections: int, seed: int
+) -> LoadResult:
+    heard, began, chance = LoadResult(), time.perf_counter(), random.Random(seed)
     free: asyncio.LifoQueue[_Line] = asyncio.LifoQueue()
     for _ in range(connections):
         free.put_nowait(_Line(url))
@@ -124,7 +126,7 @@ async def _open(url: str, calls: Sequence[Call], rate: float, seconds: float, co
     return heard
 
 
-async def _send(line: "_Line", call: Call, heard: Heard, began: float, due: float) -> None:
+async def _send(line: "_Line", call: Call, heard: LoadResult, began: float, due: float) -> None:
     status = await line.ask(call)
     heard.began.append(due - began)
     heard.seconds.append(time.perf_counter() - due)

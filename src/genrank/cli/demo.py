@@ -17,7 +17,7 @@ from genrank.errors import ConfigError
 from genrank.evaluation.evaluation_tables import as_tables
 from genrank.folders import refuse_occupied
 from genrank.inference.gen_ranker import GenRanker, Ranking
-from genrank.inference.gen_retriever import Found
+from genrank.inference.gen_retriever import RetrievalResult
 from genrank.inference.replay import Replayed
 from genrank.preparation.logs import Source
 from genrank.preparation.prepare import PrepareOptions, prepare
@@ -109,7 +109,7 @@ def ranking_table(ranking: Ranking) -> Table:
     return table
 
 
-def found_table(found: Found) -> Table:
+def found_table(found: RetrievalResult) -> Table:
     """Retrieved items for the terminal: the first of them."""
     user = found.user if found.user_known else f"{found.user} (unknown: retrieved with an empty history)"
     took = ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in found.seconds.items())

@@ -39,7 +39,7 @@ def hash_folder(folder: Path, *, but: str = "") -> dict[str, str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Whole:
+class FolderHashes:
     """What a folder must hold: path → SHA-256, and one file (`about`) that is checked by whoever read the list in it.
 
     Raises `error` with `remedy` for what is not so.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from genrank.config import build, to_dict
-from genrank.data.integrity import Whole
+from genrank.data.integrity import FolderHashes
 from genrank.documents import read_json
 from genrank.errors import DataError, shown
 from genrank.schema import DataSpec, LogSchema, fingerprint
@@ -118,7 +118,7 @@ class Manifest:
 
     def verify(self, folder: Path) -> None:
         """Compares every file with its hash, once. DataError names the first one missing, damaged or unlisted."""
-        whole = Whole(files=self.files, about=FILE_NAME, error=DataError, remedy="run genrank prepare again")
+        whole = FolderHashes(files=self.files, about=FILE_NAME, error=DataError, remedy="run genrank prepare again")
         whole.check(Path(folder))
 
 

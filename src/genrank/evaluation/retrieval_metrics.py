@@ -28,7 +28,7 @@ DAY = 86400
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retrieved:
+class RetrievedTargets:
     """N targets, and the lists they were looked for in."""
 
     request: Column  # whose list it is; unique over all users
@@ -42,7 +42,7 @@ class Retrieved:
     catalogue: Column  # rows that could be retrieved
 
 
-def judge(r: Retrieved, popularity: Column, *, num_bootstrap: int = 200, seed: int = 0) -> dict[str, Any]:
+def judge(r: RetrievedTargets, popularity: Column, *, num_bootstrap: int = 200, seed: int = 0) -> dict[str, Any]:
     """`evaluate --json` of a retrieval run. `popularity`: (I) how often every item was a target in training."""
     *_, last = r.ranks
     by_request = {stage: request_metrics(r.request, ranks) for stage, ranks in r.ranks.items()}
@@ -94,7 +94,7 @@ def list_figures(top: Column, popularity: Column, catalogue: Column) -> dict[str
     }
 
 
-def slices(r: Retrieved) -> dict[str, dict[str, Column]]:
+def slices(r: RetrievedTargets) -> dict[str, dict[str, Column]]:
     """Group → slice → mask over targets: by the item's age and by its popularity in training."""
     trained = r.train_count > 0
     edges = np.quantile(r.train_count[trained], [0.5, 0.9]) if trained.any() else np.zeros(2)
@@ -155,7 +155,7 @@ def _means(figures: Mapping[str, Floats]) -> dict[str, float]:
     return {name: float(values.mean()) for name, values in figures.items()}
 
 
-def _slice(r: Retrieved, mask: Column, ranks: Floats) -> dict[str, Any]:
+def _slice(r: RetrievedTargets, mask: Column, ranks: Floats) -> dict[str, Any]:
     figures = _means(request_metrics(r.request[mask], ranks[mask]))
     return {
         **{name: figures[name] for name in ("hr@10", "ndcg@10", "recall@50", "recall@500")},

@@ -30,7 +30,7 @@ from genrank.errors import GenRankError, RequestError, shown
 from genrank.ids import check_id
 from genrank.inference.catalogue import Catalogue
 from genrank.inference.histories import Histories, PastInMemory, PastOnDisk
-from genrank.inference.ranking_engine import Engine, EngineRequest
+from genrank.inference.ranking_engine import EngineRequest, RankingEngine
 from genrank.schema import DataSpec
 
 Ints = NDArray[np.int64]
@@ -39,7 +39,7 @@ LATEST = 2**40  # seconds; the service takes no later times either
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class RankedItem:
     """One candidate in the ranking. `known`: false where the item is in no table and its features are unknown."""
 
     item: str
@@ -56,7 +56,7 @@ class Ranking:
     user_known: bool
     time: int  # seconds since the epoch
     num_history: int  # past exposures that the model saw
-    places: tuple[Place, ...]
+    places: tuple[RankedItem, ...]
     model_version: str
     missing_context: tuple[str, ...] = ()  # context features that the model knows and the request left out
 
@@ -81,7 +81,7 @@ class GenRanker:
             catalogue=Catalogue(self.items, self.data, bundle.manifest),
             users=self.users,
         )
-        self.engine = Engine(
+        self.engine = RankingEngine(
             self.model,
             bundle.config.sequence,
             version=bundle.version,
@@ -150,7 +150,7 @@ class GenRanker:
 
 def in_order(
     candidates: Sequence[str], scores: Mapping[str, Floats], *, known: NDArray[np.bool_], weights: Mapping[str, float]
-) -> tuple[Place, ...]:
+) -> tuple[RankedItem, ...]:
     """The candidates in falling order of value, the weighted sum of their scores; equal ones as they were given.
 
     GenRankError where a score is no finite number: an order of them would mean nothing.
@@ -166,7 +166,7 @@ def in_order(
                 "features, and train again with a lower learning rate if this is so for others"
             )
     return tuple(
-        Place(
+        RankedItem(
             item=candidates[i],
             value=float(values[i]),
             scores={task: float(score[i]) for task, score in scores.items()},

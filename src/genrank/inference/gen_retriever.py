@@ -29,7 +29,7 @@ from genrank.retrieval.item_vectors import embed_all
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class RetrievalResult:
     """Items, best first: fewer than were asked for where the catalogue has no more that may be retrieved."""
 
     user: str
@@ -113,7 +113,7 @@ class GenRetriever:
         without: Mapping[str, Sequence[Any]] | None = None,
         exclude: Sequence[str] = (),
         num_candidates: int = 0,
-    ) -> Found:
+    ) -> RetrievalResult:
         """The best `k` items for `user`.
 
         time: seconds since the epoch; default: one second after the data's last exposure. Later exposures are unseen.
@@ -133,7 +133,7 @@ class GenRetriever:
         )
         (found,) = self.engine.retrieve([request], num_candidates=num_candidates)
         ids = self.catalogue.table.ids
-        return Found(
+        return RetrievalResult(
             user=user,
             user_known=found.user_known,
             time=when,

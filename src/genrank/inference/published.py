@@ -29,7 +29,7 @@ from genrank.folders import read_pointer, replace_text, replacement, writing
 from genrank.inference.catalogue import Catalogue
 from genrank.inference.gen_ranker import in_order
 from genrank.inference.histories import Histories, NoPast
-from genrank.inference.ranking_engine import Engine, EngineRequest
+from genrank.inference.ranking_engine import EngineRequest, RankingEngine
 from genrank.inference.sqlite_store import SQLiteStore
 from genrank.inference.store import Event
 from genrank.inference.traffic import events_of
@@ -171,7 +171,7 @@ def golden_requests(bundle: Bundle, *, seed: int = 0) -> list[GoldenRequest]:
     return [_answered(engine, golden, bundle) for golden in asked]
 
 
-def _answered(engine: Engine, golden: GoldenRequest, bundle: Bundle) -> GoldenRequest:
+def _answered(engine: RankingEngine, golden: GoldenRequest, bundle: Bundle) -> GoldenRequest:
     """The request with the answer of `engine`."""
     rows = engine.histories.catalogue.find(golden.candidates)
     (found,) = engine.score([EngineRequest(user=golden.user, items=rows, time=golden.time)])
@@ -185,7 +185,7 @@ def _answered(engine: Engine, golden: GoldenRequest, bundle: Bundle) -> GoldenRe
     )
 
 
-def _alone(bundle: Bundle, requests: Sequence[GoldenRequest]) -> Engine:
+def _alone(bundle: Bundle, requests: Sequence[GoldenRequest]) -> RankingEngine:
     """An engine of the bundle and the requests' events, with no past and no statistics beside them."""
     store, spec = SQLiteStore(":memory:"), bundle.manifest.spec
     store.append([Event(user=golden.user, **event) for golden in requests for event in golden.events])
@@ -198,7 +198,9 @@ def _alone(bundle: Bundle, requests: Sequence[GoldenRequest]) -> Engine:
         users=users,
         store=store,
     )
-    return Engine(bundle.model(), bundle.config.sequence, version=bundle.version, histories=histories, users=users)
+    return RankingEngine(
+        bundle.model(), bundle.config.sequence, version=bundle.version, histories=histories, users=users
+    )
 
 
 def _raw(event: Event) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def history_cache(max_bytes: int) -> Cache:
     return ByteBudgetCache(max_bytes, size=entry_bytes)
 
 
-class Engine:
+class RankingEngine:
     """One model over the histories of its users. Not for several threads at once; the cache is."""
 
     def __init__(

@@ -30,12 +30,12 @@ from genrank.inference.store import (
     FORMER,
     MAX_UPDATES,
     SLACK,
-    Behind,
     Change,
     Event,
     Snapshot,
     StoreUnavailable,
     Update,
+    UpdatesExpired,
     UserEvents,
     arranged,
     check_events,
@@ -116,10 +116,10 @@ class RedisStore:
         entries = self._entries(position, with_first=True)
         if position != START:
             if not entries or entries[0][0] != position:
-                raise Behind(f"the updates since {position} are no longer in {self.prefix}:updates")
+                raise UpdatesExpired(f"the updates since {position} are no longer in {self.prefix}:updates")
             entries = entries[1:]
         elif entries and entries[0][1]["call"] != "1":
-            raise Behind(f"the first updates are no longer in {self.prefix}:updates")
+            raise UpdatesExpired(f"the first updates are no longer in {self.prefix}:updates")
         updates: dict[str, Update] = {}
         for _, entry in entries:
             before = updates.get(entry["call"], Update())

@@ -26,7 +26,7 @@ from genrank.data.timelines import Timelines, joined
 from genrank.errors import BundleError
 from genrank.inference.catalogue import Catalogue
 from genrank.inference.histories import Histories, UserHistory
-from genrank.retrieval.item_search import Found, Precision
+from genrank.retrieval.item_search import Precision, SearchResult
 from genrank.retrieval.item_vectors import embed_all
 from genrank.retrieval.live_search import EmbeddedItems, LiveIndex
 from genrank.retrieval.retriever import Encoded, Retriever
@@ -118,7 +118,7 @@ class RetrievalEngine:
         requests: Sequence[RetrieveRequest],
         past: Sequence[Timelines],
         num_candidates: int,
-    ) -> tuple[Found, EmbeddedItems]:
+    ) -> tuple[SearchResult, EmbeddedItems]:
         table = self.histories.catalogue.table
         most = max(request.k for request in requests)
         k = max(num_candidates, most) if self.model.ranker is not None else most
@@ -129,7 +129,7 @@ class RetrievalEngine:
         found, embedded = self.index.search(
             query_BW.float().cpu().numpy(), min(k, len(table)), excluded=excluded, allowed=self._available()
         )
-        return Found(found.rows, found.scores * self.model.scale), embedded
+        return SearchResult(found.rows, found.scores * self.model.scale), embedded
 
     def _asked(self, past: Timelines, request: RetrieveRequest) -> Timelines:
         return with_request(
@@ -156,14 +156,14 @@ class RetrievalEngine:
         return np.concatenate(rows)
 
     def _ranked(
-        self, encoded: Encoded, batch: PackedBatch, query_BW: torch.Tensor, found: Found, embedded: EmbeddedItems
-    ) -> Found:
+        self, encoded: Encoded, batch: PackedBatch, query_BW: torch.Tensor, found: SearchResult, embedded: EmbeddedItems
+    ) -> SearchResult:
         items_BMW = torch.from_numpy(embedded(found.rows)).to(self.device)
         places = torch.arange(len(query_BW), device=self.device)
         scores_BM = self.model.rank_scores(encoded, batch, places, query_PW=query_BW, items_PMW=items_BMW)
         scores = np.where(found.rows < 0, -np.inf, scores_BM.float().cpu().numpy()).astype(np.float32)
         order = np.argsort(-scores, axis=1, kind="stable")
-        return Found(np.take_along_axis(found.rows, order, 1), np.take_along_axis(scores, order, 1))
+        return SearchResult(np.take_along_axis(found.rows, order, 1), np.take_along_axis(scores, order, 1))
 
     def _builder(self, timelines: Sequence[Timelines]) -> SequenceBuilder:
         return SequenceBuilder(
@@ -205,7 +205,7 @@ def add_items(index: LiveIndex, model: Retriever, catalogue: Catalogue, rows: In
 
 
 def _answer(
-    found: Found,
+    found: SearchResult,
     sample: int,
     request: RetrieveRequest,
     known: UserHistory,

@@ -25,12 +25,12 @@ from genrank.inference.sizes import held_bytes
 from genrank.inference.store import (
     FORMER,
     SLACK,
-    Behind,
     Change,
     Event,
     Snapshot,
     StoreUnavailable,
     Update,
+    UpdatesExpired,
     UserEvents,
     arranged,
     check_events,
@@ -176,7 +176,7 @@ class SQLiteStore:
         with self._writing:
             missing = self._num_updates - int(position)
             if missing > len(self._updates):
-                raise Behind(f"{missing} updates have come since, of which {len(self._updates)} are kept")
+                raise UpdatesExpired(f"{missing} updates have come since, of which {len(self._updates)} are kept")
             kept = islice(self._updates, len(self._updates) - missing, None)
             return [update for update, _ in kept], str(self._num_updates)
 

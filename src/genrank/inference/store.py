@@ -39,7 +39,7 @@ class StoreUnavailable(GenRankError):
     """The store can't be reached or doesn't answer in time. Nothing that it raised this for is known to be kept."""
 
 
-class Behind(GenRankError):
+class UpdatesExpired(GenRankError):
     """The updates since a position are no longer kept; take a snapshot again."""
 
 
@@ -145,7 +145,7 @@ class EventStore(Protocol):
         """All that is kept, items in the order in which their ids first came."""
 
     def updates(self, position: str) -> tuple[list[Update], str]:
-        """What has changed since the position, oldest first, and the position after it. Raises Behind.
+        """What has changed since the position, oldest first, and the position after it. Raises UpdatesExpired.
 
         Who took a snapshot without events may not hear of theirs.
         """

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from genrank.data.requests import late_actions, number_requests, repeats, request_times, requests_by_gap
-from genrank.log_settings import Requests
+from genrank.log_settings import RequestSettings
 
 KEY = ("user", "time", "request", "position", "item")
 
@@ -29,7 +29,7 @@ class Arranged:
     num_late: int
 
 
-def arrange(table: pa.Table, requests: Requests) -> Arranged:
+def arrange(table: pa.Table, requests: RequestSettings) -> Arranged:
     """The bucket's rows without duplicates, in order of (user, known time, time, request, position, row).
 
     `table` has one chunk per column; `row` is an exposure's place in the log. `request` becomes the int32 number of

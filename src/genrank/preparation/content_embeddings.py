@@ -14,7 +14,7 @@ from genrank.preparation.category_columns import identity
 from genrank.preparation.engine import Engine, Expression
 from genrank.preparation.staging import with_id
 from genrank.preparation.vocabulary import codes_of
-from genrank.schema import Feature, Table
+from genrank.schema import Feature, SideTable
 
 Matrix = NDArray[np.float32]
 
@@ -25,7 +25,7 @@ class SideData:
 
     engine: Engine
     rows: Expression | None
-    table: Table | None
+    table: SideTable | None
     folder: Path
 
     def path(self, feature: Feature) -> Path:

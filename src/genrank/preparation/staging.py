@@ -15,7 +15,7 @@ from genrank.preparation.category_columns import identity
 from genrank.preparation.engine import Column, Engine, Expression
 from genrank.preparation.logs import Relations
 from genrank.preparation.value_checks import refuse_merged
-from genrank.schema import LogSchema, Table
+from genrank.schema import LogSchema, SideTable
 
 MOST = 0.9  # share of the log's ids below which a side table is warned of; ours
 
@@ -84,7 +84,7 @@ def stage(engine: Engine, relations: Relations, clean: Expression, schema: LogSc
     )
 
 
-def with_id(side: Expression, table: Table, role: str) -> Expression:
+def with_id(side: Expression, table: SideTable, role: str) -> Expression:
     """The side table with its key as text in `genrank_id`. Raises SchemaError if there is no such key."""
     if table.key not in side.columns:
         raise SchemaError(f"{role}.key: there is no column {table.key!r} in {table.path}; {_columns(side)}")
@@ -97,7 +97,7 @@ def _columns(side: Expression) -> str:
 
 
 def _identities(
-    engine: Engine, clean: Expression, name: str, side: Expression | None, table: Table | None
+    engine: Engine, clean: Expression, name: str, side: Expression | None, table: SideTable | None
 ) -> Identities:
     key = clean[name]
     seen = clean.group_by(key=key).aggregate(first_time=clean.time.min())
@@ -118,7 +118,7 @@ def _identities(
     return Identities(rows=engine.store(rows), keys=engine.store(keys), num_rows=total + 1, warnings=tuple(warnings))
 
 
-def _check_unique(engine: Engine, known: Expression, table: Table) -> None:
+def _check_unique(engine: Engine, known: Expression, table: SideTable) -> None:
     repeated = known.group_by("genrank_id").aggregate(count=known.count())
     repeated = engine.fetch(repeated.filter(repeated["count"] > 1).order_by("genrank_id"))
     if repeated.num_rows:
@@ -128,7 +128,7 @@ def _check_unique(engine: Engine, known: Expression, table: Table) -> None:
         )
 
 
-def _check_keys(engine: Engine, seen: Expression, known: Expression, owner: str, table: Table) -> list[DataWarning]:
+def _check_keys(engine: Engine, seen: Expression, known: Expression, owner: str, table: SideTable) -> list[DataWarning]:
     """Whether the side table is of the log's ids: refused where it has none of them, warned where it lacks many."""
     strangers = seen.anti_join(known, seen.id == known.genrank_id)
     counts = engine.row(seen.aggregate(all=seen.count())) | engine.row(strangers.aggregate(lacking=strangers.count()))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from genrank.errors import LogError, shown
-from genrank.log_settings import Csv
+from genrank.log_settings import CsvSettings
 from genrank.preparation.engine import Engine, Expression
 from genrank.preparation.file_kinds import beginning
 from genrank.preparation.text_rows import read_rows
@@ -22,7 +22,7 @@ SEPARATORS = (",", "\t", ";", "|", "\x01")
 
 
 def read_text(
-    engine: Engine, paths: Sequence[Path], given: Csv, wanted: Sequence[str]
+    engine: Engine, paths: Sequence[Path], given: CsvSettings, wanted: Sequence[str]
 ) -> tuple[Expression, dict[Path, tuple[str, ...]]]:
     """The rows of all files with the columns of `wanted` that they have, as text, and each file's columns.
 
@@ -61,7 +61,7 @@ def _with_columns(engine: Engine, part: Expression, names: Sequence[str]) -> Exp
     return part.select(**columns) if columns else part
 
 
-def _dialect(path: Path, sample: str, given: Csv, wanted: Sequence[str]) -> Dialect:
+def _dialect(path: Path, sample: str, given: CsvSettings, wanted: Sequence[str]) -> Dialect:
     """The separator with which the header has most of the wanted columns, and most rows are as long as the header."""
     separators = (given.separator,) if given.separator is not None else SEPARATORS
     quotes = (given.quote,) if given.quote is not None else ('"', "")

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from genrank.errors import MissingExtraError
-from genrank.retrieval.item_search import Floats, Found, Ints, Mask, check_filters, checked_queries
+from genrank.retrieval.item_search import Floats, Ints, Mask, SearchResult, check_filters, checked_queries
 
 
 class FaissSearch(ABC):
@@ -30,7 +30,7 @@ class FaissSearch(ABC):
 
     def __call__(
         self, queries_QW: Floats, k: int, *, excluded: Sequence[Ints] | None = None, allowed: Mask | None = None
-    ) -> Found:
+    ) -> SearchResult:
         """See Search: the nearest that the index comes by."""
         queries_QW = checked_queries(queries_QW, self.index.d)
         check_filters(len(queries_QW), len(self), k, excluded, allowed)
@@ -46,18 +46,18 @@ class FaissSearch(ABC):
                 mine[hidden[(hidden >= 0) & (hidden < len(self))]] = False
             parts.append(self._found(query[None], k, mine))
         if not parts:
-            return Found(np.zeros((0, k), np.int64), np.zeros((0, k), np.float32))
-        return Found(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+            return SearchResult(np.zeros((0, k), np.int64), np.zeros((0, k), np.float32))
+        return SearchResult(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
     @abstractmethod
     def parameters(self, selector: Any) -> Any:
         """Of a search, for FAISS."""
 
-    def _found(self, queries_QW: Floats, k: int, may: NDArray[np.bool_] | None) -> Found:
+    def _found(self, queries_QW: Floats, k: int, may: NDArray[np.bool_] | None) -> SearchResult:
         bits = None if may is None else np.packbits(may, bitorder="little")
         selector = None if may is None else self.faiss.IDSelectorBitmap(bits)
         scores, rows = self.index.search(queries_QW, k, params=self.parameters(selector))
-        return Found(rows, np.where(rows < 0, -np.inf, scores).astype(np.float32))
+        return SearchResult(rows, np.where(rows < 0, -np.inf, scores).astype(np.float32))
 
 
 class HNSWSearch(FaissSearch):

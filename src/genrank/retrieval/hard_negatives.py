@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from genrank.retrieval.item_vectors import Catalogue
+from genrank.retrieval.item_vectors import ItemVectors
 from genrank.retrieval.pieces import pieces
 from genrank.retrieval.retriever import Retriever
 
@@ -38,7 +38,7 @@ class Best(NamedTuple):
 class HardNegatives:
     """The search, with the vectors it searches. `seen`: None where what the user had before is retrieved too."""
 
-    def __init__(self, model: Retriever, catalogue: Catalogue, seen: Seen | None):
+    def __init__(self, model: Retriever, catalogue: ItemVectors, seen: Seen | None):
         self.model, self.catalogue, self.seen = model, catalogue, seen
         self.row_S = catalogue.shown
         self.place_of_row = torch.full_like(catalogue.target_count, -1)

@@ -30,7 +30,7 @@ SCORES_AT_ONCE = 2**22
 QUERIES_AT_ONCE = 256
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """(Q, K) rows and their inner products, best first, of equals the lower row; -1 and -inf where there are fewer."""
 
     rows: Ints
@@ -42,7 +42,7 @@ class Search(Protocol):
 
     def __call__(
         self, queries_QW: Floats, k: int, *, excluded: Sequence[Ints] | None = None, allowed: Mask | None = None
-    ) -> Found:
+    ) -> SearchResult:
         """The best k. excluded: rows for each query that may not be found. allowed: (I), false for rows that may not.
 
         ValueError for queries of another width, or that are not finite, and for filters of another size.
@@ -64,7 +64,7 @@ class FlatSearch:
             raise ValueError(f"vector {bad[0]} is not finite, as of {len(bad)}; leave these items out")
         self.precision, self.device = precision, torch.device(device)
         self._native = (
-            _Native(self.vectors_IW) if precision == "int8" and self.device.type == "cpu" and load() else None
+            _NativeSearch(self.vectors_IW) if precision == "int8" and self.device.type == "cpu" and load() else None
         )
         self._first: Tensor | None = None  # what is looked at first
         self._scale_I: Tensor | None = None
@@ -82,7 +82,7 @@ class FlatSearch:
 
     def __call__(
         self, queries_QW: Floats, k: int, *, excluded: Sequence[Ints] | None = None, allowed: Mask | None = None
-    ) -> Found:
+    ) -> SearchResult:
         """See Search."""
         queries_QW = checked_queries(queries_QW, self.vectors_IW.shape[1])
         check_filters(len(queries_QW), len(self), k, excluded, allowed)
@@ -94,11 +94,11 @@ class FlatSearch:
             else:
                 parts.append(self._by_torch(queries_QW[part], k, hidden, allowed))
         if not parts:
-            return Found(np.zeros((0, k), np.int64), np.zeros((0, k), np.float32))
-        return Found(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+            return SearchResult(np.zeros((0, k), np.int64), np.zeros((0, k), np.float32))
+        return SearchResult(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
     @torch.no_grad()
-    def _by_torch(self, queries: Floats, k: int, excluded: Sequence[Ints] | None, allowed: Mask | None) -> Found:
+    def _by_torch(self, queries: Floats, k: int, excluded: Sequence[Ints] | None, allowed: Mask | None) -> SearchResult:
         query_QW = torch.from_numpy(queries).to(self.device)
         may = None if allowed is None else torch.from_numpy(allowed).to(self.device)
         most = min(k if self._first is None else num_kept(k), len(self))
@@ -145,7 +145,7 @@ def _best(score_QN: Tensor, most: int, ties: bool) -> tuple[Tensor, Tensor]:
     return score_QN.gather(1, place_QM), place_QM
 
 
-class _Call(ctypes.Structure):
+class _SearchCall(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("items", "dim", "num_queries", "most", "k")),
         *(
@@ -158,7 +158,7 @@ class _Call(ctypes.Structure):
     )  # fmt: skip
 
 
-class _Native:
+class _NativeSearch:
     """int8 in C++. Codes take a quarter of the vectors' memory."""
 
     def __init__(self, vectors_IW: Floats):
@@ -178,7 +178,7 @@ class _Native:
             ctypes.c_int64(torch.get_num_threads()),
         )
 
-    def __call__(self, queries: Floats, k: int, excluded: Sequence[Ints] | None, allowed: Mask | None) -> Found:
+    def __call__(self, queries: Floats, k: int, excluded: Sequence[Ints] | None, allowed: Mask | None) -> SearchResult:
         rows = np.full((len(queries), k), -1, np.int64)
         scores = np.full((len(queries), k), -np.inf, np.float32)
         hidden = offsets = None
@@ -186,7 +186,7 @@ class _Native:
             hidden = np.concatenate([np.zeros(0, np.int64), *(np.sort(each) for each in excluded)]).astype(np.int64)
             offsets = np.concatenate([[0], np.cumsum([len(each) for each in excluded])]).astype(np.int64)
         may = None if allowed is None else np.ascontiguousarray(allowed, np.bool_)
-        call = _Call(
+        call = _SearchCall(
             *self.vectors_IW.shape,
             len(queries),
             num_kept(k),
@@ -195,7 +195,7 @@ class _Native:
             torch.get_num_threads(),
         )
         self.library.search_int8(ctypes.byref(call))
-        return Found(rows, scores)
+        return SearchResult(rows, scores)
 
 
 def num_kept(k: int) -> int:
@@ -226,13 +226,13 @@ def check_filters(
         raise ValueError(f"allowed has the shape {allowed.shape}; ({num_items},) is needed, one for each item")
 
 
-def _ordered(rows: Ints, scores: Floats, k: int) -> Found:
+def _ordered(rows: Ints, scores: Floats, k: int) -> SearchResult:
     """The best k in order, filled up to k."""
     order = np.lexsort((rows, -scores))[:, :k]
     rows, scores = np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
     rows = np.where(scores == -np.inf, -1, rows)
     fill = ((0, 0), (0, k - rows.shape[1]))
-    return Found(np.pad(rows, fill, constant_values=-1), np.pad(scores, fill, constant_values=-np.inf))
+    return SearchResult(np.pad(rows, fill, constant_values=-1), np.pad(scores, fill, constant_values=-np.inf))
 
 
 def _over(numerator: float, values: Floats) -> Floats:

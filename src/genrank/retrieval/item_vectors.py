@@ -20,7 +20,7 @@ ROWS_AT_ONCE = 65536
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class ItemVectors:
     """`target_count`: (I). `trained_J`: rows that were a target in training, in order: what the losses are over."""
 
     table: FeatureTable
@@ -29,7 +29,7 @@ class Catalogue:
     device: torch.device
 
     @classmethod
-    def of(cls, table: FeatureTable, target_items: NDArray[np.int64], device: torch.device) -> "Catalogue":
+    def of(cls, table: FeatureTable, target_items: NDArray[np.int64], device: torch.device) -> "ItemVectors":
         """From the items of training's targets, one a target."""
         count = torch.from_numpy(np.bincount(target_items, minlength=len(table)))
         count[0] = 0
@@ -63,6 +63,6 @@ def embed_all(model: Retriever, table: FeatureTable, rows: NDArray[np.int64] | N
     `model.vectors` makes an index's vectors of them.
     """
     device = next(model.parameters()).device
-    catalogue = Catalogue.of(table, np.zeros(0, np.int64), device)
+    catalogue = ItemVectors.of(table, np.zeros(0, np.int64), device)
     wanted = torch.arange(len(table)) if rows is None else torch.from_numpy(rows)
     return torch.cat([catalogue.embedded(model.items, wanted[part]) for part in pieces(len(wanted), ROWS_AT_ONCE)])

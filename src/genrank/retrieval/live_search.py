@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from genrank.retrieval.item_search import FlatSearch, Found, Precision
+from genrank.retrieval.item_search import FlatSearch, Precision, SearchResult
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -58,7 +58,7 @@ class LiveIndex:
 
     def search(
         self, queries_QW: Floats, k: int, *, excluded: Sequence[Ints] | None = None, allowed: Mask | None = None
-    ) -> tuple[Found, "EmbeddedItems"]:
+    ) -> tuple[SearchResult, "EmbeddedItems"]:
         """The best rows of every query, best first, -1 where there are fewer, and what they are embedded as.
 
         excluded: rows for each query that are not to be found. allowed: (R), rows that may be found; rows behind its
@@ -144,7 +144,7 @@ def _search(
     k: int,
     excluded: Sequence[Ints] | None,
     allowed: Mask | None,
-) -> Found:
+) -> SearchResult:
     may = ~part.stale
     if allowed is not None:
         inside = part.rows < len(allowed)
@@ -156,16 +156,16 @@ def _search(
             places = place_of_row[rows[(rows >= 0) & (rows < len(place_of_row))]] - offset
             hidden.append(places[(places >= 0) & (places < len(part.rows))])
     found = part.search(queries, k, excluded=hidden, allowed=None if may.all() else may)
-    return Found(np.where(found.rows < 0, -1, part.rows[found.rows]), found.scores)
+    return SearchResult(np.where(found.rows < 0, -1, part.rows[found.rows]), found.scores)
 
 
-def _merged(found: Sequence[Found], k: int) -> Found:
+def _merged(found: Sequence[SearchResult], k: int) -> SearchResult:
     if len(found) == 1:
         return found[0]
     rows = np.concatenate([each.rows for each in found], 1)
     scores = np.concatenate([each.scores for each in found], 1)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return Found(np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1))
+    return SearchResult(np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1))
 
 
 def _staled(part: _Part, places: Ints) -> _Part:

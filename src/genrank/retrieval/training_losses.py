@@ -19,7 +19,7 @@ from torch import Tensor
 
 from genrank.batch import PackedBatch
 from genrank.retrieval.hard_negatives import HardNegatives, Seen
-from genrank.retrieval.item_vectors import Catalogue
+from genrank.retrieval.item_vectors import ItemVectors
 from genrank.retrieval.losses import full_softmax, info_nce, log_expected
 from genrank.retrieval.retriever import Encoded, Retriever
 
@@ -44,7 +44,7 @@ class Pool:
 class RetrievalLosses:
     """Losses of a batch. `item_of_row`: the catalogue's row of every exposure of the timelines. `seen`: of those."""
 
-    def __init__(self, model: Retriever, catalogue: Catalogue, item_of_row: Tensor, *, seen: Seen | None = None):
+    def __init__(self, model: Retriever, catalogue: ItemVectors, item_of_row: Tensor, *, seen: Seen | None = None):
         self.hard = HardNegatives(model, catalogue, seen) if model.config.ranker else None
         self.model, self.catalogue, self.item_of_row = model, catalogue, item_of_row
         self.is_full = len(catalogue.trained_J) <= model.config.full_softmax

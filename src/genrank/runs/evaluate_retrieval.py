@@ -11,7 +11,7 @@ from genrank.artifacts.bundle import load_bundle, require_same_schema
 from genrank.config import to_dict
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.prepared import Part, PreparedData
-from genrank.evaluation.retrieval_metrics import Retrieved, judge
+from genrank.evaluation.retrieval_metrics import RetrievedTargets, judge
 from genrank.finite_json import json_text
 from genrank.retrieval.retriever import Retriever
 from genrank.retrieval.retriever_config import RetrieverConfig
@@ -41,7 +41,9 @@ def judged_targets(model: Retriever, data: PreparedData, config: RunConfig, part
     return judge(found, popularity, num_bootstrap=evaluation.num_bootstrap, seed=evaluation.seed)
 
 
-def located(model: Retriever, data: PreparedData, config: RunConfig, part: Part) -> tuple[Retrieved, NDArray[np.int64]]:
+def located(
+    model: Retriever, data: PreparedData, config: RunConfig, part: Part
+) -> tuple[RetrievedTargets, NDArray[np.int64]]:
     """Where the targets of a part stand, and (I) how often every item was one in training."""
     assert isinstance(config.model, RetrieverConfig)
     data = retrieval_data(data, config.model)

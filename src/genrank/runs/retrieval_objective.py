@@ -15,8 +15,8 @@ from genrank.data.positives import of_positives
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceBuilder
 from genrank.data.timelines import ranges
-from genrank.evaluation.retrieval_metrics import Retrieved, request_metrics
-from genrank.retrieval.item_vectors import Catalogue, embed_all
+from genrank.evaluation.retrieval_metrics import RetrievedTargets, request_metrics
+from genrank.retrieval.item_vectors import ItemVectors, embed_all
 from genrank.retrieval.pieces import pieces
 from genrank.retrieval.retriever import Encoded, Retriever
 from genrank.retrieval.retriever_config import RetrieverConfig, positive_task
@@ -40,7 +40,7 @@ class RetrievalObjective:
     def __init__(self, model: Retriever, loader: Loader, device: torch.device):
         builder = loader.builder
         items = builder.timelines.item[loader.samples.candidates].astype(np.int64)
-        catalogue = Catalogue.of(builder.items, items, device)
+        catalogue = ItemVectors.of(builder.items, items, device)
         item_of_row = torch.from_numpy(builder.timelines.item.astype(np.int64)).to(device)
         self.model_losses = RetrievalLosses(
             model, catalogue, item_of_row, seen=partial(_seen, builder) if model.config.exclude_seen else None
@@ -76,7 +76,7 @@ def validation_figures(model: Retriever, loader: Loader) -> dict[str, float]:
     return {**figures, "score": figures["ndcg@10"]}
 
 
-class Lists(NamedTuple):
+class RankedLists(NamedTuple):
     """Of some places: ranks of their targets per stage, and the head of the answer's list."""
 
     ranks: dict[str, Tensor]
@@ -84,7 +84,7 @@ class Lists(NamedTuple):
 
 
 @torch.no_grad()
-def locate(model: Retriever, loader: Loader, *, popularity: NDArray[np.int64] | None = None) -> Retrieved:
+def locate(model: Retriever, loader: Loader, *, popularity: NDArray[np.int64] | None = None) -> RetrievedTargets:
     """Where every target of the loader's samples stands among all items.
 
     With `exclude_seen`, a target that the user had before is missed, and counted as `repeated`.
@@ -114,7 +114,7 @@ class _Search:
         self.vector_IW = model.vectors(embedded_IW)
         self.item_of_row = torch.from_numpy(builder.timelines.item.astype(np.int64)).to(embedded_IW.device)
 
-    def __call__(self, batch: PackedBatch) -> list[Lists]:
+    def __call__(self, batch: PackedBatch) -> list[RankedLists]:
         encoded = self.model.encode(batch)
         query_CW = self.model.queries(encoded, batch)
         target_C = self.item_of_row[batch.candidates.exposure]
@@ -124,7 +124,7 @@ class _Search:
 
     def _lists(
         self, encoded: Encoded, batch: PackedBatch, place_P: Tensor, query_PW: Tensor, target_P: Tensor
-    ) -> Lists:
+    ) -> RankedLists:
         rows = batch.candidates.exposure[place_P]
         ranks = {}
         if self.popularity is not None:
@@ -133,7 +133,7 @@ class _Search:
         ranks["generator"] = _rank(score_PI, target_P)
         num_candidates = min(self.model.config.num_candidates, score_PI.shape[1] - 1)
         if self.model.ranker is None:
-            return Lists(ranks, score_PI.topk(min(NUM_TOP, num_candidates), -1).indices)
+            return RankedLists(ranks, score_PI.topk(min(NUM_TOP, num_candidates), -1).indices)
         best = score_PI.topk(num_candidates, -1)
         ranked_PM = self._ranked(encoded, batch, place_P, query_PW, best.indices)
         ranked_PM = ranked_PM.masked_fill(best.values == -torch.inf, -torch.inf)
@@ -142,7 +142,7 @@ class _Search:
         found_P = is_target_PM.any(-1) & ranks["generator"].isfinite()
         ranks["ranker"] = torch.where(found_P, place_in_best, ranks["generator"].clamp_min(num_candidates))
         order = ranked_PM.topk(min(NUM_TOP, num_candidates), -1).indices
-        return Lists(ranks, best.indices.gather(1, order))
+        return RankedLists(ranks, best.indices.gather(1, order))
 
     def _ranked(
         self, encoded: Encoded, batch: PackedBatch, place_P: Tensor, query_PW: Tensor, row_PM: Tensor
@@ -187,10 +187,10 @@ def _rank(score_PI: Tensor, target_P: Tensor) -> Tensor:
 
 def _retrieved(
     builder: SequenceBuilder, row: NDArray[np.int64], ranks: dict[str, NDArray[np.float64]], top: NDArray[np.int64]
-) -> Retrieved:
+) -> RetrievedTargets:
     t, items = builder.timelines, builder.items
     item = t.item[row].astype(np.int64)
-    return Retrieved(
+    return RetrievedTargets(
         request=builder.request_key[row],
         user=t.users[builder.user_of_row[row]],
         item=item,

@@ -6,14 +6,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from genrank.inference.gen_ranker import Place
+from genrank.inference.gen_ranker import RankedItem
 from genrank.server.deployment import RankAnswer
 from genrank.server.retrieval_service import RetrieveAnswer
 
 _ENCODER = msgspec.json.Encoder()
 
 
-class PlaceBody(Struct):
+class RankedItemBody(Struct):
     """A candidate in the order. known: false where the item is in no table and its features are unknown."""
 
     item: str
@@ -37,12 +37,12 @@ class RankAnswerBody(Struct, kw_only=True):
     history: int
     encoded: int
     model: str
-    places: Sequence[PlaceBody]
+    places: Sequence[RankedItemBody]
     waited_ms: float
     worked_ms: float
 
 
-class FoundBody(Struct):
+class RetrievedItemBody(Struct):
     """A retrieved item. score: a logit, comparable within the answer."""
 
     item: str
@@ -60,7 +60,7 @@ class RetrieveAnswerBody(Struct, kw_only=True):
     history: int
     model: str
     index: str
-    items: Sequence[FoundBody]
+    items: Sequence[RetrievedItemBody]
     waited_ms: float
     encode_ms: float
     search_ms: float
@@ -133,9 +133,9 @@ def ranked(answer: RankAnswer, tasks: tuple[str, ...]) -> RankAnswerBody:
     )
 
 
-def _place(place: Place, tasks: frozenset[str]) -> PlaceBody:
+def _place(place: RankedItem, tasks: frozenset[str]) -> RankedItemBody:
     scores = {task: score for task, score in place.scores.items() if task in tasks} if tasks else place.scores
-    return PlaceBody(place.item, place.value, scores, place.known)
+    return RankedItemBody(place.item, place.value, scores, place.known)
 
 
 def retrieved(found: RetrieveAnswer) -> RetrieveAnswerBody:
@@ -149,7 +149,7 @@ def retrieved(found: RetrieveAnswer) -> RetrieveAnswerBody:
         history=found.num_history,
         model=found.model_version,
         index=found.index_version,
-        items=[FoundBody(*pair) for pair in zip(found.items, found.scores, strict=True)],
+        items=[RetrievedItemBody(*pair) for pair in zip(found.items, found.scores, strict=True)],
         waited_ms=_ms(found.waited),
         **{f"{name}_ms": _ms(seconds) for name, seconds in found.seconds.items()},
     )

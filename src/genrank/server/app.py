@@ -41,7 +41,7 @@ from genrank.server.deployment import RankAnswer, RankRequest
 from genrank.server.docs_page import page
 from genrank.server.gate import Gate, Lag, error_body
 from genrank.server.refusals import HANDLERS
-from genrank.server.retrieval_service import RetrievalStage, RetrieveAnswer, Wanted
+from genrank.server.retrieval_service import RetrievalQuery, RetrievalStage, RetrieveAnswer
 from genrank.server.wire import EventsBody, ItemsBody, RankBody, RecommendBody, RetrieveBody
 
 MIB = 2**20
@@ -154,7 +154,7 @@ def _retrieval(service: RankingService, stage: RetrievalStage, metrics: Metrics)
     limits = BodyLimits(size=RETRIEVE_BODY, rows=1000, values=50)  # 50,000 ids in all
     retrieve_bodies, recommend_bodies = BodyReader(RetrieveBody, limits), BodyReader(RecommendBody, limits)
 
-    def begin(body: RetrieveBody) -> tuple[Wanted, "Future[RetrieveAnswer]"]:
+    def begin(body: RetrieveBody) -> tuple[RetrievalQuery, "Future[RetrieveAnswer]"]:
         wanted = body.wanted()
         return wanted, stage.retrieve(wanted)
 

@@ -20,10 +20,10 @@ from genrank.inference.catalogue import Item
 from genrank.inference.gen_ranker import check_candidates, check_value
 from genrank.inference.ranking_engine import Cache, history_cache
 from genrank.inference.request_log import RequestLog, ServedRanking
-from genrank.inference.store import Behind, Event, EventStore, StoreUnavailable
+from genrank.inference.store import Event, EventStore, StoreUnavailable, UpdatesExpired
 from genrank.server.batcher import Batcher
 from genrank.server.clock import Clock
-from genrank.server.deployment import Asked, Deployment, RankAnswer, RankRequest
+from genrank.server.deployment import Deployment, PendingRanking, RankAnswer, RankRequest
 from genrank.server.rarely import Rarely
 from genrank.server.service_options import ServiceOptions
 
@@ -60,7 +60,7 @@ class RankingService:
         self._deploy(bundle)
         logged = 0 if until is not None else self.deployed.bundle.manifest.split.last_time
         self.clock = Clock(earliest=max(logged, store.last_written()))  # it can't be earlier than what is there
-        self._batcher: Batcher[Asked, RankAnswer] = Batcher(
+        self._batcher: Batcher[PendingRanking, RankAnswer] = Batcher(
             self._work,
             cost=lambda asked: REQUEST_COST + len(asked.request.candidates),
             batch_cost=float(options.batch_candidates),
@@ -91,7 +91,7 @@ class RankingService:
             try:
                 self._deploy_once(bundle)
                 return
-            except Behind:  # more has come meanwhile than is told: begin again with all of it
+            except UpdatesExpired:  # more has come meanwhile than is told: begin again with all of it
                 if attempt == ATTEMPTS - 1:
                     raise
 
@@ -107,11 +107,11 @@ class RankingService:
         """Learn what has come to the store, from this process or another. Raises StoreUnavailable."""
         try:
             self.deployed.catch_up()
-        except Behind:
+        except UpdatesExpired:
             with self._swapping:
                 try:
                     self.deployed.catch_up()  # somebody else may have deployed it anew meanwhile
-                except Behind:
+                except UpdatesExpired:
                     self._deploy(self.deployed.bundle)
                     self.cache.remove_where(lambda _: True)  # a store that lost its past counts revisions anew
 
@@ -135,7 +135,7 @@ class RankingService:
         self._check(deployed, request)
         weights = self._weights(deployed, request.value)
         when, behind = self.clock.of(request.time)
-        asked = Asked(deployed, request, when, weights, time.monotonic(), behind)
+        asked = PendingRanking(deployed, request, when, weights, time.monotonic(), behind)
         future = self._batcher.submit(asked, within=self.options.deadline)
         if self.request_log is not None:
             future.add_done_callback(lambda done: self._note(asked, done))
@@ -209,7 +209,7 @@ class RankingService:
             self.request_log.close()
         self.store.close()
 
-    def _note(self, asked: Asked, done: "Future[RankAnswer]") -> None:
+    def _note(self, asked: PendingRanking, done: "Future[RankAnswer]") -> None:
         assert self.request_log is not None
         if done.cancelled() or done.exception() is not None:
             return
@@ -275,7 +275,7 @@ class RankingService:
             raise RequestError(f"value: there is no formula {shown(value)}; there is {known}; or give weights by task")
         return self.options.values[value] if value else deployed.bundle.config.value
 
-    def _work(self, batch: Sequence[Asked]) -> list[RankAnswer]:
+    def _work(self, batch: Sequence[PendingRanking]) -> list[RankAnswer]:
         answers: dict[int, RankAnswer] = {}
         for deployed in dict.fromkeys(asked.deployed for asked in batch):  # two, if the model was swapped just now
             own = [place for place, asked in enumerate(batch) if asked.deployed is deployed]

@@ -14,10 +14,10 @@ from genrank.artifacts.bundle import Bundle, require_same_schema
 from genrank.data.manifest import Manifest
 from genrank.data.tables import FeatureTable
 from genrank.inference.catalogue import Catalogue
-from genrank.inference.gen_ranker import Place, check_value, in_order
+from genrank.inference.gen_ranker import RankedItem, check_value, in_order
 from genrank.inference.histories import Histories, PastInMemory
 from genrank.inference.left_out import LeftOut
-from genrank.inference.ranking_engine import Cache, Engine, EngineRequest, Scored
+from genrank.inference.ranking_engine import Cache, EngineRequest, RankingEngine, Scored
 from genrank.inference.served_statistics import ServedStatistics
 from genrank.inference.store import EventStore
 from genrank.runs.train import device_named
@@ -51,7 +51,7 @@ class RankAnswer:
     time: int
     num_history: int
     num_encoded: int
-    places: tuple[Place, ...]
+    places: tuple[RankedItem, ...]
     model_version: str
     waited: float
     worked: float
@@ -59,7 +59,7 @@ class RankAnswer:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PendingRanking:
     """A request on its way, with what was settled when it came."""
 
     deployed: "Deployment"  # at the time of asking: its tasks and features are what the request was checked for
@@ -115,7 +115,7 @@ class Deployment:
             else None
         )
         device = device_named(options.device)
-        self.engine = Engine(
+        self.engine = RankingEngine(
             bundle.model(device),
             bundle.config.sequence,
             version=bundle.version,
@@ -127,7 +127,7 @@ class Deployment:
             dtype=options.precision,
         )
 
-    def rank(self, batch: Sequence[Asked]) -> list[RankAnswer]:
+    def rank(self, batch: Sequence[PendingRanking]) -> list[RankAnswer]:
         """The answers, in order."""
         begun = time.monotonic()
         rows = [self.catalogue.find(asked.request.candidates) for asked in batch]
@@ -161,7 +161,7 @@ class Deployment:
 
 
 def _answer(
-    asked: Asked, scored: Scored, known: NDArray[np.bool_], *, version: str, times: tuple[float, float]
+    asked: PendingRanking, scored: Scored, known: NDArray[np.bool_], *, version: str, times: tuple[float, float]
 ) -> RankAnswer:
     request = asked.request
     places = in_order(request.candidates, scored.scores, known=known, weights=asked.weights)

@@ -26,7 +26,7 @@ from genrank.inference.gen_retriever import check_k
 from genrank.inference.histories import Histories, PastInMemory
 from genrank.inference.left_out import LeftOut
 from genrank.inference.retrieval_engine import RetrievalEngine, RetrievedItems, RetrieveRequest, add_items, open_index
-from genrank.inference.store import Behind, EventStore, StoreUnavailable
+from genrank.inference.store import EventStore, StoreUnavailable, UpdatesExpired
 from genrank.runs.train import device_named
 from genrank.server.batcher import Batcher
 from genrank.server.clock import Clock
@@ -40,7 +40,7 @@ BATCH = 8  # retrievals that are done together
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class RetrievalQuery:
     """What a caller asks: see RetrieveRequest. exclude: ids. time: None for now."""
 
     user: str
@@ -70,8 +70,8 @@ class RetrieveAnswer:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    wanted: Wanted
+class _PendingRetrieval:
+    wanted: RetrievalQuery
     time: int
     began: float
     clock_behind: float
@@ -112,7 +112,7 @@ class _Opened:
         )
 
     def catch_up(self) -> None:
-        """Learn what items have come to the store. Raises Behind and StoreUnavailable."""
+        """Learn what items have come to the store. Raises UpdatesExpired and StoreUnavailable."""
         with self._following:
             updates, self._position = self.store.updates(self._position)
             for update in updates:
@@ -140,7 +140,7 @@ class RetrievalStage:
         self.opened = self._open()
         self._failed: tuple[tuple[str, str], tuple[int, ...]] | None = None
         self._troubles = Rarely()
-        self._batcher: Batcher[_Asked, RetrieveAnswer] = Batcher(
+        self._batcher: Batcher[_PendingRetrieval, RetrieveAnswer] = Batcher(
             self._work, cost=lambda _: 1.0, batch_cost=float(BATCH), wait=options.wait
         )
         self._stopping = threading.Event()
@@ -158,7 +158,7 @@ class RetrievalStage:
             return "the thread that follows the index has ended; start the service again"
         return self._batcher.failure and f"retrieval: {self._batcher.failure}"
 
-    def retrieve(self, wanted: Wanted) -> "Future[RetrieveAnswer]":
+    def retrieve(self, wanted: RetrievalQuery) -> "Future[RetrieveAnswer]":
         """The answer to come. Raises RequestError for what can't be retrieved, Overloaded where there's no time."""
         check_id("user", wanted.user)
         for name in wanted.exclude:
@@ -169,17 +169,19 @@ class RetrievalStage:
         for name in wanted.without:
             self.opened.catalogue.vocabulary(name)
         when, behind = self.clock.of(wanted.time)
-        return self._batcher.submit(_Asked(wanted, when, time.monotonic(), behind), within=self.options.deadline)
+        return self._batcher.submit(
+            _PendingRetrieval(wanted, when, time.monotonic(), behind), within=self.options.deadline
+        )
 
     def catch_up(self) -> None:
         """Learn what has come to the store, from this process or another. Raises StoreUnavailable."""
         try:
             self.opened.catch_up()
-        except Behind:
+        except UpdatesExpired:
             with self._opening:
                 try:
                     self.opened.catch_up()  # somebody else may have opened it anew meanwhile
-                except Behind:
+                except UpdatesExpired:
                     self.opened = self._open()
 
     def look(self) -> bool:
@@ -196,7 +198,7 @@ class RetrievalStage:
             self._failed = (newest, written)  # until it has been found good
             self.opened = self._open()
             self.catch_up()  # with what came while it was opened
-        except (StoreUnavailable, Behind):
+        except (StoreUnavailable, UpdatesExpired):
             self._failed = None  # not its fault; tried again
             return False
         except GenRankError as problem:
@@ -232,7 +234,7 @@ class RetrievalStage:
             except Exception as problem:  # noqa: BLE001 - the service must outlive whatever is in the store or the folder
                 self._troubles.say(log.exception, f"retrieval could not learn what is new: {problem!r}")
 
-    def _work(self, batch: Sequence[_Asked]) -> list[RetrieveAnswer]:
+    def _work(self, batch: Sequence[_PendingRetrieval]) -> list[RetrieveAnswer]:
         opened, begun = self.opened, time.monotonic()
         found = opened.engine.retrieve(
             [
@@ -250,7 +252,7 @@ class RetrievalStage:
         return [_answer(opened, asked, each, begun - asked.began) for asked, each in zip(batch, found, strict=True)]
 
 
-def _answer(opened: _Opened, asked: _Asked, found: RetrievedItems, waited: float) -> RetrieveAnswer:
+def _answer(opened: _Opened, asked: _PendingRetrieval, found: RetrievedItems, waited: float) -> RetrieveAnswer:
     ids = opened.catalogue.table.ids
     return RetrieveAnswer(
         user=asked.wanted.user,

@@ -8,7 +8,7 @@ from pathlib import Path
 from genrank.artifacts.bundle import load_bundle
 from genrank.errors import GenRankError
 from genrank.inference.published import check_golden, current
-from genrank.inference.store import Behind, StoreUnavailable
+from genrank.inference.store import StoreUnavailable, UpdatesExpired
 from genrank.server.core import RankingService
 from genrank.server.rarely import Rarely
 
@@ -64,7 +64,7 @@ class Watcher:
             check_golden(bundle)
             self.service.swap(bundle)
             self.swapped()
-        except (StoreUnavailable, Behind) as problem:
+        except (StoreUnavailable, UpdatesExpired) as problem:
             self.failed = None  # not its fault; tried again
             self._say(f"the service stays with {self.service.version} for now: {problem}")
             return False

@@ -15,7 +15,7 @@ from genrank.inference.catalogue import Item
 from genrank.inference.store import Event
 from genrank.server.body_reading import MalformedBody, decoded
 from genrank.server.deployment import RankRequest
-from genrank.server.retrieval_service import Wanted
+from genrank.server.retrieval_service import RetrievalQuery
 
 MAX_TEXT = 4096  # characters of a value
 MAX_FEATURE_BYTES = 80_000  # of the JSON of one map: an embedding of 3,072 numbers of 24 characters fits
@@ -140,9 +140,9 @@ class RetrieveBody(Body):
         bool | None, Meta(description="leave out what the user had before; default: as trained")
     ] = None
 
-    def wanted(self) -> Wanted:
+    def wanted(self) -> RetrievalQuery:
         """As the retrieval stage takes it."""
-        return Wanted(
+        return RetrievalQuery(
             user=str(self.user),
             k=self.k,
             time=self.time,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrank.simulation.population import Population
-from genrank.simulation.simulated_items import Catalogue
+from genrank.simulation.simulated_items import SimulatedItems
 from genrank.simulation.world_config import WorldConfig
 
 Array = NDArray[Any]
@@ -32,7 +32,7 @@ _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
 @dataclass(frozen=True)
-class Context:
+class ActionContext:
     """What surrounds the exposures of a round."""
 
     items: Array  # (n, S) int64
@@ -59,7 +59,12 @@ class Outcome:
 
 
 def act(
-    context: Context, *, population: Population, catalogue: Catalogue, config: WorldConfig, rng: np.random.Generator
+    context: ActionContext,
+    *,
+    population: Population,
+    catalogue: SimulatedItems,
+    config: WorldConfig,
+    rng: np.random.Generator,
 ) -> Outcome:
     """Draws the outcome of a round for the first n users of the population."""
     shape = context.items.shape
@@ -103,7 +108,9 @@ def same_topic_before(topics: Array, recent: Array) -> Array:
     return count
 
 
-def _click_logit(context: Context, *, population: Population, catalogue: Catalogue, config: WorldConfig) -> Array:
+def _click_logit(
+    context: ActionContext, *, population: Population, catalogue: SimulatedItems, config: WorldConfig
+) -> Array:
     num, slots = context.items.shape
     age_days = np.maximum(context.time[:, None] - catalogue.published[context.items], 0).astype(np.float32) / 86400
     users = np.arange(num)[:, None]
@@ -119,7 +126,7 @@ def _click_logit(context: Context, *, population: Population, catalogue: Catalog
     return logit
 
 
-def _stay(context: Context, *, engagement: Array, population: Population, catalogue: Catalogue) -> Array:
+def _stay(context: ActionContext, *, engagement: Array, population: Population, catalogue: SimulatedItems) -> Array:
     """Seconds that the users stay if they click: log-normal around a part of the item's length."""
     logarithm = np.float32(_STAY) * np.log(catalogue.length[context.items])
     logarithm += np.float32(_STAY_MATCH) * context.match + np.float32(_STAY_ENGAGED) * engagement

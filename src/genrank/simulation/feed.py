@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genrank.simulation.actions import Context, Outcome, act, same_topic_before
+from genrank.simulation.actions import ActionContext, Outcome, act, same_topic_before
 from genrank.simulation.interests import Interests
 from genrank.simulation.lateness import NEVER, SECONDS_PER_SLOT, Delays, Pending, delays
 from genrank.simulation.policy import Policy
-from genrank.simulation.population import DEVICES, Calendar, Population
-from genrank.simulation.simulated_items import DAY, HOUR, START, Catalogue
+from genrank.simulation.population import DEVICES, Population, SessionTimes
+from genrank.simulation.simulated_items import DAY, HOUR, START, SimulatedItems
 from genrank.simulation.world_config import WorldConfig
 
 Array = NDArray[Any]
@@ -30,11 +30,13 @@ _REPORT_EVERY = 16  # rounds
 class Shard:
     """Users with all that the world remembers of them."""
 
-    def __init__(self, numbers: Array, *, catalogue: Catalogue, config: WorldConfig, rng: np.random.Generator) -> None:
+    def __init__(
+        self, numbers: Array, *, catalogue: SimulatedItems, config: WorldConfig, rng: np.random.Generator
+    ) -> None:
         self._rng, self._config, self._catalogue = rng, config, catalogue
         # The busiest stand first, so numbers are given out in any order: a number tells nothing of its user.
         self._population = Population.build(rng.permutation(numbers), config=config, rng=rng)
-        self._calendar = Calendar.build(numbers.size, config=config, rng=rng)
+        self._calendar = SessionTimes.build(numbers.size, config=config, rng=rng)
         self._interests = Interests(self._population, catalogue=catalogue, config=config)
         self._policy = Policy(self._population, catalogue=catalogue, config=config)
         self._followed = np.zeros((numbers.size, config.num_authors), bool)
@@ -78,7 +80,7 @@ class Shard:
         author = self._catalogue.author[page.items]
         match = self._interests.match(page.items, seen)
         device = self._device(num)
-        context = Context(
+        context = ActionContext(
             items=page.items,
             seen=seen,
             match=match.value,
@@ -179,7 +181,7 @@ def _after(taken: Delays | None, waited: Array) -> dict[str, Array]:
     }
 
 
-def _flatten(blocks: list[dict[str, Array]], population: Population, catalogue: Catalogue) -> dict[str, Array]:
+def _flatten(blocks: list[dict[str, Array]], population: Population, catalogue: SimulatedItems) -> dict[str, Array]:
     """Rounds (n, S) as columns (X), and what follows from them."""
     per_round = [block["timestamp"].size for block in blocks]
     user = np.concatenate([population.number[:num] for num in per_round])

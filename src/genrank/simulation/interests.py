@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrank.simulation.population import TABLE, Population
-from genrank.simulation.simulated_items import Catalogue, around, unit
+from genrank.simulation.simulated_items import SimulatedItems, around, unit
 from genrank.simulation.world_config import WorldConfig
 
 Array = NDArray[Any]
@@ -40,7 +40,7 @@ class Match:
 class Interests:
     """The interests of a shard's users. Methods take `num`: the first users, those that are active in the round."""
 
-    def __init__(self, population: Population, *, catalogue: Catalogue, config: WorldConfig) -> None:
+    def __init__(self, population: Population, *, catalogue: SimulatedItems, config: WorldConfig) -> None:
         self._population, self._catalogue, self._config = population, catalogue, config
         shape = (population.number.size, config.num_interests)
         self.vectors_NKD = np.zeros((*shape, catalogue.vectors_ID.shape[1]), np.float32)

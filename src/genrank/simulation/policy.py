@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrank.simulation.population import TABLE, Population
-from genrank.simulation.simulated_items import Catalogue
+from genrank.simulation.simulated_items import SimulatedItems
 from genrank.simulation.world_config import WorldConfig
 
 Array = NDArray[Any]
@@ -36,7 +36,7 @@ class Page:
 class Policy:
     """The logging policy with its memory of what a shard's users were shown."""
 
-    def __init__(self, population: Population, *, catalogue: Catalogue, config: WorldConfig) -> None:
+    def __init__(self, population: Population, *, catalogue: SimulatedItems, config: WorldConfig) -> None:
         self._population, self._catalogue, self._config = population, catalogue, config
         self._shown_NMS = np.full((population.number.size, REMEMBERED, config.max_slots), -1, np.int64)
         self._round = 0

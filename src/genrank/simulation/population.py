@@ -71,7 +71,7 @@ class Population:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calendar:
+class SessionTimes:
     """When the users of a shard come. A user's requests stand together; rounds count them."""
 
     offset: Array  # (N + 1) int64, where a user's requests begin
@@ -80,7 +80,7 @@ class Calendar:
     last: Array  # (R) bool, the session's last request
 
     @classmethod
-    def build(cls, num_users: int, *, config: WorldConfig, rng: np.random.Generator) -> "Calendar":
+    def build(cls, num_users: int, *, config: WorldConfig, rng: np.random.Generator) -> "SessionTimes":
         """A calendar for `num_users`, the busiest first."""
         activity = np.exp(_ACTIVITY_SPREAD * rng.standard_normal(num_users) - _ACTIVITY_SPREAD**2 / 2)
         weekday = np.where(np.arange(config.num_days) % 7 >= 5, _WEEKEND, 1.0)

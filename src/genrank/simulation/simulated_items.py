@@ -29,7 +29,7 @@ _RECENCY = 2.2  # exponent that turns a uniform draw into a rank from the newest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Catalogue:
+class SimulatedItems:
     """All items, those still to come included."""
 
     topic_vectors_TD: Array  # float32
@@ -48,7 +48,7 @@ class Catalogue:
     available_H: Array  # int64
 
     @classmethod
-    def build(cls, config: WorldConfig, rng: np.random.Generator) -> "Catalogue":
+    def build(cls, config: WorldConfig, rng: np.random.Generator) -> "SimulatedItems":
         """The catalogue of a world."""
         published = _publication(config, rng)
         author_topic = rng.choice(config.num_topics, config.num_authors, p=_zipf(config.num_topics, 0.4))

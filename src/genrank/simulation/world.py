@@ -28,7 +28,7 @@ from genrank.config import to_dict
 from genrank.folders import new_folder, refuse_occupied
 from genrank.simulation.feed import Shard
 from genrank.simulation.oracle import StreamingAuc
-from genrank.simulation.simulated_items import Catalogue
+from genrank.simulation.simulated_items import SimulatedItems
 from genrank.simulation.world_config import WorldConfig
 from genrank.simulation.writer import BINARY_TASKS, UserTable, schema_toml, write_exposures, write_items, write_json
 
@@ -66,7 +66,7 @@ def simulate(config: WorldConfig, out: Path, *, progress: Progress | None = None
     refuse_occupied(out)
     with new_folder(out) as folder:
         rng = np.random.default_rng([config.seed, 0])
-        catalogue = Catalogue.build(config, rng)
+        catalogue = SimulatedItems.build(config, rng)
         write_items(folder, catalogue, rng)
         totals = _simulate_shards(config, catalogue=catalogue, folder=folder, report=report)
         (folder / "schema.toml").write_text(schema_toml(late=config.has_late_actions), encoding="utf-8")
@@ -101,7 +101,7 @@ class _Totals:
         }
 
 
-def _simulate_shards(config: WorldConfig, *, catalogue: Catalogue, folder: Path, report: Progress) -> _Totals:
+def _simulate_shards(config: WorldConfig, *, catalogue: SimulatedItems, folder: Path, report: Progress) -> _Totals:
     (folder / "exposures").mkdir()
     wanted = round(config.num_users * config.exposures_per_user / _SHARD_EXPOSURES)
     shards = np.array_split(np.arange(config.num_users), min(max(1, wanted), config.num_users))

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from genrank.simulation.population import AGE_GROUPS, COUNTRIES, DEVICES, Population
-from genrank.simulation.simulated_items import TAGS_PER_TOPIC, Catalogue
+from genrank.simulation.simulated_items import TAGS_PER_TOPIC, SimulatedItems
 
 Array = NDArray[Any]
 
@@ -167,7 +167,7 @@ def _times(columns: dict[str, Array]) -> dict[str, pa.Array]:
     }
 
 
-def write_items(folder: Path, catalogue: Catalogue, rng: np.random.Generator) -> None:
+def write_items(folder: Path, catalogue: SimulatedItems, rng: np.random.Generator) -> None:
     """items.parquet and content.npy, rows in order of publication."""
     table = pa.table(
         {
@@ -229,7 +229,7 @@ def _labels(labels: tuple[str, ...], indices: Array) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(indices.astype(np.int32)), pa.array(labels, pa.string()))
 
 
-def _tags(catalogue: Catalogue, rng: np.random.Generator) -> pa.ListArray:
+def _tags(catalogue: SimulatedItems, rng: np.random.Generator) -> pa.ListArray:
     """Every item has the two of its topic's tags that are nearest to it, and some have a mood."""
     num = catalogue.topic.size
     tags_IGD = catalogue.tag_vectors_TGD[catalogue.topic]

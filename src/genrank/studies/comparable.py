@@ -21,7 +21,7 @@ LAST = 0.1  # of the exposures that were trained on
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class Comparability:
     """Whether a variant may be compared: `why` not, empty where it may; what its cells are too poor to tell."""
 
     why: str = ""
@@ -34,29 +34,29 @@ def counted(cells: Mapping[str, CellResult]) -> float | None:
     return max((value for value in figures if value is not None), default=None)
 
 
-def standing(variant: Variant, cells: Mapping[int, CellResult], counting: float | None) -> Standing:
+def standing(variant: Variant, cells: Mapping[int, CellResult], counting: float | None) -> Comparability:
     """Of a ranker, from its finished cells."""
     figures = [cell.figures for cell in cells.values() if not cell.failed]
     if variant.yardstick in COUNTING or not figures:
-        return Standing()
+        return Comparability()
     aucs = [found["test"][ALL].get("auc") for found in figures]
     if None in aucs:
-        return Standing()
+        return Comparability()
     unchecked = []
     if counting is None:
         unchecked.append("no count-based baseline")
     elif (above := float(np.mean(aucs)) - counting) < NEAR:
-        return Standing(why=f"{variant.name} is {_apart(above)} the count-based baseline")
+        return Comparability(why=f"{variant.name} is {_apart(above)} the count-based baseline")
     if variant.yardstick is None:
         rises = [last_rise(found.get("curve", ()), "auc") for found in figures]
         known = [rise for rise in rises if rise is not None]
         if len(known) < len(rises):
             unchecked.append("no validation curve")
         elif (rise := float(np.mean(known))) > MARGIN:
-            return Standing(
+            return Comparability(
                 why=f"{variant.name} was still rising by {rise:.4f} AUC over the last tenth of its training"
             )
-    return Standing(unchecked=tuple(unchecked))
+    return Comparability(unchecked=tuple(unchecked))
 
 
 def last_rise(curve: Sequence[Mapping[str, Any]], metric: str) -> float | None:
@@ -70,10 +70,10 @@ def last_rise(curve: Sequence[Mapping[str, Any]], metric: str) -> float | None:
 
 def standings(
     study: Study, results: Mapping[str, Mapping[int, CellResult]], counting: float | None
-) -> dict[str, Standing]:
+) -> dict[str, Comparability]:
     """Of every variant; retrievers are not held against counting."""
     if study.metrics != RANKING:
-        return {variant.name: Standing() for variant in study.variants}
+        return {variant.name: Comparability() for variant in study.variants}
     return {variant.name: standing(variant, results[variant.name], counting) for variant in study.variants}
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from genrank.studies.cells import CellResult
-from genrank.studies.comparable import Standing, counted, doubts, standings
+from genrank.studies.comparable import Comparability, counted, doubts, standings
 from genrank.studies.contrasts import (
     Contrast,
-    Measured,
+    VariantFigure,
     contrast,
     joint,
     less,
@@ -77,7 +77,7 @@ def _parts(results: Results) -> list[str]:
 
 def _figures(
     results: Results, names: Sequence[str], seeds: Sequence[int], metric: str, part: str
-) -> tuple[dict[str, Measured], list[int]] | None:
+) -> tuple[dict[str, VariantFigure], list[int]] | None:
     """Figures of the variants under the seeds that all of them have; None without any."""
     common = [
         seed
@@ -93,7 +93,7 @@ def _figures(
 
 
 def _row(
-    study: Study, variant: Variant, evidence: Evidence, parts: Sequence[str], standing: Standing
+    study: Study, variant: Variant, evidence: Evidence, parts: Sequence[str], standing: Comparability
 ) -> dict[str, Any]:
     results, seeds, speed = evidence.results, evidence.seeds, evidence.speed
     cells = results[variant.name]
@@ -140,7 +140,9 @@ def _row(
     return row
 
 
-def _finding(study: Study, finding: Finding, evidence: Evidence, standing: Mapping[str, Standing]) -> dict[str, Any]:
+def _finding(
+    study: Study, finding: Finding, evidence: Evidence, standing: Mapping[str, Comparability]
+) -> dict[str, Any]:
     """What the finding claims, and per figure what was measured; `why` a verdict is less than the figures alone say."""
     about: dict[str, Any] = {**asdict(finding), "weights": dict(finding.contrast)}
     del about["contrast"]

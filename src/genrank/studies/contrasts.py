@@ -25,7 +25,7 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Measured:
+class VariantFigure:
     """One variant's figure: `value_S`, and its replicates over users, `users_SR`; R is 0 where none are kept."""
 
     value_S: NDArray[np.float64]
@@ -48,7 +48,7 @@ class Contrast:
         return float(np.std(self.per_seed, ddof=1)) if len(self.per_seed) > 1 else None
 
 
-def measured(cells: Mapping[int, CellResult], seeds: Sequence[int], *, metric: str, part: str) -> Measured | None:
+def measured(cells: Mapping[int, CellResult], seeds: Sequence[int], *, metric: str, part: str) -> VariantFigure | None:
     """A variant's figure under the seeds, in one slice; None where it is not defined. cells: by seed, -1 is any."""
     values, replicates = [], []
     for seed in seeds:
@@ -57,10 +57,10 @@ def measured(cells: Mapping[int, CellResult], seeds: Sequence[int], *, metric: s
             return None
         values.append(row[metric])
         replicates.append(row["replicates"].get(metric, []))
-    return Measured(np.array(values, np.float64), np.array(replicates, np.float64))
+    return VariantFigure(np.array(values, np.float64), np.array(replicates, np.float64))
 
 
-def contrast(weights: Mapping[str, float], figures: Mapping[str, Measured]) -> Contrast:
+def contrast(weights: Mapping[str, float], figures: Mapping[str, VariantFigure]) -> Contrast:
     """Σ weight · figure, seed by seed and replicate by replicate."""
     per_seed_S = sum(weight * figures[name].value_S for name, weight in weights.items())
     users_R = sum(weight * figures[name].users_SR.mean(0) for name, weight in weights.items())
@@ -104,18 +104,18 @@ def both_intervals(differences_S: NDArray[np.float64], users_R: NDArray[np.float
     return mean - reach, mean + reach
 
 
-def relative(found: Measured, metric: str) -> Measured | None:
+def relative(found: VariantFigure, metric: str) -> VariantFigure | None:
     """log(figure - chance), so that differences are of shares; None where a figure is no better than chance."""
     chance = CHANCE.get(metric, 0.0)
     if (found.value_S <= chance).any() or (found.users_SR <= chance).any():
         return None
-    return Measured(np.log(found.value_S - chance), np.log(found.users_SR - chance))
+    return VariantFigure(np.log(found.value_S - chance), np.log(found.users_SR - chance))
 
 
-def less(found: Measured, other: Measured) -> Measured:
+def less(found: VariantFigure, other: VariantFigure) -> VariantFigure:
     """The figure less that of other exposures; replicates are not paired, so the interval is as of independent ones."""
     users = found.users_SR - other.users_SR if found.users_SR.shape == other.users_SR.shape else found.users_SR[:, :0]
-    return Measured(found.value_S - other.value_S, users)
+    return VariantFigure(found.value_S - other.value_S, users)
 
 
 def joint(verdicts: Sequence[Verdict]) -> Verdict:

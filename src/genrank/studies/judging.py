@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from genrank.evaluation.bootstrap import auc_intervals, gauc_replicates
 from genrank.evaluation.metrics import Floats, auc, gauc, logloss
 from genrank.evaluation.predictions import Predictions
-from genrank.evaluation.retrieval_metrics import Retrieved, request_metrics, slices
+from genrank.evaluation.retrieval_metrics import RetrievedTargets, request_metrics, slices
 from genrank.studies.study import RETRIEVAL
 
 NUM_REPLICATES = 200
@@ -63,7 +63,7 @@ def _judge(score: Floats, label: Floats, user: NDArray[Any], weights: Floats | N
     }
 
 
-def judge_retrieval(r: Retrieved) -> dict[str, Any]:
+def judge_retrieval(r: RetrievedTargets) -> dict[str, Any]:
     """Per slice of the targets, of the last stage: the figures of RETRIEVAL, num_exposures, and their replicates."""
     *_, last = r.ranks
     masks = {ALL: np.ones(len(r.item), bool), **{name: m for group in slices(r).values() for name, m in group.items()}}
@@ -73,7 +73,7 @@ def judge_retrieval(r: Retrieved) -> dict[str, Any]:
 
 
 def _judge_part(
-    r: Retrieved, mask: NDArray[np.bool_], stage: str, users: NDArray[Any], drawn: Floats
+    r: RetrievedTargets, mask: NDArray[np.bool_], stage: str, users: NDArray[Any], drawn: Floats
 ) -> dict[str, Any]:
     request = r.request[mask]
     figures = request_metrics(request, r.ranks[stage][mask])

@@ -28,7 +28,7 @@ from genrank.studies.schedule import Schedule
 from genrank.studies.study import COUNTING, RANKING, Study, Variant
 from genrank.studies.study_progress import StudyProgress
 from genrank.studies.throughput import measure
-from genrank.studies.tuning import DEFAULT_GRID, SEED, Choice, Grid, Point, Search, in_turn, parse_grid, tuned
+from genrank.studies.tuning import DEFAULT_GRID, SEED, Choice, Grid, Point, TuningSearch, in_turn, parse_grid, tuned
 
 MAX_MEASURING_SECONDS = 120.0
 
@@ -190,7 +190,7 @@ def _tune(
 ) -> dict[str, Choice]:
     """A round that the budget cuts short counts for nobody: all have had as many trials."""
     searches = [
-        Search.of(variant.name, variant.config, grid.of(variant.config, variant.axes))
+        TuningSearch.of(variant.name, variant.config, grid.of(variant.config, variant.axes))
         for variant in study.variants
         if variant.config is not None and _is_tuned(variant, grid)
     ]

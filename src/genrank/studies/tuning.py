@@ -115,7 +115,7 @@ class Choice:
 
 
 @dataclass(kw_only=True)
-class Search:
+class TuningSearch:
     """One variant's search. axes: setting -> its values; numbers are put in order and grow."""
 
     variant: str
@@ -125,7 +125,7 @@ class Search:
     tried: dict[Point, float | None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, variant: str, config: RunConfig, grid: Grid) -> "Search":
+    def of(cls, variant: str, config: RunConfig, grid: Grid) -> "TuningSearch":
         """At its start."""
         axes = {path: _ordered(values) for path, values in grid.values.items()}
         return cls(variant=variant, config=config, start=grid.start, axes=axes)
@@ -213,7 +213,7 @@ def _number(text: str) -> float | None:
         return None
 
 
-def in_turn(searches: Sequence[Search], trials: int) -> Iterator[list[tuple[Search, Point]]]:
+def in_turn(searches: Sequence[TuningSearch], trials: int) -> Iterator[list[tuple[TuningSearch, Point]]]:
     """Rounds of points to try, as many for each search, until all are interior or have had `trials`.
 
     Between rounds the caller enters the figures in `tried`, or stops.

@@ -13,7 +13,7 @@ from genrank.preparation.engine import Engine, Expression
 from genrank.preparation.file_kinds import beginning
 from genrank.preparation.logs import Relations, Source
 from genrank.preparation.text_files import read_published
-from genrank.schema import Columns, Feature, LogSchema, Table, Tables, Task, Time
+from genrank.schema import Columns, Feature, LogSchema, SideTable, SideTables, Task, Time
 
 # Task → its columns in order of preference; the k-core file has `label` (1 like, 0 hate) instead of is_like.
 BINARY = {
@@ -110,9 +110,9 @@ def _schema(columns: Sequence[str], videos: list[Path], users: list[Path]) -> Lo
         tasks=tuple(tasks),
         features=tuple(features),
         time=Time(unit="ms"),
-        tables=Tables(
-            item=Table(path=videos[0].name, key="video_id") if videos else None,
-            user=Table(path=users[0].name, key="user_id") if users else None,
+        tables=SideTables(
+            item=SideTable(path=videos[0].name, key="video_id") if videos else None,
+            user=SideTable(path=users[0].name, key="user_id") if users else None,
         ),
     )
 

@@ -14,7 +14,7 @@ from genrank.errors import LogError
 from genrank.preparation.engine import Engine, Expression
 from genrank.preparation.logs import Relations, Source
 from genrank.preparation.text_files import read_published
-from genrank.schema import Columns, Feature, LogSchema, Table, Tables, Task, Time
+from genrank.schema import Columns, Feature, LogSchema, SideTable, SideTables, Task, Time
 
 BEHAVIORS = dict.fromkeys(("impression", "user", "time", "history", "impressions"), "VARCHAR")
 TIME_FORMAT = "%m/%d/%Y %I:%M:%S %p"
@@ -53,7 +53,7 @@ def _schema(*, has_news: bool) -> LogSchema:
         tasks=(Task(name="click", kind="binary", column="click"),),
         features=tuple(Feature(name=name, owner="item", kind="categorical", column=name) for name in names),
         time=Time(unit="s"),
-        tables=Tables(item=Table(path="news.tsv", key="item") if has_news else None),
+        tables=SideTables(item=SideTable(path="news.tsv", key="item") if has_news else None),
     )
 
 

@@ -18,7 +18,7 @@ from genrank.preparation.logs import Relations, Source
 from genrank.preparation.text_files import read_published
 from genrank.preparation.text_records import records
 from genrank.preparation.text_scan import Dialect
-from genrank.schema import Columns, Feature, Feedback, LogSchema, Table, Tables, Task, Time
+from genrank.schema import Columns, Feature, Feedback, LogSchema, SideTable, SideTables, Task, Time
 
 # Order of the flags in u.item, from the data set's u.genre; the first is "unknown".
 GENRES_100K = (
@@ -96,9 +96,9 @@ def _schema(layout: Layout, *, has_movies: bool, has_users: bool) -> LogSchema:
         feedback=(Feedback(name="rating", column="rating"),),
         features=tuple(features),
         time=Time(unit="s"),
-        tables=Tables(
-            item=Table(path=layout.movies, key="item") if has_movies else None,
-            user=Table(path=str(layout.users), key="user") if has_users else None,
+        tables=SideTables(
+            item=SideTable(path=layout.movies, key="item") if has_movies else None,
+            user=SideTable(path=str(layout.users), key="user") if has_users else None,
         ),
     )
 

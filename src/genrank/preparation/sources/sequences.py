@@ -21,7 +21,7 @@ from genrank.documents import read_json
 from genrank.errors import LogError
 from genrank.preparation.engine import Engine
 from genrank.preparation.logs import Relations, Source
-from genrank.schema import Columns, Feature, LogSchema, Split, Table, Tables
+from genrank.schema import Columns, Feature, LogSchema, SideTable, SideTables, Split
 
 LAST = 1_577_836_800  # 2020-01-01, the time of every test event; ours, like the step
 STEP = 60  # seconds: at this step the longest of lines stays after 1970, and log2(1 + minutes) is that of the order
@@ -47,7 +47,7 @@ def sequences(path: Path) -> Source:
         name=file.stem,
         columns=Columns(user="user", item="item", time="time"),
         features=(Feature(name="attributes", owner="item", kind="multi", column="attributes"),) if attributes else (),
-        tables=Tables(item=Table(path=attributes.name, key="item") if attributes else None),
+        tables=SideTables(item=SideTable(path=attributes.name, key="item") if attributes else None),
         split=Split(valid_start=LAST - STEP, test_start=LAST),
     )
     names = [part.name for part in (file, attributes) if part is not None]
@@ -72,7 +72,7 @@ def _attributes(file: Path) -> Path | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Lines:
+class _SequenceLines:
     """Some lines of the file: their users and numbers, and the events of all of them in order."""
 
     users: pa.Array
@@ -95,7 +95,7 @@ def _events(file: Path) -> pa.Table:
     return events
 
 
-def _blocks(file: Path) -> Iterator[_Lines]:
+def _blocks(file: Path) -> Iterator[_SequenceLines]:
     """The lines that aren't blank, some at a time."""
     first = 1
     with file.open("rb") as stream:
@@ -123,7 +123,7 @@ def _is_text(line: bytes) -> bool:
     return True
 
 
-def _split(file: Path, text: pa.Array, numbers: NDArray[np.int64]) -> _Lines:
+def _split(file: Path, text: pa.Array, numbers: NDArray[np.int64]) -> _SequenceLines:
     """`text`: lines without blanks around them; `numbers`: of these lines in the file, from 1."""
     words = pc.ascii_split_whitespace(text)
     starts, flat = words.offsets.to_numpy()[:-1], words.flatten()
@@ -140,7 +140,7 @@ def _split(file: Path, text: pa.Array, numbers: NDArray[np.int64]) -> _Lines:
     item = np.delete(np.arange(len(flat)), starts)
     time = _times(place, length[line])
     events = pa.table({"user": users.take(pa.array(line)), "item": flat.take(pa.array(item)), "time": pa.array(time)})
-    return _Lines(users=users, numbers=numbers, events=events)
+    return _SequenceLines(users=users, numbers=numbers, events=events)
 
 
 def _times(place: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -150,7 +150,7 @@ def _times(place: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.in
     return times
 
 
-def _check_users(file: Path, parts: list[_Lines]) -> None:
+def _check_users(file: Path, parts: list[_SequenceLines]) -> None:
     users = pa.chunked_array([part.users for part in parts])
     numbers = np.concatenate([part.numbers for part in parts])
     table = pa.table({"user": users, "line": pa.array(numbers)})
