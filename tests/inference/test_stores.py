@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -245,6 +246,23 @@ def test_too_far_behind(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     for since in (beginning, position):
         with pytest.raises(UpdatesExpired, match="updates"):
             one.updates(since)
+
+
+def test_updates_that_every_model_has_had_time_for_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(sqlite_store.time, "monotonic", lambda: now)
+    with closing(SQLiteStore(tmp_path / "events.sqlite")) as store:
+        store.put_items([Item(id="a")])
+        now += sqlite_store.KEPT_SECONDS - 1
+        store.put_items([Item(id="b")])
+        assert len(store.updates("0")[0]) == 2
+        now += 2
+        store.put_items([Item(id="c")])
+        with pytest.raises(UpdatesExpired, match="3 updates have come since, of which 2 are kept"):
+            store.updates("0")
+        assert [update.items[0].id for update in store.updates("1")[0]] == ["b", "c"]
 
 
 @pytest.mark.redis

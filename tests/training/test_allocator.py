@@ -32,3 +32,33 @@ def test_freed_memory_serves_the_next_step() -> None:
     kept, given_back = new_pages("assert keep_freed_memory()"), new_pages("")
     assert kept < 0.2 * given_back
     assert given_back > 5 * 2**26 / resource.getpagesize() / 512  # the control does ask anew, huge pages or not
+
+
+ARENAS = """
+import ctypes, threading
+from genrank.training.allocator import glibc, share_freed_memory
+{call}
+started = threading.Barrier(9)
+def work():
+    block = bytearray(10_000)
+    started.wait()
+    started.wait()
+threads = [threading.Thread(target=work) for _ in range(8)]
+[thread.start() for thread in threads]
+started.wait()
+libc = glibc()
+libc.fopen.restype = ctypes.c_void_p
+page = ctypes.c_void_p(libc.fopen(b"/dev/stdout", b"w"))
+libc.malloc_info(0, page)
+libc.fflush(page)
+started.wait()
+"""
+
+
+@pytest.mark.skipif(glibc() is None, reason="needs glibc")
+def test_threads_of_a_service_share_what_is_freed() -> None:
+    def arenas(call: str) -> int:
+        found = subprocess.run([sys.executable, "-c", ARENAS.format(call=call)], capture_output=True, check=True)
+        return found.stdout.count(b"<heap nr=")
+
+    assert arenas("assert share_freed_memory()") <= 2 < arenas("")

@@ -160,8 +160,10 @@ def serve(options: argparse.Namespace) -> None:
     from genrank.server.retrieval_service import RetrievalStage
     from genrank.server.run import Listening, bind, read_token, require_serve, run
     from genrank.server.service_options import ServiceOptions
+    from genrank.training.allocator import share_freed_memory
 
     require_serve()
+    share_freed_memory()
     token = read_token(options.token, options.token_file, os.environ.get("GENRANK_TOKEN", ""))
     where = {"host": options.host, "port": options.port, "token": token, "trust_proxy": options.trust_proxy}
     listening = build(Listening, where, where="serve")

@@ -42,6 +42,7 @@ from genrank.locks import locked
 
 Result = TypeVar("Result")
 MAX_IN_MEMORY = 16 * 2**20  # bytes of updates
+KEPT_SECONDS = 600  # and no longer than this, which is more than a model takes to be deployed
 PATIENCE = 0.2  # seconds that a write waits for another process
 READ_PATIENCE = 0.05  # and a ranking
 PAUSE = 0.5  # seconds after a failure during which nobody else tries
@@ -69,7 +70,7 @@ class SQLiteStore:
     def __init__(self, path: Path | str, *, max_events: int = 4096, alone: bool = True):
         self.path, self.max_events, self.left_out = path, max_events, LeftOut(f"the store {path}")
         self._writing, self._reading = threading.Lock(), threading.Lock()
-        self._updates: deque[tuple[Update, int]] = deque()  # with their bytes
+        self._updates: deque[tuple[Update, int, float]] = deque()  # with their bytes, and when they came
         self._update_bytes = 0
         self._tells_events = False  # nobody has asked for any yet
         self._num_updates = 0  # there have been since the store was opened
@@ -178,7 +179,7 @@ class SQLiteStore:
             if missing > len(self._updates):
                 raise UpdatesExpired(f"{missing} updates have come since, of which {len(self._updates)} are kept")
             kept = islice(self._updates, len(self._updates) - missing, None)
-            return [update for update, _ in kept], str(self._num_updates)
+            return [update for update, _, _ in kept], str(self._num_updates)
 
     def events(self, user: str, *, archive: int = -1) -> UserEvents:
         """See EventStore."""
@@ -262,11 +263,13 @@ class SQLiteStore:
 
     def _note(self, update: Update) -> None:
         if update.changes or update.items:
-            size = held_bytes(update)
-            self._updates.append((update, size))
+            size, now = held_bytes(update), time.monotonic()
+            self._updates.append((update, size, now))
             self._num_updates += 1
             self._update_bytes += size
-            while self._update_bytes > MAX_IN_MEMORY and len(self._updates) > 1:  # the last one is still to be told
+            while len(self._updates) > 1:  # the last one is still to be told
+                if self._update_bytes <= MAX_IN_MEMORY and self._updates[0][2] > now - KEPT_SECONDS:
+                    break
                 self._update_bytes -= self._updates.popleft()[1]
 
     def _run(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:

@@ -18,6 +18,7 @@ from genrank.server.log_lines import log_as_json
 from genrank.server.retrieval_service import RetrievalStage
 from genrank.server.service_options import require_whole
 from genrank.server.watch import Watcher
+from genrank.training.allocator import release_freed_memory
 
 # Seconds after which a thread gives way to another. PyTorch does after every operation, and with Python's 5 ms a
 # ranking would lose as much each time to a web thread that is kept busy by refusing others.
@@ -157,6 +158,7 @@ def settle_objects() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
+    release_freed_memory()
 
 
 def bind(listening: Listening) -> socket.socket:
