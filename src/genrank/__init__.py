@@ -1,23 +1,64 @@
-"""Generative ranking for recommender systems: from exposure logs to served rankings."""
+"""Generative ranking for recommender systems: from exposure logs to served rankings.
 
+What is listed in `__all__` is public and keeps its meaning within a minor version; everything else may change.
+"""
+
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from genrank.api import Run, evaluate, load, prepare, train
+    from genrank.client import Client
+    from genrank.data.prepared import PreparedData
+    from genrank.errors import GenRankError
+    from genrank.inference.gen_ranker import GenRanker
+    from genrank.inference.gen_retriever import GenRetriever
+    from genrank.recipes import recipe
+    from genrank.runs.run_config import RunConfig
+    from genrank.schema import LogSchema
 
 try:
     __version__ = version("genrank")
 except PackageNotFoundError:  # running from a source tree that is not installed
     __version__ = "0+source"
 
-__all__ = ["GenRanker", "GenRetriever", "__version__"]
+__all__ = [
+    "Client",
+    "GenRankError",
+    "GenRanker",
+    "GenRetriever",
+    "LogSchema",
+    "PreparedData",
+    "Run",
+    "RunConfig",
+    "__version__",
+    "evaluate",
+    "load",
+    "prepare",
+    "recipe",
+    "train",
+]
+
+_HOMES = {
+    "Client": "client",
+    "GenRankError": "errors",
+    "GenRanker": "inference.gen_ranker",
+    "GenRetriever": "inference.gen_retriever",
+    "LogSchema": "schema",
+    "PreparedData": "data.prepared",
+    "Run": "api",
+    "RunConfig": "runs.run_config",
+    "evaluate": "api",
+    "load": "api",
+    "prepare": "api",
+    "recipe": "recipes",
+    "train": "api",
+}
 
 
 def __getattr__(name: str) -> object:
-    """GenRanker and GenRetriever, imported on first use so that `import genrank` does not import torch."""
-    if name == "GenRanker":
-        from genrank.inference.gen_ranker import GenRanker
-
-        return GenRanker
-    if name == "GenRetriever":
-        from genrank.inference.gen_retriever import GenRetriever
-
-        return GenRetriever
+    """A public name, imported on first use so that `import genrank` does not import torch."""
+    if name in _HOMES:
+        return getattr(import_module(f"genrank.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'genrank' has no attribute {name!r}")

@@ -1,0 +1,156 @@
+"""The functions that `import genrank` offers: the steps of the command line, as calls that return what they made.
+
+    data = genrank.prepare("logs/*.parquet", schema="schema.toml", out="data")
+    run = genrank.train(data, recipe="genrank-demo", out="runs/first")
+    report = genrank.evaluate(run)
+    ranker = genrank.load(run)
+
+Each raises the errors of genrank/errors.py, of one line that says what to do, and leaves nothing half-made behind.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from genrank.artifacts.bundle import load_bundle
+from genrank.config import override
+from genrank.data.prepared import Part, PreparedData
+from genrank.errors import ConfigError
+from genrank.evaluation.ranking_evaluation import Evaluation
+from genrank.inference.gen_ranker import GenRanker
+from genrank.inference.gen_retriever import GenRetriever
+from genrank.recipes import recipe as recipe_named
+from genrank.recipes import siblings
+from genrank.retrieval.retriever_config import RetrieverConfig
+from genrank.runs import train as training
+from genrank.runs.evaluate_ranking import evaluate_run
+from genrank.runs.evaluate_retrieval import evaluate_retrieval
+from genrank.runs.run_config import RunConfig
+from genrank.schema import LogSchema
+
+Paths = str | Path | Sequence[str | Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A training run: its folder, what it was configured to do, the folder of the prepared data it learned from."""
+
+    folder: Path
+    config: RunConfig
+    data: Path
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Run":
+        """The run in a folder. DataError where it holds none."""
+        config, data = training.load_run(Path(folder))
+        return cls(folder=Path(folder), config=config, data=data)
+
+    @property
+    def retrieves(self) -> bool:
+        """Whether its model chooses among all items, rather than ranking given ones."""
+        return isinstance(self.config.model, RetrieverConfig)
+
+
+def prepare(
+    logs: Paths,
+    *,
+    out: str | Path,
+    schema: str | Path | LogSchema | None = None,
+    source: str | None = None,
+    settings: Sequence[str] = (),
+    report: Callable[[str], None] = lambda _: None,
+) -> PreparedData:
+    """Read a log, write the prepared folder `out`, and open it.
+
+    logs: files, folders or patterns such as "logs/day=*/*.parquet". schema: a TOML file or a LogSchema; or instead of
+    it `source`, the name of a public data set as its publisher wrote it. settings: "path=value", as --set takes them.
+    report: is told of progress, a line of text at a time. Raises SchemaError, ConfigError, LogError and OutputError.
+    """
+    from genrank.preparation.prepare import prepare as prepare_source
+    from genrank.preparation.sources.files import files
+    from genrank.preparation.sources.published import published
+
+    paths = [logs] if isinstance(logs, str | Path) else list(logs)
+    if (schema is None) == (source is None):
+        raise ConfigError("prepare: expected a schema or the name of a source; give one of the two")
+    if schema is not None:
+        found = files(paths, schema=schema if isinstance(schema, LogSchema) else Path(schema))
+    elif len(paths) == 1:
+        found = published(str(source), Path(paths[0]))
+    else:
+        raise ConfigError(f"prepare: source={source!r} reads one folder, found {len(paths)} paths; give that folder")
+    prepare_source(found.with_settings(settings), out=Path(out), report=report)
+    return PreparedData.load(Path(out))
+
+
+def train(
+    data: str | Path | PreparedData,
+    *,
+    out: str | Path,
+    recipe: str | RunConfig = "genrank-small",
+    seed: int = 0,
+    settings: Sequence[str] = (),
+    resume: bool = False,
+    console: Console | None = None,
+) -> Run:
+    """Train a ranker or a retriever into the run folder `out`.
+
+    recipe: a name (`genrank recipes` lists them), whose seed is `seed`, or a whole RunConfig. settings: "path=value".
+    resume: go on from the last checkpoint where `out` holds a run, which keeps its configuration, to the same weights
+    as if it had not been stopped. console: where progress is shown; None: nowhere. Raises ConfigError, DataError,
+    OutputError and TrainingDiverged.
+    """
+    out = Path(out)
+    if not (resume and (out / "config.json").exists()):
+        config = replace(recipe_named(recipe), seed=seed) if isinstance(recipe, str) else recipe
+        training.start_run(_folder(data), override(config, settings), out)
+    elif settings:
+        raise ConfigError(
+            "settings can't be combined with resume: a resumed run keeps its configuration; start a new run"
+        )
+    training.train(
+        out,
+        console or Console(quiet=True),
+        resume=resume,
+        displays=console is not None,
+        siblings=siblings,
+    )
+    return Run.open(out)
+
+
+def evaluate(
+    run: str | Path | Run, *, data: str | Path | PreparedData | None = None, part: Part = "test"
+) -> Evaluation | dict[str, Any]:
+    """Judge the newest bundle of a run on a part of its data, or of `data`; writes evaluation.json, a ranker's report.
+
+    A ranker's Evaluation; a retriever's figures as `genrank evaluate --json` prints them.
+    """
+    run = _run(run)
+    folder = None if data is None else _folder(data)
+    if run.retrieves:
+        return evaluate_retrieval(run.folder, data=folder, part=part)
+    return evaluate_run(run.folder, data=folder, part=part)
+
+
+def load(
+    run: str | Path | Run, *, data: str | Path | PreparedData | None = None, device: str = "cpu"
+) -> GenRanker | GenRetriever:
+    """What a run, a bundle or a folder of published models has learned, ready to rank or to retrieve.
+
+    data: the prepared folder with the users' histories, where it isn't the one that the run was trained on.
+    """
+    path = run.folder if isinstance(run, Run) else Path(run)
+    folder = None if data is None else _folder(data)
+    kind = GenRetriever if isinstance(load_bundle(path).config.model, RetrieverConfig) else GenRanker
+    return kind.load(path, data=folder, device=device)
+
+
+def _run(run: str | Path | Run) -> Run:
+    return run if isinstance(run, Run) else Run.open(run)
+
+
+def _folder(data: str | Path | PreparedData) -> Path:
+    return data.folder if isinstance(data, PreparedData) else Path(data)
