@@ -25,6 +25,18 @@ class Jagged:
     weights: Array | None = None  # float32, one for each value; None: all alike
 
 
+@dataclass(frozen=True)
+class OnHost:
+    """Numbers that stay with the host wherever the batch goes: what it has to know without asking a device."""
+
+    values: Any  # np.ndarray of int64
+
+    @property
+    def most(self) -> int:
+        """The largest, 0 where there is none."""
+        return int(self.values.max(initial=0))
+
+
 # name -> int64 indices per row, Jagged int64 indices (multi-valued), or float32 rows (frozen embedding)
 FeatureColumns = Mapping[str, Any]
 
@@ -55,6 +67,7 @@ class History:
     actions: Mapping[str, Array]  # (T) int64 per task and feedback: see data/sequence.py, `action_index`
     features: FeatureColumns  # of the exposure
     slot: Array  # (T) int64, slot in the feed, -1 unknown
+    lengths: OnHost | None = None  # (B) events of every sequence, as in `offsets`; None: not counted on the host
 
 
 @dataclass(frozen=True)
@@ -75,6 +88,9 @@ class Candidates:
     labels: Mapping[str, Array]  # (C) float32 per task, NaN where unknown; empty when serving
     censored: Mapping[str, Array]  # (C) bool per duration task
     weight: Array = None  # (C) float32, how many exposures each counts for; None: one
+    lengths: OnHost | None = None  # (B) candidates of every sequence, as in `offsets`; None: not counted on the host
+    exposures: OnHost | None = None  # (C) as `exposure`
+    num_copies: int | None = None  # how many have `in_history` -1; None: not counted on the host
 
 
 @dataclass(frozen=True)
@@ -88,6 +104,7 @@ class LongHistory:
     item: Array  # (E) int64, row of `PackedBatch.items`
     time: Array  # (E) int64 seconds
     actions: Mapping[str, Array]  # (E) as in History
+    lengths: OnHost | None = None  # (C) or (B), as in `offsets`; None: not counted on the host
 
 
 @dataclass(frozen=True)
@@ -106,14 +123,23 @@ class PackedBatch:
         return moved
 
 
+def sent(tensor: Any, device: Any) -> Any:
+    """A torch tensor of the host on `device`, without waiting for it: CUDA copies from pinned memory as it computes."""
+    if device.type == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def map_arrays(part: Any, function: Callable[[Array], Array]) -> Any:
-    """`part` (a batch or any piece of one) with `function` applied to every array in it; None stays."""
+    """`part` (a batch or any piece of one) with `function` applied to every array in it; what is `OnHost` stays."""
     return _map(part, function)
 
 
 def _map(part: Any, function: Callable[[Array], Array]) -> Any:
+    if part is None or isinstance(part, OnHost | int):
+        return part
     if is_dataclass(part) and not isinstance(part, type):
         return replace(part, **{f.name: _map(getattr(part, f.name), function) for f in fields(part)})
     if isinstance(part, Mapping):
         return {name: _map(value, function) for name, value in part.items()}
-    return None if part is None else function(part)
+    return function(part)

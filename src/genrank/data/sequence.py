@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genrank.batch import Candidates, History, LongHistory, PackedBatch, Places
+from genrank.batch import Candidates, History, LongHistory, OnHost, PackedBatch, Places
 from genrank.data.past_search import CategoryIndex, SearchConfig, latest_rows
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines, gather, offsets_of, ranges
@@ -261,7 +261,13 @@ class SequenceBuilder:
         return PackedBatch(
             history=self._history(rows, offsets_of(lengths), np.repeat(samples.start, lengths), of_history),
             candidates=self._candidates(samples, sample_of_candidate, of_candidates, whole=known is None),
-            long=LongHistory(offsets=found_offsets, item=of_found, time=t.time[found], actions=self._actions(found)),
+            long=LongHistory(
+                offsets=found_offsets,
+                item=of_found,
+                time=t.time[found],
+                actions=self._actions(found),
+                lengths=OnHost(np.diff(found_offsets)),
+            ),
             items=self.items.rows(items),
             users=self.users.rows(t.users[samples.user].astype(np.int64)),
         )
@@ -281,6 +287,7 @@ class SequenceBuilder:
             actions=self._actions(rows),
             features={name: gather(column, rows) for name, column in t.features.items()},
             slot=t.position[rows].astype(np.int64),
+            lengths=OnHost(np.diff(offsets)),
         )
 
     def _candidates(self, samples: Samples, sample: Ints, item: Ints, *, whole: bool) -> Candidates:
@@ -288,6 +295,7 @@ class SequenceBuilder:
         places = self._places(rows, samples.start[sample])
         in_window = (rows < samples.end[sample]) & whole  # a packed request is history for the requests after it
         history_start = offsets_of(samples.num_history)[:-1]
+        in_history = np.where(in_window, history_start[sample] + rows - samples.start[sample], -1)
         return Candidates(
             offsets=samples.candidate_offsets,
             item=item,
@@ -299,10 +307,13 @@ class SequenceBuilder:
             slot=t.position[rows].astype(np.int64),
             statistics=t.statistics[rows].astype(np.float32),
             exposure=rows,
-            in_history=np.where(in_window, history_start[sample] + rows - samples.start[sample], -1),
+            in_history=in_history,
             labels={name: _label(t.tasks[name][rows]) for name in t.tasks},
             censored={name: column[rows] for name, column in t.censored.items()},
             weight=None if t.weight is None else t.weight[rows],
+            lengths=OnHost(samples.num_candidates),
+            exposures=OnHost(rows),
+            num_copies=int((in_history < 0).sum()),
         )
 
     def _places(self, rows: Ints, start: Ints) -> Places:

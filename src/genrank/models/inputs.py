@@ -137,7 +137,7 @@ class Inputs(nn.Module):
     def prior_of(self, batch: PackedBatch, items_IW: Tensor, user_BW: Tensor | None) -> Tensor:
         """(C, prior) PPNet's prior: the item with its author, and the user."""
         c = batch.candidates
-        parts = [items_IW[c.item]] + ([] if user_BW is None else [per_token(user_BW, c.offsets)])
+        parts = [items_IW[c.item]] + ([] if user_BW is None else [per_token(user_BW, c.offsets, len(c.item))])
         return torch.cat(parts, -1)
 
     def user_vectors(self, batch: PackedBatch) -> Tensor | None:

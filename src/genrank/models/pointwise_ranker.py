@@ -145,7 +145,7 @@ class PointwiseRanker(nn.Module):
             item_CW,
             self.mean(state.item_TW, state.history, c),
             self.gap(gap_bucket(c.gap)) + self.length(length_C),
-            None if state.user_BW is None else per_token(state.user_BW, c.offsets),
+            None if state.user_BW is None else per_token(state.user_BW, c.offsets, len(c.item)),
             inputs.of_candidates(c),
             None if state.event_TW is None or self.din is None else self.din(state.event_TW, item_CW, state.history, c),
             inputs.long_history(batch, items_IW),

@@ -18,7 +18,7 @@ Shapes: B sequences, T history events, X context tokens, C candidates, W width.
 
 import logging
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +107,13 @@ class SequenceRankerConfig(RankerConfig):
         return self.block == "transformer" and self.encoding != "hstu"
 
 
+class Split(NamedTuple):
+    """Candidates by whether history holds the very exposure, whose item token then predicts it. Both in order."""
+
+    own: Tensor  # (C') those that need a token of their own
+    in_place: Tensor  # (C - C')
+
+
 class SequenceRanker(nn.Module):
     """Organization × encoding × blocks × heads."""
 
@@ -166,10 +173,8 @@ class SequenceRanker(nn.Module):
         """Logits per task, (C, logits of the task's head)."""
         items_IW = self.inputs.items(batch.items)
         state, x_XW = self._encode(batch, items_IW)
-        in_place_C = batch.candidates.in_history
-        if not self.config.predicts_in_place:
-            in_place_C = torch.full_like(in_place_C, -1)
-        return self._score(state, batch, items_IW, x_XW=x_XW, in_place_C=in_place_C)
+        split = _split(batch.candidates) if self.config.predicts_in_place else None
+        return self._score(state, batch, items_IW, x_XW=x_XW, split=split)
 
     def encode_history(self, batch: PackedBatch) -> HistoryState:
         """The batch's histories; its candidates are not looked at."""
@@ -191,7 +196,12 @@ class SequenceRanker(nn.Module):
         context = self._context(batch.history, items_IW, state.user_BW)
         if state.num_prefix_tokens:
             context = behind_user_tokens(context)
-        merge = Merge(state.context.offsets, context.tokens.offsets)
+        merge = Merge(
+            state.context.offsets,
+            context.tokens.offsets,
+            num_old=len(state.context.position),
+            num_new=len(context.tokens.position),
+        )
         places, asked = merge.tokens(state.context, context.tokens), context.queries
         attention = self._attention(Queries(asked.tokens, asked.prefix, asked.next_time), places)
         x_XW = self._input(context.x_XW, context.queries.tokens.position)
@@ -205,8 +215,7 @@ class SequenceRanker(nn.Module):
 
     def score(self, state: HistoryState, batch: PackedBatch) -> dict[str, Tensor]:
         """Logits of the batch's candidates over histories that were encoded before; its history is not looked at."""
-        copies = torch.full_like(batch.candidates.in_history, -1)
-        return self._score(state, batch, self.inputs.items(batch.items), x_XW=None, in_place_C=copies)
+        return self._score(state, batch, self.inputs.items(batch.items), x_XW=None, split=None)
 
     def predict(self, logits: dict[str, Tensor], batch: PackedBatch) -> dict[str, Tensor]:
         """(C) per task: a probability, or expected seconds."""
@@ -253,7 +262,9 @@ class SequenceRanker(nn.Module):
         context_TW = inputs.of_history(history)
         item_TW = item_TW if context_TW is None else item_TW + context_TW
         added_TW = (
-            0 if user_BW is None or self.config.user_features == "prefix" else per_token(user_BW, history.offsets)
+            0
+            if user_BW is None or self.config.user_features == "prefix"
+            else per_token(user_BW, history.offsets, len(history.item))
         )
         if self.config.organization == "action":
             encoded_TW = self.encoding(history.position, history.asked.request, history.asked.gap)
@@ -264,29 +275,28 @@ class SequenceRanker(nn.Module):
         return interleaved_context(item_TW, action_TW, history, as_asked=self.config.encoding == "hstu")
 
     def _score(
-        self, state: HistoryState, batch: PackedBatch, items_IW: Tensor, *, x_XW: Tensor | None, in_place_C: Tensor
+        self, state: HistoryState, batch: PackedBatch, items_IW: Tensor, *, x_XW: Tensor | None, split: Split | None
     ) -> dict[str, Tensor]:
-        """`in_place_C`: the history event whose item token the candidate is, -1 where it needs a token of its own."""
+        """`split`: which candidates need a token of their own; None: all of them."""
         c = batch.candidates
-        own = in_place_C < 0
-        x_CW = self._candidates(state, batch, items_IW, own)
+        x_CW = self._candidates(state, batch, items_IW, None if split is None else split.own)
         prefix_C = self.event_tokens * c.prefix + state.num_prefix_tokens
-        attention = self._attention(_queries(c, prefix_C, own), state.context)
+        attention = self._attention(_queries(c, prefix_C, split), state.context)
         for block, keys_values in zip(self.blocks[:-1], state.keys_values[:-1], strict=True):
             x_CW, _ = self._run(block, x_CW, attention, keys_values)
-        if x_XW is not None and not bool(own.all()):
-            at_X = self._item_tokens(batch, state)[in_place_C[~own]]
-            x_CW = x_XW.new_zeros(len(own), x_XW.shape[1]).index_copy(0, own.nonzero().squeeze(1), x_CW)
-            x_CW = x_CW.index_copy(0, (~own).nonzero().squeeze(1), x_XW[at_X])
-            attention = self._attention(_queries(c, prefix_C, torch.ones_like(own)), state.context)
+        if x_XW is not None and split is not None and len(split.in_place):
+            at_X = self._item_tokens(batch, state)[c.in_history[split.in_place]]
+            x_CW = x_XW.new_zeros(len(prefix_C), x_XW.shape[1]).index_copy(0, split.own, x_CW)
+            x_CW = x_CW.index_copy(0, split.in_place, x_XW[at_X])
+            attention = self._attention(_queries(c, prefix_C, None), state.context)
         x_CW, _ = self.blocks[-1](x_CW, attention, state.keys_values[-1])
         for beside in (self.inputs.long_history(batch, items_IW), self.inputs.window_statistics(batch)):
             x_CW = x_CW if beside is None else x_CW + beside
         logits: dict[str, Tensor] = self.outputs(x_CW, self.inputs.prior_of(batch, items_IW, state.user_BW), c.slot)
         return logits
 
-    def _candidates(self, state: HistoryState, batch: PackedBatch, items_IW: Tensor, own: Tensor) -> Tensor:
-        """(C', W) input vectors of the candidates that need a token of their own."""
+    def _candidates(self, state: HistoryState, batch: PackedBatch, items_IW: Tensor, own: Tensor | None) -> Tensor:
+        """(C', W) input vectors of the candidates that need a token of their own; None: of all."""
         c = batch.candidates
         x_CW = items_IW[c.item] + self.encoding(self.event_tokens * c.prefix, c.request, c.gap)
         if self.config.organization == "action":
@@ -294,9 +304,9 @@ class SequenceRanker(nn.Module):
         context_CW = self.inputs.of_candidates(c)
         x_CW = x_CW if context_CW is None else x_CW + context_CW
         if state.user_BW is not None and not state.num_prefix_tokens:
-            x_CW = x_CW + per_token(state.user_BW, c.offsets)
+            x_CW = x_CW + per_token(state.user_BW, c.offsets, len(c.item))
         place_C = self.event_tokens * c.prefix + state.num_prefix_tokens
-        return self._input(x_CW[own], place_C[own])
+        return self._input(x_CW, place_C) if own is None else self._input(x_CW[own], place_C[own])
 
     def _input(self, x_NW: Tensor, position_N: Tensor) -> Tensor:
         """(N, W) what goes into the first block. Positions are those that tokens ask from: an item token of the past
@@ -311,7 +321,7 @@ class SequenceRanker(nn.Module):
     def _item_tokens(self, batch: PackedBatch, state: HistoryState) -> Tensor:
         """(T) the context token of every history event's item."""
         history = batch.history
-        begin_T = per_token(state.context.offsets[:-1], history.offsets)
+        begin_T = per_token(state.context.offsets[:-1], history.offsets, len(history.item))
         token_T: Tensor = begin_T + state.num_prefix_tokens + self.event_tokens * history.position
         return token_T
 
@@ -326,8 +336,18 @@ class SequenceRanker(nn.Module):
         return backend
 
 
-def _queries(c: Candidates, prefix_C: Tensor, chosen: Tensor) -> Queries:
-    """The chosen candidates as queries."""
-    counted = torch.cat([chosen.new_zeros(1, dtype=torch.int64), chosen.cumsum(0)])
-    prefix, time = prefix_C[chosen], c.time[chosen]
+def _split(c: Candidates) -> Split:
+    """By sorting: the host knows how many they are, so that no mask has to be counted on the device."""
+    is_held_C = c.in_history >= 0
+    num_own = int((~is_held_C).sum()) if c.num_copies is None else c.num_copies
+    order = torch.argsort(is_held_C, stable=True)
+    return Split(order[:num_own], order[num_own:])
+
+
+def _queries(c: Candidates, prefix_C: Tensor, split: Split | None) -> Queries:
+    """The candidates that have a token of their own as queries."""
+    if split is None:
+        return Queries(Tokens(c.offsets, prefix_C, c.time), prefix_C, c.time)
+    counted = torch.cat([c.offsets.new_zeros(1), (c.in_history < 0).cumsum(0)])
+    prefix, time = prefix_C[split.own], c.time[split.own]
     return Queries(Tokens(counted[c.offsets], prefix, time), prefix, time)

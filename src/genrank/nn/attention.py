@@ -22,6 +22,8 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from genrank.batch import Candidates, History, LongHistory
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -196,16 +198,25 @@ class ReferenceAttention:
 
 
 class Padding:
-    """Places of jagged tokens in a padded (B, L) rectangle, and the way there and back."""
+    """Places of jagged tokens in a padded (B, L) rectangle, and the way there and back.
 
-    def __init__(self, offsets: Tensor):
+    count, width: N and L, without which the device is asked for them.
+    """
+
+    def __init__(self, offsets: Tensor, *, count: int | None = None, width: int | None = None):
         lengths = offsets.diff()
-        self.num_rows, self.width = len(lengths), int(lengths.max()) if len(lengths) else 0
-        column_BL = torch.arange(self.width, device=offsets.device)
+        if width is None:
+            width = int(lengths.max()) if len(lengths) else 0
+        count = int(offsets[-1]) if count is None else count
+        self.num_rows, self.width = len(lengths), width
+        column_BL = torch.arange(width, device=offsets.device)
         self.inside_BL = column_BL < lengths[:, None]
-        self.slot_N = self.inside_BL.flatten().nonzero().squeeze(1)  # where token n stands
+        # Where token n stands: behind the empty slots of the rows before it.
+        skipped_B = width * torch.arange(len(lengths), device=offsets.device) - offsets[:-1]
+        skipped_N = torch.repeat_interleave(skipped_B, lengths, output_size=count)
+        self.slot_N = torch.arange(count, device=offsets.device) + skipped_N
         # Where a slot's token comes from; empty slots read the last token of their row or any other, and are masked.
-        self.source_BL = (offsets[:-1, None] + column_BL).clamp_max(max(int(offsets[-1]) - 1, 0)).flatten()
+        self.source_BL = (offsets[:-1, None] + column_BL).clamp_max(max(count - 1, 0)).flatten()
 
     def pad(self, values_N: Tensor) -> Tensor:
         """(N, …) to (B, L, …). Empty slots hold 0."""
@@ -226,6 +237,11 @@ class Padding:
     def collect(self, values_BL: Tensor) -> Tensor:
         """`unpad` without autograd."""
         return values_BL.reshape(self.num_rows * self.width, *values_BL.shape[2:])[self.slot_N]
+
+
+def padding_of(part: History | Candidates | LongHistory) -> Padding:
+    """The padding of a batch's tokens, for which no device is asked where the batch knows its lengths."""
+    return Padding(part.offsets, count=len(part.item), width=None if part.lengths is None else part.lengths.most)
 
 
 # Each is the other's gradient: no accumulation, as a generic index backward would do.
@@ -256,7 +272,8 @@ class PlainAttention:
 
     def __init__(self, queries: Queries, context: Tokens, scoring: Scoring):
         self.queries, self.context, self.scoring = queries, context, scoring
-        self.query_padding, self.context_padding = Padding(queries.tokens.offsets), Padding(context.offsets)
+        self.query_padding = Padding(queries.tokens.offsets, count=len(queries.prefix))
+        self.context_padding = Padding(context.offsets, count=len(context.position))
         self.bias_BHML = padded_bias(queries, context, scoring.bias, self.query_padding, self.context_padding)
 
     def __call__(
@@ -333,8 +350,7 @@ class _LookUp(torch.autograd.Function):
     @staticmethod
     def backward(saved, gradient):  # type: ignore[no-untyped-def]
         (index,) = saved.saved_tensors
-        sums = torch.bincount(index.flatten(), weights=gradient.flatten(), minlength=saved.size)
-        return sums.to(gradient.dtype), None
+        return gradient.new_zeros(saved.size).index_add_(0, index.flatten(), gradient.flatten()), None
 
 
 def padded_bias(

@@ -20,6 +20,23 @@ from genrank.schema import TaskSpec
 
 DurationHead = Literal["ordinal", "regression", "wlr", "d2q", "quantile"]
 
+
+class Constant:
+    """A tensor of fixed numbers that is copied to a device once, not whenever it is used: the host would wait."""
+
+    def __init__(self, values: Tensor):
+        self.values = values
+        self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def like(self, other: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """The numbers on the device of `other`, in their own type or the one given."""
+        key = (other.device, dtype or self.values.dtype)
+        if key not in self._copies:
+            with torch.inference_mode(False):  # or training could not use a copy that serving made
+                self._copies[key] = self.values.to(*key)
+        return self._copies[key]
+
+
 MAX_LOG = 10.0  # predictions stop at e^10, 22,000 times the mean, where float32 is far from overflow; ours
 
 
@@ -34,22 +51,22 @@ class OrdinalDurationHead:
     """
 
     def __init__(self, task: TaskSpec):
-        self.edges = torch.tensor(task.boundaries, dtype=torch.float32)
+        self.edges = Constant(torch.tensor(task.boundaries, dtype=torch.float32))
         means = task.means or (*task.boundaries, task.boundaries[-1])
-        self.first, self.steps = means[0], torch.tensor(means, dtype=torch.float32).diff()
+        self.first, self.steps = means[0], Constant(torch.tensor(means, dtype=torch.float32).diff())
         self.num_logits = len(task.boundaries)
 
     def predict(self, logits_CK: Tensor, group_C: Tensor | None = None) -> Tensor:
         """(C) expected seconds."""
         # P(t >= e_k) falls with k; the running minimum makes it so where the logits disagree.
         at_least_CK = torch.cummin(torch.sigmoid(logits_CK), dim=-1).values
-        return self.first + at_least_CK @ self.steps.to(logits_CK)
+        return self.first + at_least_CK @ self.steps.like(logits_CK, logits_CK.dtype)
 
     def loss(
         self, logits_CK: Tensor, label_C: Tensor, censored_C: Tensor | None = None, group_C: Tensor | None = None
     ) -> Tensor:
         """(C) mean cross-entropy over the edges; NaN labels give 0."""
-        reached_CK = label_C[:, None] >= self.edges.to(label_C.device)
+        reached_CK = label_C[:, None] >= self.edges.like(label_C)
         known_CK = ~label_C.isnan()[:, None] & torch.ones_like(reached_CK)
         if censored_C is not None:
             known_CK &= reached_CK | ~censored_C[:, None]
@@ -127,7 +144,8 @@ class D2QDurationHead:
     num_logits = 1
 
     def __init__(self, task: TaskSpec):
-        self.quantiles_GQ = torch.tensor(task.group_quantiles or (_overall_quantiles(task),), dtype=torch.float32)
+        quantiles = task.group_quantiles or (_overall_quantiles(task),)
+        self.quantiles_GQ = Constant(torch.tensor(quantiles, dtype=torch.float32))
 
     def predict(self, logits_C1: Tensor, group_C: Tensor | None = None) -> Tensor:
         """(C) seconds at the predicted rank of each candidate's group, of group 0 where there are no groups."""
@@ -157,7 +175,7 @@ class D2QDurationHead:
 
     def _quantiles(self, like_C: Tensor, group_C: Tensor | None) -> Tensor:
         group_C = torch.zeros(len(like_C), dtype=torch.int64, device=like_C.device) if group_C is None else group_C
-        return self.quantiles_GQ.to(like_C.device)[group_C]
+        return self.quantiles_GQ.like(like_C)[group_C]
 
 
 class QuantileDurationHead:
@@ -177,9 +195,10 @@ class QuantileDurationHead:
 
     def __init__(self, task: TaskSpec):
         self.scale = mean_seconds(task)
-        self.levels_K = (torch.arange(self.num_logits) + 0.5) / self.num_logits
-        start_K = torch.log1p(-torch.log1p(-self.levels_K))
-        self.start_K = torch.cat([start_K[:1], start_K.diff().expm1().log()])  # softplus(log(e^s - 1)) = s
+        levels_K = (torch.arange(self.num_logits) + 0.5) / self.num_logits
+        start_K = torch.log1p(-torch.log1p(-levels_K))
+        start_K = torch.cat([start_K[:1], start_K.diff().expm1().log()])  # softplus(log(e^s - 1)) = s
+        self.levels, self.start = Constant(levels_K), Constant(start_K)
 
     def predict(self, logits_CK: Tensor, group_C: Tensor | None = None) -> Tensor:
         """(C) expected seconds."""
@@ -189,7 +208,7 @@ class QuantileDurationHead:
         self, logits_CK: Tensor, label_C: Tensor, censored_C: Tensor | None = None, group_C: Tensor | None = None
     ) -> Tensor:
         """(C) mean pinball loss over the levels; NaN labels give 0."""
-        levels_K = self.levels_K.to(logits_CK)
+        levels_K = self.levels.like(logits_CK, logits_CK.dtype)
         value_C = (label_C.nan_to_num() / self.scale).log1p()
         above_CK = value_C[:, None] - self.quantiles(logits_CK)
         if censored_C is not None:
@@ -199,7 +218,7 @@ class QuantileDurationHead:
 
     def quantiles(self, logits_CK: Tensor) -> Tensor:
         """(C, K) values that rise with k, in log(1 + seconds / mean)."""
-        first_C1, steps_CK = (logits_CK + self.start_K.to(logits_CK)).tensor_split([1], -1)
+        first_C1, steps_CK = (logits_CK + self.start.like(logits_CK, logits_CK.dtype)).tensor_split([1], -1)
         return torch.cat([first_C1, F.softplus(steps_CK)], -1).cumsum(-1)
 
 

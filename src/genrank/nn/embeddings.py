@@ -47,7 +47,8 @@ class Table(nn.Module):
         if values.weights is None:
             means_ND = F.embedding_bag(values.values, self.weight, values.offsets[:-1], mode="mean", sparse=True)
             return self.unknown(lengths_N == 0, means_ND)
-        row_V = torch.repeat_interleave(torch.arange(len(lengths_N), device=lengths_N.device), lengths_N)
+        row_N = torch.arange(len(lengths_N), device=lengths_N.device)
+        row_V = torch.repeat_interleave(row_N, lengths_N, output_size=len(values.values))
         total_N = values.weights.new_zeros(len(lengths_N)).index_add(0, row_V, values.weights)
         share_V = (values.weights / total_N.clamp_min(SMALLEST)[row_V]).to(self.weight.dtype)
         means_ND = F.embedding_bag(
@@ -148,9 +149,10 @@ class CombinationEmbedding(nn.Module):
 
     def forward(self, actions: FeatureColumns) -> Tensor:
         """(T, W)."""
-        index, rows = torch.zeros((), dtype=torch.int64), len(self.table.weight)
-        for name, size in self.sizes.items():
-            index = (index.to(actions[name].device) * size + actions[name]) % (2**40)
+        names, rows = list(self.sizes), len(self.table.weight)
+        index = actions[names[0]] % (2**40)
+        for name in names[1:]:
+            index = (index * self.sizes[name] + actions[name]) % (2**40)
         if rows == MAX_COMBINATIONS:  # mixed, so that combinations which share a row have nothing else in common
             index = torch.where(index == 0, 0, 1 + (index * 2654435761 % (2**31)) % (rows - 1))
         vectors: Tensor = self.table(index)

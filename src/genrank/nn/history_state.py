@@ -14,6 +14,7 @@ from torch import Tensor
 
 from genrank.nn.attention import Tokens
 from genrank.nn.blocks import KeysValues
+from genrank.nn.organization import per_token
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,12 @@ class HistoryState:
 class Merge:
     """Puts new tokens behind the old ones of the same sequence."""
 
-    def __init__(self, old_offsets: Tensor, new_offsets: Tensor):
+    def __init__(self, old_offsets: Tensor, new_offsets: Tensor, *, num_old: int, num_new: int):
+        """num_old, num_new: tokens, which the device need not be asked."""
         self.offsets = old_offsets + new_offsets
         sequence_B = torch.arange(len(old_offsets) - 1, device=old_offsets.device)
-        both = [torch.repeat_interleave(sequence_B, offsets.diff()) for offsets in (old_offsets, new_offsets)]
+        sides = ((old_offsets, num_old), (new_offsets, num_new))
+        both = [per_token(sequence_B, offsets, count) for offsets, count in sides]
         self.order = None if len(sequence_B) == 1 else torch.argsort(torch.cat(both), stable=True)
 
     def __call__(self, old: Tensor, new: Tensor) -> Tensor:

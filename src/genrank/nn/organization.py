@@ -37,9 +37,9 @@ def tokens_per_event(organization: Organization) -> int:
     return 2 if organization == "interleaved" else 1
 
 
-def per_token(values_B: Tensor, offsets: Tensor) -> Tensor:
-    """Each sequence's value for all of its tokens: (B, …) to (N, …)."""
-    return torch.repeat_interleave(values_B, offsets.diff(), dim=0)
+def per_token(values_B: Tensor, offsets: Tensor, count: int) -> Tensor:
+    """Each sequence's value for all of its tokens: (B, …) to (N, …). `count`: N, which the device need not be asked."""
+    return torch.repeat_interleave(values_B, offsets.diff(), dim=0, output_size=count)
 
 
 def action_context(x_TW: Tensor, history: History) -> Context:
@@ -74,7 +74,7 @@ def with_user_tokens(context: Context, user_BW: Tensor) -> Context:
     num_users = len(user_BW)
     shift = torch.arange(num_users + 1, device=x_XW.device)
     at_user = (offsets + shift)[:-1]
-    at_token = torch.arange(len(x_XW), device=x_XW.device) + 1 + per_token(shift[:-1], offsets)
+    at_token = torch.arange(len(x_XW), device=x_XW.device) + 1 + per_token(shift[:-1], offsets, len(x_XW))
     zero_B, queries = torch.zeros_like(at_user), context.queries
 
     def joined(of_token: Tensor, of_user: Tensor) -> Tensor:
@@ -108,5 +108,5 @@ def behind_user_tokens(context: Context) -> Context:
 def fully_visible(context: Context) -> Context:
     """The paper's control: every history token sees the whole history."""
     tokens, queries = context.tokens, context.queries
-    whole = per_token(tokens.offsets.diff(), tokens.offsets)
+    whole = per_token(tokens.offsets.diff(), tokens.offsets, len(context.x_XW))
     return Context(context.x_XW, tokens, Queries(queries.tokens, whole, queries.next_time, sees_itself=False))

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from genrank.batch import Candidates, History
-from genrank.nn.attention import Padding, look_up
+from genrank.nn.attention import look_up, padding_of
 from genrank.nn.encoding import NUM_GAP_BUCKETS, gap_bucket
+from genrank.nn.organization import per_token
 
 
 def prefix_sums(values_TW: Tensor, offsets: Tensor, candidates: Candidates) -> Tensor:
     """(C, W) the sum of the first `prefix` events' values of each candidate's sequence."""
     total = torch.cat([values_TW.new_zeros(1, values_TW.shape[1], dtype=torch.float64), values_TW.double().cumsum(0)])
-    begin_C = torch.repeat_interleave(offsets[:-1], candidates.offsets.diff())
+    begin_C = per_token(offsets[:-1], candidates.offsets, len(candidates.prefix))
     return (total[begin_C + candidates.prefix] - total[begin_C]).to(values_TW.dtype)
 
 
@@ -59,7 +60,7 @@ class TargetAttention(nn.Module):
 
     def forward(self, event_TW: Tensor, item_CW: Tensor, history: History, candidates: Candidates) -> Tensor:
         """(C, W)."""
-        events, wanted = Padding(history.offsets), Padding(candidates.offsets)
+        events, wanted = padding_of(history), padding_of(candidates)
         if events.width == 0 or wanted.width == 0:
             empty: Tensor = self.norm(0 * item_CW)
             return empty

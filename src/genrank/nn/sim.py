@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from genrank.batch import Candidates, LongHistory
-from genrank.nn.attention import MASKED, Padding
+from genrank.nn.attention import MASKED, padding_of
 from genrank.nn.encoding import NUM_GAP_BUCKETS, gap_bucket
+from genrank.nn.organization import per_token
 
 
 class ExactSearch(nn.Module):
@@ -42,7 +43,7 @@ class ExactSearch(nn.Module):
             return torch.zeros_like(item_CW)
         event_EW, item_CW = self.event_norm(event_EW), self.candidate_norm(item_CW)
         index_CK, seen_CK, relevance_CK = (
-            self._given(long) if self.kind == "hard" else self._search(item_CW, candidates.offsets, event_EW, long)
+            self._given(long) if self.kind == "hard" else self._search(item_CW, candidates, event_EW, long)
         )
         gap_CK = gap_bucket((candidates.time[:, None] - long.time[index_CK]).clamp_min(0))
         key_value = self.key_value(event_EW)[index_CK] + self.gap_key_value(gap_CK)
@@ -55,22 +56,22 @@ class ExactSearch(nn.Module):
         return found
 
     def _given(self, long: LongHistory) -> tuple[Tensor, Tensor, Tensor]:
-        padding = Padding(long.offsets)
+        padding = padding_of(long)
         index_CK = padding.source_BL.view(padding.num_rows, padding.width)
         return index_CK, padding.inside_BL, torch.zeros(index_CK.shape, device=index_CK.device)
 
     def _search(
-        self, item_CW: Tensor, offsets: Tensor, event_EW: Tensor, long: LongHistory
+        self, item_CW: Tensor, candidates: Candidates, event_EW: Tensor, long: LongHistory
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Each candidate's K best events of its sequence: (C, K) index, whether there is one, and its relevance."""
         assert self.search_event is not None
         assert self.search_candidate is not None
-        events, wanted = Padding(long.offsets), Padding(offsets)
+        events, wanted = padding_of(long), padding_of(candidates)
         event_BLS, wanted_BMS = events.pad(self.search_event(event_EW)), wanted.pad(self.search_candidate(item_CW))
         relevance_BML = wanted_BMS @ event_BLS.transpose(-1, -2) / math.sqrt(event_BLS.shape[-1])
         relevance_BML = relevance_BML.masked_fill(~events.inside_BL[:, None], MASKED)
         relevance_BMK, place_BMK = relevance_BML.topk(min(self.num_retrieved, events.width), dim=-1)
         relevance_CK = wanted.unpad(relevance_BMK)
-        begin_C = torch.repeat_interleave(long.offsets[:-1], offsets.diff())
+        begin_C = per_token(long.offsets[:-1], candidates.offsets, len(item_CW))
         index_CK = (begin_C[:, None] + wanted.collect(place_BMK)).clamp_max(len(event_EW) - 1)
         return index_CK, relevance_CK > MASKED / 2, relevance_CK

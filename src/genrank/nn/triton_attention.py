@@ -315,10 +315,10 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def backward(saved, d_out):  # type: ignore[no-untyped-def]
-        plan, learned, x = saved.plan, saved.learned, _Inputs(*saved.saved_tensors[:7])
-        out, z = saved.saved_tensors[7:]
+        *tensors, out, z = saved.saved_tensors  # asked for once: a block that is computed anew hands them out once
+        plan, learned, x = saved.plan, saved.learned, _Inputs(*tensors)
         if len(out) == 0:
-            return None, *(torch.zeros_like(t) for t in saved.saved_tensors[:5]), None, None
+            return None, *(torch.zeros_like(t) for t in tensors[:5]), None, None
         d_out = d_out.contiguous()
         d_q, d_own_k, d_own_v, delta = plan.query_gradient(x, out, z, d_out, learned=learned)
         d_k, d_v = plan.key_gradient(x, z, delta, d_out, learned=learned)

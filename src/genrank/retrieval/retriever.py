@@ -129,7 +129,7 @@ class Retriever(nn.Module):
         c = batch.candidates
         sums = self._recent(encoded.event_TW, batch)
         if encoded.user_BW is not None:
-            sums.append(per_token(encoded.user_BW, c.offsets))
+            sums.append(per_token(encoded.user_BW, c.offsets, len(c.item)))
         token_CW = self.query_token + self.personal(torch.cat(sums, -1))
         if self.tower is not None:
             return self.vectors(self.query_norm(self.tower(token_CW)))
@@ -160,14 +160,15 @@ class Retriever(nn.Module):
         event_EW = encoded.items_IW[long.item]
         if self.actions is not None:
             event_EW = event_EW + self.actions(long.actions)
-        merge = Merge(long.offsets, window)
+        merge = Merge(long.offsets, window, num_old=len(event_EW), num_new=len(encoded.event_TW))
         event_XW = merge(event_EW, encoded.event_TW)
         lengths = merge.offsets.diff()
-        position_X = torch.arange(len(event_XW), device=event_XW.device) - per_token(merge.offsets[:-1], merge.offsets)
+        begin_X = per_token(merge.offsets[:-1], merge.offsets, len(event_XW))
+        position_X = torch.arange(len(event_XW), device=event_XW.device) - begin_X
         context = Tokens(merge.offsets, position_X, torch.zeros_like(position_X))
         c, num_candidates = batch.candidates, items_PMW.shape[1]
         places = chosen_places(c, places_P, num_candidates)
-        before_N = per_token(lengths - window.diff(), places.tokens.offsets)
+        before_N = per_token(lengths - window.diff(), places.tokens.offsets, len(places.prefix))
         prefix_N = places.prefix + before_N
         behind = Queries(Tokens(places.tokens.offsets, prefix_N, places.next_time), prefix_N, places.next_time)
         with torch.no_grad():  # the ranker's loss must not teach the generator: its negatives are too hard for that
@@ -179,7 +180,7 @@ class Retriever(nn.Module):
     def _recent(self, event_TW: Tensor, batch: PackedBatch) -> list[Tensor]:
         """(C, W) each: the mean of the latest events before every place, of all and of those answered yes."""
         history, c = batch.history, batch.candidates
-        first_C = per_token(history.offsets[:-1], c.offsets)
+        first_C = per_token(history.offsets[:-1], c.offsets, len(c.item))
         end_C = first_C + c.prefix
         answers = [event_TW.new_ones(len(event_TW))]
         answers += [(history.actions[name] == 2).to(event_TW.dtype) for name in self.behaviours]
@@ -271,7 +272,7 @@ class CrossAttentionRanker(nn.Module):
 def chosen_places(c: Candidates, places_P: Tensor, count: int) -> Queries:
     """Queries that stand `count` times at each of the chosen places."""
     counted = torch.zeros(len(c.prefix) + 1, dtype=torch.int64, device=c.prefix.device)
-    counted[places_P + 1] = count
+    counted.index_fill_(0, places_P + 1, count)
     return _queries(
         counted.cumsum(0)[c.offsets],
         torch.repeat_interleave(c.prefix[places_P], count),

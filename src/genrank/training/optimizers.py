@@ -46,13 +46,28 @@ class RowWiseAdagrad(Optimizer):
             self._plain_update(weight, total, group)
 
     def _plain_update(self, weight: Tensor, total: Tensor, group: dict[str, Any]) -> None:
-        gradient = weight.grad.coalesce()  # type: ignore[union-attr]
-        rows, values = gradient.indices()[0], gradient.values().float()
+        assert weight.grad is not None
+        rows, values = summed_by_row(weight.grad)
         total_rows = total[rows] + values.square().mean(1)
         total[rows] = total_rows
         step = values / (total_rows.sqrt() + group["eps"])[:, None]
         kept = weight[rows] * (1 - group["lr"] * group["weight_decay"])
         weight[rows] = kept - group["lr"] * step.to(weight.dtype)
+
+
+def summed_by_row(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """(N) rows of a sparse gradient in order, and (N, D) in float32 the sum over all lookups of the same row.
+
+    Rows still repeat, each time with the same sum: how many are different, `coalesce` would have to ask the device.
+    What is then written to a row is the same number as often as it was looked up.
+    """
+    rows, order = gradient._indices()[0].sort(stable=True)
+    is_first = rows.diff(prepend=rows.new_full((1,), -1)) > 0
+    segment_N = is_first.cumsum(0) - 1
+    values = gradient._values().float()[order]
+    # Added up in order, on CUDA too, where index_add would add in any order.
+    sums = torch.zeros_like(values).index_put_((segment_N,), values, accumulate=True)
+    return rows, sums[segment_N]
 
 
 def native_update(weight: Tensor, total: Tensor, *, lr: float, weight_decay: float, eps: float) -> None:

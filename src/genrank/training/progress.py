@@ -43,10 +43,11 @@ class RunningMetrics:
             self.totals[name] += torch.stack([losses[name].detach().double().sum(), known])
         for name in self.binary:
             bins = ((logits[name].detach().float().squeeze(-1) + 8) * (NUM_BINS / 16)).long().clamp(0, NUM_BINS - 1)
-            for label in (0, 1):
-                counts = (labels[name] == label).double() * (1 if weight is None else weight)
-                counted = torch.bincount(bins, weights=counts, minlength=NUM_BINS)
-                self.histograms[name][label] += counted
+            label, histogram = labels[name], self.histograms[name]
+            counts = (~label.isnan()).double() * (1 if weight is None else weight)
+            counted = torch.zeros_like(histogram)
+            counted.view(-1).index_add_(0, bins + NUM_BINS * (label == 1), counts)  # bincount waits for the device
+            histogram += counted
 
     def read(self) -> dict[str, float]:
         """Mean loss per task and AUC per binary task (within one bin: a tie), then start anew."""

@@ -1,0 +1,90 @@
+"""Finds the operators at which a CUDA device would keep the host waiting, on a machine without one.
+
+`HostWaits` sees every operator that PyTorch dispatches below autograd, the backward pass included. An operator waits
+where the host needs a number that the device has computed: a value, or the size of a result. Tensors lie on the device
+`meta`, which has no values: code takes the paths that it takes on CUDA, a copy between host and device shows, and what
+needs a value is an error besides.
+
+A copy to the device counts as one without a wait where it is `non_blocking`: `genrank.batch.sent` and the loader pin
+the memory that they copy from, without which CUDA would wait all the same.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "genrank"
+# Names of operators that read a value, or whose result has a size that only the device knows.
+ALWAYS = {
+    *("_local_scalar_dense", "item", "is_nonzero", "equal", "allclose", "nonzero", "argwhere", "masked_select"),
+    *("_unique", "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive", "bincount"),
+    *("coalesce", "_coalesce", "histc", "histogram", "_linalg_check_errors", "_assert_async_host"),
+}
+
+
+class HostWaits(TorchDispatchMode):
+    """`found`: operator and the line of this project that called it, for every wait. `num_operators`: of all calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.num_operators = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self.num_operators += 1
+        if reason := _reason(func, args, kwargs):
+            self.found.append(f"{reason} at {_line()}")
+        return func(*args, **kwargs)
+
+
+def _reason(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    name = func._schema.name.removeprefix("aten::")
+    plain = name if name.startswith("_") else name.removesuffix("_")
+    if plain in ("_to_copy", "copy"):
+        return _copying(name, args, kwargs)
+    if not any(isinstance(arg, Tensor) and arg.device.type != "cpu" for arg in args):
+        return ""  # what is on the host keeps nobody waiting
+    if plain == "repeat_interleave":
+        return "" if kwargs.get("output_size") is not None else "repeat_interleave without output_size"
+    if plain in ("index", "index_put", "_index_put_impl", "_unsafe_index"):
+        return _indexing(name, args)
+    return name if plain in ALWAYS else ""
+
+
+def _indexing(name: str, args: tuple[Any, ...]) -> str:
+    """By a mask: its length is unknown. A number that is written by an index is copied to the device first."""
+    masked = any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+    if "put" not in name:
+        return f"{name} by a mask" if masked else ""
+    if masked:
+        return "" if args[2].dim() == 0 else f"{name} by a mask"  # a number becomes masked_fill
+    return f"{name} of a number" if args[2].dim() == 0 else ""
+
+
+def _copying(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    source = args[1] if name == "copy_" else args[0]
+    target = args[0].device if name == "copy_" else kwargs.get("device") or source.device
+    if not isinstance(source, Tensor) or torch.device(target).type == source.device.type:
+        return ""
+    waits_not = kwargs.get("non_blocking", False) or (name == "copy_" and len(args) > 2 and args[2])
+    if source.device.type == "cpu" and (waits_not or (name == "copy_" and source.dim() == 0)):
+        return ""
+    return f"{name} from {source.device.type} to {torch.device(target).type}"
+
+
+def _line() -> str:
+    """The innermost line of this project; where autograd calls, that of `backward`."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(SOURCE):
+            return f"{path.relative_to(SOURCE)}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return "no line of genrank"

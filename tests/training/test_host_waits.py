@@ -1,0 +1,179 @@
+"""A training step and a scoring forward on an accelerator, in which the host never waits for the device.
+
+Where a step is logged or saved its loss is read, and so is what validation finds: that is outside of them.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from genrank.batch import PackedBatch
+from genrank.data.loader import Loader, LoaderConfig
+from genrank.models.ranker import Ranker, build_ranker
+from genrank.nn import triton_attention
+from genrank.training import trainer
+from genrank.training.checkpoint import Checkpoints
+from genrank.training.objective import Objective, RankingObjective
+from genrank.training.trainer import Trainer, TrainingConfig
+from host_waits import HostWaits
+from worlds import SPEC, builder, timelines
+from zoo import NAMES, SEQUENCE, config
+
+META = torch.device("meta")
+TRAINED = ("genrank", "alibi-both", "user-prefix", "recompute", "combined-actions", "hstu", "hstu-user-prefix")
+TRAINED += ("hstu-block", "hstu-copies", "interleaved", "interleaved-hstu-encoding", "sim-hard", "sim-soft")
+TRAINED += ("hstu-sim", "slot-and-clock", "ple", "ppnet", "wlr", "d2q", "quantile", "mlp", "din", "din-sim-soft")
+SCORED = ("genrank", "user-prefix", "hstu", "interleaved", "sim-hard", "sim-soft", "slot-and-clock", "d2q", "din")
+
+
+def _of_the_zoo(names: tuple[str, ...]) -> list[Any]:
+    """All of them, most in the slow tests."""
+    return [pytest.param(name, marks=() if name in names else pytest.mark.slow) for name in NAMES]
+
+
+MAX_HISTORY = 10
+
+
+class _NoKernel:
+    """Kernels are launched and forgotten, which takes no answer from the device."""
+
+    def __getattr__(self, name: str) -> "_NoKernel":
+        return self
+
+    def __getitem__(self, grid: Any) -> Callable[..., None]:
+        return lambda *arguments, **flags: None
+
+
+@pytest.fixture
+def like_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a CUDA device would choose, for tensors of the device `meta`."""
+    monkeypatch.setattr(triton_attention, "_kernels", _NoKernel)
+    monkeypatch.setattr(triton_attention, "_tiles", lambda q_QHD: triton_attention.HALF_ROOMY)
+    for module in ("genrank.models.sequence_ranker", "genrank.retrieval.retriever"):
+        monkeypatch.setattr(f"{module}.choose_backend", lambda *arguments, **flags: "triton")
+    monkeypatch.setattr(trainer, "dense_optimizer", _adamw)  # fused ones take no tensors of that device
+    monkeypatch.setattr(torch, "autocast", lambda *arguments, **flags: nullcontext())  # nor does it
+
+
+def _adamw(params: list[nn.Parameter], *, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    return torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay, foreach=True)
+
+
+def prepared(model: Ranker) -> Loader:
+    """A loader of one batch with cold users, late actions and requests of several exposures."""
+    b = builder(timelines(lengths=[37, 0, 5, 1, 18], seed=5), search=model.config.search, max_history=MAX_HISTORY)
+    return Loader(b, b.samples(), LoaderConfig(batch_tokens=4096))
+
+
+def in_training(model: nn.Module, loader: Loader, objective: Objective) -> Trainer:
+    return Trainer(
+        model,
+        loader,
+        TrainingConfig(epochs=50, validate_every=40),
+        objective=objective,
+        checkpoints=Checkpoints(Path("never-written")),
+        validate=lambda: {"score": 0.0},
+        reporters=[],
+    )
+
+
+def waits_of(step: Callable[[], None]) -> list[str]:
+    step()  # the first one copies constants such as bucket edges, once and for all
+    with HostWaits() as waits:
+        step()
+    return waits.found
+
+
+def tiny(name: str) -> Ranker:
+    torch.manual_seed(0)
+    changes = {"attention": "auto"} if name in SEQUENCE else {}
+    return build_ranker(config(name, **changes), SPEC, max_history=MAX_HISTORY)
+
+
+@pytest.mark.usefixtures("like_cuda")
+@pytest.mark.parametrize("name", _of_the_zoo(TRAINED))
+def test_a_training_step_of_a_ranker_never_waits(name: str) -> None:
+    model = tiny(name).to(META)
+    loader = prepared(model)
+    training = in_training(model, loader, RankingObjective(model, {}))
+    batch = loader.build(loader.samples)
+
+    def step() -> None:
+        training.train_step(batch.to(META))
+        training._after_step(len(batch.candidates.item))
+
+    assert waits_of(step) == []
+
+
+@pytest.mark.usefixtures("like_cuda")
+@pytest.mark.parametrize("name", _of_the_zoo(SCORED))
+def test_scoring_never_waits(name: str) -> None:
+    model = tiny(name).to(META).eval()
+    loader = prepared(model)
+    batch = loader.build(loader.samples)
+
+    @torch.no_grad()
+    def score() -> None:
+        moved = batch.to(META)
+        model.predict(model(moved), moved)
+        state: Any = model.encode_history(moved)
+        model.predict(model.score(state, moved), moved)
+
+    assert waits_of(score) == []
+
+
+VALUES = torch.zeros(4, device=META)
+INDEX = torch.zeros(4, dtype=torch.int64, device=META)
+WAITING: dict[str, Callable[[], Any]] = {
+    "_local_scalar_dense": lambda: VALUES.sum().item(),
+    "index by a mask": lambda: VALUES[VALUES > 0],
+    "index_put_ by a mask": lambda: VALUES.index_put_((VALUES > 0,), VALUES),
+    "index_put_ of a number": lambda: VALUES.clone().index_put_((INDEX,), torch.zeros(())),
+    "repeat_interleave without output_size": lambda: torch.repeat_interleave(VALUES, INDEX),
+    "nonzero": VALUES.nonzero,
+    "bincount": lambda: torch.bincount(INDEX),
+    "_unique2": lambda: torch.unique(INDEX),
+    "_to_copy from cpu to meta": lambda: torch.zeros(3).to(META),
+    "_to_copy from meta to cpu": VALUES.cpu,
+    "copy_ from cpu to meta": lambda: VALUES.clone().copy_(torch.zeros(4)),
+}
+
+
+@pytest.mark.parametrize("reason", WAITING)
+def test_what_waits_is_found(reason: str) -> None:
+    with HostWaits() as waits, suppress(RuntimeError, NotImplementedError):  # without values there is no answer
+        WAITING[reason]()
+    assert [found.split(" at ")[0] for found in waits.found] == [reason]
+
+
+def test_what_does_not_wait_is_not_found() -> None:
+    with HostWaits() as waits:
+        torch.zeros(3).to(META, non_blocking=True)
+        torch.repeat_interleave(VALUES, INDEX, output_size=7)
+        VALUES[INDEX].masked_fill(VALUES > 0, 0.0)
+        torch.zeros(3).sum().item()  # on the host
+    assert waits.found == []
+    assert waits.num_operators > 5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["genrank", "hstu", "sim-soft", "ple", "din"])
+def test_cuda_itself_finds_no_wait_in_a_step(name: str) -> None:
+    model = tiny(name).to("cuda")
+    loader = prepared(model)
+    loader.pin = True
+    training = in_training(model, loader, RankingObjective(model, {}))
+    batch: PackedBatch = loader.build(loader.samples)
+    training.train_step(batch.to("cuda"))  # compiles kernels, copies constants
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        training.train_step(batch.to("cuda"))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
