@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from genrank.api import Run, evaluate, load, prepare, train
-    from genrank.client import Client
+    from genrank.client import AsyncClient, Client
     from genrank.data.prepared import PreparedData
     from genrank.errors import GenRankError
     from genrank.inference.gen_ranker import GenRanker
@@ -24,6 +24,7 @@ except PackageNotFoundError:  # running from a source tree that is not installed
     __version__ = "0+source"
 
 __all__ = [
+    "AsyncClient",
     "Client",
     "GenRankError",
     "GenRanker",
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AsyncClient": "client",
     "Client": "client",
     "GenRankError": "errors",
     "GenRanker": "inference.gen_ranker",

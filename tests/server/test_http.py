@@ -188,9 +188,9 @@ def test_only_a_trusted_proxy_says_who_calls(serve: Serve) -> None:
     for arguments, expected in ((("--trust-proxy", "127.0.0.0/8"), "203.0.113.9"), ((), "127.0.0.1")):
         running = serve(*arguments)
         assert raw(running, "GET", "/v1/users/seen", **{"x-forwarded-for": "203.0.113.9"})[0] == 200
+        assert running.stop() == 0  # then its log is whole
         lines = [json.loads(line) for line in running.said if '"/v1/users/seen"' in line]
         assert [line["client"] for line in lines] == [expected]
-        assert running.stop() == 0
 
 
 def test_whoever_serves_beyond_this_machine_without_a_token_is_warned(serve: Serve) -> None:
