@@ -10,12 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from genrank.batch import PackedBatch
+from genrank.batch import PackedBatch, map_arrays
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.models.ranker import Ranker, build_ranker
 from genrank.nn import triton_attention
+from genrank.retrieval import training_losses
+from genrank.retrieval.item_vectors import ItemVectors
+from genrank.retrieval.retriever import Retriever
+from genrank.retrieval.retriever_config import RetrieverConfig
+from genrank.retrieval.training_losses import RetrievalLosses
+from genrank.runs.retrieval_objective import RetrievalObjective
 from genrank.training import trainer
 from genrank.training.checkpoint import Checkpoints
 from genrank.training.objective import Objective, RankingObjective
@@ -125,6 +131,63 @@ def test_scoring_never_waits(name: str) -> None:
         model.predict(model.score(state, moved), moved)
 
     assert waits_of(score) == []
+
+
+TWO_TOWERS: dict[str, Any] = {"generator": "pooled", "auxiliary": 0.0, "ranker": 0.0}
+RETRIEVERS: dict[str, dict[str, Any]] = {
+    "two towers": TWO_TOWERS,
+    "two towers, sampled": {**TWO_TOWERS, "full_softmax": 0},
+    "transformer": {"auxiliary": 0.0, "ranker": 0.0},
+    "auxiliary": {"ranker": 0.0},
+    "auxiliary, sampled": {"ranker": 0.0, "full_softmax": 0},
+}
+
+
+def retrieving(changes: dict[str, Any]) -> tuple[Trainer, PackedBatch]:
+    sizes = {"width": 16, "num_heads": 2, "num_blocks": 2, "feedforward": 32, "embedding_dim": 8, "places": 3}
+    sizes |= {"num_hard": 4, "num_negatives": 9, "num_auxiliary": 6}
+    wanted = RetrieverConfig(**(sizes | changes))
+    b = builder(timelines(lengths=[31, 0, 6, 17], seed=3), max_history=MAX_HISTORY, search=wanted.search)
+    loader = Loader(b, b.samples(), LoaderConfig(batch_tokens=4096))
+    model = Retriever(wanted, SPEC, max_history=MAX_HISTORY)
+    objective = RetrievalObjective(model, loader, torch.device("cpu"))  # counts the catalogue, once
+    _move(objective.model_losses)
+    return in_training(model.to(META), loader, objective), loader.build(loader.samples)
+
+
+def _move(losses: RetrievalLosses) -> None:
+    """To the device `meta`, from which nothing could be counted."""
+    here, hard = losses.catalogue, losses.hard
+    there = ItemVectors(here.table, here.target_count.to(META), here.trained_J.to(META), META)
+    there.__dict__["trained_columns"] = map_arrays(here.trained_columns, lambda tensor: tensor.to(META))
+    losses.catalogue, losses.place_of_row = there, losses.place_of_row.to(META)
+    if hard is not None:
+        hard.catalogue, hard.row_S, hard.vector_SW = there, hard.row_S.to(META), hard.vector_SW.to(META)
+
+
+@pytest.mark.usefixtures("like_cuda")
+@pytest.mark.parametrize("name", RETRIEVERS)
+def test_a_training_step_of_a_retriever_never_waits(name: str) -> None:
+    training, batch = retrieving(RETRIEVERS[name])
+    assert waits_of(lambda: training.train_step(batch.to(META))) == []
+
+
+@pytest.mark.usefixtures("like_cuda")
+@pytest.mark.parametrize("full_softmax", [0, 1000])
+def test_the_ranker_of_a_retriever_waits_once_for_what_its_search_has_found(
+    full_softmax: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its negatives are found on the device, and their features lie on the host."""
+    reads = []
+
+    def read(found: Tensor) -> Tensor:
+        reads.append(found)
+        return torch.arange(found.numel()).view(found.shape) % 29 + 1
+
+    monkeypatch.setattr(training_losses, "read", read)
+    training, batch = retrieving({"full_softmax": full_softmax})
+    assert waits_of(lambda: training.train_step(batch.to(META))) == []
+    assert len(reads) == 2  # in two steps
 
 
 VALUES = torch.zeros(4, device=META)

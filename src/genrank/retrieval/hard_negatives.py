@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from genrank.batch import sent
 from genrank.retrieval.item_vectors import ItemVectors
 from genrank.retrieval.pieces import pieces
 from genrank.retrieval.retriever import Retriever
@@ -41,8 +42,9 @@ class HardNegatives:
     def __init__(self, model: Retriever, catalogue: ItemVectors, seen: Seen | None):
         self.model, self.catalogue, self.seen = model, catalogue, seen
         self.row_S = catalogue.shown
-        self.place_of_row = torch.full_like(catalogue.target_count, -1)
-        self.place_of_row[self.row_S] = torch.arange(len(self.row_S), device=self.row_S.device)
+        self.row_on_host_S = self.row_S.cpu()
+        self.place_of_row = torch.full((len(catalogue.target_count),), -1)  # on the host
+        self.place_of_row[self.row_on_host_S] = torch.arange(len(self.row_S))
         self.steps_between = max(-(-len(self.row_S) // ROWS_PER_STEP), 1)
         self.vector_SW, self.age = torch.zeros(0, model.config.width), 0
 
@@ -53,13 +55,16 @@ class HardNegatives:
 
     @torch.no_grad()
     def __call__(self, query_PW: Tensor, exposure_P: Tensor, target_P: Tensor) -> Best:
-        """The best of every query's items, the target not among them. Called once a step."""
+        """The best of every query's items, the target not among them. Called once a step.
+
+        Exposures and targets lie on the host, the answer where the queries are.
+        """
         if not len(self.vector_SW) or self.age >= self.steps_between:
             self.vector_SW, self.age = self._embedded(), 0
         self.age += 1
-        query_PW, own_P = query_PW.float(), self.place_of_row[target_P]
-        own_score_P = (query_PW * self.vector_SW[own_P]).sum(-1)
-        place, hidden, was_had_P = torch.arange(len(own_P), device=own_P.device), own_P, torch.zeros_like(own_P).bool()
+        query_PW, own_P, device = query_PW.float(), self.place_of_row[target_P], query_PW.device
+        own_score_P = (query_PW * self.vector_SW[sent(own_P, device)]).sum(-1)
+        place, hidden, was_had_P = torch.arange(len(own_P)), own_P, torch.zeros_like(own_P).bool()
         if self.seen is not None:
             at, row = self.seen(exposure_P)
             was_had_P[at[row == target_P[at]]] = True
@@ -68,8 +73,10 @@ class HardNegatives:
             hidden = torch.cat([hidden, self.place_of_row[row[searched]]])
         wanted = self.model.config.met_by_ranker
         score_PR, best_PR = _nearest(query_PW, self.vector_SW, (place, hidden), min(wanted, len(self.row_S)))
-        is_best_P = own_score_P >= score_PR[:, -1] if score_PR.shape[1] == wanted else torch.ones_like(was_had_P)
-        return Best(self.row_S[best_PR], score_PR.isinf(), is_best_P & ~was_had_P)
+        is_best_P = (
+            own_score_P >= score_PR[:, -1] if score_PR.shape[1] == wanted else torch.ones_like(own_score_P).bool()
+        )
+        return Best(self.row_S[best_PR], score_PR.isinf(), is_best_P & ~sent(was_had_P, device))
 
     def _embedded(self) -> Tensor:
         """(S, W) as an index would hold them: no id is dropped."""
@@ -78,7 +85,7 @@ class HardNegatives:
         items.eval()
         vector_SW = torch.empty(len(self.row_S), self.model.config.width, device=self.row_S.device)
         for part in pieces(len(self.row_S), ROWS_PER_STEP):
-            vector_SW[part] = self.model.vectors(self.catalogue.embedded(items, self.row_S[part]).float())
+            vector_SW[part] = self.model.vectors(self.catalogue.embedded(items, self.row_on_host_S[part]).float())
         items.train(was_training)
         return vector_SW
 
@@ -95,13 +102,14 @@ class HardNegatives:
 
 
 def _nearest(query_PW: Tensor, vector_SW: Tensor, hidden: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """(P, R) the best scores, in order, and where they are; -inf for the hidden pairs."""
+    """(P, R) the best scores, in order, and where they are; -inf for the hidden pairs, which lie on the host."""
     place, at = hidden
     scores, found = [], []
     for part in pieces(len(vector_SW), SCORES_AT_ONCE // max(len(query_PW), 1)):
         score_PN = query_PW @ vector_SW[part].T
         inside = (at >= part.start) & (at < part.stop)
-        score_PN[place[inside], at[inside] - part.start] = -torch.inf
+        hidden_pairs = place[inside] * score_PN.shape[1] + at[inside] - part.start
+        score_PN.view(-1).index_fill_(0, sent(hidden_pairs, score_PN.device), -torch.inf)
         best = score_PN.topk(min(count, score_PN.shape[1]), -1)
         scores.append(best.values)
         found.append(best.indices + part.start)

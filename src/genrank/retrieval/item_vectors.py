@@ -4,13 +4,14 @@ Row 0 is the unknown item, which is never retrieved. Shapes: I items, row 0 incl
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genrank.batch import FeatureColumns, map_arrays
+from genrank.batch import FeatureColumns, map_arrays, sent
 from genrank.data.tables import FeatureTable
 from genrank.nn.embeddings import FeatureEmbedding
 from genrank.retrieval.pieces import pieces
@@ -43,12 +44,17 @@ class ItemVectors:
         return was_shown.nonzero().squeeze(1)
 
     def columns(self, rows: Tensor) -> FeatureColumns:
-        """Features of the given rows."""
+        """Features of the given rows, on the device. Rows of the host: the table lies there."""
         columns: FeatureColumns = map_arrays(
             self.table.rows(rows.cpu().numpy()), lambda array: torch.from_numpy(np.ascontiguousarray(array))
         )
-        moved: FeatureColumns = map_arrays(columns, lambda tensor: tensor.to(self.device))
+        moved: FeatureColumns = map_arrays(columns, lambda tensor: sent(tensor, self.device))
         return moved
+
+    @cached_property
+    def trained_columns(self) -> FeatureColumns:
+        """Features of `trained_J`, on the device."""
+        return self.columns(self.trained_J)
 
     def embedded(self, items: FeatureEmbedding, rows: Tensor) -> Tensor:
         """(N, W) embedded items."""

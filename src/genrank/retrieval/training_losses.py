@@ -13,11 +13,13 @@ Shapes: C places, P chosen places, N pool, K hard negatives, J trained items, W 
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from genrank.batch import PackedBatch
+from genrank.batch import Candidates, PackedBatch, sent
+from genrank.data.timelines import offsets_of
 from genrank.retrieval.hard_negatives import HardNegatives, Seen
 from genrank.retrieval.item_vectors import ItemVectors
 from genrank.retrieval.losses import full_softmax, info_nce, log_expected
@@ -36,17 +38,29 @@ class Pool:
         """A random part of at most that many, each expected less often by as much."""
         if len(self.row_N) <= count:
             return self
-        kept = torch.randperm(len(self.row_N))[:count].to(self.row_N.device)
+        kept = sent(torch.randperm(len(self.row_N))[:count], self.row_N.device)
         rarer = math.log(count / len(self.row_N))
         return Pool(self.row_N[kept], self.embedded_NW[kept], self.log_expected_N[kept] + rarer)
 
 
+class Rows(NamedTuple):
+    """The same numbers of items, exposures or places twice."""
+
+    host: Tensor
+    device: Tensor
+
+
 class RetrievalLosses:
-    """Losses of a batch. `item_of_row`: the catalogue's row of every exposure of the timelines. `seen`: of those."""
+    """Losses of a batch. `item_of_row`: the catalogue's row of every exposure of the timelines. `seen`: of those.
+
+    Items are drawn on the host, where their features lie, and so that every device draws the same ones. What is then
+    sent to a device never has to be asked for; only the ranker's negatives are found there.
+    """
 
     def __init__(self, model: Retriever, catalogue: ItemVectors, item_of_row: Tensor, *, seen: Seen | None = None):
         self.hard = HardNegatives(model, catalogue, seen) if model.config.ranker else None
-        self.model, self.catalogue, self.item_of_row = model, catalogue, item_of_row
+        self.model, self.catalogue, self.item_of_row = model, catalogue, item_of_row.cpu()
+        self.trained_on_host_J = catalogue.trained_J.cpu()
         self.is_full = len(catalogue.trained_J) <= model.config.full_softmax
         self.place_of_row = torch.full_like(catalogue.target_count, -1)  # among the trained items
         self.place_of_row[catalogue.trained_J] = torch.arange(len(catalogue.trained_J), device=catalogue.device)
@@ -57,53 +71,61 @@ class RetrievalLosses:
         model, config = self.model, self.model.config
         encoded = model.encode(batch)
         query_CW = model.queries(encoded, batch)
-        target_C = self.item_of_row[batch.candidates.exposure]
-        others = self._everything() if self.is_full else self._pool(target_C, None)
+        exposure_C, offsets = _on_host(batch.candidates)
+        target = self._both(self.item_of_row[exposure_C])
+        others = self._everything() if self.is_full else self._pool(target, None)
         vector_NW = model.vectors(others.embedded_NW)
         if self.is_full:
-            rows = self.place_of_row[target_C]
+            rows = self.place_of_row[target.device]
             losses = {"query": full_softmax(query_CW, vector_NW, rows, scale=model.scale)}
         else:
             own_CW = model.vectors(encoded.items_IW[batch.candidates.item])
             own_C = (query_CW * own_CW).sum(-1).float() * model.scale
             logits_CN = (query_CW @ vector_NW.T).float() * model.scale
-            losses = {"query": self._against(others, own_C, logits_CN, target_C)}
+            losses = {"query": self._against(others, own_C, logits_CN, target.device)}
         if not (config.auxiliary or config.ranker):
             return losses
-        place_P = draw_places(batch.candidates.offsets, config.places)
+        place = self._both(draw_places(offsets, config.places))
         if config.auxiliary:
-            losses["auxiliary"] = self._auxiliary(encoded, batch, place_P, target_C[place_P], others)
+            target_at_places = Rows(target.host[place.host], target.device[place.device])
+            losses["auxiliary"] = self._auxiliary(encoded, batch, place.device, target_at_places, others)
         if config.ranker:
-            losses["ranker"] = self._ranker(encoded, batch, place_P, query_CW.detach())
+            losses["ranker"] = self._ranker(encoded, batch, place.host, query_CW.detach())
         return losses
 
-    def _auxiliary(
-        self, encoded: Encoded, batch: PackedBatch, place_P: Tensor, target_P: Tensor, known: Pool
-    ) -> Tensor:
-        pool = self._pool(target_P, known if self.is_full else None).thinned(self.model.config.num_auxiliary)
+    def _both(self, host_N: Tensor) -> Rows:
+        return Rows(host_N, sent(host_N, self.catalogue.device))
+
+    def _auxiliary(self, encoded: Encoded, batch: PackedBatch, place_P: Tensor, target: Rows, known: Pool) -> Tensor:
+        pool = self._pool(target, known if self.is_full else None).thinned(self.model.config.num_auxiliary)
         own_PW = encoded.items_IW[batch.candidates.item[place_P]]
         items_PMW = torch.cat([own_PW[:, None], pool.embedded_NW.expand(len(place_P), -1, -1)], 1)
         scores_PM = self.model.auxiliary_scores(encoded, batch, place_P, items_PMW).float()
-        return self._against(pool, scores_PM[:, 0], scores_PM[:, 1:], target_P)
+        return self._against(pool, scores_PM[:, 0], scores_PM[:, 1:], target.device)
 
     def _ranker(self, encoded: Encoded, batch: PackedBatch, place_P: Tensor, query_CW: Tensor) -> Tensor:
-        """Of the places whose target is among the query's best itself: no other target meets the ranker in use."""
+        """Of the places whose target is among the query's best itself: no other target meets the ranker in use.
+
+        `place_P` lies on the host, which waits here once: for which places those are, and which items were found.
+        """
         assert self.hard is not None
-        c, config = batch.candidates, self.model.config
+        c, device = batch.candidates, self.catalogue.device
         place_P = _thinned(place_P, self.hard.places_at_once)
-        exposure_P = c.exposure[place_P]
-        best = self.hard(query_CW[place_P], exposure_P, self.item_of_row[exposure_P])
-        drawn_PK = _drawn(best.row_PR, config.num_hard)[best.is_met_P]
-        place_P = place_P[best.is_met_P]
-        if not len(place_P):
+        exposure_P = _on_host(c)[0][place_P]
+        best = self.hard(query_CW[sent(place_P, device)], exposure_P, self.item_of_row[exposure_P])
+        drawn_PK = _drawn(best.row_PR, self.model.config.num_hard)
+        found = read(torch.cat([best.is_met_P[:, None].long(), best.row_PR.gather(1, drawn_PK)], 1))
+        met = found[:, 0].nonzero().squeeze(1)
+        if not len(met):
             return query_CW.new_zeros(0, dtype=torch.float32)
-        rows, item_PK = torch.unique(best.row_PR[best.is_met_P].gather(1, drawn_PK), return_inverse=True)
-        hard_PKW = self.catalogue.embedded(self.model.items, rows)[item_PK]
+        rows, item_PK = torch.unique(found[met, 1:], return_inverse=True)
+        hard_PKW = self.catalogue.embedded(self.model.items, rows)[sent(item_PK, device)]
+        place_P, met = sent(place_P[met], device), sent(met, device)
         items_PMW = torch.cat([encoded.items_IW[c.item[place_P]][:, None], hard_PKW], 1)
         scores_PM = self.model.rank_scores(
             encoded, batch, place_P, query_PW=query_CW[place_P], items_PMW=items_PMW
         ).float()
-        return info_nce(scores_PM[:, 0], scores_PM[:, 1:], hidden_PN=best.hidden_PR[best.is_met_P].gather(1, drawn_PK))
+        return info_nce(scores_PM[:, 0], scores_PM[:, 1:], hidden_PN=best.hidden_PR.gather(1, drawn_PK)[met])
 
     def _against(self, pool: Pool, own_P: Tensor, logits_PN: Tensor, target_P: Tensor) -> Tensor:
         hidden_PN = pool.row_N == target_P[:, None]
@@ -111,32 +133,45 @@ class RetrievalLosses:
 
     def _everything(self) -> Pool:
         rows = self.catalogue.trained_J
-        return Pool(rows, self.catalogue.embedded(self.model.items, rows), torch.zeros(()))
+        embedded_JW = self.model.items(self.catalogue.trained_columns)
+        return Pool(rows, embedded_JW, torch.zeros((), device=self.catalogue.device))
 
-    def _pool(self, target_P: Tensor, known: Pool | None) -> Pool:
+    def _pool(self, target: Rows, known: Pool | None) -> Pool:
         """The given targets and uniform draws; embedded anew, or taken from `known`, which has all trained items."""
-        trained, num_uniform = self.catalogue.trained_J, self.model.config.num_negatives
-        drawn = trained[torch.randint(len(trained), (num_uniform,)).to(trained.device)]
-        rows = torch.cat([target_P, drawn])
+        trained, num_uniform = self.trained_on_host_J, self.model.config.num_negatives
+        drawn = self._both(trained[torch.randint(len(trained), (num_uniform,))])
+        rows = torch.cat([target.device, drawn.device])
         expected = log_expected(
             self.catalogue.target_count[rows],
             total=self.num_targets,
-            num_in_batch=len(target_P),
+            num_in_batch=len(target.host),
             num_uniform=num_uniform,
             num_items=len(trained),
         )
         if known is None:
-            return Pool(rows, self.catalogue.embedded(self.model.items, rows), expected)
+            on_host = torch.cat([target.host, drawn.host])
+            return Pool(rows, self.catalogue.embedded(self.model.items, on_host), expected)
         return Pool(rows, known.embedded_NW[self.place_of_row[rows]], expected)
 
 
+def read(found: Tensor) -> Tensor:
+    """What a device has found, on the host: the only wait of a training step."""
+    return found.cpu()
+
+
+def _on_host(c: Candidates) -> tuple[Tensor, Tensor]:
+    """(C) exposures and (B + 1) offsets; where the batch has not kept them there, the device is asked."""
+    exposure_C = c.exposure.cpu() if c.exposures is None else torch.from_numpy(c.exposures.values)
+    return exposure_C, c.offsets.cpu() if c.lengths is None else torch.from_numpy(offsets_of(c.lengths.values))
+
+
 def draw_places(offsets: Tensor, count: int) -> Tensor:
-    """(P) up to `count` random places of every sample, in order."""
-    num_places, sample_B = int(offsets[-1]), torch.arange(len(offsets) - 1, device=offsets.device)
+    """(P) up to `count` random places of every sample, in order. All on the host."""
+    num_places, sample_B = int(offsets[-1]), torch.arange(len(offsets) - 1)
     sample_C = torch.repeat_interleave(sample_B, offsets.diff())
-    # A random order within each sample: by sample first, then by chance. Drawn on CPU, so that every device agrees.
-    order = torch.argsort(sample_C + torch.rand(num_places, dtype=torch.float64).to(offsets.device))
-    rank_C = torch.arange(num_places, device=offsets.device) - offsets[sample_C]
+    # A random order within each sample: by sample first, then by chance.
+    order = torch.argsort(sample_C + torch.rand(num_places, dtype=torch.float64))
+    rank_C = torch.arange(num_places) - offsets[sample_C]
     return order[rank_C < count].sort().values
 
 
@@ -144,10 +179,10 @@ def _thinned(place_P: Tensor, count: int) -> Tensor:
     """At most that many of the places, by chance, in order."""
     if len(place_P) <= count:
         return place_P
-    return place_P[torch.randperm(len(place_P))[:count].sort().values.to(place_P.device)]
+    return place_P[torch.randperm(len(place_P))[:count].sort().values]
 
 
 def _drawn(from_PR: Tensor, count: int) -> Tensor:
     """(P, K) up to `count` different places in each row, by chance."""
-    chance = torch.rand(from_PR.shape).to(from_PR.device)
+    chance: Tensor = sent(torch.rand(from_PR.shape), from_PR.device)
     return chance.topk(min(count, from_PR.shape[1]), -1).indices
