@@ -10,6 +10,7 @@ the memory that they copy from, without which CUDA would wait all the same.
 """
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,18 @@ ALWAYS = {
 
 
 class HostWaits(TorchDispatchMode):
-    """`found`: operator and the line of this project that called it, for every wait. `num_operators`: of all calls."""
+    """`found`: operator and the line of this project that called it, for every wait. `operators`: their calls."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
-        self.num_operators = 0
+        self.operators: Counter[str] = Counter()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        self.num_operators += 1
+        self.operators[func._schema.name.removeprefix("aten::")] += 1
         if reason := _reason(func, args, kwargs):
             self.found.append(f"{reason} at {_line()}")
         return func(*args, **kwargs)

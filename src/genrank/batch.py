@@ -116,11 +116,21 @@ class PackedBatch:
     long: LongHistory
     items: FeatureColumns  # (I)
     users: FeatureColumns  # (B)
+    block: Array | None = None  # uint8: the bytes that the tensors are views of, so that one copy moves them all
 
     def to(self, device: Any) -> "PackedBatch":
         """The batch with its torch tensors on `device`."""
-        moved: PackedBatch = _map(self, lambda tensor: tensor.to(device, non_blocking=True))
-        return moved
+        source: Any = self.block
+        block: Any = None if source is None else source.to(device, non_blocking=True)
+
+        def moved(tensor: Array) -> Array:
+            if source is None or tensor.untyped_storage().data_ptr() != source.untyped_storage().data_ptr():
+                return tensor.to(device, non_blocking=True)
+            size, begin = tensor.element_size(), tensor.storage_offset() * tensor.element_size()
+            return block[begin : begin + size * tensor.numel()].view(tensor.dtype).view(tensor.shape)
+
+        batch: PackedBatch = _map(replace(self, block=None), moved)
+        return batch
 
 
 def sent(tensor: Any, device: Any) -> Any:

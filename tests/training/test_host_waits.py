@@ -5,6 +5,7 @@ Where a step is logged or saved its loss is read, and so is what validation find
 
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from genrank.batch import PackedBatch, map_arrays
-from genrank.data.loader import Loader, LoaderConfig
+from genrank.data.loader import Loader, LoaderConfig, in_one_block
 from genrank.models.ranker import Ranker, build_ranker
 from genrank.nn import triton_attention
 from genrank.retrieval import training_losses
@@ -221,7 +222,33 @@ def test_what_does_not_wait_is_not_found() -> None:
         VALUES[INDEX].masked_fill(VALUES > 0, 0.0)
         torch.zeros(3).sum().item()  # on the host
     assert waits.found == []
-    assert waits.num_operators > 5
+    assert waits.operators["repeat_interleave"] == 1
+
+
+def test_a_batch_in_one_block_is_the_same_batch_and_moves_by_one_copy() -> None:
+    loader = prepared(tiny("sim-hard"))
+    plain = loader.build(loader.samples)
+    block = in_one_block(plain, pin=False)
+    assert arrays(block.to("cpu")) == arrays(plain)
+    assert block.candidates.lengths is plain.candidates.lengths
+    with HostWaits() as waits:
+        moved = block.to(META)
+    assert waits.operators["_to_copy"] == 1
+    assert shapes(moved) == shapes(plain)
+    other = replace(block, users={"age": torch.zeros(3, dtype=torch.int64)})
+    assert other.to("cpu").users["age"].tolist() == [0, 0, 0]
+
+
+def arrays(batch: PackedBatch) -> list[bytes]:
+    found: list[bytes] = []
+    map_arrays(batch, lambda tensor: found.append(tensor.numpy().tobytes()))
+    return found
+
+
+def shapes(batch: PackedBatch) -> list[Any]:
+    found: list[Any] = []
+    map_arrays(batch, lambda tensor: found.append((tensor.shape, tensor.dtype)))
+    return found
 
 
 @pytest.mark.gpu

@@ -12,7 +12,7 @@ from genrank.nn.embeddings import Table
 from genrank.nn.heads import OrdinalDurationHead
 from genrank.training.checkpoint import Checkpoints
 from genrank.training.objective import RankingObjective
-from genrank.training.optimizers import RowWiseAdagrad, learning_rate_scale, native_update
+from genrank.training.optimizers import RowWiseAdagrad, learning_rate_scale, native_update, plain_update
 from genrank.training.progress import MetricsFile, RunningMetrics
 from genrank.training.trainer import Trainer, TrainingConfig
 from worlds import SPEC, builder, timelines
@@ -70,10 +70,29 @@ def test_the_update_in_cpp_equals_the_one_in_pytorch_whatever_repeats(threads) -
         native_update(weights[0], sums[0], **group)
     finally:
         torch.set_num_threads(1)
-    plain = RowWiseAdagrad([torch.nn.Parameter(torch.zeros(1, 1))], lr=0.1)
-    plain._plain_update(weights[1], sums[1], group)
+    plain_update(weights[1:], sums[1:], **group)
     torch.testing.assert_close(weights[0], weights[1])
     torch.testing.assert_close(sums[0], sums[1])
+
+
+def test_tables_that_are_updated_together_are_updated_as_each_alone() -> None:
+    random = torch.Generator().manual_seed(0)
+    tables = [torch.randn(size, 3, generator=random) for size in (7, 1, 4)]
+    sums = [torch.rand(len(table), generator=random) for table in tables]
+    alone, sums_alone = [table.clone() for table in tables], [total.clone() for total in sums]
+    for rows, *both in zip(([6, 0, 6, 6], [0, 0], []), tables, alone, strict=True):
+        values = torch.randn(len(rows), 3, generator=random)
+        index = torch.tensor(rows, dtype=torch.int64)[None]
+        for table in both:
+            table.grad = torch.sparse_coo_tensor(index, values, table.shape, check_invariants=False)
+    before = tables[2].clone()
+    group = {"lr": 0.1, "weight_decay": 0.01, "eps": 1e-10}
+    plain_update(tables, sums, **group)
+    for table, total in zip(alone[:2], sums_alone[:2], strict=True):
+        native_update(table, total, **group)
+    for one, other in zip(tables + sums, alone + sums_alone, strict=True):
+        torch.testing.assert_close(one, other)
+    assert torch.equal(tables[2], before)
 
 
 def test_an_update_beyond_the_table_is_refused() -> None:

@@ -5,8 +5,9 @@ batch, not the table. On CPU it is one pass in C++ (nn/native/adagrad.cpp), whic
 """
 
 import ctypes
+import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -34,40 +35,52 @@ class RowWiseAdagrad(Optimizer):
         """One update from the gradients at hand."""
         assert closure is None
         for group in self.param_groups:
+            plain: dict[int, list[Tensor]] = {}  # by width: tables of one width share all that they can
             for weight in group["params"]:
-                if weight.grad is not None:
-                    self._update(weight, self.state[weight]["sum"], group)
-
-    def _update(self, weight: Tensor, total: Tensor, group: dict[str, Any]) -> None:
-        assert weight.grad is not None
-        if weight.device.type == "cpu" and weight.dtype == torch.float32 and load() is not None:
-            native_update(weight, total, lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"])
-        else:
-            self._plain_update(weight, total, group)
-
-    def _plain_update(self, weight: Tensor, total: Tensor, group: dict[str, Any]) -> None:
-        assert weight.grad is not None
-        rows, values = summed_by_row(weight.grad)
-        total_rows = total[rows] + values.square().mean(1)
-        total[rows] = total_rows
-        step = values / (total_rows.sqrt() + group["eps"])[:, None]
-        kept = weight[rows] * (1 - group["lr"] * group["weight_decay"])
-        weight[rows] = kept - group["lr"] * step.to(weight.dtype)
+                if weight.grad is None:
+                    continue
+                if weight.device.type == "cpu" and weight.dtype == torch.float32 and load() is not None:
+                    native_update(weight, self.state[weight]["sum"], **_numbers(group))
+                else:
+                    plain.setdefault(weight.shape[1], []).append(weight)
+            for weights in plain.values():
+                plain_update(weights, [self.state[weight]["sum"] for weight in weights], **_numbers(group))
 
 
-def summed_by_row(gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """(N) rows of a sparse gradient in order, and (N, D) in float32 the sum over all lookups of the same row.
+def _numbers(group: dict[str, Any]) -> dict[str, float]:
+    return {name: group[name] for name in ("lr", "weight_decay", "eps")}
+
+
+def plain_update(
+    weights: Sequence[Tensor], totals: Sequence[Tensor], *, lr: float, weight_decay: float, eps: float
+) -> None:
+    """The update of tables of one width, on any device, in as few operators as it takes: each is a kernel's start."""
+    rows, sums_ND = summed_by_row([(len(weight), weight.grad) for weight in weights if weight.grad is not None])
+    counts = [len(row) for row in rows]
+    total_N = torch.cat([total[row] for total, row in zip(totals, rows, strict=True)]) + sums_ND.square().mean(1)
+    step_ND = lr * (sums_ND / (total_N.sqrt() + eps)[:, None])
+    parts = zip(weights, totals, rows, torch.split(total_N, counts), torch.split(step_ND, counts), strict=True)
+    for weight, total, row, new_total, step in parts:
+        total[row] = new_total
+        weight[row] = weight[row] * (1 - lr * weight_decay) - step.to(weight.dtype)
+
+
+def summed_by_row(gradients: Sequence[tuple[int, Tensor]]) -> tuple[list[Tensor], Tensor]:
+    """Of tables with so many rows each and their sparse gradients: the (N) rows of every table in order, and, of all
+    tables one after another, (N, D) in float32 the sum over all lookups of the same row.
 
     Rows still repeat, each time with the same sum: how many are different, `coalesce` would have to ask the device.
     What is then written to a row is the same number as often as it was looked up.
     """
-    rows, order = gradient._indices()[0].sort(stable=True)
-    is_first = rows.diff(prepend=rows.new_full((1,), -1)) > 0
-    segment_N = is_first.cumsum(0) - 1
-    values = gradient._values().float()[order]
+    sizes, counts = [size for size, _ in gradients], [gradient._nnz() for _, gradient in gradients]
+    begins = [0, *itertools.accumulate(sizes)][:-1]
+    rows = torch.cat([gradient._indices()[0] + begin for (_, gradient), begin in zip(gradients, begins, strict=True)])
+    rows, order = rows.sort(stable=True)
+    segment_N = (rows.diff(prepend=rows.new_full((1,), -1)) > 0).cumsum(0) - 1
+    values = torch.cat([gradient._values() for _, gradient in gradients]).float()[order]
     # Added up in order, on CUDA too, where index_add would add in any order.
     sums = torch.zeros_like(values).index_put_((segment_N,), values, accumulate=True)
-    return rows, sums[segment_N]
+    return [row - begin for row, begin in zip(torch.split(rows, counts), begins, strict=True)], sums[segment_N]
 
 
 def native_update(weight: Tensor, total: Tensor, *, lr: float, weight_decay: float, eps: float) -> None:
