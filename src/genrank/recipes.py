@@ -30,17 +30,17 @@ LARGE_POINTWISE = PointwiseRankerConfig(width=64, embedding_dim=64, mlp=(512, 25
 
 
 def genrank() -> RunConfig:
-    """GenRank at width 128, 3 blocks."""
+    """GenRank at width 128, 3 blocks: one epoch over a large log."""
     return _large("genrank", LARGE_SEQUENCE)
 
 
 def genrank_small() -> RunConfig:
-    """GenRank at width 64, 2 blocks: about half a minute for ml-100k on two cores."""
+    """GenRank for small logs, at width 64, 2 blocks: about half a minute for ml-100k on two cores."""
     return _small("genrank-small", SequenceRankerConfig(width=64, num_blocks=2))
 
 
 def genrank_demo() -> RunConfig:
-    """Two epochs over the demo's 330,000 exposures, in about a minute on two cores."""
+    """GenRank for genrank demo: two epochs over 330,000 exposures, in about a minute on two cores."""
     return RunConfig(
         recipe="genrank-demo",
         sequence=SequenceConfig(max_history=256, grouping="user"),
@@ -51,17 +51,17 @@ def genrank_demo() -> RunConfig:
 
 
 def genrank_paper() -> RunConfig:
-    """The paper's setting; grouped by request, 416 of the 480 tokens for history."""
+    """GenRank in the paper's setting: width 768, grouped by request, 416 of the 480 tokens for history."""
     return _paper("genrank-paper", PAPER_SEQUENCE)
 
 
 def hstu() -> RunConfig:
-    """HSTU at width 128, 3 blocks: items and actions by turns, learned relative bias, SiLU attention."""
+    """HSTU at width 128, 3 blocks: items and actions interleaved, learned relative bias, SiLU attention."""
     return _large("hstu", as_hstu(LARGE_SEQUENCE))
 
 
 def hstu_small() -> RunConfig:
-    """HSTU at width 64, 2 blocks. Interleaved tokens need some 6,000 steps, which small data does not give them."""
+    """HSTU for small logs, at width 64, 2 blocks; its interleaved tokens need some 6,000 steps."""
     return _small("hstu-small", as_hstu(SequenceRankerConfig(width=64, num_blocks=2)))
 
 
@@ -71,38 +71,38 @@ def hstu_paper() -> RunConfig:
 
 
 def mlp() -> RunConfig:
-    """The production ranker with pooled history."""
+    """The baseline of production rankers: mean-pooled history, DCN-v2 crosses and an MLP."""
     return _large("mlp", LARGE_POINTWISE)
 
 
 def mlp_small() -> RunConfig:
-    """The same for small data."""
+    """The mean-pooling baseline for small logs."""
     return _small("mlp-small", PointwiseRankerConfig())
 
 
 def din() -> RunConfig:
-    """The production ranker with DIN's target attention over the window."""
+    """The baseline with DIN: target attention over the history window instead of a mean."""
     return _large("din", replace(LARGE_POINTWISE, pooling="din"))
 
 
 def din_small() -> RunConfig:
-    """The same for small data."""
+    """DIN for small logs."""
     return _small("din-small", PointwiseRankerConfig(pooling="din"))
 
 
 def sim() -> RunConfig:
-    """DIN over the latest 64 to 128 exposures, SIM's hard search over all that lies before them."""
+    """SIM: DIN over the latest 64 to 128 exposures, hard search by category over all exposures before them."""
     model = replace(LARGE_POINTWISE, pooling="din", search=SearchConfig(kind="hard"))
     return _large("sim", model, max_history=128)
 
 
 def sim_small() -> RunConfig:
-    """The same for small data: DIN over the latest 32 to 64."""
+    """SIM for small logs: DIN over the latest 32 to 64 exposures, hard search before them."""
     return _small("sim-small", PointwiseRankerConfig(pooling="din", search=SearchConfig(kind="hard")), max_history=64)
 
 
 def grank() -> RunConfig:
-    """GRank at the paper's sizes: generator with auxiliary, 4 blocks of width 128 over 64 positives, and the ranker."""
+    """GRank at the paper's sizes: 4 blocks of width 128 over 64 positives, auxiliary loss, ranker."""
     return RunConfig(
         recipe="grank",
         sequence=SequenceConfig(max_history=64, grouping="user"),
@@ -112,7 +112,7 @@ def grank() -> RunConfig:
 
 
 def grank_small() -> RunConfig:
-    """The same at width 64, 2 blocks, several epochs, the best by validation."""
+    """GRank for small logs, at width 64, 2 blocks: several epochs, the best by validation."""
     return RunConfig(
         recipe="grank-small",
         sequence=SequenceConfig(max_history=64, grouping="user"),
@@ -131,14 +131,14 @@ def grank_small() -> RunConfig:
 
 
 def generator_small() -> RunConfig:
-    """The pure generator: no auxiliary, no ranker."""
+    """GRank's generator alone, for small logs: no auxiliary loss, no ranker."""
     whole = grank_small()
     assert isinstance(whole.model, RetrieverConfig)
     return replace(whole, recipe="generator-small", model=replace(whole.model, auxiliary=0, ranker=0))
 
 
 def dssm_small() -> RunConfig:
-    """The two-tower baseline: an MLP over what was done lately."""
+    """The two-tower baseline for small logs: an MLP over the user's latest positives."""
     whole = grank_small()
     assert isinstance(whole.model, RetrieverConfig)
     model = replace(whole.model, generator="pooled", auxiliary=0, ranker=0)

@@ -125,6 +125,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_set(prepare, "a setting of the schema, as in split.test_fraction=0.2")
     prepare.set_defaults(run=commands.prepare)
 
+    recipes = parsers.add_parser("recipes", help="the named runs that can be trained, and their settings")
+    recipes.add_argument("--show", metavar="NAME", help="all settings of this recipe, as --set takes them")
+    recipes.add_argument("--json", action="store_true")
+    recipes.set_defaults(run=commands.recipes)
+
     train = parsers.add_parser("train", help="train a recipe on prepared data")
     train.add_argument("data", type=Path)
     train.add_argument("--recipe", default="genrank")

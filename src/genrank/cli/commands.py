@@ -69,6 +69,23 @@ def prepare(options: argparse.Namespace) -> None:
     )
 
 
+def recipes(options: argparse.Namespace) -> None:
+    """`genrank recipes`."""
+    from rich.console import Console
+
+    from genrank.cli.recipe_list import described, recipes_table, setting_lines, settings_of
+
+    if options.show is None:
+        if options.json:
+            sys.stdout.write(json_text(described()))
+        else:
+            Console().print(recipes_table())
+    elif options.json:
+        sys.stdout.write(json_text(settings_of(options.show)))
+    else:
+        sys.stdout.write("".join(f"{line}\n" for line in setting_lines(options.show)))
+
+
 def train(options: argparse.Namespace) -> None:
     """`genrank train`."""
     from dataclasses import replace
