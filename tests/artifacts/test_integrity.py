@@ -92,7 +92,7 @@ def test_a_listed_file_outside_of_the_folder_is_refused_before_it_is_read(tmp_pa
     (tmp_path / "items.parquet").write_bytes(b"x")
     files = {name: integrity.hash_file(folder / name)}
     with pytest.raises(DataError, match="outside of the folder"):
-        integrity.Whole(files=files, about="about.json", error=DataError, remedy="do").check(folder)
+        integrity.FolderHashes(files=files, about="about.json", error=DataError, remedy="do").check(folder)
 
 
 def test_bundles_with_the_shorter_versions_of_before_are_read(bundle: Path) -> None:
