@@ -360,6 +360,7 @@ def batch(sizes: Sizes, *, length: int, seed: int) -> PackedBatch:
         in_history=-ones,
         labels={name: draw(2, total).float() for name in names},
         censored={},
+        num_copies=total,
     )
     nothing = torch.zeros(0, dtype=torch.int64)
     return PackedBatch(

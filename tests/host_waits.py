@@ -26,6 +26,13 @@ ALWAYS = {
     *("coalesce", "_coalesce", "histc", "histogram", "_linalg_check_errors", "_assert_async_host"),
 }
 
+# Names of operators that start no kernel: other views of the same memory, and memory that is not filled.
+VIEWS = {
+    *("view", "_unsafe_view", "_reshape_alias", "alias", "as_strided", "detach", "expand", "permute", "diagonal"),
+    *("t", "transpose", "select", "slice", "split", "split_with_sizes", "squeeze", "unsqueeze", "unbind"),
+    *("empty", "empty_like", "empty_strided", "new_empty", "lift_fresh", "_indices", "_values"),
+}
+
 
 class HostWaits(TorchDispatchMode):
     """`found`: operator and the line of this project that called it, for every wait. `operators`: their calls."""
@@ -43,6 +50,11 @@ class HostWaits(TorchDispatchMode):
         if reason := _reason(func, args, kwargs):
             self.found.append(f"{reason} at {_line()}")
         return func(*args, **kwargs)
+
+    @property
+    def num_kernels(self) -> int:
+        """About how many kernels the operators start."""
+        return sum(count for name, count in self.operators.items() if name not in VIEWS)
 
 
 def _reason(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

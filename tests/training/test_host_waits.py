@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from genrank.batch import PackedBatch, map_arrays
 from genrank.data.loader import Loader, LoaderConfig, in_one_block
 from genrank.models.ranker import Ranker, build_ranker
-from genrank.nn import triton_attention
+from genrank.nn import dropout, triton_attention
+from genrank.recipes import genrank_paper, genrank_small
 from genrank.retrieval import training_losses
 from genrank.retrieval.item_vectors import ItemVectors
 from genrank.retrieval.retriever import Retriever
 from genrank.retrieval.retriever_config import RetrieverConfig
 from genrank.retrieval.training_losses import RetrievalLosses
 from genrank.runs.retrieval_objective import RetrievalObjective
+from genrank.runs.run_config import RunConfig
 from genrank.training import trainer
 from genrank.training.checkpoint import Checkpoints
 from genrank.training.objective import Objective, RankingObjective
@@ -69,6 +71,16 @@ def like_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _adamw(params: list[nn.Parameter], *, lr: float, weight_decay: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay, foreach=True)
+
+
+class _OneKernel(torch.optim.Optimizer):
+    """As many operators as fused AdamW takes: one, of no importance here."""
+
+    def __init__(self, params: list[nn.Parameter], *, lr: float, weight_decay: float):
+        super().__init__(params, {"lr": lr})
+
+    def step(self, closure: None = None) -> None:
+        torch.zeros(1, device=META)
 
 
 def prepared(model: Ranker) -> Loader:
@@ -132,6 +144,29 @@ def test_scoring_never_waits(name: str) -> None:
         model.predict(model.score(state, moved), moved)
 
     assert waits_of(score) == []
+
+
+@pytest.mark.usefixtures("like_cuda")
+@pytest.mark.parametrize(("recipe", "most"), [(genrank_small, 680), (genrank_paper, 780)])
+def test_a_step_starts_few_kernels(
+    recipe: Callable[[], RunConfig],
+    most: int,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Each costs the host microseconds. In fp32; autocast adds a copy of every weight, and of its gradient."""
+    monkeypatch.setattr(trainer, "dense_optimizer", _OneKernel)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda parameters, norm: None)  # some five, all at once
+    monkeypatch.setattr(dropout.F, "dropout", lambda x, p: torch.native_dropout(x, p, True)[0])
+    model = build_ranker(recipe().model, SPEC, max_history=MAX_HISTORY).to(META)
+    loader = prepared(model)
+    training = in_training(model, loader, RankingObjective(model, {}))
+    batch = in_one_block(loader.build(loader.samples), pin=False)
+    training.train_step(batch.to(META))
+    with HostWaits() as waits:
+        training.train_step(batch.to(META))
+    record_property("operators", waits.num_kernels)
+    assert waits.num_kernels <= most
 
 
 TWO_TOWERS: dict[str, Any] = {"generator": "pooled", "auxiliary": 0.0, "ranker": 0.0}

@@ -86,6 +86,7 @@ class TritonAttention:
         self.prefix_Q = queries.prefix + 1 if queries.causal else queries.prefix
         self._query_blocks: dict[int, Tensor] = {}
         self._key_blocks: dict[int, Tensor] = {}
+        self._places: dict[bool, tuple[Tensor, Tensor]] = {}
 
     def __call__(
         self,
@@ -108,20 +109,15 @@ class TritonAttention:
         out: Tensor = _Attend.apply(self, *inputs, *tables)  # type: ignore[no-untyped-call]
         return out.to(q_QHD.dtype)
 
-    @cached_property
-    def of_query(self) -> Tensor:
-        """(4, Q) int32: see triton_kernels.py."""
-        query_time, next_time, _ = self._times
-        return torch.stack([self.prefix_Q, self.queries.tokens.position, query_time, next_time]).int()
-
-    @cached_property
-    def of_key(self) -> Tensor:
-        """(2, T) int32: see triton_kernels.py."""
-        return torch.stack([self.context.position, self._times[2]]).int()
-
-    @cached_property
-    def _times(self) -> tuple[Tensor, Tensor, Tensor]:
-        return seconds_from_latest(self.queries, self.context)
+    def places(self, *, by_time: bool) -> tuple[Tensor, Tensor]:
+        """(4, Q) and (2, T) int32 of queries and keys: see triton_kernels.py. Without `by_time` no times are made."""
+        if by_time not in self._places:
+            at_Q, at_T = self.queries.tokens.position, self.context.position
+            zero_Q, zero_T = torch.zeros_like(at_Q), torch.zeros_like(at_T)
+            times = seconds_from_latest(self.queries, self.context) if by_time else (zero_Q, zero_Q, zero_T)
+            of_query = torch.stack([self.prefix_Q, at_Q, times[0], times[1]]).int()
+            self._places[by_time] = of_query, torch.stack([at_T, times[2]]).int()
+        return self._places[by_time]
 
     def query_blocks(self, size: int) -> Tensor:
         """(K, 3) int32: first row, end of the sequence's rows, the sequence's first context token. Longest first."""
@@ -272,8 +268,9 @@ class TritonAttention:
         return summed[:num_positions].to(x.position_P.dtype), summed[num_positions:].to(x.time_table.dtype)
 
     def _tables(self, blocks: Tensor, x: _Inputs) -> list[Tensor]:
-        slopes = _slopes(self.scoring.bias, x.q_QHD.device)
-        return [blocks, self.of_query, self.of_key, slopes, x.position_P, x.time_table]
+        bias = self.scoring.bias
+        places = self.places(by_time=bias.uses_time or len(x.time_table) > 0)
+        return [blocks, *places, _slopes(bias, x.q_QHD.device), x.position_P, x.time_table]
 
     def _sizes(self, x: _Inputs) -> tuple[int, int, int, float, float]:
         scale, share = self.scoring.scale(x.q_QHD.shape[-1]), 1 / self.scoring.normalizer
