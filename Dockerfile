@@ -17,10 +17,10 @@ RUN pip install --no-cache-dir ${PIP_OPTIONS} '.[serve,redis]'
 FROM python:3.12-slim
 # The C++ kernels are compiled on first use.
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home genrank
+    && useradd --create-home --uid 10001 genrank
 COPY --from=build /opt/genrank /opt/genrank
 ENV PATH=/opt/genrank/bin:$PATH PYTHONUNBUFFERED=1
-USER genrank
+USER 10001
 EXPOSE 8080
 HEALTHCHECK --interval=10s --start-period=60s CMD \
     ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/health/ready', timeout=2)"]
