@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genrank.artifacts import pretrained
 from genrank.artifacts.bundle import Bundle, load_bundle, require_same_schema
 from genrank.config import nearest
 from genrank.data.categories import id_text
@@ -98,6 +99,21 @@ class GenRanker:
         Raises BundleError or DataError, in one line, for what is missing, damaged or of another schema.
         """
         return cls(load_bundle(Path(run)), data=None if data is None else Path(data), device=device)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *, data: str | Path | None = None, device: str = "cpu", revision: str | None = None
+    ) -> "GenRanker":
+        """What `save_pretrained` has written: a folder, or OWNER/NAME of the Hugging Face Hub. See `load`."""
+        return cls.load(pretrained.fetch(name, revision=revision), data=data, device=device)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Copy the model into a new folder with a model card. Histories stay in the prepared folder. OutputError."""
+        return pretrained.save(self.bundle, Path(folder))
+
+    def push_to_hub(self, repository: str, folder: str | Path, *, private: bool = True) -> str:
+        """`save_pretrained` into `folder`, and upload it to OWNER/NAME; its address. Needs huggingface_hub."""
+        return pretrained.push(self.save_pretrained(folder), repository, private=private)
 
     def rank(
         self,

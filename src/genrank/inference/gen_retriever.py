@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from genrank.artifacts import pretrained
 from genrank.artifacts.bundle import Bundle, load_bundle, require_same_schema
 from genrank.artifacts.index import load_index, write_index
 from genrank.data.manifest import Manifest
@@ -57,7 +58,7 @@ class GenRetriever:
         in_memory: bool = False,
     ):
         """in_memory: read all histories at once, for many requests."""
-        self.bundle, spec = bundle, bundle.manifest.spec
+        self.bundle, self.index, spec = bundle, index, bundle.manifest.spec
         self.data = data if data is not None else Path(bundle.config.data)
         require_same_schema(bundle, self.data, Manifest.open(self.data))
         model = bundle.retriever(device)
@@ -103,6 +104,21 @@ class GenRetriever:
             precision=precision,
             in_memory=in_memory,
         )
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *, data: str | Path | None = None, device: str = "cpu", revision: str | None = None
+    ) -> "GenRetriever":
+        """What `save_pretrained` has written: a folder, or OWNER/NAME of the Hugging Face Hub. See `load`."""
+        return cls.load(pretrained.fetch(name, revision=revision), data=data, device=device)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Copy the model and its index into a new folder with a model card. OutputError where that can't be."""
+        return pretrained.save(self.bundle, Path(folder), index=self.index)
+
+    def push_to_hub(self, repository: str, folder: str | Path, *, private: bool = True) -> str:
+        """`save_pretrained` into `folder`, and upload it to OWNER/NAME; its address. Needs huggingface_hub."""
+        return pretrained.push(self.save_pretrained(folder), repository, private=private)
 
     def retrieve(
         self,

@@ -1,0 +1,150 @@
+"""Trained models as folders that can be passed on, in the habit of Hugging Face: a bundle, its index, a model card.
+
+    FOLDER/README.md                     the card
+    FOLDER/bundle/VERSION, latest        as in a run folder
+    FOLDER/index/VERSION, latest         a retriever's
+
+Users' histories and the tables of items and users are not in it: they belong to the prepared folder.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from genrank.artifacts.bundle import Bundle, copy_bundle, load_bundle
+from genrank.artifacts.index import INDEXES, newest_index
+from genrank.config import to_dict
+from genrank.documents import read_json
+from genrank.errors import BundleError, MissingExtraError
+from genrank.folders import new_folder
+
+HUB = "huggingface_hub"
+FIGURES = ("auc", "gauc", "logloss", "pcoc", "mae", "xauc")
+
+
+def save(bundle: Bundle, out: Path, *, index: Path | None = None) -> Path:
+    """Copy a bundle, and an index folder, into the new folder `out`, with a card. OutputError where that can't be."""
+    with new_folder(out) as part:
+        _copy_version(bundle.folder, part / "bundle", lambda folder: copy_bundle(bundle, folder))
+        if index is not None:
+            newest = newest_index(index)
+            _, values = INDEXES.read(newest)
+            _copy_version(newest, part / "index", lambda folder: _copy_files(newest, folder, values["files"]))
+        (part / "README.md").write_text(card(bundle), encoding="utf-8")
+    load_bundle(out)  # what was passed on is whole
+    return out
+
+
+def fetch(name: str | Path, *, revision: str | None = None) -> Path:
+    """The folder of that name, or a repository of the Hub, downloaded. BundleError where there is neither."""
+    if Path(name).is_dir():
+        return Path(name)
+    if str(name).count("/") != 1 or str(name).startswith((".", "/")):
+        raise BundleError(f"{name}: there is no such folder; give one that save_pretrained has written, or OWNER/NAME")
+    hub = _hub(f"{name}: there is no such folder, and for a repository of the Hub")
+    try:
+        return Path(hub.snapshot_download(str(name), revision=revision))
+    except Exception as problem:
+        reason = (str(problem).splitlines() or [type(problem).__name__])[0]
+        raise BundleError(f"{name}: can't be had from the Hub ({reason}); see the name, or log in") from problem
+
+
+def push(folder: Path, repository: str, *, private: bool = True) -> str:
+    """Upload a folder that `save` has written; its address. A new repository is private unless it is to be public."""
+    load_bundle(folder)
+    hub = _hub("push_to_hub")
+    api = hub.HfApi()
+    api.create_repo(repository, private=private, exist_ok=True)
+    return str(api.upload_folder(folder_path=str(folder), repo_id=repository))
+
+
+def card(bundle: Bundle) -> str:
+    """The model card: what the model is, what it was trained on, how it was judged, how to use it, what to mind."""
+    config, manifest = bundle.config, bundle.manifest
+    kind = to_dict(config.model).get("kind", "")
+    retrieves = kind == "retrieval"
+    train = manifest.counts.train
+    tasks = ", ".join(f"{task.name} ({task.kind})" for task in manifest.spec.tasks) or "none: a log of positives"
+    features = ", ".join(f"{f.name} ({f.owner}, {f.kind})" for f in manifest.spec.features)
+    name = "GenRetriever" if retrieves else "GenRanker"
+    call = 'retrieve("USER", k=100)' if retrieves else 'rank("USER", ["ITEM", "ITEM"])'
+    return f"""---
+library_name: genrank
+tags: [recommender-systems, {"retrieval" if retrieves else "ranking"}]
+---
+
+# A {"retriever" if retrieves else "ranker"} trained by genrank
+
+Version `{bundle.version}`, kind `{kind}`, made with genrank {manifest.genrank_version}.
+
+```python
+from genrank import {name}
+
+model = {name}.from_pretrained("FOLDER", data="PREPARED")  # the prepared folder with the users' histories
+print(model.{call})
+```
+
+## What it was trained on
+
+{train.exposures:,} exposures in {train.requests:,} requests, of a log of {manifest.counts.users:,} users and \
+{manifest.counts.items:,} items. Later exposures were kept for validation and test.
+
+- Tasks: {tasks}
+- Features: {features}
+
+## How it was judged
+
+{_figures(bundle)}
+
+## What to mind
+
+- `bundle/` holds the vocabularies of the log: ids of its users and items. Publish it only where these may be public.
+- It knows the feed that it was trained on. Ids that it has not seen are ranked by their features alone.
+- What was not shown was not learned from: its scores continue the taste of the policy that logged the exposures.
+
+## Configuration
+
+```json
+{json.dumps(to_dict(config.model), indent=1)}
+```
+"""
+
+
+def _figures(bundle: Bundle) -> str:
+    path = bundle.folder.parent.parent / "evaluation.json"  # of the run that the bundle lies in
+    if not path.is_file():
+        return "It was not evaluated before it was passed on."
+    tasks: Mapping[str, Any] = read_json(path, error=BundleError, remedy="evaluate the run again").get("tasks", {})
+    rows = [
+        f"| {task} | {', '.join(f'{name} {found[name]:.4f}' for name in FIGURES if _is_number(found.get(name)))} |"
+        for task, found in tasks.items()
+    ]
+    if not rows:
+        return "See `evaluation.json` of its run."
+    return "\n".join(["On the run's test part, as `genrank evaluate` prints it:", "", "| task | |", "|---|---|", *rows])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def _copy_version(version: Path, into: Path, copy: Any) -> None:
+    folder = into / version.resolve().name
+    folder.mkdir(parents=True)
+    copy(folder)
+    (into / "latest").write_text(folder.name, encoding="utf-8")
+
+
+def _copy_files(source: Path, into: Path, names: Mapping[str, str]) -> None:
+    for name in (*names, INDEXES.about):
+        (into / name).parent.mkdir(parents=True, exist_ok=True)
+        (into / name).write_bytes((source / name).read_bytes())
+
+
+def _hub(what: str) -> Any:
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise MissingExtraError(f"{what} needs {HUB}; pip install {HUB}") from None
+    return huggingface_hub
