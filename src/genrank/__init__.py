@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from genrank.api import Run, evaluate, load, prepare, train
+    from genrank.api import Run, evaluate, load, prepare, score, train
     from genrank.client import AsyncClient, Client
     from genrank.data.prepared import PreparedData
     from genrank.errors import GenRankError
@@ -38,6 +38,7 @@ __all__ = [
     "load",
     "prepare",
     "recipe",
+    "score",
     "train",
 ]
 
@@ -55,6 +56,7 @@ _HOMES = {
     "load": "api",
     "prepare": "api",
     "recipe": "recipes",
+    "score": "api",
     "train": "api",
 }
 

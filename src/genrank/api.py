@@ -8,11 +8,12 @@
 Each raises the errors of genrank/errors.py, of one line that says what to do, and leaves nothing half-made behind.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from rich.console import Console
 
 from genrank.artifacts.bundle import load_bundle
@@ -20,6 +21,7 @@ from genrank.config import override
 from genrank.data.prepared import Part, PreparedData
 from genrank.errors import ConfigError
 from genrank.evaluation.ranking_evaluation import Evaluation
+from genrank.inference.batch_scoring import ranker_of_many, score_table
 from genrank.inference.gen_ranker import GenRanker
 from genrank.inference.gen_retriever import GenRetriever
 from genrank.recipes import recipe as recipe_named
@@ -146,6 +148,30 @@ def load(
     folder = None if data is None else _folder(data)
     kind = GenRetriever if isinstance(load_bundle(path).config.model, RetrieverConfig) else GenRanker
     return kind.load(path, data=folder, device=device)
+
+
+def score(
+    run: str | Path | Run | GenRanker,
+    table: Any,
+    *,
+    data: str | Path | PreparedData | None = None,
+    value: Mapping[str, float] | None = None,
+    device: str = "cpu",
+) -> pa.Table:
+    """Score the rows of `table` (Arrow, or what pyarrow.table takes, as a dict of lists or a pandas DataFrame).
+
+    One row per candidate, with `user`, `item`, optionally `time` (seconds since the epoch), `request`, and features of
+    the exposure by name; the rows of a user and time are one request. The answer has the same rows in the same order:
+    these keys, `score_<task>` for each task, and `value`. Raises RequestError for missing columns and rows that are no
+    request. Several tables are scored faster by one ranker, from `genrank.load`, in the place of `run`.
+    """
+    if isinstance(run, GenRanker):
+        ranker = run
+    else:
+        path, folder = run.folder if isinstance(run, Run) else Path(run), None if data is None else _folder(data)
+        ranker = ranker_of_many(path, data=folder, device=device)
+    rows = table if isinstance(table, pa.Table) else pa.table(table)
+    return score_table(ranker, rows, value=value)
 
 
 def _run(run: str | Path | Run) -> Run:

@@ -170,6 +170,22 @@ def _add_uses_of_a_run(parsers: Any) -> None:
     rank.add_argument("--json", action="store_true")
     rank.set_defaults(run=commands.rank)
 
+    score = parsers.add_parser("score", help="score a file of candidates, one row each, as serving would")
+    score.add_argument("run_folder", type=Path, metavar="RUN")
+    score.add_argument(
+        "candidates",
+        type=Path,
+        metavar="CANDIDATES",
+        help="Parquet, CSV or TSV with columns user, item and, where there are, time and features of the exposure",
+    )
+    score.add_argument(
+        "--out", type=Path, required=True, metavar="SCORES", help="file to write: .parquet, .csv or .tsv"
+    )
+    score.add_argument("--data", type=Path, help="prepared data with the histories (default: the run's own)")
+    score.add_argument("--value", default="", metavar="TASK=WEIGHT,…", help="the value's formula, as in click=1,like=5")
+    score.add_argument("--json", action="store_true", help="print what was scored as JSON")
+    score.set_defaults(run=commands.score)
+
     _add_retrieval(parsers)
     _add_serving(parsers)
     _add_looks_at_what_was_served(parsers)

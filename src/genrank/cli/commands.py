@@ -166,6 +166,34 @@ def rank(options: argparse.Namespace) -> None:
         Console().print(ranking_table(ranking))
 
 
+def score(options: argparse.Namespace) -> None:
+    """`genrank score`."""
+    from dataclasses import asdict
+
+    from genrank.inference.batch_scoring import ranker_of_many, score_file
+
+    weights = {name: _number(name, str(text)) for name, text in _pairs("--value", options.value).items()}
+    ranker = ranker_of_many(options.run_folder, data=options.data)
+    console = _console()
+    with console.status("scoring"):
+        found = score_file(ranker, options.candidates, options.out, value=weights or None)
+    if options.json:
+        sys.stdout.write(json_text(asdict(found) | {"out": str(options.out)}))
+    lines = [
+        f"{found.rows:,} candidates in {found.requests:,} requests scored by model {found.model_version}, "
+        f"in {options.out}"
+    ]
+    if found.unknown_users or found.unknown_items:
+        lines.append(
+            f"scored as unknown: {found.unknown_users:,} rows by their user, {found.unknown_items:,} by their item"
+        )
+    if found.missing_context:
+        lines.append(f"no columns for these features, so unknown to the model: {', '.join(found.missing_context)}")
+    if found.unused:
+        lines.append(f"columns that are not used: {', '.join(found.unused)}")
+    console.print(*lines, sep="\n", highlight=False, markup=False, soft_wrap=True)
+
+
 def serve(options: argparse.Namespace) -> None:
     """`genrank serve`."""
     from genrank.artifacts.bundle import load_bundle

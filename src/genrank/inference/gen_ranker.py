@@ -171,6 +171,20 @@ def in_order(
 
     GenRankError where a score is no finite number: an order of them would mean nothing.
     """
+    values = value_of(candidates, scores, weights)
+    return tuple(
+        RankedItem(
+            item=candidates[i],
+            value=float(values[i]),
+            scores={task: float(score[i]) for task, score in scores.items()},
+            known=bool(known[i]),
+        )
+        for i in np.argsort(-values, kind="stable")
+    )
+
+
+def value_of(candidates: Sequence[str], scores: Mapping[str, Floats], weights: Mapping[str, float]) -> Floats:
+    """(C) the weighted sum of the candidates' scores. GenRankError where a score or a sum is no finite number."""
     values = np.zeros(len(candidates))
     for task, weight in weights.items():
         values = values + weight * scores[task]
@@ -181,15 +195,7 @@ def in_order(
                 f"the model's score ({task}) of item {shown(candidates[odd[0]])} is {score[odd[0]]}; check the item's "
                 "features, and train again with a lower learning rate if this is so for others"
             )
-    return tuple(
-        RankedItem(
-            item=candidates[i],
-            value=float(values[i]),
-            scores={task: float(score[i]) for task, score in scores.items()},
-            known=bool(known[i]),
-        )
-        for i in np.argsort(-values, kind="stable")
-    )
+    return values
 
 
 def check_time(time: int) -> int:
