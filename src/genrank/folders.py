@@ -107,16 +107,25 @@ def writing(folder: Path) -> Iterator[None]:
 
 def replace_text(path: Path, text: str) -> None:
     """Write a small file in one move. OutputError where it can't be."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, content: bytes, *, check: Callable[[Path], None] | None = None) -> None:
+    """As `replace_text`. check: of the written file before it takes its name; what it raises leaves `path` as it is."""
     part = path.with_name(f".{path.name}.part-{os.getpid()}")
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_bytes(content)
         sync(part)
+        if check is not None:
+            check(part)
         part.replace(path)
         sync(path.parent)
-    except OSError as problem:
+    except BaseException as problem:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-        raise _unwritable(path, problem) from None
+        if isinstance(problem, OSError):
+            raise _unwritable(path, problem) from None
+        raise
 
 
 def read_pointer(path: Path, *, error: type[InputError], remedy: str) -> str:

@@ -214,7 +214,7 @@ def test_one_page_of_all_studies(world: Path, out: Path, capsys: pytest.CaptureF
     assert f"genrank study table1 DATA --out {out.name} --seeds 2 --grid none --set model.width=8" in page
     for name in ("table1", "cold-start"):
         result = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
-        _, verdicts = page.split(f"## {name}\n\n| claim | paper | {out.name} |", 1)
+        _, verdicts = page.split(f"## {name}\n\n| claim | paper | confirmed if | {out.name} |", 1)
         table, *_ = verdicts.split("\n\n", 1)
         assert all(f"| {finding['claim']} |" in table for finding in result["findings"])
 
@@ -248,11 +248,11 @@ def test_a_page_marks_figures_of_earlier_code(
     assert main(["results", str(tmp_path)]) == 0
     page = capsys.readouterr().out
     assert "earlier code" not in page
-    assert "| claim | paper | mine |" in page
+    assert "| claim | paper | confirmed if | mine |" in page
     monkeypatch.setattr("genrank.studies.study_tables.code_digest", lambda: "0" * 16)
     assert main(["results", str(tmp_path)]) == 0
     page = capsys.readouterr().out
-    assert "| claim | paper | mine † |" in page
+    assert "| claim | paper | confirmed if | mine † |" in page
     assert f"**Of earlier code: these figures were made with code {result['made']['code']}" in page
 
 

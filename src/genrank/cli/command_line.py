@@ -308,10 +308,18 @@ def _add_measuring(parsers: Any) -> None:
     study.add_argument("--json", action="store_true")
     study.set_defaults(run=commands.study)
 
-    results = parsers.add_parser("results", help="one Markdown page of all studies in a folder and those below it")
+    results = parsers.add_parser("results", help="Markdown of all studies in a folder and those below it")
     results.add_argument("folder", type=Path)
     results.add_argument(
         "--judge", action="store_true", help="first judge every study again from its cells, and write its JSON"
+    )
+    results.add_argument(
+        "--pack", action="store_true", help="put each data set's cells into one compressed file, and print no page"
+    )
+    results.add_argument(
+        "--pages",
+        action="store_true",
+        help="write FOLDER.md with the verdicts and FOLDER/NAME.md of each data set, instead of printing one page",
     )
     results.set_defaults(run=commands.results)
 

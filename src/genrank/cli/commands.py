@@ -365,11 +365,18 @@ def study(options: argparse.Namespace) -> None:
 def results(options: argparse.Namespace) -> None:
     """`genrank results`."""
     from genrank.studies.again import judge_folder_again
-    from genrank.studies.overview import overview
+    from genrank.studies.cell_archive import pack_studies
+    from genrank.studies.overview import overview, write_overview
 
     if options.judge:
         judge_folder_again(options.folder)
-    sys.stdout.write(overview(options.folder))
+    if options.pack:
+        for packed in pack_studies(options.folder):
+            sys.stdout.write(f"{packed.archive}: {packed.num_cells} cells, {packed.num_added} of them added\n")
+    if options.pages:
+        sys.stdout.writelines(f"{path}\n" for path in write_overview(options.folder))
+    elif not options.pack:
+        sys.stdout.write(overview(options.folder))
 
 
 def bench(options: argparse.Namespace) -> None:

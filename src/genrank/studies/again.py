@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from genrank.documents import read_json
+from genrank.documents import parse_json, read_json
 from genrank.errors import DataError, shown
 from genrank.folders import replace_text
+from genrank.studies.cell_archive import CELLS, cell_texts
 from genrank.studies.cells import CellResult
 from genrank.studies.conclusions import Evidence, conclude
 from genrank.studies.study import Finding, Study, Variant
@@ -19,7 +20,10 @@ CLAIMED = ("claim", "kind", "size", "margin", "slice", "than", "relative", "pape
 
 
 def judge_again(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The result with its rows, findings and fits anew. folder: with its cells. DataError where one is missing."""
+    """The result with its rows, findings and fits anew. folder: of its cells, loose or packed beside it.
+
+    Raises DataError where one is missing or damaged.
+    """
     cells = {
         name: {int(seed): _read(folder, identity) for seed, identity in by_seed.items()}
         for name, by_seed in result["cells"].items()
@@ -74,7 +78,7 @@ def judge_folder_again(folder: Path) -> list[Path]:
         if not isinstance(result, dict) or "cells" not in result:
             continue
         with as_written(path):
-            text = json.dumps(judge_again(result, path.parent / "cells"), indent=1) + "\n"
+            text = json.dumps(judge_again(result, path.parent / CELLS), indent=1) + "\n"
         if text != path.read_text(encoding="utf-8"):
             replace_text(path, text)
             written.append(path)
@@ -82,10 +86,15 @@ def judge_folder_again(folder: Path) -> list[Path]:
 
 
 def _read(folder: Path, identity: str) -> CellResult:
-    path = next(folder.glob(f"*-{identity}.json"), None)
-    if path is None:
+    where, text = next(cell_texts(folder, identity), ("", b""))
+    if not where:
         raise DataError(f"{folder}: no cell {identity}; run the study again, which computes it")
-    content = read_json(path, error=DataError, remedy=REMEDY)
-    if not isinstance(content.get("figures"), dict) or not isinstance(content.get("error"), str):
-        raise DataError(f"{path}: damaged (no figures); {REMEDY}")
+    try:
+        content = parse_json(text)
+    except ValueError as problem:
+        raise DataError(f"{where}: damaged ({problem}); {REMEDY}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("figures"), dict):
+        raise DataError(f"{where}: damaged (no figures); {REMEDY}")
+    if not isinstance(content.get("error"), str):
+        raise DataError(f"{where}: damaged (it doesn't say whether it failed); {REMEDY}")
     return CellResult(figures=content["figures"], error=content["error"])

@@ -17,6 +17,7 @@ from genrank.documents import parse_json
 from genrank.folders import replace_text
 from genrank.runs.run_config import RunConfig
 from genrank.schema import fingerprint
+from genrank.studies.cell_archive import cell_texts
 from genrank.studies.code import code_digest, made_with
 from genrank.studies.study import Yardstick
 
@@ -77,19 +78,25 @@ def write_cell(folder: Path, cell: Cell, result: CellResult) -> None:
 
 
 def read_cell(folder: Path, cell: Cell) -> CellResult | None:
-    """The cell's result; None where there is none that can be trusted."""
-    found = next(folder.glob(f"*-{cell.identity}.json"), None)
-    if found is None:
-        return None
+    """The cell's result, from its file or the folder's archive; None where there is none that can be trusted.
+
+    Raises DataError where the archive is damaged: what it holds may be hours of work.
+    """
+    found = (_trusted(text, cell) for _, text in cell_texts(folder, cell.identity))
+    return next((result for result in found if result is not None), None)
+
+
+def _trusted(text: bytes, cell: Cell) -> CellResult | None:
+    """The result in a cell's file, where it is as this code computed it for that question."""
     try:
-        content = parse_json(found.read_bytes())
+        content = parse_json(text)
         digest = content.pop("digest")
         if digest != _digest(content) or content["question"] != cell.question:
             return None
         if content["made"]["code"] != code_digest():
             return None
         return CellResult(figures=content["figures"], error=content["error"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

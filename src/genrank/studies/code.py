@@ -24,7 +24,7 @@ CELL = "genrank.studies.running"
 DECIDES_NOTHING = {
     "genrank",
     *("genrank.evaluation.report_charts", "genrank.evaluation.page", "genrank.evaluation.report", "genrank.errors"),
-    *("genrank.studies.cells", "genrank.studies.code", "genrank.studies.study"),
+    *("genrank.studies.cells", "genrank.studies.cell_archive", "genrank.studies.code", "genrank.studies.study"),
 }
 NATIVE = (".cpp", ".h")
 

@@ -1,48 +1,95 @@
-"""One page of all studies in a folder: verdicts side by side, then every table with the command that made it."""
+"""What the studies in a folder show: verdicts side by side, then every table with the command that made it."""
 
+import os
 import shlex
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from genrank.documents import read_json
 from genrank.errors import DataError
+from genrank.folders import replace_text
 from genrank.studies.again import as_written
 from genrank.studies.all_studies import STUDIES
 from genrank.studies.code import code_digest
+from genrank.studies.contrasts import Verdict
 from genrank.studies.pages import markdown
 from genrank.studies.study_tables import as_markdown, findings, is_older
 from genrank.studies.tuning import DEFAULT_GRID
 
 NOTES = "notes.md"  # in the folder and beside the results of a data set: what a person adds to them
 EARLIER = " †"
-MARKS = {"confirmed": "yes", "not confirmed": "no"}
+BySet = dict[Path, list[dict[str, Any]]]
 
 
 def overview(folder: Path) -> str:
-    """Markdown of the results in `folder` or in its subfolders. DataError where there is none."""
-    places = [folder, *sorted(folder.iterdir())] if folder.is_dir() else []
+    """Markdown of the results in `folder` or in its subfolders, on one page. DataError where there is none."""
+    folder, by_set = _found(folder)
+    with as_written(folder):
+        pages = [_of_set(place, results) for place, results in by_set.items()]
+        return "\n".join([_summary(folder, by_set, linked=False), *pages])
+
+
+def write_overview(folder: Path) -> list[Path]:
+    """Write the verdicts to FOLDER.md and each data set's tables to FOLDER/NAME.md; the files.
+
+    Raises DataError where there are no results, or those of one data set only, whose page is all there is.
+    """
+    folder, by_set = _found(folder)
+    if folder in by_set:
+        raise DataError(f"{folder}: has the studies of one data set; --pages is for the folder above it")
+    with as_written(folder):
+        pages = {folder / f"{place.name}.md": _of_set(place, results) for place, results in by_set.items()}
+        pages = {folder.with_name(f"{folder.name}.md"): _summary(folder, by_set, linked=True)} | pages
+    for path, text in pages.items():
+        replace_text(path, text)
+    return list(pages)
+
+
+def _found(folder: Path) -> tuple[Path, BySet]:
+    """The folder by its whole name, and its results."""
+    whole = Path(os.path.abspath(folder))
+    places = [whole, *sorted(whole.iterdir())] if whole.is_dir() else []
     by_set = {place: found for place in places if (found := list(_results(place)))}
     if not by_set:
         raise DataError(f"{folder}: no study's NAME.json, here or one folder below; run genrank study first")
-    with as_written(folder):
-        return _page(folder, by_set)
+    return whole, by_set
 
 
-def _page(folder: Path, by_set: dict[Path, list[dict[str, Any]]]) -> str:
-    lines = [] if folder in by_set else _notes(folder)
-    lines += ["# Verdicts", ""]
+def _summary(folder: Path, by_set: BySet, *, linked: bool) -> str:
+    """How many verdicts there are of each kind, what a person notes, and every verdict. linked: to the sets' pages."""
+    lines = ["# Results", "", *as_markdown(_counts(folder, by_set, linked=linked)), ""]
     if any(is_older(result) for results in by_set.values() for result in results):
         lines += [
             f"{EARLIER.strip()}: of earlier code than {code_digest()}, which was current when this page was made.",
             "",
         ]
-    lines += _verdicts(by_set)
+    lines += [] if folder in by_set else _notes(folder)
+    return "\n".join([*lines, "## Verdicts", "", *_verdicts(by_set)])
+
+
+def _counts(folder: Path, by_set: BySet, *, linked: bool) -> list[list[str]]:
+    """A row per data set: its studies, and how often each verdict was reached there."""
+    verdicts: tuple[str, ...] = get_args(Verdict)
+    rows = [["data set", "studies", *verdicts]]
+    total = Counter[str]()
     for place, results in by_set.items():
-        lines += [f"# {place.name}", "", *_notes(place)]
-        for result in results:
-            page = markdown(result, level=2).splitlines()
-            lines += [page[0], "", f"    {command(result, place)}", *page[1:], ""]
+        found = Counter(finding["verdict"] for result in results for finding in result["findings"])
+        total += found
+        name = f"[{place.name}]({folder.name}/{place.name}.md)" if linked else place.name
+        older = EARLIER * any(is_older(result) for result in results)
+        studies = ", ".join(result["study"] for result in results)
+        rows.append([name + older, studies, *(str(found[verdict]) for verdict in verdicts)])
+    return [*rows, ["all", "", *(str(total[verdict]) for verdict in verdicts)]]
+
+
+def _of_set(place: Path, results: list[dict[str, Any]]) -> str:
+    """The tables of a data set's studies."""
+    lines = [f"# {place.name}", "", *_notes(place)]
+    for result in results:
+        page = markdown(result, level=2).splitlines()
+        lines += [page[0], "", f"    {command(result, place)}", *page[1:], ""]
     return "\n".join(lines)
 
 
@@ -72,23 +119,24 @@ def _results(place: Path) -> Iterable[dict[str, Any]]:
             yield read_json(path, error=DataError, remedy="run the study again, its cells are kept")
 
 
-def _verdicts(by_set: dict[Path, list[dict[str, Any]]]) -> list[str]:
+def _verdicts(by_set: BySet) -> list[str]:
     """A table per study: a row per claim, a column per data set that has it."""
     lines = []
     for study in STUDIES:
         found = {place: r for place, results in by_set.items() for r in results if r["study"] == study}
         if any(result["findings"] for result in found.values()):
-            lines += [f"## {study}", "", *as_markdown(_claims(found)), ""]
+            lines += [f"### {study}", "", *as_markdown(_claims(found)), ""]
     return lines
 
 
 def _claims(found: dict[Path, dict[str, Any]]) -> list[list[str]]:
-    cells: dict[tuple[str, str], dict[Path, str]] = {}
+    cells: dict[tuple[str, ...], dict[Path, str]] = {}
     for place, result in found.items():
         for finding, row in zip(result["findings"], findings(result)[1:], strict=True):
             measured = "; ".join(part for part in row[3:5] if part != "–").replace(" to ", ", ")
-            verdict = MARKS.get(finding["verdict"], finding["verdict"])
-            said = "–" if finding["verdict"] == "not measured" else f"{verdict}: {measured}"
-            cells.setdefault((row[0], row[1]), {})[place] = said
-    rows = [["claim", "paper", *(place.name + EARLIER * is_older(result) for place, result in found.items())]]
+            verdict = finding["verdict"]
+            said = "–" if verdict == "not measured" else f"{verdict}: {measured}"
+            cells.setdefault(tuple(row[:3]), {})[place] = said
+    names = [place.name + EARLIER * is_older(result) for place, result in found.items()]
+    rows = [["claim", "paper", "confirmed if", *names]]
     return rows + [[*claim, *(said.get(place, "") for place in found)] for claim, said in cells.items()]

@@ -61,8 +61,9 @@ class StudyOptions:
 def run_study(data: Path, out: Path, options: StudyOptions, console: Console) -> dict[str, Any]:
     """Run the study on a prepared folder as far as its budget goes, and its result in plain values.
 
-    Cells are kept in `out`/cells, where later studies of the same data find them. Raises ConfigError and DataError
-    before anything is trained where the data or the settings don't serve; Interrupted on SIGINT and SIGTERM.
+    Cells are kept in `out`/cells, or packed beside it, where later studies of the same data find them. Raises
+    ConfigError and DataError before anything is trained where the data or the settings don't serve; Interrupted on
+    SIGINT and SIGTERM.
     """
     began = time.monotonic()
     manifest = Manifest.open(data)
