@@ -1,10 +1,22 @@
-"""README's install commands are ones that pip takes, and SECURITY.md names tests that there are."""
+"""README and the documentation: what they show can be done, what they name exists.
+
+Sessions are executed from the first block to the last: `doc_sessions.py`.
+"""
 
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
 from packaging.requirements import Requirement
+
+from doc_sessions import Session, blocks
+from genrank.schema import LogSchema
 
 ROOT = Path(__file__).resolve().parents[1]
 PROSE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "src").rglob("*.py"))]
@@ -28,3 +40,94 @@ def test_the_tests_that_security_rests_on_exist() -> None:
     assert len(named) > 5
     assert not [name for name in named if not (ROOT / name).is_file()]
     assert "](SECURITY.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_readme_is_short_and_its_links_lead_somewhere() -> None:
+    assert len(page("README.md").splitlines()) <= 150
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_the_line_that_decides_what_a_candidate_sees_is_where_readme_says() -> None:
+    readme, source = page("README.md"), page("src/genrank/data/sequence.py")
+    function, line = "_index_known", "end = np.searchsorted("
+    assert f"`{line}…)` in `SequenceBuilder.{function}`" in readme
+    (body,) = re.findall(rf"    def {function}\(.*?(?=\n    def )", source, re.S)
+    assert body.count(line) == 1
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    for test in re.findall(r"`(test_\w+)`", readme):
+        assert f"def {test}(" in tests
+
+
+def test_the_rooms_that_readme_lists_are_those_that_there_are() -> None:
+    listed = set(re.findall(r"^      (\w+)/", page("README.md"), re.M))
+    assert listed == {path.parent.name for path in (ROOT / "src" / "genrank").glob("*/__init__.py")}
+
+
+def test_commands_of_make_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", page("Makefile"), re.M))
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        assert set(re.findall(r"^\$ make ([a-z-]+)", path.read_text(encoding="utf-8"), re.M)) <= targets, path
+
+
+def test_whole_schemas_of_the_documentation_are_read(tmp_path: Path) -> None:
+    found = 0
+    for name in ("README.md", "docs/logs.md", "docs/tutorial.md"):
+        for language, text in blocks(page(name)):
+            if language == "toml" and "[columns]" in text and "\nname" in f"\n{text}".split("[columns]")[0]:
+                (tmp_path / "schema.toml").write_text(text, encoding="utf-8")
+                LogSchema.from_toml(tmp_path / "schema.toml")
+                found += 1
+    assert found == 3
+
+
+@pytest.mark.slow
+def test_readmes_session(tmp_path: Path) -> None:
+    with Session(tmp_path) as session:
+        session.run(blocks(page("README.md"), section="A session"))
+        _own_log(tmp_path)
+        session.run(blocks(page("README.md"), section="Your own logs"))
+    assert session.done.count("genrank train") == 2
+    assert "python" in session.done
+    assert (tmp_path / "runs" / "first" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_the_tutorial(tmp_path: Path) -> None:
+    with Session(tmp_path) as session:
+        session.run(blocks(page("docs/tutorial.md")))
+    assert {"genrank serve", "curl -s"} <= set(session.done)
+    assert session.done.count("python") == 3
+
+
+@pytest.mark.slow
+def test_sessions_with_a_trained_demo(data: Path, tmp_path: Path) -> None:
+    """The pages on retrieval and on serving begin after `make demo`, whose folder the small feed stands for."""
+    (tmp_path / "demo").mkdir()
+    shutil.copytree(data, tmp_path / "demo" / "data")
+    with Session(tmp_path) as session:
+        session.run([("console", "$ genrank train demo/data --recipe genrank-small --out demo/run")])
+        shutil.copytree("demo/run", "runs/first")
+        shutil.copytree("demo/data", "data")
+        session.run(blocks(page("docs/serving.md"), section="From Python"))
+        session.run(blocks(page("docs/retrieval.md"), section="A session"))
+        session.run(blocks(page("docs/retrieval.md"), section="Over HTTP"))
+        session.run(blocks(page("docs/serving.md"), section="A session with curl"))
+    assert session.done.count("genrank retrieve") == 2
+    assert session.done.count("curl -s") == 5
+    assert session.done.count("python") == 2
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def _own_log(folder: Path) -> None:
+    """A log with the columns that README's schema names, from the session's feed."""
+    feed = ds.dataset(folder / "feed" / "exposures").to_table()
+    names = ["user_id", "item_id", "timestamp", "request_id", "click", "dwell_ms"]
+    log = feed.select(names).rename_columns(["uid", "article", "shown_at", "page_view", "clicked", "dwell_ms"])
+    author = pc.utf8_slice_codeunits(log["article"].cast(pa.string()), -1)
+    (folder / "logs").mkdir()
+    pq.write_table(log.append_column("author_id", author), folder / "logs" / "day.parquet")

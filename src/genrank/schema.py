@@ -208,7 +208,7 @@ class Statistics:
 
 @dataclass(frozen=True, kw_only=True)
 class LogSchema:
-    """The roles of an exposure log's columns. See README, "Bring your own logs", for a worked example."""
+    """The roles of an exposure log's columns. See docs/logs.md for a worked example."""
 
     name: str
     columns: Columns
@@ -293,7 +293,7 @@ class LogSchema:
     @classmethod
     def from_toml(cls, path: Path) -> "LogSchema":
         """The schema in a TOML file. Raises SchemaError with the place and the remedy."""
-        values = read_toml(path, error=SchemaError, remedy="see README, 'Bring your own logs'")
+        values = read_toml(path, error=SchemaError, remedy="see docs/logs.md, 'The roles of columns'")
         return build(cls, values, where=str(path), error=SchemaError)
 
 

@@ -1,4 +1,4 @@
-"""Metrics of rankings and probabilities, vectorised over exposures; REFERENCES: README, "Metrics".
+"""Metrics of rankings and probabilities, vectorised over exposures; definitions: docs/metrics.md.
 
 All take (N) arrays without unknown labels. A metric that is not defined (one class only, no rows) is None. `weights`:
 (N) for how many exposures each row stands, so that a weight of k gives what k copies of the row would; None: one each.
