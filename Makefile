@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install dev demo test test-slow test-all check clean
+.PHONY: install dev demo test test-slow test-all check docs clean
 
 install: .venv/.installed
 dev: .venv/.installed-dev
@@ -35,6 +35,10 @@ check: .venv/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
+
+# The documentation as a site, in build/site; a broken link or reference is an error.
+docs: .venv/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean:
 	rm -rf .venv demo build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

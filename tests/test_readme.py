@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from packaging.requirements import Requirement
 
+import genrank
 from doc_sessions import Session, blocks
 from genrank.schema import LogSchema
 
@@ -80,6 +81,11 @@ def test_whole_schemas_of_the_documentation_are_read(tmp_path: Path) -> None:
                 LogSchema.from_toml(tmp_path / "schema.toml")
                 found += 1
     assert found == 3
+
+
+def test_the_reference_has_every_public_name() -> None:
+    listed = set(re.findall(r"^::: genrank\.(\w+)", page("docs/reference.md"), re.M))
+    assert listed - {"errors"} == set(genrank.__all__) - {"__version__", "GenRankError"}
 
 
 @pytest.mark.slow

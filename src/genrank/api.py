@@ -67,7 +67,7 @@ def prepare(
 ) -> PreparedData:
     """Read a log, write the prepared folder `out`, and open it.
 
-    logs: files, folders or patterns such as "logs/day=*/*.parquet". schema: a TOML file or a LogSchema; or instead of
+    logs: files, folders or patterns such as `logs/day=*/*.parquet`. schema: a TOML file or a LogSchema; or instead of
     it `source`, the name of a public data set as its publisher wrote it. settings: "path=value", as --set takes them.
     report: is told of progress, a line of text at a time. Raises SchemaError, ConfigError, LogError and OutputError.
     """
