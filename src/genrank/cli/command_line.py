@@ -125,6 +125,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_set(prepare, "a setting of the schema, as in split.test_fraction=0.2")
     prepare.set_defaults(run=commands.prepare)
 
+    schema = parsers.add_parser("schema", help="look at a log, and propose the schema that genrank prepare needs")
+    schema.add_argument("logs", nargs="+", type=Path, metavar="LOG", help="as for prepare; only the beginning is read")
+    schema.add_argument("--json", action="store_true", help="the proposed settings as JSON, without the reasons")
+    schema.set_defaults(run=commands.schema)
+
     recipes = parsers.add_parser("recipes", help="the named runs that can be trained, and their settings")
     recipes.add_argument("--show", metavar="NAME", help="all settings of this recipe, as --set takes them")
     recipes.add_argument("--json", action="store_true")

@@ -69,6 +69,23 @@ def prepare(options: argparse.Namespace) -> None:
     )
 
 
+def schema(options: argparse.Namespace) -> None:
+    """`genrank schema`."""
+    from genrank.documents import parse_toml
+    from genrank.preparation.proposing import propose_schema
+
+    found = propose_schema(options.logs)
+    if options.json:
+        sys.stdout.write(json_text({"schema": parse_toml(found.text), "missing": list(found.missing)}))
+    else:
+        sys.stdout.write(found.text)
+    if found.missing:
+        names = ", ".join(found.missing)
+        _console().print(
+            f"no column found for: {names}; fill in these lines of [columns]", highlight=False, markup=False
+        )
+
+
 def recipes(options: argparse.Namespace) -> None:
     """`genrank recipes`."""
     from rich.console import Console

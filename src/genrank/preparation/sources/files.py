@@ -27,7 +27,7 @@ def files(paths: Sequence[Path | str], *, schema: Path | LogSchema, folder: Path
     """
     log_schema = schema if isinstance(schema, LogSchema) else LogSchema.from_toml(schema)
     base = folder or (Path() if isinstance(schema, LogSchema) else Path(schema).parent)
-    found = [path for name in paths for path in _expand(Path(name))]
+    found = [path for name in paths for path in expanded(Path(name))]
 
     def read(engine: Engine, used: LogSchema) -> Relations:
         exposures = read_table(engine, found, used, None)
@@ -37,7 +37,7 @@ def files(paths: Sequence[Path | str], *, schema: Path | LogSchema, folder: Path
         sides, warnings = {}, [*of_lists, *of_values, *of_join]
         for owner, table in (("item", used.tables.item), ("user", used.tables.user)):
             if table is not None:
-                rows = read_table(engine, _expand(base / table.path), used, owner)  # type: ignore[arg-type]
+                rows = read_table(engine, expanded(base / table.path), used, owner)  # type: ignore[arg-type]
                 sides[f"{owner}s"], of_side = tidy(engine, rows, roles(used, owner), used)  # type: ignore[arg-type]
                 warnings += of_side
         derived = from_lists | from_join
@@ -75,7 +75,8 @@ def _check_columns(present: Mapping[Path, Collection[str]], wanted: Sequence[str
             )
 
 
-def _expand(path: Path) -> list[Path]:
+def expanded(path: Path) -> list[Path]:
+    """The log's files in a path, a folder or a pattern. LogError where there are none, or others."""
     if path.is_dir():
         inside = [file for file in _inside(path) if _known(file)]
         if not inside:
