@@ -117,12 +117,15 @@ def test_sessions_with_a_trained_demo(data: Path, tmp_path: Path) -> None:
         shutil.copytree("demo/run", "runs/first")
         shutil.copytree("demo/data", "data")
         session.run(blocks(page("docs/serving.md"), section="From Python"))
+        pq.write_table(pa.table({"user": ["u0000007"] * 2, "item": ["i0000012", "i0000030"]}), "candidates.parquet")
+        session.run(blocks(page("docs/scoring.md")))
         session.run(blocks(page("docs/retrieval.md"), section="A session"))
         session.run(blocks(page("docs/retrieval.md"), section="Over HTTP"))
         session.run(blocks(page("docs/serving.md"), section="A session with curl"))
     assert session.done.count("genrank retrieve") == 2
     assert session.done.count("curl -s") == 5
-    assert session.done.count("python") == 2
+    assert session.done.count("python") == 3
+    assert len(pq.read_table(tmp_path / "scores.parquet")) == 2
 
 
 def page(name: str) -> str:
