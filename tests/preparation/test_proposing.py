@@ -212,6 +212,31 @@ def test_lists_and_vectors_in_parquet(tmp_path: Path) -> None:
     assert next(f.dim for f in prepared(log, tmp_path).spec.features if f.name == "vector") == 8
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("watch_time", pa.array([float("nan")] * 8)),
+        ("position", pa.array([float("inf"), None] * 4)),
+        ("seen", pa.nulls(8)),
+        ("author", pa.array(["a", "b"] * 4, pa.string_view())),
+        ("price", pa.array([1, 2] * 4, pa.int64()).cast(pa.decimal128(30, 2))),
+        ("shown", pa.array(range(8), pa.time32("s"))),
+        ("lasted", pa.array(range(8), pa.duration("ns"))),
+        ("seen_at", pa.array([1_700_000_000_123_456_789] * 8, pa.timestamp("ns", "Asia/Tokyo"))),
+        ("weights", pa.array([[("a", 1.0)]] * 8, pa.map_(pa.string(), pa.float64()))),
+        ("tags", pa.array([[], None] * 4, pa.list_(pa.int64()))),
+        ("big", pa.array([2**64 - 1, 0] * 4, pa.uint64())),
+        ("digits", pa.array([str(10**400), "+1"] * 4)),
+        ("note\n[x]", pa.array(["a\x7f\x01\n# b", "c"] * 4)),
+        ("", pa.array(["a", "b"] * 4)),
+    ],
+)
+def test_columns_of_any_type_leave_a_schema_that_can_be_read(tmp_path: Path, name: str, values: pa.Array) -> None:
+    columns = {each: pa.array([row[each] for row in PLAIN[:8]]) for each in PLAIN[0]}
+    pq.write_table(pa.table({**columns, name: values}), tmp_path / "log.parquet")
+    assert proposed(tmp_path / "log.parquet").columns.user == "uid"
+
+
 def test_decimal_commas(tmp_path: Path) -> None:
     lines = [row | {"price": f"{number % 97},{number % 9}5"} for number, row in enumerate(PLAIN)]
     schema = proposed(written(tmp_path / "log.csv", lines, delimiter=";"))

@@ -78,6 +78,8 @@ def column_facts(name: str, column: pa.ChunkedArray) -> ColumnFacts:
     """What the column looks like."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.string())
     kind = column.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return _of_lists(name, column)
@@ -109,8 +111,10 @@ def _of_numbers(
     comma: bool = False,
 ) -> ColumnFacts:
     finite = distinct[np.isfinite(distinct)]
-    whole = whole or bool(len(finite) and (finite == np.floor(finite)).all())
-    flag = len(finite) and set(finite.tolist()) <= {0.0, 1.0}
+    if not len(finite):
+        return ColumnFacts(name=name, kind="empty", codes=np.full(len(codes), -1), values=values[:0])
+    whole = whole or bool((finite == np.floor(finite)).all())
+    flag = set(finite.tolist()) <= {0.0, 1.0}
     kind: Kind = "truth" if flag else "integer" if whole else "number"
     numbers = _spread(distinct, codes)
     return ColumnFacts(
