@@ -4,6 +4,7 @@
 begin with a file's name, as in `# my.toml`, are saved under it. Sizes are replaced by small ones.
 """
 
+import contextlib
 import os
 import re
 import shlex
@@ -115,6 +116,11 @@ class Session:
         if arguments[0] == "train":
             retriever = any(name in arguments for name in ("grank", "grank-small"))
             expanded += [word for setting in SMALL + SMALL_RETRIEVER * retriever for word in ("--set", setting)]
+        if ">" in expanded:
+            *expanded, _, name = expanded
+            with Path(name).open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+                assert main(expanded) == 0, words
+            return
         assert main(expanded) == 0, words
 
     def _curl(self, arguments: list[str]) -> None:

@@ -104,6 +104,7 @@ def test_the_tutorial(tmp_path: Path) -> None:
     with Session(tmp_path) as session:
         session.run(blocks(page("docs/tutorial.md")))
     assert {"genrank serve", "curl -s"} <= set(session.done)
+    assert LogSchema.from_toml(tmp_path / "proposed.toml").columns == LogSchema.from_toml(tmp_path / "my.toml").columns
     assert session.done.count("python") == 3
 
 
