@@ -24,6 +24,7 @@ from genrank.evaluation.ranking_evaluation import Evaluation
 from genrank.inference.batch_scoring import ranker_of_many, score_table
 from genrank.inference.gen_ranker import GenRanker
 from genrank.inference.gen_retriever import GenRetriever
+from genrank.inference.published import current, is_published
 from genrank.recipes import recipe as recipe_named
 from genrank.recipes import siblings
 from genrank.retrieval.retriever_config import RetrieverConfig
@@ -145,6 +146,7 @@ def load(
     data: the prepared folder with the users' histories, where it isn't the one that the run was trained on.
     """
     path = run.folder if isinstance(run, Run) else Path(run)
+    path = path / current(path) if is_published(path) else path
     folder = None if data is None else _folder(data)
     kind = GenRetriever if isinstance(load_bundle(path).config.model, RetrieverConfig) else GenRanker
     return kind.load(path, data=folder, device=device)
