@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from genrank.batch import PackedBatch, map_arrays
 from genrank.data.loader import Loader, LoaderConfig, in_one_block
 from genrank.models.ranker import Ranker, build_ranker
-from genrank.nn import dropout, triton_attention
+from genrank.nn import dropout, triton_attention, triton_tiles
 from genrank.recipes import genrank_paper, genrank_small
 from genrank.retrieval import training_losses
 from genrank.retrieval.item_vectors import ItemVectors
@@ -62,7 +62,7 @@ class _NoKernel:
 def like_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a CUDA device would choose, for tensors of the device `meta`."""
     monkeypatch.setattr(triton_attention, "_kernels", _NoKernel)
-    monkeypatch.setattr(triton_attention, "_tiles", lambda q_QHD: triton_attention.HALF_ROOMY)
+    monkeypatch.setattr(triton_tiles, "_in_use", [triton_tiles.HALF_ROOMY])
     for module in ("genrank.models.sequence_ranker", "genrank.retrieval.retriever"):
         monkeypatch.setattr(f"{module}.choose_backend", lambda *arguments, **flags: "triton")
     monkeypatch.setattr(trainer, "dense_optimizer", _adamw)  # fused ones take no tensors of that device

@@ -15,7 +15,8 @@ from genrank.nn.fused_attention import FusedAttention
 from genrank.nn.native.library import load
 from genrank.nn.native_attention import NativeAttention
 from genrank.nn.self_check import failure
-from genrank.nn.triton_attention import MAX_CHANNELS, TritonAttention
+from genrank.nn.triton_attention import TritonAttention
+from genrank.nn.triton_tiles import MAX_CHANNELS
 
 log = logging.getLogger(__name__)
 

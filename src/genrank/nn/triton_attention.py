@@ -25,35 +25,8 @@ from genrank.nn.attention import (
     Tokens,
     seconds_from_latest,
 )
+from genrank.nn.triton_tiles import MAX_CHANNELS, Tile, Tiles, pieces, tiles_for
 
-
-@dataclass(frozen=True)
-class Tile:
-    """What one program works on: so many queries by so many keys, in so many warps."""
-
-    queries: int
-    keys: int
-    num_warps: int
-    num_stages: int
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """One tile per kernel."""
-
-    forward: Tile
-    query_gradient: Tile
-    key_gradient: Tile
-    table_gradient: Tile
-
-
-# Ours, chosen by registers and shared memory, not by a search. Roomy: 200 KiB of shared memory and more (H100).
-HALF_ROOMY = Tiles(Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(64, 128, 8, 2), Tile(64, 32, 4, 2))
-HALF_TIGHT = Tiles(Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 64, 4, 2), Tile(32, 32, 4, 1))
-SINGLE = Tiles(*(Tile(32, 32, 8, 1),) * 4)
-INTERPRETED = Tiles(Tile(32, 32, 1, 1), Tile(32, 16, 1, 1), Tile(16, 32, 1, 1), Tile(32, 32, 1, 1))
-ROOMY_BYTES = 200 * 1024
-MAX_CHANNELS = 128
 TABLE_PROGRAMS = 512  # each holds a copy of the learned tables' gradient
 
 
@@ -160,7 +133,7 @@ class TritonAttention:
         num_queries, num_heads, channels = x.q_QHD.shape
         out_QHD = x.q_QHD.new_empty(num_queries, num_heads, channels)
         z_HQ = _per_query(x.q_QHD, empty=self.scoring.weighting == "silu")
-        tile = _tiles(x.q_QHD).forward
+        tile = _tiles(x).forward
         blocks = self.query_blocks(tile.queries)
         _kernels().forward_kernel[(len(blocks) * num_heads,)](
             x.q_QHD,
@@ -185,7 +158,7 @@ class TritonAttention:
         d_q, d_own_k, d_own_v = (
             torch.empty_like(out_QHD) if used else None for used in (True, self.merges_own, self.merges_own)
         )
-        delta_HQ, tile = torch.empty_like(z_HQ), _tiles(x.q_QHD).query_gradient
+        delta_HQ, tile = torch.empty_like(z_HQ), _tiles(x).query_gradient
         blocks = self.query_blocks(tile.queries)
         _kernels().query_gradient_kernel[(len(blocks) * x.q_QHD.shape[1],)](
             x.q_QHD,
@@ -214,7 +187,7 @@ class TritonAttention:
     ) -> tuple[Tensor, Tensor]:
         """Gradients of k and v."""
         d_k, d_v = (x.new_empty(x.shape) for x in (x.k_THD, x.v_THD))
-        tile = _tiles(x.q_QHD).key_gradient
+        tile = _tiles(x).key_gradient
         blocks = self.key_blocks(tile.keys)
         _kernels().key_gradient_kernel[(len(blocks) * x.q_QHD.shape[1],)](
             x.q_QHD,
@@ -234,7 +207,7 @@ class TritonAttention:
 
     def table_gradient(self, x: _Inputs, z_HQ: Tensor, delta_HQ: Tensor, d_out_QHD: Tensor) -> tuple[Tensor, Tensor]:
         """(P), (TIME_BUCKETS) gradients of the learned tables."""
-        tile, num_positions = _tiles(x.q_QHD).table_gradient, len(x.position_P)
+        tile, num_positions = _tiles(x).table_gradient, len(x.position_P)
         blocks = self.query_blocks(tile.queries)
         num_programs = min(len(blocks), TABLE_PROGRAMS)
         partial = z_HQ.new_zeros(num_programs, num_positions + TIME_BUCKETS)
@@ -278,7 +251,7 @@ class TritonAttention:
 
     def _flags(self, x: _Inputs, tile: Tile, *, learned: bool) -> dict[str, Any]:
         num_heads, channels = x.q_QHD.shape[1:]
-        first, second = _pieces(channels)
+        first, second = pieces(channels)
         bias = self.scoring.bias
         return {
             "SILU": self.scoring.weighting == "silu",
@@ -358,24 +331,5 @@ def _slopes(bias: DistanceBias, device: torch.device) -> Tensor:
     return torch.tensor([bias.position_slopes, bias.time_slopes], dtype=torch.float32, device=device)
 
 
-def _pieces(channels: int) -> tuple[int, int]:
-    """Two powers of two that hold the channels, the second one possibly 0; tensor cores want at least 16."""
-    first = max(16, 1 << (channels.bit_length() - 1))
-    rest = max(channels - first, 0)
-    second = max(16, 1 << (rest - 1).bit_length()) if rest else 0
-    return (2 * first, 0) if second == first else (first, second)
-
-
-def _tiles(q_QHD: Tensor) -> Tiles:
-    if q_QHD.device.type == "cpu":
-        return INTERPRETED
-    if q_QHD.dtype == torch.float32:
-        return SINGLE
-    return HALF_ROOMY if _shared_memory(q_QHD.device) >= ROOMY_BYTES else HALF_TIGHT
-
-
-@cache
-def _shared_memory(device: torch.device) -> int:
-    """Bytes that one program can have."""
-    properties: Any = torch.cuda.get_device_properties(device)
-    return int(properties.shared_memory_per_block_optin)
+def _tiles(x: _Inputs) -> Tiles:
+    return tiles_for(x.q_QHD.device, x.q_QHD.dtype, x.q_QHD.shape[-1])

@@ -1,0 +1,273 @@
+"""Which tile each Triton kernel works on: measured for a card, or else reasoned from its shared memory.
+
+A tile is chosen by kernel, by size of numbers (`half`: bf16 and fp16, `single`: fp32) and by class of channels, the
+smallest of CHANNEL_CLASSES that holds a head's channels after padding. In order:
+
+    using(tiles)                     a search's or a test's, while it lasts
+    tiles/<card>.json                what a search measured on a card of this name; entry by entry
+    fallback(…)                      ours, reasoned from registers and shared memory: see docs/performance.md
+
+A file of this package that can't be read, or whose tiles are illegal, must not stop a training run: the log gets one
+warning, and the fallback is used. `read` itself raises.
+"""
+
+import functools
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from genrank.config import build, to_dict
+from genrank.documents import read_json
+from genrank.errors import ConfigError
+from genrank.finite_json import json_text
+from genrank.folders import replace_text
+
+log = logging.getLogger(__name__)
+
+Kernel = Literal["forward", "query_gradient", "key_gradient", "table_gradient"]
+NumberSize = Literal["half", "single"]
+MAX_CHANNELS = 128
+CHANNEL_CLASSES = (32, 64, 96, 128)
+FOLDER = Path(__file__).parent / "tiles"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What one program works on: so many queries by so many keys, in so many warps, loads so many stages ahead."""
+
+    queries: int
+    keys: int
+    num_warps: int
+    num_stages: int
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("queries", 16, 256), ("keys", 16, 256), ("num_warps", 1, 16)):
+            value = getattr(self, name)
+            if not least <= value <= most or value & (value - 1):
+                raise ValueError(f"{name} must be a power of two from {least} to {most}, not {value}")
+        if not 1 <= self.num_stages <= 6:
+            raise ValueError(f"num_stages must be 1 to 6, not {self.num_stages}")
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """One tile per kernel."""
+
+    forward: Tile
+    query_gradient: Tile
+    key_gradient: Tile
+    table_gradient: Tile
+
+
+KERNELS: tuple[Kernel, ...] = tuple(field.name for field in fields(Tiles))  # type: ignore[misc]
+
+# Ours, chosen by registers and shared memory, not by a search. Roomy: 200 KiB of shared memory and more (H100).
+HALF_ROOMY = Tiles(Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(64, 128, 8, 2), Tile(64, 32, 4, 2))
+HALF_TIGHT = Tiles(Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 64, 4, 2), Tile(32, 32, 4, 1))
+SINGLE = Tiles(*(Tile(32, 32, 8, 1),) * 4)
+INTERPRETED = Tiles(Tile(32, 32, 1, 1), Tile(32, 16, 1, 1), Tile(16, 32, 1, 1), Tile(32, 32, 1, 1))
+ROOMY_BYTES = 200 * 1024
+
+
+def pieces(channels: int) -> tuple[int, int]:
+    """Two powers of two that hold the channels, the second one possibly 0; tensor cores want at least 16."""
+    first = max(16, 1 << (channels.bit_length() - 1))
+    rest = max(channels - first, 0)
+    second = max(16, 1 << (rest - 1).bit_length()) if rest else 0
+    return (2 * first, 0) if second == first else (first, second)
+
+
+def number_size(dtype: torch.dtype) -> NumberSize:
+    """`half` for numbers of 2 bytes."""
+    return "half" if dtype.itemsize == 2 else "single"
+
+
+def channel_class(channels: int) -> int:
+    """The smallest class that holds a head's channels. At most MAX_CHANNELS."""
+    return next(size for size in CHANNEL_CLASSES if sum(pieces(channels)) <= size)
+
+
+def shared_bytes(kernel: Kernel, tile: Tile, size: NumberSize, channels: int) -> int:
+    """Shared memory of one program at most, in bytes.
+
+    What a program holds and what it streams in as many stages: two tensors each, but the forward kernel holds the
+    queries alone. 1 KiB more for reductions.
+    """
+    held, streamed = (tile.keys, tile.queries) if kernel == "key_gradient" else (tile.queries, tile.keys)
+    rows = (held if kernel == "forward" else 2 * held) + 2 * streamed * tile.num_stages
+    if kernel == "table_gradient":  # it streams over heads, and so everything
+        rows = 2 * (held + streamed) * tile.num_stages
+    return rows * sum(pieces(channels)) * (2 if size == "half" else 4) + 1024
+
+
+def registers(kernel: Kernel, tile: Tile, channels: int) -> int:
+    """Registers of a thread that sums and scores of one tile take, of the 255 there are; addresses come on top."""
+    width, pairs = sum(pieces(channels)), tile.queries * tile.keys
+    numbers = {
+        "forward": tile.queries * width + 3 * pairs // 2,
+        "query_gradient": tile.queries * width + 2 * pairs,
+        "key_gradient": 2 * tile.keys * width + 2 * pairs,
+        "table_gradient": 4 * pairs,
+    }[kernel]
+    return numbers // (32 * tile.num_warps)
+
+
+def illegal(kernel: Kernel, tile: Tile, size: NumberSize, channels: int, shared_memory: int) -> str:
+    """Why a card of so many bytes of shared memory can't run a tile, in a few words; empty where it can."""
+    need = shared_bytes(kernel, tile, size, channels)
+    if need > shared_memory:
+        return f"needs up to {need} bytes of shared memory, of which the card has {shared_memory}"
+    return ""
+
+
+def fallback(dtype: torch.dtype, channels: int, shared_memory: int) -> Tiles:  # noqa: ARG001
+    """The reasoned tiles for a card of so many bytes of shared memory a program."""
+    if number_size(dtype) == "single":
+        return SINGLE
+    return HALF_ROOMY if shared_memory >= ROOMY_BYTES else HALF_TIGHT
+
+
+def candidates(
+    kernel: Kernel, dtype: torch.dtype, channels: int, shared_memory: int, *, at_most: int = 16
+) -> list[Tile]:
+    """Legal tiles for a search: the fallback, then others by how few factors of two they are away from it."""
+    first, size = getattr(fallback(dtype, channels, shared_memory), kernel), number_size(dtype)
+
+    def steps(tile: Tile) -> tuple[int, int]:
+        pairs = zip(
+            (tile.queries, tile.keys, tile.num_warps), (first.queries, first.keys, first.num_warps), strict=True
+        )
+        factors = sum(abs(ours.bit_length() - its.bit_length()) for ours, its in pairs)
+        return factors + abs(tile.num_stages - first.num_stages), -tile.queries * tile.keys
+
+    edges = (32, 64, 128) if size == "half" else (16, 32, 64)
+    grid = [
+        Tile(queries, keys, num_warps, num_stages)
+        for queries in edges
+        for keys in edges
+        for num_warps in (4, 8)
+        for num_stages in ((1, 2, 3, 4) if size == "half" else (1, 2))
+    ]
+    fitting = [
+        tile
+        for tile in grid
+        if not illegal(kernel, tile, size, channels, shared_memory)
+        and 16 <= registers(kernel, tile, channels) <= 200
+        and tile != first
+    ]
+    return [first, *sorted(fitting, key=steps)][:at_most]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredTile:
+    """The fastest tile of a search."""
+
+    kernel: Kernel
+    size: NumberSize
+    channels: int  # one of CHANNEL_CLASSES
+    tile: Tile
+    milliseconds: float
+    fallback_milliseconds: float  # of the reasoned tile, in the same search
+
+    def __post_init__(self) -> None:
+        if self.channels not in CHANNEL_CLASSES:
+            raise ValueError(f"channels must be one of {', '.join(map(str, CHANNEL_CLASSES))}, not {self.channels}")
+        if not (self.milliseconds > 0 and self.fallback_milliseconds > 0):
+            raise ValueError("milliseconds must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardTiles:
+    """What a search found on one card."""
+
+    card: str  # as torch.cuda.get_device_name says
+    shared_memory: int  # bytes a program can have
+    driver: str
+    torch_version: str
+    triton_version: str
+    date: str  # ISO
+    setting: str  # what was timed, in words
+    measured: tuple[MeasuredTile, ...]
+
+    def __post_init__(self) -> None:
+        entries = [(one.kernel, one.size, one.channels) for one in self.measured]
+        twice = next((entry for entry in entries if entries.count(entry) > 1), None)
+        if twice:
+            raise ValueError(f"two tiles for {' '.join(map(str, twice))}")
+        for one in self.measured:
+            why = illegal(one.kernel, one.tile, one.size, one.channels, self.shared_memory)
+            if why:
+                raise ValueError(f"the tile for {one.kernel} {one.size} {one.channels} {why}")
+
+    def over(self, tiles: Tiles, dtype: torch.dtype, channels: int) -> Tiles:
+        """The tiles, replaced by measured ones where there are any for these numbers and channels."""
+        wanted = number_size(dtype), channel_class(channels)
+        found = {one.kernel: one.tile for one in self.measured if (one.size, one.channels) == wanted}
+        return Tiles(**{kernel: found.get(kernel, getattr(tiles, kernel)) for kernel in KERNELS})
+
+
+def card_path(card: str, folder: Path = FOLDER) -> Path:
+    """The file of a card: "NVIDIA H100 80GB HBM3" is nvidia-h100-80gb-hbm3.json."""
+    return folder / (re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-") + ".json")
+
+
+def write(path: Path, found: CardTiles) -> None:
+    """Whole or not at all. OutputError where that isn't possible."""
+    replace_text(path, json_text(to_dict(found), indent=1))
+
+
+def read(path: Path) -> CardTiles:
+    """ConfigError, naming file and remedy in one line, for a file that is damaged or whose tiles are illegal."""
+    remedy = "delete it, and search anew with benchmarks/gpu_steps/"
+    try:
+        return build(CardTiles, read_json(path, error=ConfigError, remedy=remedy), where=str(path))
+    except ConfigError as problem:
+        said = str(problem)
+        raise ConfigError(said if said.endswith(remedy) else f"{said}; {remedy}") from None
+
+
+_in_use: list[Tiles] = []  # of the whole process: backward passes run in threads of their own
+
+
+@contextmanager
+def using(tiles: Tiles) -> Iterator[None]:
+    """These tiles on every device while it lasts, whatever was measured."""
+    _in_use.append(tiles)
+    try:
+        yield
+    finally:
+        _in_use.pop()
+
+
+def tiles_for(device: torch.device, dtype: torch.dtype, channels: int) -> Tiles:
+    """What kernels work on for heads of so many channels; on the CPU, in Triton's interpreter, tiles are small."""
+    if _in_use:
+        return _in_use[-1]
+    return INTERPRETED if device.type == "cpu" else _on_card(device, dtype, channels)
+
+
+@functools.cache
+def _on_card(device: torch.device, dtype: torch.dtype, channels: int) -> Tiles:
+    properties: Any = torch.cuda.get_device_properties(device)
+    tiles = fallback(dtype, channels, int(properties.shared_memory_per_block_optin))
+    measured = measured_on(torch.cuda.get_device_name(device))
+    return tiles if measured is None else measured.over(tiles, dtype, channels)
+
+
+@functools.cache
+def measured_on(card: str, folder: Path = FOLDER) -> CardTiles | None:
+    """What was measured on a card of this name; None, with a warning in the log, where its file can't be used."""
+    path = card_path(card, folder)
+    if not path.exists():
+        return None
+    try:
+        return read(path)
+    except ConfigError as problem:
+        log.warning(f"{problem}; until then the Triton kernels use tiles that were not measured")
+        return None
