@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from genrank.bench.bench_options import BenchOptions
+from genrank.bench.feeds import prepare_feed
 from genrank.bench.machine import settle
 from genrank.bench.measure import Figure, Rounds, Work, interleave
 from genrank.bench.steps import Steps, num_exposures, num_tokens
-from genrank.bench.worlds import prepare_feed
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceConfig, take

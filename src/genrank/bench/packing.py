@@ -15,10 +15,11 @@ import torch
 
 from genrank.batch import PackedBatch
 from genrank.bench.bench_options import BenchOptions
+from genrank.bench.feeds import simulated
 from genrank.bench.machine import bench_device, settle
 from genrank.bench.measure import interleave
 from genrank.bench.steps import Steps, num_exposures, num_tokens
-from genrank.bench.worlds import batches_of, simulated
+from genrank.bench.worlds import batches_of
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import Samples, SequenceConfig, take

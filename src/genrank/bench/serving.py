@@ -21,8 +21,8 @@ import numpy as np
 
 from genrank.artifacts.bundle import load_bundle
 from genrank.bench.bench_options import BenchOptions
+from genrank.bench.feeds import prepare_feed
 from genrank.bench.load import Call, closed_loop, open_loop
-from genrank.bench.worlds import prepare_feed
 from genrank.data.prepared import PreparedData
 from genrank.errors import GenRankError
 from genrank.recipes import recipe

@@ -1,26 +1,20 @@
-"""What is a bench's data made of? Timelines in memory with exactly known lengths, or a simulated and prepared feed.
+"""What is a bench's data made of? Timelines in memory with exactly known lengths (a simulated feed: feeds.py).
 
-Both go through the sequence builder and the loader, as any training does.
+They go through the sequence builder and the loader, as any training does. Neither Arrow nor rich is needed.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from genrank.batch import Jagged, PackedBatch
 from genrank.data.loader import Loader, LoaderConfig
-from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceBuilder, SequenceConfig
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines, offsets_of
-from genrank.preparation.prepare import prepare
-from genrank.preparation.sources.files import files
 from genrank.schema import DataSpec, FeatureSpec, TaskSpec
-from genrank.simulation import WorldConfig, simulate
 
 SLOTS = 8  # exposures of a past request
 CANDIDATE_SHARE = 0.15  # of a user's positions, in the middle of the paper's 10 to 20 %
@@ -113,18 +107,6 @@ def batches_of(loader: Loader) -> list[PackedBatch]:
     return list(loader)
 
 
-def simulated(folder: Path, config: WorldConfig) -> PreparedData:
-    """A feed, simulated and prepared below `folder`."""
-    simulate(config, folder / "feed")
-    prepare_feed(folder / "feed", folder / "data")
-    return PreparedData.load(folder / "data")
-
-
-def prepare_feed(feed: Path, out: Path) -> None:
-    """A simulated feed's log as timelines."""
-    prepare(files([feed / "exposures"], schema=feed / "schema.toml"), out=out)
-
-
 def _popular(num_items: int, count: int, random: np.random.Generator) -> np.ndarray:
     """Items by popularity: density falls as 1 / rank (Zipf)."""
     ranks: np.ndarray = np.exp(random.random(count) * np.log(num_items)).astype(np.int64) - 1
@@ -170,7 +152,7 @@ def _users(num_users: int, random: np.random.Generator) -> FeatureTable:
 
 
 def _table(prefix: str, rows: int, features: dict[str, object]) -> FeatureTable:
-    ids = pa.array(["", *(f"{prefix}{n:08d}" for n in range(1, rows))])
+    ids = np.array(["", *(f"{prefix}{n:08d}" for n in range(1, rows))])
     return FeatureTable(
         ids=ids, features=features, first_time=np.full(rows, _BEGIN), train_count=np.ones(rows, np.int64)
     )

@@ -8,6 +8,7 @@ from genrank.data.manifest import Manifest
 from genrank.data.past_search import SearchConfig
 from genrank.data.sequence import Samples, SequenceBuilder, SequenceConfig
 from genrank.data.tables import FeatureTable
+from genrank.data.timeline_files import load_timelines
 from genrank.data.timelines import Timelines
 from genrank.errors import DataError
 
@@ -31,7 +32,7 @@ class PreparedData:
         return cls(
             folder=folder,
             manifest=manifest,
-            timelines=Timelines.load(folder, manifest.spec),
+            timelines=load_timelines(folder, manifest.spec),
             items=FeatureTable.load(folder, "item", manifest.spec),
             users=FeatureTable.load(folder, "user", manifest.spec),
         )

@@ -19,6 +19,7 @@ from genrank.data.categories import Categories, intended
 from genrank.data.manifest import Manifest
 from genrank.data.statistics import Events, WindowStatistics, statistics_tasks
 from genrank.data.tables import FeatureTable
+from genrank.data.timeline_files import load_timelines, timelines_of
 from genrank.data.timelines import Timelines, gather, joined, offsets_of
 from genrank.data.weights import LARGEST_WEIGHT
 from genrank.errors import DataError, RequestError, shown
@@ -37,7 +38,7 @@ def load_user(folder: Path, user: int, spec: DataSpec) -> Timelines:
         schema = table.schema
         columns = {f.name: pa.array([user if f.name == "user" else []], f.type) for f in schema}
         table = pa.table(columns, schema=schema)
-    return Timelines.from_table(table, spec)
+    return timelines_of(table, spec)
 
 
 def with_request(
@@ -123,7 +124,7 @@ def load_events(folder: Path, manifest: Manifest, *, until: int | None = None) -
     """What window statistics count of a prepared folder, of requests before `until` (seconds) if given."""
     counted = statistics_tasks(manifest.schema)
     tasks = tuple(task for task in manifest.spec.tasks if task.name in counted)
-    t = Timelines.load(folder, DataSpec(features=(), tasks=tasks, known_later=manifest.spec.known_later))
+    t = load_timelines(folder, DataSpec(features=(), tasks=tasks, known_later=manifest.spec.known_later))
     user, request_time = t.users[t.user_of_row()], t.request_time
     assert request_time is not None  # they come from a file
     events = Events(

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from genrank.batch import Jagged
-from genrank.data.timelines import feature_columns, gather
+from genrank.data.timelines import gather
 from genrank.errors import DataError
 from genrank.schema import DataSpec, Owner
 
@@ -25,7 +23,7 @@ LARGEST_COMPONENT = 1e15  # of an embedding: its square, summed over a vector, i
 class FeatureTable:
     """Features by row. `first_time` is -1 for rows never shown; `train_count` counts exposures in training."""
 
-    ids: pa.Array  # (I) string
+    ids: Any  # (I) string: an Arrow array, or NumPy's where no row is looked for by its id
     features: Mapping[str, Any]  # (I) int32, Jagged int32, or (I, dim) float32
     first_time: NDArray[np.int64]
     train_count: NDArray[np.int64]
@@ -53,6 +51,7 @@ class FeatureTable:
 
     def find(self, ids: list[str]) -> NDArray[np.int64]:
         """Row of every id, 0 where there is none. `ids` is in order after row 0."""
+        import pyarrow as pa
         import pyarrow.compute as pc
 
         return np.asarray(pc.fill_null(pc.index_in(pa.array(ids, pa.string()), self.ids), 0).to_numpy(), np.int64)
@@ -60,6 +59,11 @@ class FeatureTable:
     @classmethod
     def load(cls, folder: Path, owner: Owner, spec: DataSpec) -> "FeatureTable":
         """`items.parquet` or `users.parquet` of a prepared folder or bundle, with its embeddings."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        from genrank.data.timeline_files import feature_columns
+
         path = folder / f"{owner}s.parquet"
         try:
             table = pq.ParquetFile(path).read()

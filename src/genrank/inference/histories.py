@@ -19,6 +19,7 @@ from genrank.data.manifest import Manifest
 from genrank.data.request import FeatureEncoder, exposures, index_in, load_user, read_vocabulary
 from genrank.data.requests import number_requests, request_times, requests_by_gap
 from genrank.data.tables import FeatureTable
+from genrank.data.timeline_files import load_timelines
 from genrank.data.timelines import Timelines, joined
 from genrank.errors import RequestError, shown
 from genrank.inference.cache import ByteBudgetCache
@@ -80,7 +81,7 @@ class PastInMemory:
     """All timelines of the prepared folder, of requests before `until` (seconds) if given: for a service."""
 
     def __init__(self, folder: Path, spec: DataSpec, *, until: int | None = None):
-        self.spec, self.timelines, self.until = spec, Timelines.load(folder, spec), until
+        self.spec, self.timelines, self.until = spec, load_timelines(folder, spec), until
         self.index = {int(row): index for index, row in enumerate(self.timelines.users)}
 
     def of(self, row: int) -> Timelines:

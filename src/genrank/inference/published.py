@@ -22,7 +22,7 @@ from genrank.config import build
 from genrank.data.decoding import Decoder
 from genrank.data.manifest import Manifest
 from genrank.data.tables import FeatureTable
-from genrank.data.timelines import Timelines
+from genrank.data.timeline_files import load_timelines
 from genrank.documents import read_json
 from genrank.errors import BundleError
 from genrank.folders import read_pointer, replace_text, replacement, writing
@@ -148,7 +148,7 @@ def golden_requests(bundle: Bundle, *, seed: int = 0) -> list[GoldenRequest]:
     """Some users' last events in the data that the model was trained on, and items drawn at random."""
     data, manifest = Path(bundle.config.data), bundle.manifest
     require_same_schema(bundle, data, Manifest.open(data))
-    t = Timelines.load(data, manifest.spec)
+    t = load_timelines(data, manifest.spec)
     items, users = (FeatureTable.load(data, owner, manifest.spec) for owner in ("item", "user"))
     decoder, random = Decoder(data, manifest), np.random.default_rng(seed)
     asked = []

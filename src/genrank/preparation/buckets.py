@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from genrank.data.timelines import WEIGHTS
+from genrank.data.timeline_files import WEIGHTS
 from genrank.preparation.arranging import arrange, array
 from genrank.preparation.engine import Engine
 from genrank.preparation.fitting import Sample

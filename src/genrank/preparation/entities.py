@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from genrank.data.manifest import DataWarning
-from genrank.data.timelines import WEIGHTS
+from genrank.data.timeline_files import WEIGHTS
 from genrank.preparation.content_embeddings import SideData, embedding_matrix
 from genrank.preparation.engine import Engine, Expression
 from genrank.preparation.logs import Relations, feature_column

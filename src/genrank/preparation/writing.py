@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from genrank.data.manifest import PartCounts, SplitTimes
 from genrank.data.requests import request_ordinals
-from genrank.data.timelines import WEIGHTS
+from genrank.data.timeline_files import WEIGHTS
 from genrank.preparation.arranging import array
 from genrank.preparation.fitting import Fitted
 from genrank.preparation.vocabulary import bucket_of, multi_codes

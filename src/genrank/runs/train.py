@@ -47,7 +47,8 @@ from genrank.schema import fingerprint
 from genrank.training.allocator import keep_freed_memory
 from genrank.training.checkpoint import Checkpoints
 from genrank.training.objective import Objective, RankingObjective
-from genrank.training.progress import MetricsFile, ProgressBar, Reporter, TensorBoard
+from genrank.training.progress import MetricsFile, Reporter, TensorBoard
+from genrank.training.progress_bar import ProgressBar
 from genrank.training.trainer import Trainer, Validate
 
 log = logging.getLogger(__name__)
