@@ -1,5 +1,6 @@
 """The files around the package say what the package is."""
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -32,3 +33,27 @@ def test_contributors_are_told_commands_that_there_are() -> None:
     targets = set(re.findall(r"^([a-z-]+):", text("Makefile"), re.M))
     assert set(re.findall(r"make ([a-z-]+)", text("CONTRIBUTING.md"))) <= targets
     assert (ROOT / ".ci" / "run").exists()
+
+
+def test_no_test_ends_early_by_a_return() -> None:
+    """What can't be tested here is skipped, with the reason, and never passed over in silence."""
+    found, num_tests = [], 0
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        for test in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(test, ast.FunctionDef | ast.AsyncFunctionDef) and test.name.startswith("test_"):
+                num_tests += 1
+                found += [f"{path.relative_to(ROOT)}:{line}" for line in _returns(test)]
+    assert num_tests > 1000
+    assert not found, "skip with pytest.skip, or test the other case in a test of its own"
+
+
+def _returns(function: ast.AST) -> list[int]:
+    """Lines of a function's own `return`s, those of functions within it not counted."""
+    inner = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
+    lines: list[int] = []
+    for node in ast.iter_child_nodes(function):
+        if isinstance(node, ast.Return):
+            lines.append(node.lineno)
+        elif not isinstance(node, inner):
+            lines += _returns(node)
+    return lines

@@ -21,6 +21,7 @@ from genrank.schema import LogSchema
 
 ROOT = Path(__file__).resolve().parents[1]
 PROSE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "src").rglob("*.py"))]
+NEEDS_CURL = pytest.mark.skipif(not shutil.which("curl"), reason="a session of the documentation needs curl")
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"])
 
 
@@ -100,6 +101,7 @@ def test_readmes_session(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@NEEDS_CURL
 def test_the_tutorial(tmp_path: Path) -> None:
     with Session(tmp_path) as session:
         session.run(blocks(page("docs/tutorial.md")))
@@ -109,6 +111,7 @@ def test_the_tutorial(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@NEEDS_CURL
 def test_sessions_with_a_trained_demo(data: Path, tmp_path: Path) -> None:
     """The pages on retrieval and on serving begin after `make demo`, whose folder the small feed stands for."""
     (tmp_path / "demo").mkdir()

@@ -201,12 +201,12 @@ def test_a_setting_that_makes_no_sense_is_one_line(setting: str, run: Path, caps
         ({"max_body": True}, "whole number"),
         ({"max_body": 2**40}, "at most"),
         ({"trust_proxy": "proxy.local"}, "networks"),
-        ({"trust_proxy": "10.0.0.1,"}, ""),
     ],
 )
 def test_an_address_that_makes_no_sense(where: dict[str, Any], said: str) -> None:
-    if not said:
-        Listening(**where)
-        return
     with pytest.raises(ValueError, match=said):
         Listening(**where)
+
+
+def test_a_comma_behind_the_last_network_is_no_other_network() -> None:
+    assert Listening(trust_proxy="10.0.0.1,").trust_proxy.startswith("10.0.0.1")
