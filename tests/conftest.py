@@ -8,6 +8,7 @@ import hypothesis
 import pytest
 import torch
 
+from amounts import THOROUGH
 from redis_server import RedisServer
 from retrievers import trained
 
@@ -16,8 +17,9 @@ if not torch.cuda.is_available():
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# How long an example takes says nothing about the code on a machine that others use, too.
-hypothesis.settings.register_profile("genrank", deadline=None)
+# How long an example takes says nothing about the code on a machine that others use, too. `make test-all` is thorough.
+hypothesis.settings.register_profile("genrank", deadline=None, max_examples=40)
+hypothesis.settings.register_profile(THOROUGH, deadline=None, max_examples=150)
 hypothesis.settings.load_profile("genrank")
 
 # A shell's background job is deaf to SIGINT, and so are the commands that tests start and interrupt, but for this.

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from amounts import mostly_slow
 from counted_logs import counted_feed
 from genrank.cli import main
 from genrank.inference.gen_ranker import GenRanker
@@ -55,7 +56,7 @@ def training_losses(run: Path) -> list[float]:
     return [row["loss"] for row in rows if row["kind"] == "train"]
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in OFTEN else pytest.mark.slow) for n in SETTINGS])
+@pytest.mark.parametrize("name", mostly_slow(SETTINGS, often=OFTEN))
 def test_every_setting_learns_and_ranks_from_the_command_line(name: str, counted: Path, tmp_path: Path) -> None:
     chosen, assignments = SETTINGS[name]
     learning = ["training.epochs=4", "training.log_steps=1", "loader.batch_tokens=512"]

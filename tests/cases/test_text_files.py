@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from amounts import crossed
 from case_logs import SCHEMA, Case, rows, written
 from exposure_logs import Prepared
 
@@ -17,8 +18,7 @@ def assert_plain(made: Prepared) -> None:
     assert found == sorted((row["uid"], row["iid"], row["ts"], row["clk"]) for row in PLAIN)
 
 
-@pytest.mark.parametrize("name", ["log.csv", "log.tsv"])
-@pytest.mark.parametrize("separator", [",", ";", "\t", "|", "\x01"])
+@pytest.mark.parametrize(("separator", "name"), crossed([",", ";", "\t", "|", "\x01"], ["log.csv", "log.tsv"]))
 def test_the_separator_is_found_out_whatever_the_files_name(case: Case, separator: str, name: str) -> None:
     assert_plain(case.read(written(case.folder / name, PLAIN, delimiter=separator)))
 
@@ -35,8 +35,10 @@ def test_a_separator_that_is_set_wrongly_is_refused_by_name(case: Case) -> None:
     assert "'uid,iid,ts,clk'" in line
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
-@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    ("encoding", "line_end"),
+    crossed(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"], ["\n", "\r\n", "\r"]),
+)
 def test_unicode_of_any_kind_and_line_end_is_found_out(case: Case, encoding: str, line_end: str) -> None:
     text = written(case.folder / "plain.txt", PLAIN).read_text(encoding="utf-8")
     log = case.folder / "log.csv"
@@ -51,8 +53,9 @@ def test_line_ends_may_be_mixed(case: Case) -> None:
     assert_plain(case.read(log))
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "gb18030", "shift-jis"])
-@pytest.mark.parametrize("row", [10, 799, 200_000])
+@pytest.mark.parametrize(
+    ("encoding", "row"), crossed(["latin-1", "cp1252", "gb18030", "shift-jis"], [10, 200_000, 799])
+)
 def test_other_encodings_are_set_and_the_error_names_the_setting(case: Case, encoding: str, row: int) -> None:
     word = "café" if encoding in ("latin-1", "cp1252") else "日本"
     lines = PLAIN * (1 + row // 800)

@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from amounts import examples
 from exposure_logs import START, Prepared, log, prepare_log
 from genrank.batch import Jagged
 from genrank.data.categories import Categories, category, id_text, intended
@@ -59,7 +60,7 @@ def read(table: pa.Table, expression: Any) -> dict[str, list[Any]]:
         return engine.fetch(rows.select(**made)).to_pydict()
 
 
-@settings(max_examples=25, deadline=None)
+@examples(50, 8)
 @given(columns_of)
 def test_a_column_has_the_texts_by_which_its_values_are_found(columns: dict[str, list[Any]]) -> None:
     table = pa.table({name: pa.array(values, TYPES[name][0]) for name, values in columns.items()})
@@ -72,7 +73,7 @@ def test_a_column_has_the_texts_by_which_its_values_are_found(columns: dict[str,
             assert [known.index(v) for v in json.loads(json.dumps(values))] == [known.get(text, 0) for text in texts]
 
 
-@settings(max_examples=25, deadline=None)
+@examples(50, 8)
 @given(st.lists(st.floats(width=32) | st.integers(-99, 99).map(lambda n: float(np.float32(n / 10))), min_size=1))
 def test_numbers_that_came_through_32_bits_are_those_that_were_meant(values: list[float]) -> None:
     table = pa.table({"single": pa.array(values, pa.float32()), "double": values})
@@ -238,7 +239,7 @@ def _lists(column: Jagged) -> list[list[int]]:
     return [column.values[slice(*column.offsets[row : row + 2])].tolist() for row in range(len(column.offsets) - 1)]
 
 
-@settings(max_examples=4, deadline=None)
+@examples(12, 2)
 @given(columns_of)
 def test_a_value_sent_in_json_has_the_index_that_it_was_prepared_with(values: dict[str, list[Any]]) -> None:
     columns = {name: pa.array([values[name][row % 5] for row in range(ROWS)], TYPES[name][0]) for name in IN_JSON}

@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from amounts import examples
 from genrank.batch import PackedBatch, map_arrays
 from genrank.data.past_search import SearchConfig
 from genrank.data.sequence import SequenceBuilder, SequenceConfig, search_feature
@@ -19,7 +20,7 @@ HARD, SOFT = SearchConfig(kind="hard", num_retrieved=3), SearchConfig(kind="soft
 
 
 @given(seed=st.integers(0, 999))
-@settings(max_examples=25)
+@examples(60, 20)
 def test_hard_search_finds_the_latest_events_of_the_candidates_category_before_the_window(seed: int) -> None:
     t = timelines(lengths=[40, 0, 25, 3], seed=seed)
     b = builder(t, search=HARD, max_history=8)

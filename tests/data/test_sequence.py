@@ -3,9 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from amounts import examples
 from genrank.batch import Jagged, PackedBatch, map_arrays
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.request import with_request
@@ -49,7 +50,7 @@ def without_rows(batch: PackedBatch) -> PackedBatch:
     return replace(batch, candidates=replace(batch.candidates, exposure=np.zeros(0, np.int64)))
 
 
-@settings(max_examples=60)
+@examples(150, 40)
 @given(seed=st.integers(0, 10_000), length=st.integers(2, 30), pick=st.integers(0, 10_000))
 def test_no_event_known_at_or_after_a_request_reaches_it(seed: int, length: int, pick: int) -> None:
     t = known_later(timelines(lengths=[length, 4], seed=seed), seed)
@@ -63,7 +64,7 @@ def test_no_event_known_at_or_after_a_request_reaches_it(seed: int, length: int,
     assert bytes_of(without_rows(batch_of_request(builder(fewer, max_history=8), at))) == expected
 
 
-@settings(max_examples=60)
+@examples(150, 40)
 @given(seed=st.integers(0, 10_000), length=st.integers(2, 40), max_history=st.integers(2, 12))
 def test_a_request_that_is_served_has_the_history_of_the_log(seed: int, length: int, max_history: int) -> None:
     t = known_later(timelines(lengths=[length], seed=seed), seed)
@@ -85,7 +86,7 @@ def test_a_request_that_is_served_has_the_history_of_the_log(seed: int, length: 
             np.testing.assert_array_equal(getattr(served.candidates, name), getattr(offline.candidates, name))
 
 
-@settings(max_examples=60)
+@examples(150, 40)
 @given(seed=st.integers(0, 10_000), length=st.integers(2, 40), max_history=st.integers(2, 12))
 def test_an_exposure_has_the_same_index_and_gap_as_history_as_it_had_as_a_candidate(
     seed: int, length: int, max_history: int
@@ -134,7 +135,7 @@ def test_a_request_sees_exposures_in_the_order_in_which_they_became_known() -> N
     assert b.request_index.tolist() == [0, 1, 0, 3]
 
 
-@settings(max_examples=40)
+@examples(100, 30)
 @given(seed=st.integers(0, 10_000), length=st.integers(2, 30), pick=st.integers(0, 10_000))
 def test_no_event_at_or_after_a_request_reaches_it(seed: int, length: int, pick: int) -> None:
     t = timelines(lengths=[length, 4], seed=seed)

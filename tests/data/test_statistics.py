@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from amounts import examples
 from counted_logs import LIKE, SMOOTHING, WINDOWS, random_log, schema
 from exposure_logs import CLICK, SCHEMA, START, Prepared, log, prepare_log
 from genrank.artifacts.bundle import write_bundle
@@ -97,7 +98,7 @@ class ByHand:
         return values
 
 
-@settings(max_examples=12)
+@examples(30, 5)
 @given(
     seed=st.integers(0, 10_000),
     request_column=st.booleans(),

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from amounts import examples
 from genrank.evaluation import metrics as m
 
 ROWS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 1), st.integers(0, 3)), min_size=1, max_size=60)
@@ -67,7 +68,7 @@ def test_probabilities_that_are_the_rate_have_normalized_entropy_one_and_are_cal
     assert m.ece(np.full(200, 0.35), label, num_bins=1) == pytest.approx(0.1)
 
 
-@settings(max_examples=20)
+@examples(50, 20)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=30))
 def test_xauc_equals_counting_pairs(rows) -> None:
     predicted, actual = np.array(rows, float).T

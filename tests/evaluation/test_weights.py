@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from amounts import examples
 from genrank.data.weights import metric_weights
 from genrank.evaluation import metrics as m
 from genrank.evaluation.baselines import duration_baselines, rate_baselines
@@ -33,7 +34,7 @@ def same(weighted: float | None, copied: float | None) -> bool:
     return weighted == copied if None in (weighted, copied) else weighted == pytest.approx(copied, rel=1e-9, abs=1e-12)
 
 
-@settings(max_examples=150)
+@examples(150, 40)
 @given(ROWS)
 def test_a_weight_is_so_many_copies_in_every_metric(rows: list[tuple[int, bool, int, int]]) -> None:
     score, label, user, weight = (np.array(column) for column in zip(*rows, strict=True))

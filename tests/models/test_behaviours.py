@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from amounts import crossed
 from genrank.batch import PackedBatch, map_arrays
 from genrank.data.sequence import Samples, SequenceBuilder, take
 from genrank.data.timelines import Timelines
@@ -52,7 +53,7 @@ def total_loss(model: Ranker, batch: PackedBatch) -> torch.Tensor:
     return sum(loss.sum() for loss in model.loss(model(batch), batch).values())
 
 
-@pytest.mark.parametrize("grouping", ["user", "1h", "pointwise"])
+@pytest.mark.parametrize(("model", "grouping"), crossed(NAMES, ["user", "1h", "pointwise"]), indirect=["model"])
 def test_packed_equals_one_request_at_a_time(model: Ranker, grouping: str) -> None:
     alone = cut(model, grouping="request")
     single: dict[int, torch.Tensor] = {}

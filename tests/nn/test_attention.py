@@ -2,9 +2,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from amounts import examples
 from genrank.nn.attention import TIME_BUCKETS, LearnedBias, Queries, Scoring, Tokens, alibi
 from genrank.nn.backends import BACKENDS, choose_backend
 from genrank.nn.native import library
@@ -70,7 +71,7 @@ KINDS = {
 
 @pytest.mark.parametrize(("backend", "weighting", "learned"), KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("by", ["position", "time", "both", "none"])
-@settings(max_examples=10)
+@examples(20, 6)
 @given(
     lengths=st.lists(st.integers(0, 9), min_size=1, max_size=4),
     counts=st.lists(st.integers(1, 5), min_size=4, max_size=4),
@@ -162,7 +163,7 @@ def decades_apart(lengths: list[int], num_queries: list[int] | None, years: list
 
 @pytest.mark.parametrize("backend", ["plain", "fused", "native", "triton"])
 @pytest.mark.parametrize("kind", ["softmax", "learned", "silu-learned"])
-@settings(max_examples=8)
+@examples(16, 5)
 @given(
     lengths=st.lists(st.integers(0, 6), min_size=1, max_size=3),
     counts=st.lists(st.integers(1, 3), min_size=3, max_size=3),

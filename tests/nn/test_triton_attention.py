@@ -3,10 +3,12 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 
 import pytest
 import torch
 
+from amounts import crossed
 from genrank.nn.attention import (
     TIME_BUCKETS,
     Attention,
@@ -128,13 +130,12 @@ def _deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("weighting", ["softmax", "silu"])
-@pytest.mark.parametrize("learned", [False, True], ids=["given", "learned"])
-@pytest.mark.parametrize("by", ["position", "time", "both", "none"])
-@pytest.mark.parametrize("num_queries", [None, [3, 1]], ids=["history", "candidates"])
-def test_every_weighting_and_bias_equals_the_reference_forward_and_backward(
-    weighting, learned, by, num_queries
-) -> None:
+KINDS = list(product(["softmax", "silu"], [False, True], [None, [3, 1]]))  # weighting, learned bias, queries
+
+
+@pytest.mark.parametrize(("kind", "by"), crossed(KINDS, ["position", "time", "both", "none"]))
+def test_every_weighting_and_bias_equals_the_reference_forward_and_backward(kind, by) -> None:
+    weighting, learned, num_queries = kind
     check(problem([34, 3], num_queries, by=by, weighting=weighting, learned=learned))
 
 

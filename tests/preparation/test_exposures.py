@@ -1,8 +1,9 @@
 import numpy as np
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from amounts import examples
 from genrank.data.requests import number_requests, request_times, requests_by_gap
 from genrank.log_settings import RequestSettings
 from genrank.preparation.arranging import arrange, array
@@ -36,7 +37,7 @@ def plain_requests(kept: dict[tuple, tuple], max_gap: int) -> tuple[list[list[tu
     return sorted(requests, key=opening), len(requests) - len(of_key)
 
 
-@settings(max_examples=150)
+@examples(150, 50)
 @given(ROWS, st.integers(0, 3), st.integers(0, 2))
 def test_arranging_equals_a_plain_loop(rows: list[tuple], max_gap: int, settle: int) -> None:
     table = bucket(rows)

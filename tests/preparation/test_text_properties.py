@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
+from amounts import examples
 from genrank.errors import LogError
 from genrank.log_settings import CsvSettings
 from genrank.preparation.engine import Engine
@@ -16,7 +17,7 @@ from genrank.preparation.text_files import read_text
 
 NAMES = ["uid", "iid", "ts", "clk"]
 Rows = list[list[str | None]]
-OFTEN = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+OFTEN = examples(150, 40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 CELLS = st.text(alphabet=st.sampled_from("ab0,;\t|\"'\\# é日\u2028\n"), max_size=6)
 VALID = "uid,iid,ts,clk\n" + "".join(
     f'"u{n}",' + (f"i{n}" if n % 3 else f'"i,""x""\n{n}"') + f",{1_700_000_000 + n},{n % 2 if n % 4 else ''}\n"

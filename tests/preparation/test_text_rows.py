@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from amounts import crossed
 from genrank.errors import LogError
 from genrank.log_settings import CsvSettings
 from genrank.preparation.engine import Engine
@@ -74,8 +75,10 @@ def test_files_one_after_the_other_are_refused_where_the_second_begins(read: Rea
     assert "files of their own" in line
 
 
-@pytest.mark.parametrize("again", [HEADER, b'"uid","iid","ts","clk"\n', b"\xef\xbb\xbf" + HEADER])
-@pytest.mark.parametrize("first", [1, 3000, 60_000])
+@pytest.mark.parametrize(
+    ("again", "first"),
+    crossed([HEADER, b'"uid","iid","ts","clk"\n', b"\xef\xbb\xbf" + HEADER], [1, 60_000, 3000]),
+)
 def test_the_column_names_again_are_no_row(read: Read, first: int, again: bytes) -> None:
     quoted = again.startswith(b'"')
     content = HEADER + lines(first) + again + PLAIN + (b'u1,"a\nb",1,1\n' if quoted else b"")
@@ -89,19 +92,19 @@ def test_a_preamble_is_refused_and_the_line_of_the_column_names_told(read: Read)
     assert "'uid'" in refusal(read, PLAIN)
 
 
-@pytest.mark.parametrize("row", [0, 1999, 59_999])
-@pytest.mark.parametrize(
-    ("odd", "found"),
-    [
-        (b"u1,i1,1700000000,1,9\n", 5),
-        (b"u1,i1,1700000000,1,\n", 5),
-        (b"u,1,i1,1700000000,\n", 5),
-        (b"u1,i1,1700000000\n", 3),
-        (b"   \n", 1),
-        (b"-- middle\n", 1),
-    ],
-)  # fmt: skip
-def test_a_row_of_another_length_is_named_wherever_it_is(read: Read, row: int, odd: bytes, found: int) -> None:
+ODD_ROWS = {
+    b"u1,i1,1700000000,1,9\n": 5,
+    b"u1,i1,1700000000,1,\n": 5,
+    b"u,1,i1,1700000000,\n": 5,
+    b"u1,i1,1700000000\n": 3,
+    b"   \n": 1,
+    b"-- middle\n": 1,
+}  # with the number of their values
+
+
+@pytest.mark.parametrize(("odd", "row"), crossed(list(ODD_ROWS), [0, 1999, 59_999]))
+def test_a_row_of_another_length_is_named_wherever_it_is(read: Read, row: int, odd: bytes) -> None:
+    found = ODD_ROWS[odd]
     content = HEADER + lines(row) + odd + lines(60_000 - row, row)
     line = refusal(read, content)
     assert f"0-log.csv, line {row + 2}: expected 4 values, one for each column name, found {found}" in line
@@ -133,9 +136,9 @@ def test_empty_lines_are_no_rows(read: Read, blank: bytes) -> None:
     assert read(content.replace(b"\n", b"\r\n")) == values(lines(300))
 
 
-@pytest.mark.parametrize("first", [0, 50, 60_000])
 @pytest.mark.parametrize(
-    "ends", [(b"\n", b"\r\n"), (b"\r\n", b"\n"), (b"\n", b"\r"), (b"\r", b"\r"), (b"\r\n", b"\r\n")]
+    ("ends", "first"),
+    crossed([(b"\n", b"\r\n"), (b"\r\n", b"\n"), (b"\n", b"\r"), (b"\r", b"\r"), (b"\r\n", b"\r\n")], [60_000, 0, 50]),
 )
 def test_line_ends_of_any_kind_may_be_mixed(read: Read, first: int, ends: tuple[bytes, bytes]) -> None:
     begin, end = HEADER + lines(first), lines(2000, first)

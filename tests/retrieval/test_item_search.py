@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from amounts import examples
 from genrank.nn.native import library
 from genrank.retrieval import item_search as module
 from genrank.retrieval.item_search import FlatSearch, SearchResult
@@ -44,7 +45,7 @@ def listed(found: SearchResult) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@settings(max_examples=25)
+@examples(50, 15)
 @given(
     count=st.integers(1, 300), width=st.sampled_from([1, 3, 8, 17]), num_queries=st.integers(0, 11),
     k=st.integers(1, 40), seed=st.integers(0, 10**6), filtered=st.booleans(),
@@ -112,7 +113,7 @@ def test_of_equal_items_the_lower_row_comes_first() -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize("compiled", [True, False])
-@settings(max_examples=20)
+@examples(40, 12)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 400), k=st.integers(1, 60), filtered=st.booleans())
 def test_of_equal_items_at_the_edge_the_lower_rows_are_found(
     precision: str, compiled: bool, seed: int, count: int, k: int, filtered: bool
@@ -161,7 +162,7 @@ def test_what_cannot_be_searched_is_refused(precision: str) -> None:
         search(broken, 2)
 
 
-@settings(max_examples=40)
+@examples(80, 20)
 @given(seed=st.integers(0, 10**6), steps=st.lists(st.sampled_from(["put", "change", "remove", "many"]), max_size=8))
 def test_a_live_index_finds_what_an_index_of_what_is_there_now_finds(seed: int, steps: list[str]) -> None:
     random = np.random.default_rng(seed)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from amounts import mostly_slow
 from genrank.batch import PackedBatch, map_arrays
 from genrank.data.loader import Loader, LoaderConfig, in_one_block
 from genrank.models.ranker import Ranker, build_ranker
@@ -38,11 +39,6 @@ TRAINED = ("genrank", "alibi-both", "user-prefix", "recompute", "combined-action
 TRAINED += ("hstu-block", "hstu-copies", "interleaved", "interleaved-hstu-encoding", "sim-hard", "sim-soft")
 TRAINED += ("hstu-sim", "slot-and-clock", "ple", "ppnet", "wlr", "d2q", "quantile", "mlp", "din", "din-sim-soft")
 SCORED = ("genrank", "user-prefix", "hstu", "interleaved", "sim-hard", "sim-soft", "slot-and-clock", "d2q", "din")
-
-
-def _of_the_zoo(names: tuple[str, ...]) -> list[Any]:
-    """All of them, most in the slow tests."""
-    return [pytest.param(name, marks=() if name in names else pytest.mark.slow) for name in NAMES]
 
 
 MAX_HISTORY = 10
@@ -115,7 +111,7 @@ def tiny(name: str) -> Ranker:
 
 
 @pytest.mark.usefixtures("like_cuda")
-@pytest.mark.parametrize("name", _of_the_zoo(TRAINED))
+@pytest.mark.parametrize("name", mostly_slow(NAMES, often=TRAINED))
 def test_a_training_step_of_a_ranker_never_waits(name: str) -> None:
     model = tiny(name).to(META)
     loader = prepared(model)
@@ -130,7 +126,7 @@ def test_a_training_step_of_a_ranker_never_waits(name: str) -> None:
 
 
 @pytest.mark.usefixtures("like_cuda")
-@pytest.mark.parametrize("name", _of_the_zoo(SCORED))
+@pytest.mark.parametrize("name", mostly_slow(NAMES, often=SCORED))
 def test_scoring_never_waits(name: str) -> None:
     model = tiny(name).to(META).eval()
     loader = prepared(model)
