@@ -15,6 +15,13 @@ from retrievers import trained
 
 USER, TIME = "u0000001", 1_790_000_000
 ALL = {"k": 1000, "time": TIME}
+BAD = [
+    ({"user": USER, "k": 0}, 422, "k: "),
+    ({"user": USER, "k": 6000}, 400, "ask for at most 5000"),
+    ({"user": USER, "without": {"topc": ["1"]}}, 400, "did you mean 'topic'"),
+    ({"user": USER, "k": 5, "top": 3}, 422, "top"),
+    ({"k": 5}, 422, "user"),
+]
 
 
 @pytest.fixture
@@ -45,13 +52,18 @@ def test_what_the_service_retrieves_is_what_the_command_retrieves(client: Client
         assert (answer["model"], answer["index"]) == (found.model_version, found.index_version)
 
 
-def test_recommend_is_retrieve_then_rank(client: Client) -> None:
+def test_recommend_is_retrieve_then_rank_and_bad_requests_say_what_to_change(client: Client) -> None:
     retrieved = ids(client.retrieve(USER, k=40, time=TIME))
     ranked = client.rank(USER, retrieved, time=TIME, top_k=10)
     answer = client.recommend(USER, k=40, top_k=10, time=TIME)
     assert answer["retrieved"] == 40
     for name in ("user", "places", "model", "time", "history"):
         assert answer["ranking"][name] == ranked[name], name
+    for body, status, said in BAD:
+        for path in ("/v1/retrieve", "/v1/recommend"):
+            with pytest.raises(ServiceError, match=said) as problem:
+                client._call("POST", path, body)
+            assert problem.value.status == status
 
 
 def test_new_events_change_what_is_retrieved_and_are_not_retrieved_again(client: Client) -> None:
@@ -97,23 +109,6 @@ def test_another_index_is_picked_up_without_a_pause(
         time.sleep(0.1)
     assert answer["model"] != before["model"]
     assert ids(answer) == list(GenRetriever.load(retriever).retrieve(USER, k=3, time=TIME).items)
-
-
-@pytest.mark.parametrize(
-    ("body", "status", "said"),
-    [
-        ({"user": USER, "k": 0}, 422, "k: "),
-        ({"user": USER, "k": 6000}, 400, "ask for at most 5000"),
-        ({"user": USER, "without": {"topc": ["1"]}}, 400, "did you mean 'topic'"),
-        ({"user": USER, "k": 5, "top": 3}, 422, "top"),
-        ({"k": 5}, 422, "user"),
-    ],
-)
-def test_bad_requests_say_what_to_change(client: Client, body: dict[str, Any], status: int, said: str) -> None:
-    for path in ("/v1/retrieve", "/v1/recommend"):
-        with pytest.raises(ServiceError, match=said) as problem:
-            client._call("POST", path, body)
-        assert problem.value.status == status
 
 
 def test_without_a_retriever_there_are_no_such_routes(serve: Callable[..., Running]) -> None:
