@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install dev demo test test-slow test-all check docs clean
+.PHONY: install dev demo test test-slow test-all coverage check docs clean
 
 install: .venv/.installed
 dev: .venv/.installed-dev
@@ -28,7 +28,13 @@ test: .venv/.installed-dev
 test-slow: .venv/.installed-dev
 	$(BIN)/pytest -n auto --dist worksteal -m slow
 
-test-all: test test-slow
+# All tests, with all examples of the properties.
+test-all: .venv/.installed-dev
+	$(BIN)/pytest -n auto --dist worksteal -m 'slow or not slow' --hypothesis-profile thorough
+
+# Which lines and branches the fast tests reach: a table, and build/coverage/index.html.
+coverage: .venv/.installed-dev
+	$(BIN)/pytest -n auto --dist worksteal --cov --cov-report term:skip-covered --cov-report html:build/coverage
 
 check: .venv/.installed-dev
 	$(BIN)/ruff format --check
@@ -41,4 +47,4 @@ docs: .venv/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean:
-	rm -rf .venv demo build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .coverage demo build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

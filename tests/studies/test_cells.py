@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from amounts import mostly_slow
 from genrank.config import override
 from genrank.recipes import recipe
 from genrank.studies.cells import Cell, CellResult, read_cell, write_cell
@@ -125,7 +126,7 @@ def test_a_budget_ends_a_study_with_whole_tables_of_fewer_seeds(world: Path, tmp
     assert [row["seeds"] for row in result["rows"]] == [1, 1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", mostly_slow([signal.SIGINT, signal.SIGTERM], often=[signal.SIGINT]))
 def test_an_interrupted_study_loses_the_running_cell_only(number: int, world: Path, tmp_path: Path) -> None:
     settings = [flag for setting in TINY for flag in ("--set", setting)]
     command = [sys.executable, "-m", "genrank.cli", "study", "table1", str(world), "--out", str(tmp_path)]

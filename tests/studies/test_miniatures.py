@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from amounts import mostly_slow
 from counted_logs import counted_feed
 from genrank.cli import main
 from genrank.data.manifest import Manifest
@@ -16,6 +17,7 @@ from genrank.studies.leakage import LEAKS
 from genrank.studies.tokens import OFFICIAL
 from miniatures import TINY, study
 
+OFTEN = ("table1", "cold-start", "leakage", "grank")
 CHEAP = ("--seeds", "2", "--grid", "none")
 
 
@@ -25,7 +27,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("studies")
 
 
-@pytest.mark.parametrize("name", [name for name in STUDIES if name != "a-a"])
+@pytest.mark.parametrize("name", mostly_slow([name for name in STUDIES if name != "a-a"], often=OFTEN))
 def test_a_miniature(name: str, world: Path, out: Path) -> None:
     result = study(world, out, name, *CHEAP)
     planned = STUDIES[name](Bases(manifest=Manifest.load(world), settings=TINY))
@@ -78,6 +80,7 @@ def test_the_cold_start_study_has_slices_by_age(world: Path, out: Path) -> None:
     assert "first day" in (out / "cold-start.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_scaling_study_fits_its_curves(world: Path, out: Path) -> None:
     fits = {fit["axis"]: fit for fit in study(world, out, "scaling", *CHEAP)["fits"]}
     assert set(fits) == {"parameters", "share of the users' exposures", "history window"}
@@ -164,6 +167,7 @@ def test_studies_have_hstu_as_its_later_official_code_has_it(world: Path) -> Non
     assert list(STUDIES["overall"](fixed).variant("hstu").axes) == ["model.input"]
 
 
+@pytest.mark.slow
 def test_hstus_start_and_input_are_tuned_like_a_learning_rate(world: Path, out: Path) -> None:
     result = study(world, out, "overall", "--seeds", "1", "--trials", "5", "--only", OFFICIAL)
     trials = {choice["variant"]: [trial["settings"] for trial in choice["tried"]] for choice in result["tuning"]}
@@ -192,6 +196,7 @@ def test_the_grid_and_what_won_are_written_down(world: Path, out: Path) -> None:
     assert wanted in [config["training"]["learning_rate"] for config in ppnet]
 
 
+@pytest.mark.slow
 def test_the_default_grid_tunes_every_ranker_with_as_many_trials(world: Path, out: Path) -> None:
     result = study(world, out, "overall", "--seeds", "1", "--trials", "4", "--only", "genrank;din")
     assert [choice["variant"] for choice in result["tuning"]] == ["genrank", "mlp", "din"]
