@@ -11,12 +11,17 @@ the memory that they copy from, without which CUDA would wait all the same.
 
 import sys
 from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from genrank.nn import triton_attention, triton_tiles
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "genrank"
 # Names of operators that read a value, or whose result has a size that only the device knows.
@@ -55,6 +60,42 @@ class HostWaits(TorchDispatchMode):
     def num_kernels(self) -> int:
         """About how many kernels the operators start."""
         return sum(count for name, count in self.operators.items() if name not in VIEWS)
+
+
+class NoKernel:
+    """Kernels are launched and forgotten, which takes no answer from the device.
+
+    launches: name, grid, the host's values and the tensors' shapes.
+    """
+
+    def __init__(self) -> None:
+        self.launches: list[tuple[Any, ...]] = []
+
+    def __getattr__(self, name: str) -> "_Launcher":
+        return _Launcher(self, name)
+
+
+class _Launcher:
+    def __init__(self, kernels: NoKernel, name: str):
+        self.kernels, self.name = kernels, name
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        def launch(*arguments: Any, **flags: Any) -> None:
+            values = tuple(tuple(x.shape) if isinstance(x, Tensor) else x for x in arguments)
+            self.kernels.launches.append((self.name, grid, values, tuple(flags.items())))
+
+        return launch
+
+
+def pretend_cuda(monkeypatch: pytest.MonkeyPatch) -> NoKernel:
+    """What a CUDA device would choose, for tensors of the device `meta`."""
+    kernels = NoKernel()
+    monkeypatch.setattr(triton_attention, "_kernels", lambda: kernels)
+    monkeypatch.setattr(triton_tiles, "_in_use", [triton_tiles.HALF_ROOMY])
+    for module in ("genrank.models.sequence_ranker", "genrank.retrieval.retriever"):
+        monkeypatch.setattr(f"{module}.choose_backend", lambda *arguments, **flags: "triton")
+    monkeypatch.setattr(torch, "autocast", lambda *arguments, **flags: nullcontext())  # it takes no such tensors
+    return kernels
 
 
 def _reason(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

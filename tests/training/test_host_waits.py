@@ -4,7 +4,7 @@ Where a step is logged or saved its loss is read, and so is what validation find
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from amounts import mostly_slow
 from genrank.batch import PackedBatch, map_arrays
 from genrank.data.loader import Loader, LoaderConfig, in_one_block
 from genrank.models.ranker import Ranker, build_ranker
-from genrank.nn import dropout, triton_attention, triton_tiles
+from genrank.nn import dropout
 from genrank.recipes import genrank_paper, genrank_small
 from genrank.retrieval import training_losses
 from genrank.retrieval.item_vectors import ItemVectors
@@ -30,7 +30,7 @@ from genrank.training import trainer
 from genrank.training.checkpoint import Checkpoints
 from genrank.training.objective import Objective, RankingObjective
 from genrank.training.trainer import Trainer, TrainingConfig
-from host_waits import HostWaits
+from host_waits import HostWaits, pretend_cuda
 from worlds import SPEC, builder, timelines
 from zoo import NAMES, SEQUENCE, config
 
@@ -44,25 +44,11 @@ SCORED = ("genrank", "user-prefix", "hstu", "interleaved", "sim-hard", "sim-soft
 MAX_HISTORY = 10
 
 
-class _NoKernel:
-    """Kernels are launched and forgotten, which takes no answer from the device."""
-
-    def __getattr__(self, name: str) -> "_NoKernel":
-        return self
-
-    def __getitem__(self, grid: Any) -> Callable[..., None]:
-        return lambda *arguments, **flags: None
-
-
 @pytest.fixture
 def like_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a CUDA device would choose, for tensors of the device `meta`."""
-    monkeypatch.setattr(triton_attention, "_kernels", _NoKernel)
-    monkeypatch.setattr(triton_tiles, "_in_use", [triton_tiles.HALF_ROOMY])
-    for module in ("genrank.models.sequence_ranker", "genrank.retrieval.retriever"):
-        monkeypatch.setattr(f"{module}.choose_backend", lambda *arguments, **flags: "triton")
+    pretend_cuda(monkeypatch)
     monkeypatch.setattr(trainer, "dense_optimizer", _adamw)  # fused ones take no tensors of that device
-    monkeypatch.setattr(torch, "autocast", lambda *arguments, **flags: nullcontext())  # nor does it
 
 
 def _adamw(params: list[nn.Parameter], *, lr: float, weight_decay: float) -> torch.optim.AdamW:

@@ -23,6 +23,7 @@ from genrank.data.sequence import Samples, SequenceBuilder, SequenceConfig, take
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines, joined
 from genrank.inference.cache import ByteBudgetCache
+from genrank.inference.cuda_graphs import scorer
 from genrank.inference.histories import Histories, UserHistory
 from genrank.inference.sizes import entry_bytes
 from genrank.models.ranker import Ranker
@@ -86,12 +87,15 @@ class RankingEngine:
         cache: Cache | None = None,
         device: torch.device | str = "cpu",
         dtype: Literal["fp32", "bf16"] = "fp32",
+        graphs: bool = True,
     ):
-        """`cache`: None encodes every request's history anew."""
+        """`cache`: None encodes every request's history anew. graphs: score by CUDA graphs where the device is CUDA."""
         self.model, self.version, self.device, self.dtype = model, version, torch.device(device), dtype
         self.sequence = replace(sequence, grouping="request", loss_on_history=False, labels_once=False)
         self.histories, self.users = histories, users
         self.statistics, self.cache = statistics, cache
+        with self._precision():  # in which the attention backend is checked
+            self._score = scorer(model, self.device, graphs=graphs)
 
     @torch.no_grad()
     def score(self, requests: Sequence[EngineRequest]) -> list[Scored]:
@@ -101,7 +105,7 @@ class RankingEngine:
         samples = builder.samples()
         with self._precision():
             batch, state, encoded = self._encode(builder, samples, known)
-            logits = {name: value.float() for name, value in self.model.score(state, batch).items()}
+            logits = {name: value.float() for name, value in self._score(state, batch).items()}
         predictions = self.model.predict(logits, batch)
         columns = {task: score.double().cpu().numpy() for task, score in predictions.items()}
         answers: list[Scored | None] = [None] * len(requests)

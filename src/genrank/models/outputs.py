@@ -41,8 +41,8 @@ class Outputs(nn.Module):
         sizes = {name: head.num_logits for name, head in self.heads.items()}
         self.position = PositionBias(sizes) if position else None
 
-    def forward(self, x_CW: Tensor, prior_CP: Tensor, slot_C: Tensor) -> dict[str, Tensor]:
-        """(C, logits of the task's head) per task. `prior_CP`: PPNet's prior, of user and item.
+    def forward(self, x_CW: Tensor, prior_CP: Tensor | None, slot_C: Tensor) -> dict[str, Tensor]:
+        """(C, logits of the task's head) per task. `prior_CP`: PPNet's prior, of user and item; None without it.
 
         Outside training the towers are of their weights' precision whatever the blocks are: they cost little.
         """

@@ -61,6 +61,8 @@ class EmbeddedHistory:
 class PointwiseRanker(nn.Module):
     """Embeddings × pooling × crosses and MLP × heads."""
 
+    capturable = False  # see SequenceRanker: pooling pads to lengths that change with every request
+
     def __init__(self, config: PointwiseRankerConfig, spec: DataSpec, *, max_history: int):
         super().__init__()
         del max_history  # pooling takes any length
@@ -132,7 +134,7 @@ class PointwiseRanker(nn.Module):
         hidden_CW = self.mlp(x_CW)
         if self.of_crosses is not None:
             hidden_CW = hidden_CW + self.of_crosses(self.crosses(x_CW))
-        prior_CP = self.inputs.prior_of(batch, items_IW, state.user_BW)
+        prior_CP = self.inputs.prior_of(batch, items_IW, state.user_BW) if self.outputs.uses_prior else None
         logits: dict[str, Tensor] = self.outputs(hidden_CW, prior_CP, batch.candidates.slot)
         return logits
 

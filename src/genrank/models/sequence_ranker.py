@@ -27,8 +27,9 @@ from torch.utils.checkpoint import checkpoint
 from genrank.batch import Candidates, History, PackedBatch
 from genrank.models.inputs import Inputs, RankerConfig
 from genrank.models.outputs import Outputs
+from genrank.models.score_inputs import ScoreInputs
 from genrank.nn.attention import Attention, Queries, Scoring, Tokens, alibi
-from genrank.nn.backends import BACKENDS, Backend, choose_backend
+from genrank.nn.backends import BACKENDS, JAGGED_BACKENDS, Backend, choose_backend
 from genrank.nn.blocks import Block, HSTUBlock, KeysValues, RelativeBias, TransformerBlock
 from genrank.nn.dropout import Dropout
 from genrank.nn.encoding import GenRankEncoding, ScaledInput
@@ -114,6 +115,14 @@ class Split(NamedTuple):
     in_place: Tensor  # (C - C')
 
 
+class InPlace(NamedTuple):
+    """Candidates that are predicted where history holds them."""
+
+    split: Split
+    queries: Queries  # the others
+    x_CW: Tensor  # (C - C', W) what goes into the last block at their item tokens
+
+
 class SequenceRanker(nn.Module):
     """Organization × encoding × blocks × heads."""
 
@@ -173,8 +182,12 @@ class SequenceRanker(nn.Module):
         """Logits per task, (C, logits of the task's head)."""
         items_IW = self.inputs.items(batch.items)
         state, x_XW = self._encode(batch, items_IW)
-        split = _split(batch.candidates) if self.config.predicts_in_place else None
-        return self._score(state, batch, items_IW, x_XW=x_XW, split=split)
+        if not self.config.predicts_in_place:
+            return self.score_prepared(self._prepared(state, batch, items_IW, None))
+        split = _split(batch.candidates)
+        at_X = self._item_tokens(batch, state)[batch.candidates.in_history[split.in_place]]
+        in_place = InPlace(split, _own_queries(batch.candidates, self._prefix(state, batch), split), x_XW[at_X])
+        return self._score(self._prepared(state, batch, items_IW, split.own), in_place)
 
     def encode_history(self, batch: PackedBatch) -> HistoryState:
         """The batch's histories; its candidates are not looked at."""
@@ -215,7 +228,20 @@ class SequenceRanker(nn.Module):
 
     def score(self, state: HistoryState, batch: PackedBatch) -> dict[str, Tensor]:
         """Logits of the batch's candidates over histories that were encoded before; its history is not looked at."""
-        return self._score(state, batch, self.inputs.items(batch.items), x_XW=None, split=None)
+        return self.score_prepared(self.prepare_score(state, batch))
+
+    def prepare_score(self, state: HistoryState, batch: PackedBatch) -> ScoreInputs:
+        """The first half of `score`: features become vectors."""
+        return self._prepared(state, batch, self.inputs.items(batch.items), None)
+
+    def score_prepared(self, inputs: ScoreInputs) -> dict[str, Tensor]:
+        """The second half of `score`: the blocks and heads. Its kernels depend on the inputs' sizes only."""
+        return self._score(inputs, None)
+
+    @property
+    def capturable(self) -> bool:
+        """Whether `score_prepared` asks its device nothing, so that a CUDA graph can hold it."""
+        return self._backend(next(self.parameters()).device) in JAGGED_BACKENDS
 
     def predict(self, logits: dict[str, Tensor], batch: PackedBatch) -> dict[str, Tensor]:
         """(C) per task: a probability, or expected seconds."""
@@ -274,39 +300,57 @@ class SequenceRanker(nn.Module):
         action_TW = action_TW + self.encoding(place + 1, history.asked.request, history.asked.gap) + added_TW
         return interleaved_context(item_TW, action_TW, history, as_asked=self.config.encoding == "hstu")
 
-    def _score(
-        self, state: HistoryState, batch: PackedBatch, items_IW: Tensor, *, x_XW: Tensor | None, split: Split | None
-    ) -> dict[str, Tensor]:
-        """`split`: which candidates need a token of their own; None: all of them."""
-        c = batch.candidates
-        x_CW = self._candidates(state, batch, items_IW, None if split is None else split.own)
-        prefix_C = self.event_tokens * c.prefix + state.num_prefix_tokens
-        attention = self._attention(_queries(c, prefix_C, split), state.context)
-        for block, keys_values in zip(self.blocks[:-1], state.keys_values[:-1], strict=True):
+    def _prepared(self, state: HistoryState, batch: PackedBatch, items_IW: Tensor, own: Tensor | None) -> ScoreInputs:
+        """`own`: (C') the candidates that need a token of their own, whose vectors go into the blocks; None: all."""
+        c, inputs = batch.candidates, self.inputs
+        prefix_C = self._prefix(state, batch)
+        x_CW = self._candidates(state, batch, items_IW)
+        beside = (inputs.long_history(batch, items_IW), inputs.window_statistics(batch))
+        return ScoreInputs(
+            offsets=c.offsets,
+            prefix_C=prefix_C,
+            time_C=c.time,
+            slot_C=c.slot,
+            x_CW=self._input(x_CW, prefix_C) if own is None else self._input(x_CW[own], prefix_C[own]),
+            beside=tuple(tensor for tensor in beside if tensor is not None),
+            prior_CP=inputs.prior_of(batch, items_IW, state.user_BW) if self.outputs.uses_prior else None,
+            context=state.context,
+            keys_values=state.keys_values,
+        )
+
+    def _score(self, inputs: ScoreInputs, in_place: InPlace | None) -> dict[str, Tensor]:
+        x_CW = inputs.x_CW
+        queries = inputs.queries if in_place is None else in_place.queries
+        attention = self._attention(queries, inputs.context)
+        for block, keys_values in zip(self.blocks[:-1], inputs.keys_values[:-1], strict=True):
             x_CW, _ = self._run(block, x_CW, attention, keys_values)
-        if x_XW is not None and split is not None and len(split.in_place):
-            at_X = self._item_tokens(batch, state)[c.in_history[split.in_place]]
-            x_CW = x_XW.new_zeros(len(prefix_C), x_XW.shape[1]).index_copy(0, split.own, x_CW)
-            x_CW = x_CW.index_copy(0, split.in_place, x_XW[at_X])
-            attention = self._attention(_queries(c, prefix_C, None), state.context)
-        x_CW, _ = self.blocks[-1](x_CW, attention, state.keys_values[-1])
-        for beside in (self.inputs.long_history(batch, items_IW), self.inputs.window_statistics(batch)):
-            x_CW = x_CW if beside is None else x_CW + beside
-        logits: dict[str, Tensor] = self.outputs(x_CW, self.inputs.prior_of(batch, items_IW, state.user_BW), c.slot)
+        if in_place is not None and len(in_place.split.in_place):
+            held_CW, split = in_place.x_CW, in_place.split
+            x_CW = held_CW.new_zeros(len(inputs.prefix_C), held_CW.shape[1]).index_copy(0, split.own, x_CW)
+            x_CW = x_CW.index_copy(0, split.in_place, held_CW)
+            attention = self._attention(inputs.queries, inputs.context)
+        x_CW, _ = self.blocks[-1](x_CW, attention, inputs.keys_values[-1])
+        for beside_CW in inputs.beside:
+            x_CW = x_CW + beside_CW
+        logits: dict[str, Tensor] = self.outputs(x_CW, inputs.prior_CP, inputs.slot_C)
         return logits
 
-    def _candidates(self, state: HistoryState, batch: PackedBatch, items_IW: Tensor, own: Tensor | None) -> Tensor:
-        """(C', W) input vectors of the candidates that need a token of their own; None: of all."""
+    def _prefix(self, state: HistoryState, batch: PackedBatch) -> Tensor:
+        """(C) context tokens of its sequence that each candidate sees."""
+        prefix_C: Tensor = self.event_tokens * batch.candidates.prefix + state.num_prefix_tokens
+        return prefix_C
+
+    def _candidates(self, state: HistoryState, batch: PackedBatch, items_IW: Tensor) -> Tensor:
+        """(C, W) vectors of the candidates."""
         c = batch.candidates
-        x_CW = items_IW[c.item] + self.encoding(self.event_tokens * c.prefix, c.request, c.gap)
+        x_CW: Tensor = items_IW[c.item] + self.encoding(self.event_tokens * c.prefix, c.request, c.gap)
         if self.config.organization == "action":
             x_CW = x_CW + self.mask_action
         context_CW = self.inputs.of_candidates(c)
         x_CW = x_CW if context_CW is None else x_CW + context_CW
-        if state.user_BW is not None and not state.num_prefix_tokens:
-            x_CW = x_CW + per_token(state.user_BW, c.offsets, len(c.item))
-        place_C = self.event_tokens * c.prefix + state.num_prefix_tokens
-        return self._input(x_CW, place_C) if own is None else self._input(x_CW[own], place_C[own])
+        if state.user_BW is None or state.num_prefix_tokens:
+            return x_CW
+        return x_CW + per_token(state.user_BW, c.offsets, len(c.item))
 
     def _input(self, x_NW: Tensor, position_N: Tensor) -> Tensor:
         """(N, W) what goes into the first block. Positions are those that tokens ask from: an item token of the past
@@ -326,14 +370,18 @@ class SequenceRanker(nn.Module):
         return token_T
 
     def _attention(self, queries: Queries, context: Tokens) -> Attention:
-        config, device = self.config, queries.prefix.device
-        channels = config.width // config.num_heads
-        name = choose_backend(config.attention, device, fusible=config.fusible, channels=channels)
+        device = queries.prefix.device
+        name = self._backend(device)
         if name not in self._logged:
             self._logged.add(name)
             log.info("attention backend: %s on %s", name, device)
         backend: Attention = BACKENDS[name](queries, context, self.scoring)
         return backend
+
+    def _backend(self, device: torch.device) -> str:
+        config = self.config
+        channels = config.width // config.num_heads
+        return choose_backend(config.attention, device, fusible=config.fusible, channels=channels)
 
 
 def _split(c: Candidates) -> Split:
@@ -344,10 +392,8 @@ def _split(c: Candidates) -> Split:
     return Split(order[:num_own], order[num_own:])
 
 
-def _queries(c: Candidates, prefix_C: Tensor, split: Split | None) -> Queries:
+def _own_queries(c: Candidates, prefix_C: Tensor, split: Split) -> Queries:
     """The candidates that have a token of their own as queries."""
-    if split is None:
-        return Queries(Tokens(c.offsets, prefix_C, c.time), prefix_C, c.time)
     counted = torch.cat([c.offsets.new_zeros(1), (c.in_history < 0).cumsum(0)])
     prefix, time = prefix_C[split.own], c.time[split.own]
     return Queries(Tokens(counted[c.offsets], prefix, time), prefix, time)

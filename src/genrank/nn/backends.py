@@ -33,6 +33,7 @@ BACKENDS: Mapping[str, type[Attention]] = {
 
 
 PADDING_BACKENDS = ("plain", "fused")  # the others take jagged tensors as they are
+JAGGED_BACKENDS = ("native", "triton")  # these ask nothing but how many tokens and sequences there are
 
 
 def choose_backend(name: str, device: torch.device, *, fusible: bool, channels: int) -> str:

@@ -55,10 +55,12 @@ class PositionBias(nn.Module):
 
     def forward(self, logits: Mapping[str, Tensor], slot_C: Tensor) -> dict[str, Tensor]:
         """(C, logits of the task's head) per task, with b added; `slot_C` is looked at in training only."""
-        index_C = slot_index(slot_C) if self.training else torch.zeros_like(slot_C)
-        hidden_C1 = torch.rand(index_C.shape, device=index_C.device)[:, None] < UNKNOWN_SHARE * self.training
-        index_C = torch.where(hidden_C1[:, 0], 0, index_C)
-        terms = self.to_logits(self.table(index_C)).split(list(self.sizes.values()), -1)
+        sizes, known_C = list(self.sizes.values()), slot_index(slot_C)
+        if not self.training:
+            terms = self.to_logits(self.table(known_C.new_zeros(1))).split(sizes, -1)
+            return {name: logits[name] + term for name, term in zip(self.sizes, terms, strict=True)}
+        hidden_C1 = torch.rand(known_C.shape, device=known_C.device)[:, None] < UNKNOWN_SHARE
+        terms = self.to_logits(self.table(torch.where(hidden_C1[:, 0], 0, known_C))).split(sizes, -1)
         return {
             name: torch.where(hidden_C1, logits[name].detach(), logits[name]) + term
             for name, term in zip(self.sizes, terms, strict=True)
