@@ -1,11 +1,9 @@
 """Every setting trains, is judged and ranks from the command line; what the data can't serve is refused before."""
 
 import importlib.util
-import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from amounts import mostly_slow
@@ -18,6 +16,7 @@ from genrank.retrieval.retriever import Retriever
 from genrank.retrieval.retriever_config import RetrieverConfig
 from genrank.runs.evaluate_ranking import evaluate_run
 from parity import assert_ranked_as_judged
+from run_files import LEARNING, first_and_last_loss
 from worlds import SPEC
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,23 +45,17 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def train(data: Path, out: Path, name: str, assignments: list[str]) -> int:
+def train(data: Path, out: Path, name: str, assignments: list[str], *others: str) -> int:
     flags = [flag for assignment in assignments for flag in ("--set", assignment)]
-    return main(["train", str(data), "--recipe", name, "--out", str(out), *flags])
-
-
-def training_losses(run: Path) -> list[float]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [row["loss"] for row in rows if row["kind"] == "train"]
+    return main(["train", str(data), "--recipe", name, "--out", str(out), *flags, *others])
 
 
 @pytest.mark.parametrize("name", mostly_slow(SETTINGS, often=OFTEN))
 def test_every_setting_learns_and_ranks_from_the_command_line(name: str, counted: Path, tmp_path: Path) -> None:
     chosen, assignments = SETTINGS[name]
-    learning = ["training.epochs=4", "training.log_steps=1", "loader.batch_tokens=512"]
-    assert train(counted, tmp_path / "run", chosen, [*SMALL, *assignments, *learning]) == 0
-    losses = training_losses(tmp_path / "run")
-    assert np.mean(losses[-len(losses) // 4 :]) < 0.9 * np.mean(losses[: len(losses) // 4])
+    assert train(counted, tmp_path / "run", chosen, [*SMALL, *assignments], *LEARNING) == 0
+    first, last = first_and_last_loss(tmp_path / "run")
+    assert last < 0.9 * first
     judged = evaluate_run(tmp_path / "run", report=False).tasks
     assert set(judged) == {"click", "like", "follow", "dwell"}
     assert 0 < judged["click"]["auc"] < 1

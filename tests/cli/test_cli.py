@@ -184,7 +184,7 @@ def test_killed_at_any_step_and_resumed_equals_the_run_that_was_not(data: Path, 
     train += ["--set", "loader.batch_tokens=512", "--set", "training.log_steps=2"]
     train += ["--set", "training.select=click.auc", "--set", "training.validate_every=0.5"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command("train", data, "--out", whole, *train), check=True, capture_output=True)
+    assert main(["train", str(data), "--out", str(whole), *train]) == 0
     process = subprocess.Popen(command("train", data, "--out", killed, *train), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (killed / "checkpoints" / "latest").exists() and time.monotonic() < deadline:
@@ -193,7 +193,7 @@ def test_killed_at_any_step_and_resumed_equals_the_run_that_was_not(data: Path, 
     process.kill()
     assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
     assert not (killed / "bundle").exists()
-    subprocess.run(command("train", data, "--out", killed, "--resume"), check=True, capture_output=True)
+    assert main(["train", str(data), "--out", str(killed), "--resume"]) == 0
     assert weights(killed) == weights(whole)
     assert (killed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 

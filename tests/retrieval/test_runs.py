@@ -21,6 +21,7 @@ from genrank.runs.retrieval_objective import locate, retrieval_data
 from genrank.runs.train import load_run
 from genrank.training.trainer import Trainer
 from retrievers import SETTINGS, trained
+from run_files import LEARNING, first_and_last_loss
 
 USER = "u0000001"
 
@@ -41,7 +42,9 @@ def retrieved(capsys: pytest.CaptureFixture[str], run: Path, *arguments: str) ->
 def test_every_recipe_learns_is_evaluated_and_retrieves(
     recipe: str, settings: tuple[str, ...], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = trained(data, tmp_path / "run", "--recipe", recipe, *settings)
+    run = trained(data, tmp_path / "run", "--recipe", recipe, *settings, *LEARNING)
+    first, last = first_and_last_loss(run)
+    assert last < 0.97 * first
     judged = json.loads(said(capsys, "evaluate", str(run), "--json"))
     assert {"hr@10", "ndcg@10", "recall@50", "recall@500"} <= set(judged["retrieval"])
     assert judged["repeated_targets"] > 0
