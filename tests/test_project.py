@@ -57,3 +57,13 @@ def _returns(function: ast.AST) -> list[int]:
         elif not isinstance(node, inner):
             lines += _returns(node)
     return lines
+
+
+def test_what_always_holds_is_tested_by_default() -> None:
+    """Every test that docs/testing.md names for an invariant exists, and is not left to the slow tests as a whole."""
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", text("docs/testing.md"))
+    assert len(named) > 15
+    for path, name in named:
+        tests = [node for node in ast.parse(text(path)).body if isinstance(node, ast.FunctionDef) and node.name == name]
+        assert tests, f"{path}::{name} is not there"
+        assert not any("slow" in ast.unparse(mark).split("(")[0] for mark in tests[0].decorator_list), name
