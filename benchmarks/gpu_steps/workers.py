@@ -7,7 +7,7 @@ process with it, and the next case gets a fresh one. What is compiled lies in Tr
 import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
@@ -50,7 +50,7 @@ def spread(
                 assert isinstance(pipe, Connection)
                 process, case = busy.pop(pipe)
                 try:
-                    outcome: Outcome = pipe.recv()
+                    outcome: Outcome = replace(pipe.recv(), case=case)  # the very one, not a copy
                 except (EOFError, OSError):
                     process.join(5)
                     outcome = Outcome(case, error=[f"its process ended with status {process.exitcode}"])

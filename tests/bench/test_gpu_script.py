@@ -1,0 +1,300 @@
+"""benchmarks/gpu.py in miniature, in Triton's interpreter: every step writes its figures, and none stops another."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton")
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "benchmarks" / "gpu.py"
+TINY = ["--device", "cpu", "--tiny"]
+BARE = """
+import runpy, sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"pyarrow", "rich", "ibis", "duckdb", "msgspec"}:
+            raise ModuleNotFoundError(f"{name} is not on this machine", name=name)
+sys.meta_path.insert(0, Missing())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of all steps: the first four without what a GPU machine may not have, the demo in its own process."""
+    folder = tmp_path_factory.mktemp("gpu")
+    common = [str(SCRIPT), *TINY, "--out", str(folder)]
+    commands = [
+        [sys.executable, "-c", BARE, *common, "--same-process", "--skip", "demo", "--budget", "1000"],
+        [sys.executable, *common, "--only", "demo", "--budget", "1000"],
+    ]
+
+    def run_script(command: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in pool.map(run_script, commands):
+            assert done.returncode == 0, done.stdout
+    return folder
+
+
+def content(folder: Path, step: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / f"{step}.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("step", ["check", "attention", "training", "scoring", "demo"])
+def test_a_step_leaves_its_figures_and_what_they_were_measured_with(out: Path, step: str) -> None:
+    found = content(out, step)
+    assert (found["status"], found["errors"], found["not_run"]) == ("done", [], [])
+    assert found["rows"]
+    assert {"card", "driver", "torch", "triton", "commit", "command"} <= set(found["machine"])
+
+
+def test_every_backend_is_checked_forward_and_backward(out: Path) -> None:
+    rows = content(out, "check")["rows"]
+    assert {row["backend"] for row in rows} == {"triton", "plain", "fused"}
+    assert {row["queries"] for row in rows} == {"history", "candidates", "interleaved"}
+    assert all(row["right"] for row in rows)
+    assert all({"output", "d_q", "d_k", "d_v"} <= set(row["errors"]) for row in rows)
+    assert all({"d_position_table", "d_time_table"} <= set(row["errors"]) for row in rows if row["learned"])
+    assert {row["bit_equal"] for row in rows if row["deterministic"]} == {True}
+
+
+def test_attention_is_held_against_that_of_pytorch_and_tiles_are_searched(out: Path) -> None:
+    rows = content(out, "attention")["rows"]
+    speeds = [row for row in rows if "what" in row]
+    assert {(row["case"], row["what"]) for row in speeds} >= {
+        (case, what) for case in ("triton, ALiBi", "triton, HSTU", "sdpa, flash") for what in ("forward", "both")
+    }
+    assert all(min(row["milliseconds"], row["tflops"], row["over_sdpa"]) > 0 for row in speeds)
+    tiles = [row for row in rows if row["case"] == "tile"]
+    assert {row["kernel"] for row in tiles} == {"forward", "query_gradient", "key_gradient", "table_gradient"}
+    assert all(row["milliseconds"] > 0 and row["over_reasoned"] > 0 for row in tiles)
+
+
+def test_the_winning_tiles_are_a_file_that_the_kernels_take(out: Path) -> None:
+    from genrank.nn.triton_tiles import KERNELS, read
+
+    (path,) = (out / "tiles").iterdir()
+    assert {one.kernel for one in read(path).measured} == set(KERNELS)
+
+
+def test_training_compares_every_model_and_explains_its_step(out: Path) -> None:
+    found = content(out, "training")
+    cases = ["action, genrank", "interleaved, genrank", "action, hstu", "interleaved, hstu", "hstu with its own block"]
+    assert [row["case"] for row in found["rows"]] == cases
+    for row in found["rows"]:
+        assert min(row["exposures_per_second"], row["mfu_measured"], row["over_hstu"], row["over_own_block"]) > 0
+    assert len(found["facts"]["kernels of action, genrank"]) == 15
+    assert "_Attend" in (out / "kernels-action.txt").read_text()
+
+
+def test_scoring_has_percentiles_of_every_case_and_says_why_there_is_no_graph(out: Path) -> None:
+    rows = content(out, "scoring")["rows"]
+    eager, graph = ([row for row in rows if row["way"] == way] for way in ("eager", "graph"))
+    assert len(eager) == len(graph) == 2
+    assert all(0 < row["p50_ms"] <= row["p99_ms"] for row in eager)
+    assert {row["why"] for row in graph} == {"needs CUDA"}
+
+
+def test_the_demo_is_run_twice_and_its_figures_compared(out: Path) -> None:
+    rows = content(out, "demo")["rows"]
+    assert sum(row["case"] == "run" for row in rows) == 2
+    assert [(row["case"], row["right"]) for row in rows[2:]] == [("click auc", True), ("click gauc", True)]
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module, in which steps can be put."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    spec = importlib.util.spec_from_file_location("gpu_script", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+Step = Callable[..., None]
+
+
+def steps(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, **functions: Step) -> None:
+    monkeypatch.setattr(gpu, "STEPS", dict.fromkeys(functions, 10))
+    for name, function in functions.items():
+        module = ModuleType(f"gpu_steps.{name}")
+        module.run = function  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, f"gpu_steps.{name}", module)
+
+
+def good(report: Any, *arguments: Any, **named: Any) -> None:
+    report.row(case="one", right=True)
+
+
+def raises(report: Any, *arguments: Any, **named: Any) -> None:
+    report.row(case="before", right=True)
+    raise RuntimeError("the driver is on fire")
+
+
+def slow(report: Any, *arguments: Any, **named: Any) -> None:
+    for case in report.cases(["first", "second", "third"]):
+        time.sleep(0.2)
+        report.row(case=case)
+
+
+def wrong(report: Any, *arguments: Any, **named: Any) -> None:
+    report.row(case="wrong", right=False, error=float("nan"))
+    report.row(case="right", right=True)
+
+
+def run(gpu: ModuleType, folder: Path, *more: str) -> int:
+    status: int = gpu.main([*TINY, "--same-process", "--out", str(folder), *more])
+    return status
+
+
+def test_a_step_that_raises_keeps_its_rows_and_does_not_stop_the_next(
+    gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps(gpu, monkeypatch, bad=raises, fine=good)
+    assert run(gpu, tmp_path) == 1
+    bad = content(tmp_path, "bad")
+    assert bad["status"] == "failed"
+    assert [row["case"] for row in bad["rows"]] == ["before"]
+    assert bad["errors"][0]["traceback"][-1] == "RuntimeError: the driver is on fire"
+    assert content(tmp_path, "fine")["status"] == "done"
+
+
+def test_a_step_over_its_budget_stops_and_names_what_it_left_out(
+    gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps(gpu, monkeypatch, late=slow)
+    assert run(gpu, tmp_path, "--budget", "0.1") == 0
+    found = content(tmp_path, "late")
+    assert (found["status"], found["not_run"]) == ("over budget", ["second", "third"])
+    assert [row["case"] for row in found["rows"]] == ["first"]
+    assert "not run: second; third" in capsys.readouterr().out
+
+
+def test_a_wrong_row_is_status_1_and_a_figure_that_is_no_number_is_text(
+    gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps(gpu, monkeypatch, wrong=wrong)
+    assert run(gpu, tmp_path) == 1
+    found = content(tmp_path, "wrong")
+    assert (found["status"], found["right"], found["rows"][0]["error"]) == ("done", False, "nan")
+
+
+def test_every_row_is_on_disk_before_the_next_case_begins(
+    gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def looks(report: Any, *arguments: Any, **named: Any) -> None:
+        for number in range(3):
+            report.row(case=number)
+            seen.append((len(content(tmp_path, "looks")["rows"]), content(tmp_path, "looks")["status"]))
+
+    steps(gpu, monkeypatch, looks=looks)
+    assert run(gpu, tmp_path) == 0
+    assert seen == [(1, "running"), (2, "running"), (3, "running")]
+    assert [path.name for path in tmp_path.iterdir()] == ["looks.json"]
+
+
+def test_a_step_whose_process_is_ended_keeps_its_rows_and_is_said_to_be_killed(
+    gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(command: list[str], *, seconds: float) -> str:
+        (tmp_path / "check.json").write_text(json.dumps({"status": "running", "rows": [{"case": "one"}], "errors": []}))
+        return f"its process was ended after {seconds:.0f} s"
+
+    monkeypatch.setattr(gpu, "watch", ended)
+    assert gpu.main([*TINY, "--out", str(tmp_path), "--only", "check", "--budget", "5"]) == 1
+    found = content(tmp_path, "check")
+    assert (found["status"], found["rows"]) == ("killed", [{"case": "one"}])
+    assert found["errors"][0]["traceback"] == ["its process was ended after 50 s"]
+
+
+def test_a_process_that_hangs_is_ended_with_its_children(gpu: ModuleType) -> None:
+    began = time.monotonic()
+    command = [
+        sys.executable,
+        "-c",
+        "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])",
+    ]
+    assert gpu.watch(command, seconds=0.5) == "its process was ended after 0 s"
+    assert time.monotonic() - began < 60
+    assert gpu.watch([sys.executable, "-c", "import os; os._exit(3)"], seconds=60) == "its process ended with status 3"
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_case_that_fails_or_kills_its_process_costs_no_other_case() -> None:
+    from gpu_steps.workers import spread
+
+    found = {str(o.case): o for o in spread(int, ["3", "x", "5"], workers=2, seconds=lambda: 100.0)}
+    assert (found["3"].value, found["5"].value) == (3, 5)
+    assert found["x"].error[-1].startswith("ValueError")
+    (died,) = spread(os._exit, [7], workers=1, seconds=lambda: 100.0)
+    assert died.error == ["its process ended with status 7"]
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_case_that_hangs_is_not_waited_for() -> None:
+    from gpu_steps.workers import spread
+
+    end = time.monotonic() + 0.5
+    assert list(spread(time.sleep, [600], workers=1, seconds=lambda: max(end - time.monotonic(), 0.0))) == []
+    assert time.monotonic() < end + 60
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_host_wait_is_listed_with_its_line() -> None:
+    import torch
+
+    from gpu_steps import training
+
+    with training.host_waits(torch.device("cpu")) as found:
+        warnings.warn("called a synchronizing CUDA operation", UserWarning, stacklevel=1)
+        warnings.warn("something else", UserWarning, stacklevel=1)
+    assert dict(found) == {"no line of genrank": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "check,atention"], "there is no step 'atention'; the steps are check, attention, training"),
+        (["--skip", "dmo"], "there is no step 'dmo'"),
+        (["--only", "demo", "--skip", "demo"], "no step is left"),
+        (["--budget", "0"], "--budget: 0.0 must be above 0"),
+        (["--lengths", "4"], "--lengths: 4 is too short"),
+    ],
+)
+def test_a_wrong_command_is_refused_in_one_line(
+    gpu: ModuleType, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        gpu.main([*TINY, *arguments])
+    said = capsys.readouterr().err
+    assert refused.value.code == 2
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_on_a_cpu_only_miniature_sizes_are_run(gpu: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        gpu.main(["--device", "cpu"])
+    assert "add --tiny" in capsys.readouterr().err
