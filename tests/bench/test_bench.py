@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from amounts import mostly_slow
+from genrank.bench import attention_speed
 from genrank.bench.attention_speed import growth_exponent
 from genrank.bench.bench_options import TINY
 from genrank.bench.measure import figure, interleave
@@ -84,9 +86,14 @@ def test_training_measures_its_named_figures_on_equal_losses(capsys: pytest.Capt
         assert_figures(cell, "exposures_per_second", "tokens_per_second", "step_ms", "utilisation")
 
 
+@pytest.mark.parametrize("backends", mostly_slow(["quick", "all"], often=["quick"]))
 def test_attention_measures_every_backend_that_runs_and_says_why_others_do_not(
-    capsys: pytest.CaptureFixture[str],
+    backends: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """quick: without those that are compiled or interpreted before they run."""
+    if backends == "quick":
+        quick = {name: attention_speed.BACKENDS[name] for name in ("reference", "plain", "fused", "native")}
+        monkeypatch.setattr(attention_speed, "BACKENDS", quick)
     result = bench(capsys, "attention")
     on_gpu = torch.cuda.is_available()
     expected = {"plain: history", "plain: candidates", "plain: interleaved, learned bias, silu"}
