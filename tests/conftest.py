@@ -43,7 +43,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> Iterator[None]:
-    """The tests share the cores: where threads are more than cores, each waits in a loop until the others had a turn."""
+    """Workers share the cores: where threads are more than cores, each waits in a loop until the others had a turn."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "cpu_count", lambda: 1)  # what studies and preparation take their number of threads from
