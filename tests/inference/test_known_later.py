@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
+from amounts import examples, mostly_slow
 from genrank.artifacts.bundle import load_bundle
 from genrank.artifacts.index import load_index
 from genrank.cli import main
@@ -21,7 +22,8 @@ from genrank.runs.train import load_run
 from served_feed import ServedFeed
 
 LIMITS = given(max_events=st.integers(1, 60))
-FEW = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = examples(6, 3, suppress_health_check=[HealthCheck.function_scoped_fixture])
+RANKERS = ("genrank", "hstu", "interleaved", "sim-soft", "hstu-sim", "din")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,7 @@ def follow(served: ServedFeed, model: Ranker, store: SQLiteStore, judged: dict[i
     return compared
 
 
-@pytest.mark.parametrize("name", ["genrank", "hstu", "interleaved", "sim-soft", "hstu-sim", "din"])
+@pytest.mark.parametrize("name", mostly_slow(RANKERS, often=["genrank", "hstu-sim", "din"]))
 def test_rankings_equal_offlines_for_any_limit_of_the_store(name: str, served: ServedFeed) -> None:
     model = served.ranker(name)
     judged = served.judged(model)
