@@ -100,6 +100,7 @@ def refuse(message: str) -> int:
 def prepare_environment(device: str) -> None:
     """What has to be set before PyTorch and Triton are imported, here and in all processes that are started."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it no product is deterministic
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # the processes that compile are many enough
     if device == "cpu":
         os.environ["TRITON_INTERPRET"], os.environ["CUDA_VISIBLE_DEVICES"] = "1", ""
     for path in (HERE, HERE.parent / "src"):
@@ -153,7 +154,7 @@ def run_apart(step: str, options: argparse.Namespace, *, seconds: float) -> None
 
 def watch(command: list[str], *, seconds: float) -> str:
     """Runs it for so long at most; how it ended."""
-    process = subprocess.Popen(command, start_new_session=True)
+    process = subprocess.Popen(command, process_group=0)
     try:
         return f"its process ended with status {process.wait(seconds)}"
     except subprocess.TimeoutExpired:
@@ -178,4 +179,5 @@ def ended_well(step: str, out: Path) -> bool:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a step's processes are ended too
     sys.exit(main())

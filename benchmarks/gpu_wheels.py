@@ -1,12 +1,15 @@
 """What `genrank demo` needs on a machine with torch, triton, numpy and safetensors but without internet.
 
-    python benchmarks/gpu_wheels.py          build/gpu_wheels/site.tar.xz, below 56 MiB, in some two minutes
+    python benchmarks/gpu_wheels.py                              build/gpu_wheels/site.tar.xz, in some two minutes
+    python benchmarks/gpu_wheels.py --without pyarrow,pandas     for a machine that has these
 
 It downloads wheels for Python 3.12 on x86-64 Linux, unpacks them, leaves out what the demo never imports, and packs the
-rest: as they come, the wheels are 101 MiB, pyarrow and duckdb alone 62. The step `demo` of benchmarks/gpu.py unpacks
-the archive into a temporary folder and puts that on Python's path: all that installing these wheels would do.
+rest. As they come the wheels have SIZE, of which pyarrow and duckdb have 62; packed they have PACKED. The step `demo`
+of benchmarks/gpu.py unpacks the archive into a temporary folder, where Python looks last. Without matplotlib, which
+isn't among them, the demo draws no report.html.
 """
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -19,21 +22,10 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "build" / "gpu_wheels" / "site.tar.xz"
 LIMIT = 56 * 2**20  # bytes: with the repository, 64 MiB travel to the machine
 PYTHON, PLATFORMS = "3.12", ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
-# Later pyarrows are a third larger.
-PREPARE = (
-    "pyarrow==17.0.0",
-    "pyarrow-hotfix",
-    "duckdb",
-    "ibis-framework",
-    "sqlglot",
-    "pandas",
-    "toolz",
-    "parsy",
-    "atpublic",
-)
-PREPARE += ("python-dateutil", "six", "tzdata", "packaging", "typing-extensions")
-REPORT = ("rich", "markdown-it-py", "mdurl", "pygments", "jinja2", "markupsafe", "matplotlib", "contourpy", "cycler")
-REPORT += ("fonttools", "kiwisolver", "pillow", "pyparsing")
+# All that is imported: what they depend on is among them. Later pyarrows are a third larger.
+PACKAGES = ("pyarrow==17.0.0", "pyarrow-hotfix", "duckdb", "ibis-framework", "sqlglot", "pandas", "toolz", "parsy")
+PACKAGES += ("atpublic", "python-dateutil", "six", "tzdata", "packaging", "typing-extensions")
+PACKAGES += ("rich", "markdown-it-py", "mdurl", "pygments")
 # Never imported by the demo, by the name of a folder or the beginning of a file's.
 FOLDERS = {"tests", "include", "sample_data"}
 FILES = ("libarrow_flight", "_flight", "libarrow_python_flight", "libarrow_substrait", "_substrait")
@@ -41,13 +33,22 @@ FILES = ("libarrow_flight", "_flight", "libarrow_python_flight", "libarrow_subst
 
 def main() -> int:
     """0, or 1 where the archive is larger than what can travel."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--without", default="", help="packages, by commas")
+    without = set(filter(None, parser.parse_args().without.split(",")))
+    names = {package.split("==")[0] for package in PACKAGES}
+    if without - names:
+        parser.error(f"--without: {', '.join(sorted(without - names))} is none of {', '.join(sorted(names))}")
+    packages = [package for package in PACKAGES if package.split("==")[0] not in without]
     with tempfile.TemporaryDirectory() as folder:
         wheels, site = Path(folder) / "wheels", Path(folder) / "site"
-        download(wheels)
-        for wheel in sorted(wheels.glob("*.whl")):
+        download(packages, wheels)
+        found = sorted(wheels.glob("*.whl"))
+        for wheel in found:
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(site)
             print(f"{wheel.stat().st_size / 2**20:6.1f} MiB  {wheel.name}")
+        print(f"{sum(wheel.stat().st_size for wheel in found) / 2**20:6.1f} MiB  of wheels")
         leave_out(site)
         OUT.parent.mkdir(parents=True, exist_ok=True)
         with tarfile.open(OUT, "w:xz", preset=6) as archive:
@@ -59,12 +60,12 @@ def main() -> int:
     return int(size > LIMIT)
 
 
-def download(folder: Path) -> None:
-    """The wheels, without what they depend on: the lists above are whole."""
+def download(packages: list[str], folder: Path) -> None:
+    """The wheels, without what they depend on."""
     platforms = [part for platform in PLATFORMS for part in ("--platform", platform)]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += ["--python-version", PYTHON, "--implementation", "cp", *platforms, "--dest", str(folder)]
-    subprocess.run([*command, *PREPARE, *REPORT], check=True)
+    subprocess.run([*command, *packages], check=True)
 
 
 def leave_out(site: Path) -> None:

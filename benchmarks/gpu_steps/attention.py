@@ -30,7 +30,7 @@ SDPA_KERNELS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "memory-efficient": SDPBackend.EFFICIENT_ATTENTION,
 }
-SHARE = 0.45  # of the step's budget for the table of speeds; the rest is the search's
+FLEX = 0.25  # of the step's budget that is left to FlexAttention, whose kernels take long to compile
 
 
 @dataclass(frozen=True)
@@ -43,23 +43,32 @@ class Contender:
 
 
 def run(report: Report, sizes: Sizes, clock: Clock, *, workers: int) -> None:
-    """Rows of contenders at every length, then those of the search."""
-    for index, length in enumerate(sizes.lengths):
-        if report.left < (1 - SHARE) * report.seconds and index:
-            report.skip(f"speed at {length}")
-            continue
+    """Rows of contenders at every length, those of the search, and those of FlexAttention, which compiles longest."""
+    rates: dict[tuple[int, str], float] = {}
+    for length in report.cases(sizes.lengths):
         with report.case(f"speed at {length}"):
-            _time(report, sizes, clock, length)
-    tile_search.run(report, sizes, clock, workers=workers)
+            rates |= _time(report, clock, length, dict(_contenders(report, sizes, clock.device, length)), {})
+    flex = clock.device.type == "cuda"
+    tile_search.run(report, sizes, clock, workers=workers, until=FLEX * report.seconds if flex else 0.0)
+    for length in report.cases(sizes.lengths if flex else ()):
+        with report.case(f"flex, ALiBi, {length}"):
+            layer = _ours(sizes, clock.device, length, "flex", "position", hstu=False)
+            _time(report, clock, length, {"flex, ALiBi": layer}, rates)
 
 
-def _time(report: Report, sizes: Sizes, clock: Clock, length: int) -> None:
-    contenders = dict(_contenders(report, sizes, clock.device, length))
+def _time(
+    report: Report, clock: Clock, length: int, contenders: dict[str, Contender], known: dict[tuple[int, str], float]
+) -> dict[tuple[int, str], float]:
+    """(length, forward or both) → the rate of PyTorch's fastest kernel, where it is among them; else it is `known`."""
+    fastest = dict(known)
     for what, factor in (("forward", 1), ("both", 3)):
         work: dict[str, Callable[[], object]] = {name: getattr(one, what) for name, one in contenders.items()}
-        seconds = {name: statistics.median(taken) for name, taken in clock.by_turns(work).items()}
+        taken = clock.by_turns(work, seconds=max(report.left / 8, 1.0))
+        seconds = {name: statistics.median(each) for name, each in taken.items()}
         rates = {name: factor * contenders[name].operations / took for name, took in seconds.items()}
-        best = max((rate for name, rate in rates.items() if name.startswith("sdpa")), default=None)
+        dense = [rate for name, rate in rates.items() if name.startswith("sdpa")]
+        fastest |= {(length, what): max(dense)} if dense else {}
+        best = fastest.get((length, what))
         for name, rate in rates.items():
             report.row(
                 case=name,
@@ -70,16 +79,14 @@ def _time(report: Report, sizes: Sizes, clock: Clock, length: int) -> None:
                 over_sdpa=None if best is None else rate / best,
                 mebibytes=clock.peak_memory(work[name]),
             )
+    return fastest
 
 
 def _contenders(report: Report, sizes: Sizes, device: torch.device, length: int) -> Iterator[tuple[str, Contender]]:
     """Those that run, by name."""
-    layers = {"triton, ALiBi": ("triton", "position", False), "triton, HSTU": ("triton", "none", True)}
-    if device.type == "cuda":
-        layers["flex, ALiBi"] = ("flex", "position", False)
-    for name, kind in layers.items():
+    for name, by, hstu in (("triton, ALiBi", "position", False), ("triton, HSTU", "none", True)):
         with report.case(f"{name}, {length}"):
-            layer = _ours(sizes, device, length, *kind)
+            layer = _ours(sizes, device, length, "triton", by, hstu=hstu)
             layer.both()
             yield name, layer
     for name, kernel in SDPA_KERNELS.items():
@@ -95,15 +102,16 @@ def _contenders(report: Report, sizes: Sizes, device: torch.device, length: int)
 
 
 def _ours(
-    sizes: Sizes, device: torch.device, length: int, backend: str, by: Literal["position", "none"], hstu: bool
+    sizes: Sizes, device: torch.device, length: int, backend: str, by: Literal["position", "none"], *, hstu: bool
 ) -> Contender:
     """One layer: the history's own attention, and that of the candidates to it."""
     scoring = Scoring(alibi(sizes.num_heads, by), "silu" if hstu else "softmax", 2.0 * length)
     parts, leaves = [], []
     for queries, context in layer_of(sizes, device, length):
         attention: Attention = BACKENDS[backend](queries, context, scoring)
-        drawn = random_leaves(queries, context, sizes.num_heads, sizes.channels, learned=hstu, dtype=sizes.dtype)
-        mine = {name: leaf.to(device).requires_grad_() for name, leaf in drawn.items()}
+        table = 2 * length if hstu else 0
+        drawn = random_leaves(queries, context, sizes.num_heads, sizes.channels, dtype=sizes.dtype, table=table)
+        mine = {name: leaf.requires_grad_() for name, leaf in drawn.items()}
         parts.append((attention, mine))
         leaves += list(mine.values())
 

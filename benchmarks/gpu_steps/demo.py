@@ -1,9 +1,9 @@
 """Step `demo`: does `genrank demo` give on a card what it gives on a CPU?
 
 It runs twice from this clone, on the card and on the CPU of the same machine, side by side. What the demo needs beyond
-torch, triton, numpy and safetensors comes from build/gpu_wheels/site.tar.xz, where gpu_wheels.py has made that, or else
-from the present Python. Figures agree where they differ by at most 3 deviations of the CPU's seeds: the card computes
-in bf16 and draws other dropout, so that its run is one more seed.
+torch, triton, numpy and safetensors, and this Python has not, comes from build/gpu_wheels/site.tar.xz, which
+gpu_wheels.py makes. Figures agree where they differ by at most 3 deviations over the CPU's seeds: the card computes in
+bf16 and draws other dropout, so that its run is one more seed.
 """
 
 import json
@@ -21,12 +21,15 @@ from gpu_steps.machine import ROOT, Clock, Sizes
 from gpu_steps.report import Report
 
 SITE = ROOT / "build" / "gpu_wheels" / "site.tar.xz"
-# Deviation over 3 seeds on a CPU: docs/accuracy.md, `genrank-demo` on the simulated feed.
+# Mean and deviation over 3 seeds on a CPU: docs/accuracy.md, `genrank-demo` on the simulated feed.
+DOCUMENTED = {"auc": 0.8024, "gauc": 0.7565}
 DEVIATIONS = {"auc": 0.0010, "gauc": 0.0013}
 DEVIATIONS_ALLOWED = 3
 TASK = "click"
 LAST_LINES = 12
 
+# The command line, with a folder in which is looked last: folder, then the command.
+COMMAND = "import sys; sys.path.append(sys.argv.pop(1)); from genrank.cli import main; sys.exit(main(sys.argv[1:]))"
 # The way of `genrank demo` on a feed that is too small to learn from: folder, then settings of the feed.
 MINIATURE = """
 import sys
@@ -67,34 +70,32 @@ def run(report: Report, sizes: Sizes, clock: Clock, *, workers: int) -> None:
     del workers
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        path = [str(ROOT / "src")]
-        if clock.device.type == "cuda" and SITE.exists():
+        if SITE.exists() and not sizes.tiny:
             with tarfile.open(SITE) as archive:
                 archive.extractall(folder, filter="data")
-            path.append(str(folder / "site"))
         devices = (clock.device.type, "cpu" if clock.device.type == "cuda" else "cpu again")
-        runs = [_start(folder / device.replace(" ", "-"), device, path, sizes) for device in devices]
+        runs = [_start(folder, device, sizes) for device in devices]
         try:
             figures = dict(_finished(report, runs))
         finally:
             for one in runs:
                 one.process.kill()
-    if len(figures) == 2:
-        _compare(report, *figures.values())
+    first, second = devices
+    if first in figures:
+        _compare(report, figures[first], figures.get(second, DOCUMENTED), second if second in figures else "documented")
 
 
-def _start(folder: Path, device: str, path: list[str], sizes: Sizes) -> DemoRun:
+def _start(whole: Path, device: str, sizes: Sizes) -> DemoRun:
+    folder = whole / device.replace(" ", "-")
     folder.mkdir()
-    command = [sys.executable, "-m", "genrank.cli", "demo", "--out", str(folder / "demo")]
+    command = [sys.executable, "-c", COMMAND, str(whole / "site"), "demo", "--out", str(folder / "demo")]
     if sizes.tiny:
         command = [sys.executable, "-c", MINIATURE, str(folder / "demo"), *sizes.demo_settings]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     if device != "cuda":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     with (folder / "output.txt").open("wb") as output:
-        process = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True
-        )
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=folder)
     return DemoRun(device, folder, process)
 
 
@@ -124,9 +125,9 @@ def number(figure: Any) -> float:
     return float(figure["value"] if isinstance(figure, dict) else figure)
 
 
-def _compare(report: Report, card: dict[str, float], cpu: dict[str, float]) -> None:
+def _compare(report: Report, card: dict[str, float], expected: dict[str, float], where: str) -> None:
+    """where: what is expected comes from; the documented mean stands in for a CPU that wasn't done in time."""
     for name, deviation in DEVIATIONS.items():
-        difference = card[name] - cpu[name]
-        allowed = DEVIATIONS_ALLOWED * deviation
-        row = {"case": f"{TASK} {name}", "card": card[name], "cpu": cpu[name], "difference": difference}
-        report.row(**row, allowed=allowed, right=abs(difference) <= allowed)
+        difference, allowed = card[name] - expected[name], DEVIATIONS_ALLOWED * deviation
+        row = {"case": f"{TASK} {name}", "card": card[name], "expected": expected[name], "from": where}
+        report.row(**row, difference=difference, allowed=allowed, right=abs(difference) <= allowed)

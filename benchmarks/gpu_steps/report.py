@@ -22,6 +22,7 @@ from gpu_steps.machine import as_json
 Case = TypeVar("Case")
 TRACEBACK_LINES = 12
 SHOWN = 12  # characters of a column at least
+LONGEST_LINE = 300  # characters of a fact in the terminal
 
 
 class Report:
@@ -67,7 +68,7 @@ class Report:
     def fact(self, name: str, value: Any) -> None:
         """What holds for the whole step."""
         self.content["facts"][name] = value
-        print(f"  {name}: {shown(value)}", flush=True)
+        print(f"  {name}: {shown(value)}"[:LONGEST_LINE], flush=True)
         self.write()
 
     def cases(self, cases: Iterable[Case]) -> Iterator[Case]:

@@ -25,7 +25,7 @@ from genrank.nn.history_state import HistoryState
 from gpu_steps.machine import Clock, Sizes
 from gpu_steps.report import Report
 
-SECONDS = 2.5  # of a case's requests at most
+SECONDS = 1.5  # of a case's requests at most
 LEAST = 3  # requests of a case
 WARM_UPS = 5  # requests that don't count: kernels are compiled, a graph is captured
 
@@ -129,6 +129,8 @@ def graph_scorer(ranker: SequenceRanker, device: torch.device) -> tuple[Any, str
         graphs = importlib.import_module("genrank.inference.cuda_graphs")
     except ModuleNotFoundError:
         return None, "not built"
+    if not ranker.capturable:
+        return None, "this model can't be captured"
     return graphs.GraphScorer(ranker, graphs.CudaCapture(device), limits=graphs.GraphLimits(after=1, bytes=2**34)), ""
 
 

@@ -1,10 +1,12 @@
 """The search of step `attention`: which tile makes each Triton kernel fastest on this card?
 
-Tiles are compiled and checked against float64 side by side in processes of their own, then timed here alone, each by
-turns with the reasoned tile, over batches of the paper's length and of a long one. What is fastest so far is written
-to OUT/tiles/<card>.json after every improvement: the file that genrank/nn/tiles/ takes.
+First tiles are compiled and checked against float64, side by side in processes of their own. Then, when no other
+process uses the card, each is timed by turns with the reasoned tile, over batches of the paper's length and of a long
+one. What is fastest so far is written to OUT/tiles/<card>.json after every improvement: the file that genrank/nn/tiles/
+takes.
 """
 
+import itertools
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +23,13 @@ from gpu_steps.machine import Clock, Sizes, card_name
 from gpu_steps.report import Report
 from gpu_steps.workers import spread
 
-KERNELS = ("forward", "key_gradient", "query_gradient", "table_gradient")  # by how much a step gains from them
+KERNELS: tuple[triton_tiles.Kernel, ...] = (
+    "forward",
+    "key_gradient",
+    "query_gradient",
+    "table_gradient",
+)  # by how much a step gains from them
+CHECKING = 0.6  # of the search's time: compiling and checking; the rest is timing
 PRETENDED = 227 * 1024  # bytes of shared memory in the interpreter: an H100's
 
 
@@ -31,64 +39,66 @@ class Trial:
 
     kernel: triton_tiles.Kernel
     tile: triton_tiles.Tile
-    tiles: triton_tiles.Tiles  # the reasoned ones, with this tile among them
     case: check.Case
+    card: tuple[torch.dtype, int, int]  # what the reasoned tiles depend on
+
+    @property
+    def reasoned(self) -> triton_tiles.Tiles:
+        """Those for every kernel."""
+        return triton_tiles.fallback(*self.card)
+
+    @property
+    def tiles(self) -> triton_tiles.Tiles:
+        """The reasoned ones, with this tile among them."""
+        return replace(self.reasoned, **{self.kernel: self.tile})
+
+    def columns(self) -> dict[str, Any]:
+        """What a row says of it."""
+        return {"kernel": self.kernel, "channels": self.case.channels, "tile": written(self.tile)}
 
     def __str__(self) -> str:
         return f"{self.kernel}, {self.case.channels} channels, {written(self.tile)}"
 
 
-def run(report: Report, sizes: Sizes, clock: Clock, *, workers: int) -> None:
-    """A row per tile. Kernels share the time that is left of the step's budget, the first one's leftover goes on."""
-    found: list[triton_tiles.MeasuredTile] = []
-    searches = [(channels, kernel) for channels in sizes.search_channels for kernel in KERNELS]
-    for index, (channels, kernel) in enumerate(searches):
-        name = f"search, {kernel}, {channels} channels"
-        share = report.left / max(min(len(searches), len(KERNELS) * (index // len(KERNELS) + 1)) - index, 1)
-        if report.left <= 0:
-            report.skip(name)
-            continue
-        with report.case(name):
-            _search(report, sizes, clock, kernel, channels, found, workers=workers, until=report.left - share)
+def run(report: Report, sizes: Sizes, clock: Clock, *, workers: int, until: float) -> None:
+    """A row per tile, when it was checked and when it was timed; both are over when `until` seconds are left."""
+    trials = [
+        t for channels in sizes.search_channels for kernel in KERNELS for t in _trials(sizes, clock, kernel, channels)
+    ]
+    timing_begins = until + (report.left - until) * (1 - CHECKING)
+    right = _checked(report, trials, workers, seconds=lambda: report.left - timing_begins)
+    found: dict[tuple[str, int], triton_tiles.MeasuredTile] = {}
+    for (kernel, channels), group in itertools.groupby(right, key=lambda trial: (trial.kernel, trial.case.channels)):
+        run_kernel = None
+        for trial in group:
+            if report.left <= until:
+                report.skip(str(trial))
+                continue
+            with report.case(str(trial)):
+                run_kernel = run_kernel or _kernel(trial.case.sizes, clock.device, kernel)
+                tile, reasoned = _compare(clock, run_kernel, trial)
+                report.row(case="tile", **trial.columns(), milliseconds=1000 * tile, over_reasoned=reasoned / tile)
+                best = found.get((kernel, channels))
+                if best is None or reasoned / tile > best.fallback_milliseconds / best.milliseconds:
+                    found[kernel, channels] = _measured(trial, tile, reasoned)
+                    _write(report, sizes, clock, list(found.values()))
 
 
-def _search(
-    report: Report,
-    sizes: Sizes,
-    clock: Clock,
-    kernel: triton_tiles.Kernel,
-    channels: int,
-    found: list[triton_tiles.MeasuredTile],
-    *,
-    workers: int,
-    until: float,
-) -> None:
-    """One kernel; no tile is begun when only `until` seconds of the budget are left."""
-    sized = replace(sizes, num_heads=max(sizes.num_heads * sizes.channels // channels, 1), channels=channels)
-    trials = _trials(sized, clock.device, kernel)
-    reasoned, best = trials[0], None
-    run_kernel = _kernel(sized, clock.device, kernel)
-    left = list(trials)
-    for outcome in spread(try_tile, trials, workers=workers, seconds=lambda: report.left - until):
+def _checked(report: Report, trials: list[Trial], workers: int, *, seconds: Callable[[], float]) -> list[Trial]:
+    """The trials whose tile compiles and gives right results, in their order."""
+    left, right = list(trials), []
+    for outcome in spread(try_tile, trials, workers=workers, seconds=seconds):
         trial = outcome.case
         left.remove(trial)
-        row: dict[str, Any] = {"case": "tile", "kernel": kernel, "channels": channels, "tile": written(trial.tile)}
         why = outcome.error[-1] if outcome.error else _wrong(outcome.value)
-        if why and trial is reasoned:
+        report.row(case="tile checked", **trial.columns(), fits=not why, why=why)  # most often memory is too small
+        if not why:
+            right.append(trial)
+        elif trial.tile == getattr(triton_tiles.fallback(*trial.card), trial.kernel):
             report.error(str(trial), outcome.error or [why])
-        if why:  # most often a tile that doesn't fit after all
-            report.row(**row, milliseconds=None, over_reasoned=None, why=why)
-            continue
-        took = _compare(clock, run_kernel, trial.tiles, reasoned.tiles)
-        report.row(**row, milliseconds=1000 * took[0], over_reasoned=took[1] / took[0], why="")
-        if best is None or took[1] / took[0] > best:
-            best = took[1] / took[0]
-            measured = _measured(sized, kernel, trial.tile, *took)
-            found[:] = [one for one in found if (one.kernel, one.channels) != (kernel, measured.channels)]
-            found.append(measured)
-            _write(report, sizes, clock, found)
     for trial in left:
         report.skip(str(trial))
+    return [trial for trial in trials if trial in right]
 
 
 def _wrong(rows: list[dict[str, Any]]) -> str:
@@ -97,23 +107,23 @@ def _wrong(rows: list[dict[str, Any]]) -> str:
     return "" if all(row["right"] for row in rows) else f"off by {worst:.2g}"
 
 
-def _trials(sizes: Sizes, device: torch.device, kernel: triton_tiles.Kernel) -> list[Trial]:
-    """The reasoned tile, then others in order of promise."""
-    shared = PRETENDED if device.type == "cpu" else shared_memory(device)
-    reasoned = triton_tiles.fallback(sizes.dtype, sizes.channels, shared)
+def _trials(sizes: Sizes, clock: Clock, kernel: triton_tiles.Kernel, channels: int) -> list[Trial]:
+    """The reasoned tile, then others in order of promise. Heads of other sizes are as many as make the same width."""
+    sized = replace(sizes, num_heads=max(sizes.num_heads * sizes.channels // channels, 1), channels=channels)
+    card = sizes.dtype, channels, shared_memory(clock.device)
     case = check.Case(
         backend="triton",
         dtype=sizes.dtype,
-        channels=sizes.channels,
+        channels=channels,
         weighting="silu" if kernel == "table_gradient" else "softmax",
         by="none" if kernel == "table_gradient" else "position",
         learned=kernel == "table_gradient",
         deterministic=False,
-        device=str(device),
-        sizes=sizes,
+        device=str(clock.device),
+        sizes=sized,
     )
-    tiles = triton_tiles.candidates(kernel, sizes.dtype, sizes.channels, shared, at_most=sizes.search_at_most)
-    return [Trial(kernel, tile, replace(reasoned, **{kernel: tile}), case) for tile in tiles]
+    tiles = triton_tiles.candidates(kernel, *card, at_most=sizes.search_at_most)
+    return [Trial(kernel, tile, case, card) for tile in tiles]
 
 
 def try_tile(trial: Trial) -> list[dict[str, Any]]:
@@ -122,19 +132,18 @@ def try_tile(trial: Trial) -> list[dict[str, Any]]:
         return check.check(trial.case)
 
 
-def _compare(
-    clock: Clock, run_kernel: Callable[[], object], tiles: triton_tiles.Tiles, reasoned: triton_tiles.Tiles
-) -> tuple[float, float]:
-    """Seconds with the tiles and with the reasoned ones."""
+def _compare(clock: Clock, run_kernel: Callable[[], object], trial: Trial) -> tuple[float, float]:
+    """Seconds with the trial's tile and with the reasoned one."""
 
-    def with_tiles(these: triton_tiles.Tiles) -> Callable[[], object]:
+    def with_tiles(tiles: triton_tiles.Tiles) -> Callable[[], object]:
         def run_with() -> object:
-            with triton_tiles.using(these):
+            with triton_tiles.using(tiles):
                 return run_kernel()
 
         return run_with
 
-    taken = clock.by_turns({"tile": with_tiles(tiles), "reasoned": with_tiles(reasoned)}, seconds=3)
+    work = {"tile": with_tiles(trial.tiles), "reasoned": with_tiles(trial.reasoned)}
+    taken = clock.by_turns(work, seconds=3)
     return statistics.median(taken["tile"]), statistics.median(taken["reasoned"])
 
 
@@ -148,10 +157,9 @@ def _kernel(sizes: Sizes, device: torch.device, kernel: triton_tiles.Kernel) -> 
     for length in sizes.search_lengths:
         for queries, context in layer_of(sizes, device, length):
             attention = Recorded(queries, context, scoring)
-            drawn = check.random_leaves(
-                queries, context, sizes.num_heads, sizes.channels, learned=hstu, dtype=sizes.dtype
+            leaves = check.random_leaves(
+                queries, context, sizes.num_heads, sizes.channels, dtype=sizes.dtype, table=2 * length if hstu else 0
             )
-            leaves = {name: leaf.to(device) for name, leaf in drawn.items()}
             check.results(attention, leaves, torch.randn_like(leaves["q"]))
             calls.append(attention.calls[kernel])
     return lambda: [call() for call in calls]
@@ -187,18 +195,18 @@ class Recorded(TritonAttention):
 
 def shared_memory(device: torch.device) -> int:
     """Bytes that one program can have."""
+    if device.type == "cpu":
+        return PRETENDED
     properties: Any = torch.cuda.get_device_properties(device)
     return int(properties.shared_memory_per_block_optin)
 
 
-def _measured(
-    sizes: Sizes, kernel: triton_tiles.Kernel, tile: triton_tiles.Tile, seconds: float, reasoned: float
-) -> triton_tiles.MeasuredTile:
+def _measured(trial: Trial, seconds: float, reasoned: float) -> triton_tiles.MeasuredTile:
     return triton_tiles.MeasuredTile(
-        kernel=kernel,
-        size=triton_tiles.number_size(sizes.dtype),
-        channels=triton_tiles.channel_class(sizes.channels),
-        tile=tile,
+        kernel=trial.kernel,
+        size=triton_tiles.number_size(trial.case.dtype),
+        channels=triton_tiles.channel_class(trial.case.channels),
+        tile=trial.tile,
         milliseconds=1000 * seconds,
         fallback_milliseconds=1000 * reasoned,
     )
@@ -213,7 +221,7 @@ def _write(report: Report, sizes: Sizes, clock: Clock, found: list[triton_tiles.
         path,
         triton_tiles.CardTiles(
             card=card,
-            shared_memory=PRETENDED if clock.device.type == "cpu" else shared_memory(clock.device),
+            shared_memory=shared_memory(clock.device),
             driver=machine["driver"] or "unknown",
             torch_version=machine["torch"],
             triton_version=machine["triton"],

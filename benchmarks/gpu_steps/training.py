@@ -104,7 +104,8 @@ def _time(
     taken = clock.by_turns(steps, seconds=max(report.left / 3, 1.0))
     seconds = {name: statistics.median(each) for name, each in taken.items()}
     for name, step in steps.items():
-        flops = step.flops() / seconds[name]
+        with step.trainer.autocast():  # else kernels for fp32 would be compiled to count with
+            flops = step.flops() / seconds[name]
         report.row(
             case=name,
             length=length,
@@ -123,21 +124,19 @@ def _time(
 
 def _explain(report: Report, clock: Clock, steps: dict[str, Steps]) -> None:
     """Where the host waits, and which kernels take the time."""
-    for name in (GENRANK, OWN_BLOCK):
-        with report.case(f"host waits, {name}"), host_waits(clock.device) as found:
-            steps[name]()
-        report.fact(f"host waits in a step of {name}", dict(found))
-    for name in (GENRANK, OWN_BLOCK):
+    for short, name in (("genrank", GENRANK), ("hstu", OWN_BLOCK)):
+        with report.case(f"host waits, {name}"):
+            with host_waits(clock.device) as found:
+                steps[name]()
+            report.fact(f"host waits in a step of {short}", dict(found))
         with report.case(f"profile, {name}"):
             table = kernels(steps[name], clock.device)
-            report.fact(f"kernels of {name}", table)
-            path = report.path.with_name(f"kernels-{name.split()[0].strip(',')}.txt")
-            lines = [
+            report.fact(f"kernels of {short}", table)
+            lines = [f"the {NUM_KERNELS} most expensive kernels of a training step: {name}"]
+            lines += [
                 f"{row['milliseconds']:10.3f} ms {row['share']:6.1%} {row['calls']:6d} × {row['name']}" for row in table
             ]
-            write_whole(
-                path, "\n".join([f"the {NUM_KERNELS} most expensive kernels of a training step: {name}", *lines])
-            )
+            write_whole(report.path.with_name(f"kernels-{short}.txt"), "\n".join(lines))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from genrank.cli import main
+from genrank.cli.demo import draws_pages
 from parity import assert_ranked_as_judged
 
 SETTINGS = ["--recipe", "genrank-small", "--set", "model.width=16", "--set", "model.num_heads=2", "--set", "threads=1"]
@@ -223,3 +224,9 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(data: Path, tmp_p
 
 def test_ranking_offline_equals_the_evaluated_score(run: Path, data: Path) -> None:
     assert_ranked_as_judged(run, data)
+
+
+def test_the_demo_knows_that_it_cannot_draw_its_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert draws_pages()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert not draws_pages()

@@ -13,8 +13,9 @@ from rich.text import Text
 
 from genrank.config import build, override
 from genrank.data.manifest import Manifest
-from genrank.errors import ConfigError
+from genrank.errors import ConfigError, MissingExtraError
 from genrank.evaluation.evaluation_tables import as_tables
+from genrank.evaluation.page import require
 from genrank.folders import refuse_occupied
 from genrank.inference.gen_ranker import GenRanker, Ranking
 from genrank.inference.gen_retriever import RetrievalResult
@@ -29,6 +30,7 @@ from genrank.runs.train import start_run, train
 from genrank.simulation import SimulationSummary, WorldConfig, simulate
 
 NUM_SHOWN = 20  # retrieved items in the terminal
+NO_REPORT = "For the report as a page: pip install 'genrank\\[report]', then genrank evaluate."
 
 
 def simulate_with_progress(out: Path, settings: Sequence[str], console: Console) -> SimulationSummary:
@@ -167,7 +169,8 @@ def demo(out: Path, console: Console, *, seed: int = 0) -> None:
     train(run, console)
     console.rule("[bold]4. How good is it?", align="left")
     console.print(f"On the log's last days: genrank evaluate {run}")
-    console.print(as_tables(evaluate_run(run)))
+    draws = draws_pages()
+    console.print(as_tables(evaluate_run(run, report=draws)))
     console.rule("[bold]5. Ranking candidates", align="left")
     ranker = GenRanker.load(run)
     user, items = _someone(ranker)
@@ -176,11 +179,21 @@ def demo(out: Path, console: Console, *, seed: int = 0) -> None:
     hours = ((when - ranker.items.first_time[ranker.items.find(items)]) / 3600).tolist()
     console.print(ranking_table(ranker.rank(user, items, context={"device": "phone", "item_age": hours})))
     console.rule("[bold]Done", align="left")
+    report = f"Open in a browser: [bold]{(run / 'report.html').resolve()}[/]"
     console.print(
-        f"In {time.monotonic() - began:.0f} s. Open in a browser: [bold]{(run / 'report.html').resolve()}[/]\n"
+        f"In {time.monotonic() - began:.0f} s. {report if draws else NO_REPORT}\n"
         f"The schema to copy for your own logs: {feed / 'schema.toml'}; all settings of the run: {run / 'config.json'}",
         highlight=False,
     )
+
+
+def draws_pages() -> bool:
+    """Whether what draws report.html is installed."""
+    try:
+        require(extra="report")
+    except MissingExtraError:
+        return False
+    return True
 
 
 def _someone(ranker: GenRanker) -> tuple[str, list[str]]:
