@@ -21,6 +21,9 @@ demo: .venv/.installed
 	rm -rf demo
 	$(BIN)/genrank demo --out demo
 
+# A worker a core, and one thread for each: more threads than cores wait in loops for each other.
+test test-slow test-all coverage: export OMP_NUM_THREADS = 1
+
 test: .venv/.installed-dev
 	$(BIN)/pytest -n auto --dist worksteal
 

@@ -109,7 +109,7 @@ def test_a_failed_cell_is_reported_and_the_others_go_on(world: Path, tmp_path: P
         assert choice["best"] != ["training.learning_rate=1e30"]
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("jobs", mostly_slow(["1", "2"], often=["1"]))
 def test_a_table_of_failures_says_what_they_were(jobs: str, world: Path, tmp_path: Path) -> None:
     result = study(world, tmp_path, "table1", *DIVERGES, "training.learning_rate=1e30", "--jobs", jobs)
     assert all(row["seeds"] == 0 and "the loss is" in row["errors"][0] for row in result["rows"])
