@@ -5,32 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from genrank.data.loader import Loader, LoaderConfig
 from genrank.errors import BundleError, OutputError, TrainingDiverged
-from genrank.models.sequence_ranker import SequenceRanker, SequenceRankerConfig
 from genrank.nn.embeddings import Table
 from genrank.nn.heads import OrdinalDurationHead
-from genrank.training.checkpoint import Checkpoints
-from genrank.training.objective import RankingObjective
 from genrank.training.optimizers import RowWiseAdagrad, learning_rate_scale, native_update, plain_update
-from genrank.training.progress import MetricsFile, RunningMetrics
-from genrank.training.trainer import Trainer, TrainingConfig
-from worlds import SPEC, builder, timelines
-
-
-def trainer(folder: Path, **settings) -> Trainer:
-    torch.manual_seed(0)
-    model = SequenceRanker(SequenceRankerConfig(width=16, num_heads=2), SPEC, max_history=8)
-    b = builder(timelines(lengths=[30] * 8, seed=1), max_history=8)
-    return Trainer(
-        model,
-        Loader(b, b.samples(), LoaderConfig(batch_tokens=64)),
-        TrainingConfig(**settings),
-        objective=RankingObjective(model, {}),
-        checkpoints=Checkpoints(folder / "checkpoints"),
-        validate=lambda: {"score": 0.0, "loss/click": 0.0},
-        reporters=[MetricsFile(folder / "metrics.jsonl")],
-    )
+from genrank.training.progress import RunningMetrics
+from tiny_trainer import trainer
+from worlds import SPEC
 
 
 def test_row_wise_adagrad_is_its_equation_and_touches_looked_up_rows_only() -> None:
