@@ -20,6 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from genrank.nn import triton_attention, triton_tiles
 
@@ -103,8 +104,11 @@ def _reason(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     plain = name if name.startswith("_") else name.removesuffix("_")
     if plain in ("_to_copy", "copy"):
         return _copying(name, args, kwargs)
-    if not any(isinstance(arg, Tensor) and arg.device.type != "cpu" for arg in args):
+    tensors = [arg for arg in tree_leaves((args, kwargs)) if isinstance(arg, Tensor)]
+    if all(tensor.device.type == "cpu" for tensor in tensors):
         return ""  # what is on the host keeps nobody waiting
+    if any(tensor.device.type == "cpu" and tensor.dim() for tensor in tensors):
+        return f"{name} of tensors on both sides"  # an error on CUDA, or a copy
     if plain == "repeat_interleave":
         return "" if kwargs.get("output_size") is not None else "repeat_interleave without output_size"
     if plain in ("index", "index_put", "_index_put_impl", "_unsafe_index"):

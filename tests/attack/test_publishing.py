@@ -85,7 +85,7 @@ def writing(request: pytest.FixtureRequest, run: Path, other: Path, data: Path, 
     arguments = {"data": data, "sequence": bundle.config.sequence, "value": bundle.config.value}
     golden = {each.version: versions.golden_requests(each) for each in (bundle, load_bundle(other))}
     monkeypatch.setattr(versions, "golden_requests", lambda each: golden[each.version])
-    monkeypatch.setattr(versions, "_alone", lambda *_: None)  # scoring takes time and writes nothing
+    monkeypatch.setattr(versions, "_alone", lambda *_, **__: None)  # scoring takes time and writes nothing
     monkeypatch.setattr(versions, "_answered", lambda _, golden, bundle: golden)
     return {
         "publish": Writing(write=lambda folder: publish(other, folder), seen=served),

@@ -90,6 +90,23 @@ def test_ranking_requests_that_make_no_sense_are_refused(run, capsys, arguments,
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        ["rank", "--user", "u", "--candidates", "a"],
+        ["score", "candidates.csv", "--out", "scores.csv"],
+        ["evaluate"],
+        ["serve"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_device_that_is_not_there_is_refused(command: list[str], run: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    name, *rest = command
+    said = refused(capsys, name, run, *rest, "--device", "cuda:1")
+    assert "device=cuda:1: PyTorch finds no CUDA device here; set device=cpu" in said
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--set", "model.widht=8"], "did you mean 'width'?"),

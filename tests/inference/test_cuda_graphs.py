@@ -20,8 +20,11 @@ from amounts import examples, mostly_slow
 from genrank.batch import PackedBatch, map_arrays
 from genrank.inference.cuda_graphs import GraphLimits, GraphScorer, Logits, Replay, scorer
 from genrank.inference.shape_classes import LEAST, ShapeClass, StaticInputs, rounded
+from genrank.models.ranker import build_ranker
 from genrank.models.score_inputs import ScoreInputs
 from genrank.models.sequence_ranker import SequenceRanker
+from genrank.recipes import genrank_paper, genrank_small, hstu
+from genrank.runs.run_config import RunConfig
 from host_waits import HostWaits, pretend_cuda
 from worlds import SPEC, builder, timelines
 from zoo import SEQUENCE, ranker
@@ -389,3 +392,26 @@ def test_there_are_no_graphs_off_cuda_nor_for_rankers_that_pad(name: str) -> Non
     for device in devices:
         assert scorer(model, torch.device(device)) == model.score
     assert not of_zoo("genrank", attention="plain").capturable
+
+
+@pytest.mark.parametrize("recipe", [genrank_small, genrank_paper, hstu])
+@torch.no_grad()
+def test_the_greater_part_of_scoring_is_in_the_graph(
+    recipe: Callable[[], RunConfig], monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> None:
+    pretend_cuda(monkeypatch)
+    meta = torch.device("meta")
+    model = build_ranker(recipe().model, SPEC, max_history=MAX_HISTORY).eval().to(meta)
+    assert isinstance(model, SequenceRanker)
+    batch = batch_of(model, [10, 20]).to(meta)
+    state = model.encode_history(batch)
+    with HostWaits() as before:
+        inputs = model.prepare_score(state, batch)
+    static = StaticInputs(inputs, ShapeClass.of(inputs))
+    with HostWaits() as copies:
+        static.fill(inputs)
+    with HostWaits() as inside:
+        model.score_prepared(static.inputs)
+    counts = (before.num_kernels, copies.num_kernels, inside.num_kernels)
+    record_property("before, copied, in the graph", counts)
+    assert before.num_kernels + copies.num_kernels < inside.num_kernels

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from genrank.artifacts.bundle import load_bundle
 from genrank.data.decoding import Decoder
@@ -21,7 +22,7 @@ from genrank.inference.traffic import events_of
 from genrank.runs.predict import predict
 from genrank.server.batcher import Overloaded
 from genrank.server.core import RankingService
-from genrank.server.deployment import RankRequest
+from genrank.server.deployment import WARM_USERS, RankRequest
 from genrank.server.service_options import ServiceOptions
 
 
@@ -48,6 +49,22 @@ def test_it_ranks_as_the_ranker_does_statistics_and_all(service: RankingService,
         assert [place.item for place in found.places] == [place.item for place in expected.places]
         for place, other in zip(found.places, expected.places, strict=True):
             assert place.scores == pytest.approx(other.scores, abs=1e-5, rel=1e-5)
+
+
+def test_on_an_accelerator_histories_are_encoded_before_the_first_request(
+    service: RankingService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels are compiled for them, which takes longer than a request may."""
+    deployed, asked = service.deployed, []
+    engine = deployed.engine
+    for device, number in (("cpu", 1), ("cuda", 1 + WARM_USERS)):
+        asked.clear()
+        with monkeypatch.context() as pretended:
+            pretended.setattr(engine, "score", asked.extend)
+            pretended.setattr(engine, "device", torch.device(device))
+            deployed.warm_up()
+        assert len(asked) == number
+    assert any(found.num_history for found in engine.score(asked))
 
 
 def test_new_items_and_users_rank_beside_statistics(service: RankingService) -> None:

@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -217,6 +218,22 @@ def test_golden_requests_cover_scores_values_and_order(models: Path, what: str, 
     write_golden(path, edited(golden, what))
     with pytest.raises(BundleError, match=said):
         check_golden(bundle)
+
+
+@pytest.mark.parametrize(("shift", "refused"), [(0.01, {"fp32"}), (0.1, {"fp32", "bf16"})])
+def test_golden_requests_are_held_to_the_tolerance_of_the_precision_that_serves(
+    models: Path, shift: float, refused: set[str]
+) -> None:
+    bundle, path = load_bundle(models / current(models)), models / f"{current(models)}.golden.json"
+    golden = json.loads(path.read_text())
+    check_golden(bundle, precision="bf16")
+    for one in golden["requests"]:
+        one["scores"] = {task: [score + shift for score in scores] for task, scores in one["scores"].items()}
+    write_golden(path, golden)
+    for precision in ("fp32", "bf16"):
+        refusal = pytest.raises(BundleError, match=f"published, on cpu in {precision}")
+        with refusal if precision in refused else nullcontext():
+            check_golden(bundle, precision=precision)
 
 
 def test_golden_requests_of_an_earlier_format_are_written_anew_by_publishing_again(models: Path, run: Path) -> None:

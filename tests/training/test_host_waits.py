@@ -221,6 +221,8 @@ WAITING: dict[str, Callable[[], Any]] = {
     "_unique2": lambda: torch.unique(INDEX),
     "_to_copy from cpu to meta": lambda: torch.zeros(3).to(META),
     "_to_copy from meta to cpu": VALUES.cpu,
+    "index of tensors on both sides": lambda: VALUES[torch.zeros(2, dtype=torch.int64)],
+    "add of tensors on both sides": lambda: VALUES + torch.zeros(4),
     "copy_ from cpu to meta": lambda: VALUES.clone().copy_(torch.zeros(4)),
 }
 

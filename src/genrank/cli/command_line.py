@@ -152,6 +152,7 @@ def _add_uses_of_a_run(parsers: Any) -> None:
     evaluate = parsers.add_parser("evaluate", help="metrics per task and slice, and report.html")
     evaluate.add_argument("run_folder", type=Path, metavar="RUN")
     evaluate.add_argument("--data", type=Path, help="prepared data (default: what the run was trained on)")
+    _add_device(evaluate, default=None, otherwise="the run's own setting")
     evaluate.add_argument("--part", choices=("valid", "test"), default="test")
     evaluate.add_argument("--trees", action="store_true", help="print gradient-boosted trees beside the model")
     evaluate.add_argument("--json", action="store_true")
@@ -164,6 +165,7 @@ def _add_uses_of_a_run(parsers: Any) -> None:
         "--candidates", required=True, metavar="I,I,I", help="""or a JSON list: '["a,b", " c"]' names any id as it is"""
     )
     rank.add_argument("--data", type=Path, help="prepared data with the histories (default: the run's own)")
+    _add_device(rank)
     rank.add_argument("--time", type=int, help="seconds since the epoch (default: just after the log's end)")
     rank.add_argument(
         "--context",
@@ -187,6 +189,7 @@ def _add_uses_of_a_run(parsers: Any) -> None:
         "--out", type=Path, required=True, metavar="SCORES", help="file to write: .parquet, .csv or .tsv"
     )
     score.add_argument("--data", type=Path, help="prepared data with the histories (default: the run's own)")
+    _add_device(score)
     score.add_argument("--value", default="", metavar="TASK=WEIGHT,…", help="the value's formula, as in click=1,like=5")
     score.add_argument("--json", action="store_true", help="print what was scored as JSON")
     score.set_defaults(run=commands.score)
@@ -248,6 +251,7 @@ def _add_serving(parsers: Any) -> None:
     serve.add_argument(
         "--store", help="file for live events, or redis://host:port/db (default: DATA.events.sqlite beside the folder)"
     )
+    _add_device(serve)
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     serve.add_argument("--port", type=int, default=8080)
     serve.add_argument("--token-file", type=Path, metavar="FILE", help="file with the bearer token of callers")
@@ -340,6 +344,14 @@ def _add_measuring(parsers: Any) -> None:
     bench.add_argument("--run", type=Path, dest="run_folder", help="serve: the run to serve (default: one of its own)")
     bench.add_argument("--json", action="store_true")
     bench.set_defaults(run=commands.bench)
+
+
+def _add_device(
+    parser: argparse.ArgumentParser, *, default: str | None = "auto", otherwise: str = "auto, a GPU where there is one"
+) -> None:
+    parser.add_argument(
+        "--device", default=default, help=f"where the model computes: cpu, cuda, cuda:1 … (default: {otherwise})"
+    )
 
 
 def _add_set(parser: argparse.ArgumentParser, help_text: str) -> None:

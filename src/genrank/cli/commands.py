@@ -136,7 +136,9 @@ def evaluate(options: argparse.Namespace) -> None:
     if isinstance(load_run(options.run_folder)[0].model, RetrieverConfig):
         _evaluate_retrieval(options)
         return
-    judged = evaluate_run(options.run_folder, data=options.data, part=options.part, trees=options.trees)
+    judged = evaluate_run(
+        options.run_folder, data=options.data, part=options.part, trees=options.trees, device=options.device
+    )
     if options.json:
         sys.stdout.write(json_text(judged.to_json()))
     else:
@@ -152,7 +154,7 @@ def _evaluate_retrieval(options: argparse.Namespace) -> None:
 
     if options.trees:
         raise ConfigError("--trees stand beside a ranker; a retriever has none")
-    judged = evaluate_retrieval(options.run_folder, data=options.data, part=options.part)
+    judged = evaluate_retrieval(options.run_folder, data=options.data, part=options.part, device=options.device)
     if options.json:
         sys.stdout.write(json_text(judged))
     else:
@@ -168,7 +170,7 @@ def rank(options: argparse.Namespace) -> None:
     from genrank.cli.demo import ranking_table
     from genrank.inference.gen_ranker import GenRanker
 
-    ranker = GenRanker.load(options.run_folder, data=options.data)
+    ranker = GenRanker.load(options.run_folder, data=options.data, device=options.device)
     weights = {name: _number(name, str(text)) for name, text in _pairs("--value", options.value).items()}
     ranking = ranker.rank(
         options.user,
@@ -190,7 +192,7 @@ def score(options: argparse.Namespace) -> None:
     from genrank.inference.batch_scoring import ranker_of_many, score_file
 
     weights = {name: _number(name, str(text)) for name, text in _pairs("--value", options.value).items()}
-    ranker = ranker_of_many(options.run_folder, data=options.data)
+    ranker = ranker_of_many(options.run_folder, data=options.data, device=options.device)
     console = _console()
     with console.status("scoring"):
         found = score_file(ranker, options.candidates, options.out, value=weights or None)
@@ -218,6 +220,7 @@ def serve(options: argparse.Namespace) -> None:
     from genrank.inference.published import check_golden, current, is_published
     from genrank.inference.request_log import RequestLog
     from genrank.inference.stores import open_store
+    from genrank.nn.devices import device_named, precision_on
     from genrank.server.core import RankingService
     from genrank.server.retrieval_service import RetrievalStage
     from genrank.server.run import Listening, bind, read_token, require_serve, run
@@ -229,11 +232,12 @@ def serve(options: argparse.Namespace) -> None:
     token = read_token(options.token, options.token_file, os.environ.get("GENRANK_TOKEN", ""))
     where = {"host": options.host, "port": options.port, "token": token, "trust_proxy": options.trust_proxy}
     listening = build(Listening, where, where="serve")
-    settings = override(ServiceOptions(), options.settings)
+    settings = override(ServiceOptions(device=options.device), options.settings)
+    device = device_named(settings.device)
     published = is_published(options.run_folder)
     bundle = load_bundle(options.run_folder / current(options.run_folder) if published else options.run_folder)
     if published:
-        check_golden(bundle)
+        check_golden(bundle, device=device, precision=precision_on(device, settings.precision))
     data = options.history or Path(bundle.config.data)
     request_log = None if options.log_requests is None else RequestLog(options.log_requests)
     with bind(listening) as taken:

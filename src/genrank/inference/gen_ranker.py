@@ -32,6 +32,7 @@ from genrank.ids import check_id
 from genrank.inference.catalogue import Catalogue
 from genrank.inference.histories import Histories, PastInMemory, PastOnDisk
 from genrank.inference.ranking_engine import EngineRequest, RankingEngine
+from genrank.nn.devices import device_named
 from genrank.schema import DataSpec
 
 Ints = NDArray[np.int64]
@@ -67,11 +68,12 @@ class GenRanker:
 
     def __init__(self, bundle: Bundle, *, data: Path | None = None, device: str = "cpu", in_memory: bool = False):
         """in_memory: read all histories at once, for many requests."""
-        self.bundle, self.device = bundle, device
+        on = device_named(device)
+        self.bundle, self.device = bundle, str(on)
         self.spec = bundle.manifest.spec
         self.data = data if data is not None else Path(bundle.config.data)
         require_same_schema(bundle, self.data, Manifest.open(self.data))
-        self.model = bundle.model(device)
+        self.model = bundle.model(on)
         # Items and users come from the data, whose rows the timelines name; it may know newer ones than the bundle.
         self.items = FeatureTable.load(self.data, "item", self.spec)
         self.users = FeatureTable.load(self.data, "user", self.spec)
@@ -89,14 +91,15 @@ class GenRanker:
             histories=histories,
             users=self.users,
             statistics=self._statistics,
-            device=device,
+            device=on,
         )
 
     @classmethod
     def load(cls, run: str | Path, *, data: str | Path | None = None, device: str = "cpu") -> "GenRanker":
         """The newest bundle of a run. `data`: a prepared folder with the histories, by default the run's own.
 
-        Raises BundleError or DataError, in one line, for what is missing, damaged or of another schema.
+        Raises BundleError or DataError, in one line, for what is missing, damaged or of another schema, and ConfigError
+        for a device that isn't there.
         """
         return cls(load_bundle(Path(run)), data=None if data is None else Path(data), device=device)
 

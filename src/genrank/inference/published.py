@@ -13,9 +13,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from genrank.artifacts.bundle import Bundle, copy_bundle, load_bundle, require_same_schema
 from genrank.config import build
@@ -39,7 +40,8 @@ NUM_GOLDEN = 8
 NUM_CANDIDATES = 20
 NUM_EVENTS = 64
 GOLDEN_FORMAT = 2
-TOLERANCE = 1e-3  # of probabilities, and relative of seconds: other processors round otherwise
+# Of probabilities, and relative of seconds: other processors round otherwise. bf16: logits are within some 0.02.
+TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,38 +112,44 @@ def roll_back(models: Path) -> str:
     return past[-1]
 
 
-def check_golden(bundle: Bundle) -> None:
-    """BundleError where a published model doesn't rank its golden requests as when published, on the CPU in fp32."""
-    requests = _read_golden(bundle)
-    engine = _alone(bundle, requests)
+def check_golden(
+    bundle: Bundle, *, device: torch.device | str = "cpu", precision: Literal["fp32", "bf16"] = "fp32"
+) -> None:
+    """BundleError where a published model doesn't rank its golden requests as when published, on the CPU in fp32.
+
+    device, precision: that it is to be served with; the tolerance is the precision's.
+    """
+    requests, tolerance = _read_golden(bundle), TOLERANCE[precision]
+    engine = _alone(bundle, requests, device=device, dtype=precision)
     for golden in requests:
         given = _answered(engine, golden, bundle)
-        what = _first_difference(golden, given)
+        what = _first_difference(golden, given, tolerance)
         if what:
             raise BundleError(
                 f"{bundle.folder}: the golden request of user {golden.user} gives other {what} than when it was "
-                "published; the model has been changed, or this version of genrank computes otherwise"
+                f"published, on {device} in {precision}; the model has been changed, or this version of genrank "
+                "computes otherwise"
             )
 
 
-def _first_difference(golden: GoldenRequest, given: GoldenRequest) -> str:
+def _first_difference(golden: GoldenRequest, given: GoldenRequest, tolerance: float) -> str:
     """In what an answer differs from the published one, beyond rounding; empty for nothing."""
     if set(given.scores) != set(golden.scores):
         return "tasks"
     for task, expected in golden.scores.items():
-        if not _close(given.scores[task], expected):
+        if not _close(given.scores[task], expected, tolerance):
             return f"{task} scores"
-    if not _close(given.values, golden.values):
+    if not _close(given.values, golden.values, tolerance):
         return "values"
     value = dict(zip(golden.candidates, golden.values, strict=True))
     if sorted(given.ranking) != sorted(golden.candidates):
         return "candidates"
     ours, theirs = ([value[item] for item in ranking] for ranking in (given.ranking, golden.ranking))
-    return "" if _close(ours, theirs) else "order of candidates"
+    return "" if _close(ours, theirs, tolerance) else "order of candidates"
 
 
-def _close(ours: Sequence[float], theirs: Sequence[float]) -> bool:
-    return len(ours) == len(theirs) and np.allclose(ours, theirs, atol=TOLERANCE, rtol=TOLERANCE)
+def _close(ours: Sequence[float], theirs: Sequence[float], tolerance: float) -> bool:
+    return len(ours) == len(theirs) and np.allclose(ours, theirs, atol=tolerance, rtol=tolerance)
 
 
 def golden_requests(bundle: Bundle, *, seed: int = 0) -> list[GoldenRequest]:
@@ -185,7 +193,13 @@ def _answered(engine: RankingEngine, golden: GoldenRequest, bundle: Bundle) -> G
     )
 
 
-def _alone(bundle: Bundle, requests: Sequence[GoldenRequest]) -> RankingEngine:
+def _alone(
+    bundle: Bundle,
+    requests: Sequence[GoldenRequest],
+    *,
+    device: torch.device | str = "cpu",
+    dtype: Literal["fp32", "bf16"] = "fp32",
+) -> RankingEngine:
     """An engine of the bundle and the requests' events, with no past and no statistics beside them."""
     store, spec = SQLiteStore(":memory:"), bundle.manifest.spec
     store.append([Event(user=golden.user, **event) for golden in requests for event in golden.events])
@@ -199,7 +213,13 @@ def _alone(bundle: Bundle, requests: Sequence[GoldenRequest]) -> RankingEngine:
         store=store,
     )
     return RankingEngine(
-        bundle.model(), bundle.config.sequence, version=bundle.version, histories=histories, users=users
+        bundle.model(device),
+        bundle.config.sequence,
+        version=bundle.version,
+        histories=histories,
+        users=users,
+        device=device,
+        dtype=dtype,
     )
 
 

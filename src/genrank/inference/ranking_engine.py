@@ -16,8 +16,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from genrank.batch import PackedBatch, map_arrays
+from genrank.data.loader import in_one_block
 from genrank.data.request import with_request
 from genrank.data.sequence import Samples, SequenceBuilder, SequenceConfig, take
 from genrank.data.tables import FeatureTable
@@ -28,6 +30,7 @@ from genrank.inference.histories import Histories, UserHistory
 from genrank.inference.sizes import entry_bytes
 from genrank.models.ranker import Ranker
 from genrank.models.sequence_ranker import SequenceRanker
+from genrank.nn.devices import on_device
 from genrank.nn.history_state import HistoryState, join
 
 Ints = NDArray[np.int64]
@@ -94,7 +97,7 @@ class RankingEngine:
         self.sequence = replace(sequence, grouping="request", loss_on_history=False, labels_once=False)
         self.histories, self.users = histories, users
         self.statistics, self.cache = statistics, cache
-        with self._precision():  # in which the attention backend is checked
+        with on_device(self.device), self._precision():  # in which the attention backend is checked
             self._score = scorer(model, self.device, graphs=graphs)
 
     @torch.no_grad()
@@ -103,11 +106,12 @@ class RankingEngine:
         known = [self.histories.of(request.user) for request in requests]
         builder = self._builder([self._asked(*pair) for pair in zip(known, requests, strict=True)])
         samples = builder.samples()
-        with self._precision():
-            batch, state, encoded = self._encode(builder, samples, known)
-            logits = {name: value.float() for name, value in self._score(state, batch).items()}
-        predictions = self.model.predict(logits, batch)
-        columns = {task: score.double().cpu().numpy() for task, score in predictions.items()}
+        with on_device(self.device):
+            with self._precision():
+                batch, state, encoded = self._encode(builder, samples, known)
+                logits = {name: value.float() for name, value in self._score(state, batch).items()}
+            predictions = self.model.predict(logits, batch)
+            columns = dict(zip(predictions, read(list(predictions.values())), strict=True))
         answers: list[Scored | None] = [None] * len(requests)
         for sample, number in enumerate(samples.user.tolist()):
             own = slice(int(samples.candidate_offsets[sample]), int(samples.candidate_offsets[sample + 1]))
@@ -177,19 +181,26 @@ class RankingEngine:
             if reused < length:
                 state = self.model.extend_history(state, self._batch(builder, sample, known=np.array([reused])))
         else:
-            state = self.model.encode_history(self._batch(builder, sample))
+            state = self.model.encode_history(self._batch(builder, sample)).owned()
         if self.cache is not None and (kept is None or reused < length):
             self.cache.put(key, KeptHistory(begin=begin, stamps=stamps, state=state))
         return state, length - reused
 
     def _batch(self, builder: SequenceBuilder, samples: Samples, known: Ints | None = None) -> PackedBatch:
         batch: PackedBatch = map_arrays(builder.batch(samples, known=known), torch.from_numpy)
+        if self.device.type != "cpu":
+            batch = in_one_block(batch, pin=self.device.type == "cuda")
         return batch.to(self.device)
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self.dtype == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def read(columns: Sequence[Tensor]) -> list[NDArray[np.float64]]:
+    """The (C) columns on the host, for which it waits once."""
+    return list(torch.stack(list(columns)).double().cpu().numpy())
 
 
 def _common(one: Ints, other: Ints) -> int:

@@ -26,6 +26,7 @@ from genrank.data.timelines import Timelines, joined
 from genrank.errors import BundleError
 from genrank.inference.catalogue import Catalogue
 from genrank.inference.histories import Histories, UserHistory
+from genrank.nn.devices import on_device
 from genrank.retrieval.item_search import Precision, SearchResult
 from genrank.retrieval.item_vectors import embed_all
 from genrank.retrieval.live_search import EmbeddedItems, LiveIndex
@@ -81,9 +82,12 @@ class RetrievalEngine:
         self.histories, self.users, self.index = histories, users, index
         self.task = positive_task(model.config, model.spec)
 
-    @torch.no_grad()
     def retrieve(self, requests: Sequence[RetrieveRequest], *, num_candidates: int = 0) -> list[RetrievedItems]:
         """The answers, in order. num_candidates: of the generator for the ranker; 0: as the model was trained."""
+        with torch.no_grad(), on_device(self.device):
+            return self._retrieve(requests, num_candidates)
+
+    def _retrieve(self, requests: Sequence[RetrieveRequest], num_candidates: int) -> list[RetrievedItems]:
         began = time.perf_counter()
         known = [self.histories.of(request.user) for request in requests]
         taken = [positives(each.timeline, self.task, events=self.model.config.events) for each in known]

@@ -13,6 +13,7 @@ import numpy as np
 
 ARRAY = 160  # bytes: the object, its shape, the allocator's share
 TENSOR = 700  # its view and its storage
+DEVICE_BLOCK = 512  # bytes: CUDA's allocator rounds up to a multiple
 OBJECT = 96
 FIELD = 8
 SMALL = 32  # of an allocation that `sys.getsizeof` does not see
@@ -36,7 +37,8 @@ def _held(value: Any, seen: set[int]) -> int:
     if isinstance(value, np.ndarray):
         return ARRAY + value.nbytes
     if hasattr(value, "element_size"):  # a tensor's; PyTorch need not be there
-        return TENSOR + int(value.numel() * value.element_size())
+        size, least = int(value.numel() * value.element_size()), 1 if value.device.type == "cpu" else DEVICE_BLOCK
+        return TENSOR + -(-size // least) * least
     if isinstance(value, Mapping):
         inside = sum(_held(key, seen) + _held(each, seen) for key, each in value.items())
         return sys.getsizeof(value) + SMALL + inside

@@ -42,7 +42,8 @@ class HistoryState:
 
     def first(self, num_events: int) -> "HistoryState":
         """The state of a single history's first events, as views. ValueError where it has fewer or there are more."""
-        if len(self.context.offsets) != 2 or num_events > int(self.num_events):
+        held = (len(self.context.position) - self.num_prefix_tokens) // self.event_tokens  # no device has to be asked
+        if len(self.context.offsets) != 2 or num_events > held:
             raise ValueError(f"the first {num_events} events of a state with {self.num_events.tolist()}")
         kept = self.num_prefix_tokens + self.event_tokens * num_events
         return replace(
@@ -52,6 +53,11 @@ class HistoryState:
             ),
             keys_values=tuple(KeysValues(k[:kept], v[:kept]) for k, v in self.keys_values),
         )
+
+    def owned(self) -> "HistoryState":
+        """The same with places in memory of their own: they may be views of a batch that came in one piece."""
+        context = self.context
+        return replace(self, context=Tokens(context.offsets.clone(), context.position.clone(), context.time.clone()))
 
 
 class Merge:

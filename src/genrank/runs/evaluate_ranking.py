@@ -26,21 +26,28 @@ REMEDY = "evaluate a run as genrank train left it"
 
 
 def evaluate_run(
-    run: Path, *, data: Path | None = None, part: Part = "test", report: bool = True, trees: bool = False
+    run: Path,
+    *,
+    data: Path | None = None,
+    part: Part = "test",
+    report: bool = True,
+    trees: bool = False,
+    device: str | None = None,
 ) -> Evaluation:
     """Judge the newest bundle of `run` on a part of its data, or of `data`; writes report.html and evaluation.json.
 
+    device: None is the run's own.
     trees: put gradient-boosted trees beside the model. Raises MissingExtraError where LightGBM is not installed.
     """
     if trees:
         import_lightgbm()  # before the model's minutes are spent
     config, trained_on = load_run(run)
-    device = configure_torch(config)
+    on = configure_torch(replace(config, device=device or config.device))
     bundle = load_bundle(run)
     prepared = PreparedData.load(data or trained_on).at_once(config.evaluation_leaks)
     require_same_schema(bundle, prepared.folder, prepared.manifest)
     require_same_statistics(bundle, prepared.folder, prepared.manifest)
-    model = bundle.model(device)
+    model = bundle.model(on)
     builder = prepared.builder(evaluation_sequence(config), config.model.search)
     loader = Loader(
         builder,

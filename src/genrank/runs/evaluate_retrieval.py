@@ -20,12 +20,17 @@ from genrank.runs.run_config import RunConfig
 from genrank.runs.train import configure_torch, load_run
 
 
-def evaluate_retrieval(run: Path, *, data: Path | None = None, part: Part = "test") -> dict[str, Any]:
-    """Judge the newest bundle of `run` on a part of its data, or of `data`; writes evaluation.json."""
+def evaluate_retrieval(
+    run: Path, *, data: Path | None = None, part: Part = "test", device: str | None = None
+) -> dict[str, Any]:
+    """Judge the newest bundle of `run` on a part of its data, or of `data`; writes evaluation.json.
+
+    device: None is the run's own.
+    """
     config, trained_on = load_run(run)
-    device = configure_torch(config)
+    on = configure_torch(replace(config, device=device or config.device))
     bundle = load_bundle(run)
-    model = bundle.retriever(device)
+    model = bundle.retriever(on)
     prepared = PreparedData.load(data or trained_on)
     require_same_schema(bundle, prepared.folder, prepared.manifest)
     warnings = [to_dict(found) for found in prepared.manifest.warnings]

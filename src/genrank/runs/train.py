@@ -35,6 +35,7 @@ from genrank.errors import BundleError, ConfigError, DataError, OutputError, sho
 from genrank.folders import clear_leftovers, refuse_occupied, replace_text, writing
 from genrank.models.inputs import check_data
 from genrank.models.ranker import ModelConfig, Ranker, build_ranker
+from genrank.nn.devices import device_named
 from genrank.retrieval.retriever import Retriever
 from genrank.retrieval.retriever_config import RetrieverConfig
 from genrank.retrieval.retriever_config import check_data as check_retriever
@@ -238,19 +239,9 @@ def configure_torch(config: RunConfig) -> torch.device:
     if config.threads:
         torch.set_num_threads(config.threads)
     keep_freed_memory()
-    return device_named(config.device)
-
-
-def device_named(name: str) -> torch.device:
-    """A device of PyTorch; "auto" is a GPU where there is one. ConfigError where it can't be used."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as problem:
-        reason = str(problem).splitlines()[0]
-        raise ConfigError(f"device={name}: can't be used ({reason}); set device=cpu, or see genrank doctor") from None
+    device = device_named(config.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # see genrank.nn.devices, `on_device`
     return device
 
 

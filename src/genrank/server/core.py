@@ -72,6 +72,11 @@ class RankingService:
             self._follower.start()
 
     @property
+    def device(self) -> torch.device:
+        """That the model ranks on."""
+        return self.deployed.engine.device
+
+    @property
     def version(self) -> str:
         """Of the model that ranks."""
         return self.deployed.bundle.version

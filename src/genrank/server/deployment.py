@@ -20,8 +20,10 @@ from genrank.inference.left_out import LeftOut
 from genrank.inference.ranking_engine import Cache, EngineRequest, RankingEngine, Scored
 from genrank.inference.served_statistics import ServedStatistics
 from genrank.inference.store import EventStore
-from genrank.runs.train import device_named
+from genrank.nn.devices import device_named, precision_on
 from genrank.server.service_options import ServiceOptions
+
+WARM_USERS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +126,8 @@ class Deployment:
             statistics=None if self.statistics is None else self.statistics.answers,
             cache=cache,
             device=device,
-            dtype=options.precision,
+            dtype=precision_on(device, options.precision),
+            graphs=options.cuda_graphs,
         )
 
     def rank(self, batch: Sequence[PendingRanking]) -> list[RankAnswer]:
@@ -156,8 +159,14 @@ class Deployment:
                     self.statistics.count(update.changes)
 
     def warm_up(self) -> None:
-        """A request of nobody's, so that the first one of somebody's finds everything loaded."""
-        self.engine.score([EngineRequest(user="", items=np.zeros(1, np.int64), time=0)])
+        """Requests of nobody's, so that the first one of somebody's finds everything loaded.
+
+        On an accelerator also of a few users, whose histories are what kernels are compiled for.
+        """
+        users = [] if self.engine.device.type == "cpu" else self.engine.users.ids[1 : 1 + WARM_USERS].to_pylist()
+        after = self.bundle.manifest.split.last_time + 1
+        for user, when in [("", 0), *((user, after) for user in users)]:
+            self.engine.score([EngineRequest(user=user, items=np.zeros(1, np.int64), time=when)])
 
 
 def _answer(

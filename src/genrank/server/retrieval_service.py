@@ -27,7 +27,7 @@ from genrank.inference.histories import Histories, PastInMemory
 from genrank.inference.left_out import LeftOut
 from genrank.inference.retrieval_engine import RetrievalEngine, RetrievedItems, RetrieveRequest, add_items, open_index
 from genrank.inference.store import EventStore, StoreUnavailable, UpdatesExpired
-from genrank.runs.train import device_named
+from genrank.nn.devices import device_named
 from genrank.server.batcher import Batcher
 from genrank.server.clock import Clock
 from genrank.server.core import FOLLOW_PERIOD

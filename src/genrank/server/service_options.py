@@ -54,11 +54,12 @@ class ServiceOptions:
     deadline: float = 0.5
     batch_candidates: int = 2000
     wait: float = 0.001
-    cache_bytes: int = 512 * MIB  # of encoded histories
+    cache_bytes: int = 512 * MIB  # of encoded histories, on the device
     decoded_bytes: int = 256 * MIB  # of histories as they are before that
     threads: int = 1  # of PyTorch; small models serve fastest with one, and scale by workers. 0: as many as it takes
     device: str = "auto"  # a GPU where there is one
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # of a ranker's blocks: bf16 on a GPU, as training
+    cuda_graphs: bool = True  # on a GPU: kernels of a ranking are started together
     index_precision: Precision = "int8"  # of the first look at the vectors of a retriever's index
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

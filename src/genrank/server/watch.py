@@ -9,6 +9,7 @@ from genrank.artifacts.bundle import load_bundle
 from genrank.errors import GenRankError
 from genrank.inference.published import check_golden, current
 from genrank.inference.store import StoreUnavailable, UpdatesExpired
+from genrank.nn.devices import precision_on
 from genrank.server.core import RankingService
 from genrank.server.rarely import Rarely
 
@@ -61,7 +62,8 @@ class Watcher:
                 return False
             self.failed = published  # until it has been found good
             bundle = load_bundle(self.models / version)
-            check_golden(bundle)
+            device = self.service.device
+            check_golden(bundle, device=device, precision=precision_on(device, self.service.options.precision))
             self.service.swap(bundle)
             self.swapped()
         except (StoreUnavailable, UpdatesExpired) as problem:
