@@ -48,7 +48,17 @@ FIGURES = {
 }
 
 
+MEASURED: dict[tuple[str, ...], dict[str, Any]] = {}
+
+
 def bench(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """The result of a bench, measured once for all tests that look at it."""
+    if arguments not in MEASURED:
+        MEASURED[arguments] = _measured(capsys, *arguments)
+    return MEASURED[arguments]
+
+
+def _measured(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     capsys.readouterr()
     assert main(["bench", *arguments, "--size", "tiny", "--json"]) == 0
     result: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -91,6 +101,7 @@ def test_attention_measures_every_backend_that_runs_and_says_why_others_do_not(
     backends: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """quick: without those that are compiled or interpreted before they run."""
+    MEASURED.pop(("attention",), None)
     if backends == "quick":
         quick = {name: attention_speed.BACKENDS[name] for name in ("reference", "plain", "fused", "native")}
         monkeypatch.setattr(attention_speed, "BACKENDS", quick)

@@ -8,10 +8,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
+from amounts import examples
 from conftest_service import Running
 from genrank.client import Client
 
@@ -44,7 +45,7 @@ def run(strategy: object, call: Callable[[schemathesis.Case], None]) -> None:
     from hypothesis import given
 
     tried = given(case=strategy)(call)
-    settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))(tried)()
+    examples(40, 12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))(tried)()
 
 
 def test_killed_under_traffic_it_has_every_acknowledged_event_once(serve: Serve, tmp_path: Path) -> None:
