@@ -16,10 +16,14 @@ import pytest
 from packaging.requirements import Requirement
 
 import genrank
-from doc_sessions import Session, blocks
+from doc_sessions import Session, blocks, commands
+from genrank.cli.command_line import _parser
+from genrank.config import override
+from genrank.recipes import recipe
 from genrank.schema import LogSchema
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROSE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "src").rglob("*.py"))]
 NEEDS_CURL = pytest.mark.skipif(not shutil.which("curl"), reason="a session of the documentation needs curl")
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"])
@@ -28,7 +32,7 @@ EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8")
 def test_what_is_said_to_be_installed_can_be() -> None:
     found = 0
     for path in PROSE:
-        for argument in re.findall(r"pip install '([^']+)'", path.read_text(encoding="utf-8")):
+        for argument in re.findall(r"pip install '([^']+)'", path.read_text(encoding="utf-8").replace("\\\\[", "[")):
             found += 1
             folder = re.fullmatch(r"\.\[(\w+)\]", argument)
             extras = {folder[1]} if folder else Requirement(argument.replace("{extra}", "all")).extras
@@ -71,6 +75,35 @@ def test_commands_of_make_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", page("Makefile"), re.M))
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         assert set(re.findall(r"^\$ make ([a-z-]+)", path.read_text(encoding="utf-8"), re.M)) <= targets, path
+
+
+OTHERS = {"curl", "make", "redis-server", "for", "bash", "python", ".venv/bin/pip"}  # programs that pages call
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_commands_and_settings_that_a_page_shows_exist(path: Path) -> None:
+    """Sessions are executed whole below; here no page is left out, and nothing takes time."""
+    shown = [words for language, text in blocks(page(str(path))) if language == "console" for words in commands(text)]
+    for words in (each for line in shown for each in _one_by_one(line)):
+        if Path(words[0]).name == "genrank":
+            end = words.index(">") if ">" in words else len(words)
+            options = _parser().parse_args(words[1:end])  # ends the test where a command or a flag is unknown
+            if words[1] == "train":
+                override(recipe(options.recipe), options.settings)
+        else:
+            assert words[0] in OTHERS, words
+            assert words[0] != "python" or words[1].startswith("-") or (ROOT / words[1]).is_file(), words
+
+
+def _one_by_one(words: list[str]) -> list[list[str]]:
+    """The commands of a line that && joins."""
+    joined: list[list[str]] = [[]]
+    for word in words:
+        if word == "&&":
+            joined.append([])
+        else:
+            joined[-1].append(word)
+    return joined
 
 
 def test_whole_schemas_of_the_documentation_are_read(tmp_path: Path) -> None:
