@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from genrank.data.loader import Loader, LoaderConfig
-from genrank.models.sequence_ranker import SequenceRanker, SequenceRankerConfig
+from genrank.models.sequence_config import SequenceRankerConfig
+from genrank.models.sequence_ranker import SequenceRanker
 from genrank.training.checkpoint import Checkpoints
 from genrank.training.objective import RankingObjective
 from genrank.training.progress import MetricsFile

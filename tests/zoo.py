@@ -5,9 +5,10 @@ from typing import Any
 import torch
 
 from genrank.data.past_search import SearchConfig
+from genrank.models.inputs import RankerConfig
 from genrank.models.pointwise_ranker import PointwiseRankerConfig
-from genrank.models.ranker import ModelConfig, Ranker, build_ranker
-from genrank.models.sequence_ranker import SequenceRankerConfig
+from genrank.models.ranker import Ranker, build_ranker
+from genrank.models.sequence_config import SequenceRankerConfig
 from genrank.nn.experts import MultiTaskConfig
 from genrank.schema import DataSpec
 
@@ -75,7 +76,7 @@ POINTWISE: dict[str, dict[str, Any]] = {
 NAMES = (*SEQUENCE, *POINTWISE)
 
 
-def config(name: str, **changes: Any) -> ModelConfig:
+def config(name: str, **changes: Any) -> RankerConfig:
     """The tiny configuration of that name."""
     if name in SEQUENCE:
         sizes = {"width": 16, "num_heads": 2, "feedforward": 32, "embedding_dim": 8, "heads": MultiTaskConfig(tower=8)}

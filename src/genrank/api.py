@@ -27,7 +27,6 @@ from genrank.inference.gen_retriever import GenRetriever
 from genrank.inference.published import current, is_published
 from genrank.recipes import recipe as recipe_named
 from genrank.recipes import siblings
-from genrank.retrieval.retriever_config import RetrieverConfig
 from genrank.runs import train as training
 from genrank.runs.evaluate_ranking import evaluate_run
 from genrank.runs.evaluate_retrieval import evaluate_retrieval
@@ -54,7 +53,7 @@ class Run:
     @property
     def retrieves(self) -> bool:
         """Whether its model chooses among all items, rather than ranking given ones."""
-        return isinstance(self.config.model, RetrieverConfig)
+        return self.config.model.retrieves
 
 
 def prepare(
@@ -148,7 +147,7 @@ def load(
     path = run.folder if isinstance(run, Run) else Path(run)
     path = path / current(path) if is_published(path) else path
     folder = None if data is None else _folder(data)
-    kind = GenRetriever if isinstance(load_bundle(path).config.model, RetrieverConfig) else GenRanker
+    kind = GenRetriever if load_bundle(path).config.model.retrieves else GenRanker
     return kind.load(path, data=folder, device=device)
 
 

@@ -118,9 +118,10 @@ def _value(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:
         return _union(arguments, value, where, error)
     if origin is Literal:
         return _choice(arguments, value, where, error)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+    if isinstance(hint, type) and (dataclasses.is_dataclass(hint) or hasattr(hint, "kinds")):
         if not isinstance(value, Mapping):
             raise error(f"{where}: expected a table of settings, found {shown(value)}")
+        hint = _of_its_kind(hint, value, where, error)
         return build(hint, value, where=where, error=error)
     if origin is tuple:
         if not isinstance(value, list | tuple):
@@ -136,6 +137,15 @@ def _value(hint: Any, value: Any, where: str, error: type[InputError]) -> Any:
     if hint is Any:
         return value
     return _scalar(hint, value, where, error)
+
+
+def _of_its_kind(cls: Any, values: Mapping[str, Any], where: str, error: type[InputError]) -> Any:
+    """`cls`, or where it is a base with `kinds`, the subclass that the key `kind` names."""
+    if dataclasses.is_dataclass(cls):
+        return cls
+    if "kind" not in values:
+        raise error(f"{where}: the key 'kind' is missing; add kind = …")
+    return cls.kinds[_choice(tuple(cls.kinds), values["kind"], f"{where}: kind", error)]
 
 
 def _choice(choices: tuple[Any, ...], value: Any, where: str, error: type[InputError]) -> Any:

@@ -12,9 +12,9 @@ from genrank.data.loader import LoaderConfig
 from genrank.data.past_search import SearchConfig
 from genrank.data.sequence import SequenceConfig
 from genrank.errors import ConfigError
+from genrank.model_config import ModelConfig
 from genrank.models.pointwise_ranker import PointwiseRankerConfig
-from genrank.models.ranker import ModelConfig
-from genrank.models.sequence_ranker import SequenceRankerConfig
+from genrank.models.sequence_config import SequenceRankerConfig
 from genrank.nn.experts import MultiTaskConfig
 from genrank.retrieval.retriever_config import RetrieverConfig
 from genrank.runs.run_config import RunConfig
@@ -25,6 +25,9 @@ LARGE_SEQUENCE = SequenceRankerConfig(
 )
 PAPER_SEQUENCE = SequenceRankerConfig(
     width=768, num_blocks=3, num_heads=8, feedforward=3072, embedding_dim=128, heads=MultiTaskConfig(tower=256)
+)
+SMALL_RETRIEVER = RetrieverConfig(
+    width=64, num_heads=2, num_blocks=2, feedforward=256, num_candidates=500, dropout=0.3, embedding_dropout=0.3
 )
 LARGE_POINTWISE = PointwiseRankerConfig(width=64, embedding_dim=64, mlp=(512, 256), heads=MultiTaskConfig(tower=128))
 
@@ -117,32 +120,21 @@ def grank_small() -> RunConfig:
         recipe="grank-small",
         sequence=SequenceConfig(max_history=64, grouping="user"),
         loader=LoaderConfig(batch_tokens=2048),
-        model=RetrieverConfig(
-            width=64,
-            num_heads=2,
-            num_blocks=2,
-            feedforward=256,
-            num_candidates=500,
-            dropout=0.3,
-            embedding_dropout=0.3,
-        ),
+        model=SMALL_RETRIEVER,
         training=TrainingConfig(epochs=20, patience=4, learning_rate=2e-3, sparse_learning_rate=0.15),
     )
 
 
 def generator_small() -> RunConfig:
     """GRank's generator alone, for small logs: no auxiliary loss, no ranker."""
-    whole = grank_small()
-    assert isinstance(whole.model, RetrieverConfig)
-    return replace(whole, recipe="generator-small", model=replace(whole.model, auxiliary=0, ranker=0))
+    model = replace(SMALL_RETRIEVER, auxiliary=0, ranker=0)
+    return replace(grank_small(), recipe="generator-small", model=model)
 
 
 def dssm_small() -> RunConfig:
     """The two-tower baseline for small logs: an MLP over the user's latest positives."""
-    whole = grank_small()
-    assert isinstance(whole.model, RetrieverConfig)
-    model = replace(whole.model, generator="pooled", auxiliary=0, ranker=0)
-    return replace(whole, recipe="dssm-small", model=model)
+    model = replace(SMALL_RETRIEVER, generator="pooled", auxiliary=0, ranker=0)
+    return replace(grank_small(), recipe="dssm-small", model=model)
 
 
 def as_hstu(config: SequenceRankerConfig) -> SequenceRankerConfig:

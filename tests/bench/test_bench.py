@@ -19,10 +19,10 @@ from genrank.bench.measure import figure, interleave
 from genrank.bench.optimizer import zipf_rows
 from genrank.bench.packing import padding
 from genrank.bench.peak_memory import peak_memory
-from genrank.bench.steps import num_tokens
 from genrank.bench.worlds import batches_of, regime
 from genrank.cli import main
-from genrank.models.flops import attention_flops, linear_flops, training_flops
+from genrank.models.flops import linear_flops, training_flops
+from genrank.models.sequence_flops import sequence_attention_flops
 from genrank.models.sequence_ranker import SequenceRanker
 
 FIGURES = {
@@ -238,19 +238,21 @@ def test_a_regime_has_exactly_the_positions_that_it_is_asked_for() -> None:
     assert np.diff(some.candidates.offsets).tolist() == [6, 6]
     assert np.diff(every.candidates.offsets).tolist() == [40, 40]
     genrank, hstu = TINY.model, replace(TINY.model, organization="interleaved", encoding="hstu")
-    assert (num_tokens(genrank, some), num_tokens(hstu, some)) == (2 * 40, 2 * (68 + 6))
-    assert num_tokens(genrank, every) == num_tokens(hstu, every) == 2 * (32 + 40)
+    assert (genrank.num_tokens(some), hstu.num_tokens(some)) == (2 * 40, 2 * (68 + 6))
+    assert genrank.num_tokens(every) == hstu.num_tokens(every) == 2 * (32 + 40)
 
 
 def test_attention_is_counted_by_visible_pairs() -> None:
     pair = 4 * TINY.model.width
     history = 2 * sum(range(1, 35))  # each of two users' 34 history tokens sees those before it and itself
     candidates = 2 * 6 * 35
-    assert attention_flops(TINY.model, batch()) == pair * (history + 2 * candidates)  # two blocks; the last one's
-    hstu = replace(TINY.model, organization="interleaved", encoding="hstu")  # history asks nothing
+    assert sequence_attention_flops(TINY.model, batch()) == pair * (
+        history + 2 * candidates
+    )  # in the last block it asks nothing
+    hstu = replace(TINY.model, organization="interleaved", encoding="hstu")
     items = sum(16 * (i // 8) + 1 for i in range(34))  # an item token sees both tokens of earlier requests' exposures
     actions = sum(2 * i + 2 for i in range(34))
-    assert attention_flops(hstu, batch()) == pair * (2 * (items + actions) + 2 * 2 * 6 * 69)
+    assert sequence_attention_flops(hstu, batch()) == pair * (2 * (items + actions) + 2 * 2 * 6 * 69)
 
 
 def test_exposures_that_are_predicted_in_place_are_counted_once() -> None:
@@ -261,7 +263,7 @@ def test_exposures_that_are_predicted_in_place_are_counted_once() -> None:
     copied = replace(hstu, candidate_copies=True)
     seen = 2 * every.candidates.prefix[every.candidates.in_history >= 0] + 1
     more = 4 * hstu.width * int(seen.sum())  # in the first block; in the last one both have all candidates as queries
-    assert attention_flops(copied, every) - attention_flops(hstu, every) == more
+    assert sequence_attention_flops(copied, every) - sequence_attention_flops(hstu, every) == more
 
 
 @pytest.mark.parametrize("organization", ["action", "interleaved"])
@@ -273,7 +275,7 @@ def test_linear_layers_are_counted_as_pytorch_counts_them(organization: str) -> 
     products = counter.get_flop_counts()["Global"]
     expected = products[torch.ops.aten.mm] + products.get(torch.ops.aten.addmm, 0)
     assert linear_flops(model, lambda: model(one)) == expected
-    assert training_flops(model, one) == 3 * (expected + attention_flops(model.config, one))
+    assert training_flops(model, one) == 3 * (expected + model.attention_flops(one))
 
 
 def test_padding_is_the_share_of_places_without_a_token() -> None:

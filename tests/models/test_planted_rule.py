@@ -15,7 +15,8 @@ from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines
 from genrank.evaluation.metrics import auc
 from genrank.models import sequence_ranker
-from genrank.models.ranker import ModelConfig, Ranker, build_ranker
+from genrank.models.inputs import RankerConfig
+from genrank.models.ranker import Ranker, build_ranker
 from genrank.schema import FeatureSpec
 from genrank.training.optimizers import RowWiseAdagrad, dense_optimizer, split_parameters
 from worlds import SPEC, tables, timelines
@@ -73,7 +74,7 @@ def test_interleaved_tokens_learn_late_since_an_action_must_find_its_item(seed: 
     assert with_item[-1] > 0.95
 
 
-def loaders(wanted: ModelConfig, world: World) -> tuple[Loader, Loader]:
+def loaders(wanted: RankerConfig, world: World) -> tuple[Loader, Loader]:
     """Of three quarters of the users, to learn from, and of the others."""
     t, items, users = world
     builder = SequenceBuilder(
@@ -86,7 +87,7 @@ def loaders(wanted: ModelConfig, world: World) -> tuple[Loader, Loader]:
     return train, test
 
 
-def epochs(wanted: ModelConfig, seed: int, train: Loader, test: Loader) -> Iterator[float]:
+def epochs(wanted: RankerConfig, seed: int, train: Loader, test: Loader) -> Iterator[float]:
     """AUC after each epoch of training from the first weights of that seed."""
     torch.manual_seed(seed)
     model = build_ranker(wanted, RULE_SPEC, max_history=32)

@@ -7,7 +7,7 @@ import torch
 from genrank.batch import PackedBatch, map_arrays
 from genrank.models.pointwise_ranker import PointwiseRankerConfig
 from genrank.models.ranker import Ranker, build_ranker
-from genrank.models.sequence_ranker import SequenceRankerConfig
+from genrank.models.sequence_config import SequenceRankerConfig
 from worlds import SPEC, builder, timelines
 from zoo import HSTU, ranker
 

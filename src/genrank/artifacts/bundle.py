@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -25,9 +25,9 @@ from genrank.config import build, to_dict
 from genrank.data.manifest import Manifest
 from genrank.data.sequence import SequenceConfig
 from genrank.errors import BundleError, DataError, OutputError
-from genrank.models.ranker import ModelConfig, Ranker, build_ranker
+from genrank.model_config import ModelConfig
+from genrank.models.ranker import Ranker
 from genrank.retrieval.retriever import Retriever
-from genrank.retrieval.retriever_config import RetrieverConfig
 
 FORMAT = 3
 CARRIED = ("items.parquet", "users.parquet", "vocab/", "embeddings/")  # of the prepared folder, beside its manifest
@@ -40,7 +40,7 @@ BUNDLES = VersionedKind(
 class BundleConfig:
     """What a bundle says of itself. `data`: the prepared folder it was trained on, for users' histories."""
 
-    model: ModelConfig | RetrieverConfig
+    model: ModelConfig
     sequence: SequenceConfig
     value: dict[str, float]
     data: str
@@ -60,25 +60,20 @@ class Bundle:
 
     def model(self, device: torch.device | str = "cpu") -> Ranker:
         """The ranker in evaluation mode. BundleError where the bundle is a retriever, or its weights don't fit."""
-        config = self.config.model
-        if isinstance(config, RetrieverConfig):
+        if self.config.model.retrieves:
             raise BundleError(
                 f"{self.folder}: a retriever, which ranks nothing; see genrank retrieve, or give a ranker's run"
             )
-        model = build_ranker(config, self.manifest.spec, max_history=self.config.sequence.max_history)
-        self._load(model)
-        return model.to(device).eval()
+        return cast(Ranker, self._load(device))
 
     def retriever(self, device: torch.device | str = "cpu") -> Retriever:
         """The retriever in evaluation mode. BundleError where the bundle is a ranker, or its weights don't fit."""
-        config = self.config.model
-        if not isinstance(config, RetrieverConfig):
+        if not self.config.model.retrieves:
             raise BundleError(f"{self.folder}: a ranker, which retrieves nothing; give a run of a recipe such as grank")
-        model = Retriever(config, self.manifest.spec, max_history=self.config.sequence.max_history)
-        self._load(model)
-        return model.to(device).eval()
+        return cast(Retriever, self._load(device))
 
-    def _load(self, model: nn.Module) -> None:
+    def _load(self, device: torch.device | str) -> nn.Module:
+        model = self.config.model.build(self.manifest.spec, max_history=self.config.sequence.max_history)
         try:
             model.load_state_dict(load_file(self.folder / "model.safetensors"))
         except (RuntimeError, SafetensorError) as problem:
@@ -86,6 +81,7 @@ class Bundle:
             raise BundleError(
                 f"{self.folder}: the weights don't fit the configuration ({reason}); train again"
             ) from None
+        return model.to(device).eval()
 
 
 def write_bundle(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from genrank.models.pointwise_ranker import PointwiseRankerConfig
-from genrank.models.sequence_ranker import SequenceRankerConfig
+from genrank.models.sequence_config import SequenceRankerConfig
 from genrank.nn.experts import MultiTaskConfig
 from genrank.recipes import LARGE_POINTWISE, LARGE_SEQUENCE, PAPER_SEQUENCE
 from genrank.retrieval.retriever_config import RetrieverConfig

@@ -16,7 +16,7 @@ from genrank.bench.bench_options import BenchOptions
 from genrank.bench.feeds import prepare_feed
 from genrank.bench.machine import settle
 from genrank.bench.measure import Figure, Rounds, Work, interleave
-from genrank.bench.steps import Steps, num_exposures, num_tokens
+from genrank.bench.steps import Steps, num_exposures
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceConfig, take
@@ -61,7 +61,7 @@ def _loader_against_step(feed: PreparedData, options: BenchOptions) -> dict[str,
     chosen = np.concatenate(whole.plan()[:LOADED_BATCHES])
     loader = Loader(builder, take(whole.samples, chosen), config)
     exposures, batches = len(loader.samples.candidates), list(loader)
-    tokens = sum(num_tokens(sizes.model, batch) for batch in batches)
+    tokens = sum(sizes.model.num_tokens(batch) for batch in batches)
     steps = Steps(sizes.model, loader, batches[:NUM_STEPS], seed=options.seed)
     work: dict[str, Work] = {"loader": lambda: list(loader), "steps": steps.train_on_all}
     rounds = interleave(work, seconds=options.seconds(OWN_MINUTES, 0.6), settle=settle)

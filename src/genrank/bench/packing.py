@@ -18,13 +18,12 @@ from genrank.bench.bench_options import BenchOptions
 from genrank.bench.feeds import simulated
 from genrank.bench.machine import bench_device, settle
 from genrank.bench.measure import interleave
-from genrank.bench.steps import Steps, num_exposures, num_tokens
+from genrank.bench.steps import Steps, num_exposures
 from genrank.bench.worlds import batches_of
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import Samples, SequenceConfig, take
 from genrank.models.ranker import build_ranker
-from genrank.models.sequence_ranker import SequenceRankerConfig
 from genrank.nn.backends import PADDING_BACKENDS, choose_backend
 
 MIN_REQUESTS = 20
@@ -93,8 +92,7 @@ class Passes:
     def tokens(self) -> float:
         """Of a pass, in the mean."""
         config = self.steps.model.config
-        assert isinstance(config, SequenceRankerConfig)
-        return sum(num_tokens(config, batch) for group in self.groups for batch in group) / len(self.groups)
+        return sum(config.num_tokens(batch) for group in self.groups for batch in group) / len(self.groups)
 
     @torch.no_grad()
     def loss(self, group: int) -> float:

@@ -20,9 +20,11 @@ from genrank.bench.measure import Rounds, Work, interleave
 from genrank.bench.worlds import synthetic
 from genrank.data.sequence import SequenceConfig
 from genrank.data.timelines import gather
-from genrank.models.flops import scoring_flops
+from genrank.models.flops import linear_flops
 from genrank.models.pointwise_ranker import PointwiseRanker
-from genrank.models.sequence_ranker import SequenceRanker, SequenceRankerConfig
+from genrank.models.sequence_config import SequenceRankerConfig
+from genrank.models.sequence_flops import scoring_attention_flops
+from genrank.models.sequence_ranker import SequenceRanker
 
 OWN_MINUTES = 4.0
 GROWTH_SHARE = 0.75  # of the time, over all sizes of the growth
@@ -38,7 +40,8 @@ def scoring(options: BenchOptions, say: Callable[[str], None]) -> dict[str, Any]
     rounds = interleave(
         {**one.work(), **products.work()}, seconds=options.seconds(OWN_MINUTES, 1 - GROWTH_SHARE), settle=settle
     )
-    flops = scoring_flops(one.genrank, one.request, one.work()["cached"])
+    attention = scoring_attention_flops(one.genrank.config, one.request)
+    flops = linear_flops(one.genrank, one.work()["cached"]) + attention
     return {
         "cached_over_uncached": rounds.ratio("uncached", "cached"),
         "time_over_matrix_products": products.share(rounds, "cached", flops, "fp32").inverse(),
@@ -96,7 +99,7 @@ class _Case:
         torch.manual_seed(seed)
         return cls(
             genrank=SequenceRanker(model, world.spec, max_history=num_history).to(device).eval(),
-            din=PointwiseRanker(sizes.pointwise, world.spec, max_history=num_history).to(device).eval(),
+            din=PointwiseRanker(sizes.pointwise, world.spec).to(device).eval(),
             whole=map_arrays(whole, torch.from_numpy).to(device),
             request=map_arrays(candidates_only(whole), torch.from_numpy).to(device),
         )

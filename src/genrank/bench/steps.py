@@ -9,9 +9,8 @@ from genrank.batch import PackedBatch
 from genrank.bench.machine import Precision, bench_device
 from genrank.data.loader import Loader
 from genrank.models.flops import training_flops
-from genrank.models.ranker import ModelConfig, build_ranker
-from genrank.models.sequence_ranker import SequenceRankerConfig
-from genrank.nn.organization import tokens_per_event
+from genrank.models.inputs import RankerConfig
+from genrank.models.ranker import build_ranker
 from genrank.training.checkpoint import Checkpoints
 from genrank.training.objective import RankingObjective
 from genrank.training.trainer import Trainer, TrainingConfig
@@ -22,7 +21,7 @@ class Steps:
 
     def __init__(
         self,
-        config: ModelConfig,
+        config: RankerConfig,
         loader: Loader,
         batches: Sequence[PackedBatch],
         *,
@@ -71,18 +70,9 @@ class Steps:
 
     def tokens(self) -> float:
         """Tokens of a step that the model's organization makes: the mean over the batches."""
-        config = self.model.config
-        assert isinstance(config, SequenceRankerConfig)
-        return sum(num_tokens(config, batch) for batch in self.batches) / len(self.batches)
+        return sum(self.model.config.num_tokens(batch) for batch in self.batches) / len(self.batches)
 
 
 def num_exposures(batches: Sequence[PackedBatch]) -> int:
     """Exposures that the batches learn from."""
     return sum(len(batch.candidates.item) for batch in batches)
-
-
-def num_tokens(config: SequenceRankerConfig, batch: PackedBatch) -> int:
-    """History tokens, and those of the candidates that need one of their own."""
-    own = batch.candidates.in_history < 0
-    num_own = int(own.sum()) if config.predicts_in_place else len(own)
-    return tokens_per_event(config.organization) * len(batch.history.item) + num_own

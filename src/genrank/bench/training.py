@@ -16,7 +16,7 @@ from genrank.bench.packing import packed_against_unpacked
 from genrank.bench.peak_memory import peak_memory
 from genrank.bench.steps import Steps, num_exposures
 from genrank.bench.worlds import batches_of, regime
-from genrank.models.sequence_ranker import SequenceRankerConfig
+from genrank.models.sequence_config import SequenceRankerConfig
 from genrank.training.trainer import TrainingConfig
 
 OWN_MINUTES = 6.0

@@ -129,11 +129,10 @@ def evaluate(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from genrank.evaluation.evaluation_tables import as_tables
-    from genrank.retrieval.retriever_config import RetrieverConfig
     from genrank.runs.evaluate_ranking import evaluate_run
     from genrank.runs.train import load_run
 
-    if isinstance(load_run(options.run_folder)[0].model, RetrieverConfig):
+    if load_run(options.run_folder)[0].model.retrieves:
         _evaluate_retrieval(options)
         return
     judged = evaluate_run(

@@ -29,7 +29,6 @@ from genrank.inference.cuda_graphs import scorer
 from genrank.inference.histories import Histories, UserHistory
 from genrank.inference.sizes import entry_bytes
 from genrank.models.ranker import Ranker
-from genrank.models.sequence_ranker import SequenceRanker
 from genrank.nn.devices import on_device
 from genrank.nn.history_state import HistoryState, join
 
@@ -151,7 +150,7 @@ class RankingEngine:
         self, builder: SequenceBuilder, samples: Samples, known: Sequence[UserHistory]
     ) -> tuple[PackedBatch, Any, list[int]]:
         """The batch of the candidates, their histories' state, and how many events had to be encoded per sample."""
-        if not isinstance(self.model, SequenceRanker) or not self.model.extends_history:
+        if not self.model.extends_history:
             batch = self._batch(builder, samples)
             return batch, self.model.encode_history(batch), samples.num_history.tolist()
         states, encoded = [], []
@@ -164,7 +163,6 @@ class RankingEngine:
 
     def _state(self, builder: SequenceBuilder, sample: Samples, history: UserHistory) -> tuple[HistoryState, int]:
         """The state of one sample's window, from what is kept as far as that goes, and the events encoded for it."""
-        assert isinstance(self.model, SequenceRanker)
         begin = int(sample.start[0] - builder.timelines.offsets[sample.user[0]])
         length = int(sample.num_history[0])
         rows = np.arange(sample.start[0], sample.end[0])

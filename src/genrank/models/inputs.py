@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from genrank.batch import Candidates, FeatureColumns, History, PackedBatch
-from genrank.config import nearest
 from genrank.data.past_search import SearchConfig
 from genrank.data.sequence import search_feature
+from genrank.model_config import ModelConfig, check_left_out
 from genrank.nn.calendar import NUM_HOURS, NUM_WEEKDAYS, Calendar
 from genrank.nn.durations import DurationHead
 from genrank.nn.embeddings import ActionEmbedding, CombinationEmbedding, FeatureEmbedding, StatisticsEmbedding
@@ -28,7 +28,7 @@ HOUR, WEEKDAY = "@hour", "@weekday"  # no names that a schema can use
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankerConfig:
+class RankerConfig(ModelConfig):
     """What every ranker can choose."""
 
     width: int = 64
@@ -58,23 +58,23 @@ class RankerConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
 
+    def num_tokens(self, batch: PackedBatch) -> int:
+        """What the model makes of a batch: a token for each past exposure and each candidate."""
+        return len(batch.history.item) + len(batch.candidates.item)
 
-def check_data(config: RankerConfig, spec: DataSpec) -> None:
-    """ValueError, naming the setting, where the data lacks what the configuration asks for."""
-    if config.content == "on" and not any(f.kind == "embedding" for f in spec.of("item")):
-        raise ValueError("content=on needs a feature of the item of kind embedding, and the data has none; set it off")
-    if config.statistics == "on" and not spec.statistics:
-        raise ValueError("statistics=on needs window statistics; prepare again with --set statistics.enabled=true")
-    known = {feature.name for feature in spec.features}
-    for name in config.without:
-        if name not in known:
-            raise ValueError(f"without names {name!r}, and the data has no such feature; {nearest(name, known)}")
-    if all(feature.name in config.without for feature in spec.of("item")):
-        raise ValueError("without leaves nothing of an item that the model could know; keep item_id")
-    if config.search.kind == "hard":
-        search_feature(config.search, spec)
-    if config.duration_head != "ordinal" and not any(task.kind == "duration" for task in spec.tasks):
-        raise ValueError(f"duration_head={config.duration_head} needs a duration task, and the data has none")
+    def check(self, spec: DataSpec, *, num_items: int | None = None) -> None:
+        """See ModelConfig."""
+        if self.content == "on" and not any(f.kind == "embedding" for f in spec.of("item")):
+            raise ValueError(
+                "content=on needs a feature of the item of kind embedding, and the data has none; set it off"
+            )
+        if self.statistics == "on" and not spec.statistics:
+            raise ValueError("statistics=on needs window statistics; prepare again with --set statistics.enabled=true")
+        check_left_out(self.without, spec)
+        if self.search.kind == "hard":
+            search_feature(self.search, spec)
+        if self.duration_head != "ordinal" and not any(task.kind == "duration" for task in spec.tasks):
+            raise ValueError(f"duration_head={self.duration_head} needs a duration task, and the data has none")
 
 
 def _of_requests(config: RankerConfig) -> tuple[FeatureSpec, ...]:

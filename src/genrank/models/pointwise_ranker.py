@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from genrank.batch import History, PackedBatch
 from genrank.models.inputs import Inputs, RankerConfig
 from genrank.models.outputs import Outputs
+from genrank.models.ranker import Ranker
 from genrank.nn.crosses import CrossNetwork
 from genrank.nn.dropout import Dropout
 from genrank.nn.encoding import NUM_GAP_BUCKETS, gap_bucket
@@ -47,6 +48,11 @@ class PointwiseRankerConfig(RankerConfig):
         if self.num_cross_layers < 0 or self.cross_rank < 1 or self.attention_hidden < 1:
             raise ValueError("num_cross_layers must be 0 or more, cross_rank and attention_hidden at least 1")
 
+    def build(self, spec: DataSpec, *, max_history: int) -> "PointwiseRanker":
+        """See ModelConfig. Pooling takes any length of history."""
+        del max_history
+        return PointwiseRanker(self, spec)
+
 
 @dataclass(frozen=True)
 class EmbeddedHistory:
@@ -58,14 +64,13 @@ class EmbeddedHistory:
     user_BW: Tensor | None
 
 
-class PointwiseRanker(nn.Module):
+class PointwiseRanker(Ranker):
     """Embeddings × pooling × crosses and MLP × heads."""
 
-    capturable = False  # see SequenceRanker: pooling pads to lengths that change with every request
+    config: PointwiseRankerConfig
 
-    def __init__(self, config: PointwiseRankerConfig, spec: DataSpec, *, max_history: int):
+    def __init__(self, config: PointwiseRankerConfig, spec: DataSpec):
         super().__init__()
-        del max_history  # pooling takes any length
         self.config, self.spec, width = config, spec, config.width
         uses_actions = config.pooling == "din" or config.search.kind != "none"
         self.inputs = Inputs(config, spec, use_actions=uses_actions)
@@ -99,25 +104,17 @@ class PointwiseRanker(nn.Module):
         )
 
     def forward(self, batch: PackedBatch) -> dict[str, Tensor]:
-        """Logits per task, (C, logits of the task's head)."""
+        """See Ranker."""
         items_IW = self.inputs.items(batch.items)
         return self._score(self._embed(batch, items_IW), batch, items_IW)
 
     def encode_history(self, batch: PackedBatch) -> EmbeddedHistory:
-        """The batch's histories; its candidates are not looked at."""
+        """See Ranker."""
         return self._embed(batch, self.inputs.items(batch.items))
 
     def score(self, state: EmbeddedHistory, batch: PackedBatch) -> dict[str, Tensor]:
-        """Logits of the batch's candidates over histories that were embedded before."""
+        """See Ranker."""
         return self._score(state, batch, self.inputs.items(batch.items))
-
-    def predict(self, logits: dict[str, Tensor], batch: PackedBatch) -> dict[str, Tensor]:
-        """(C) per task: a probability, or expected seconds."""
-        return self.outputs.predict(logits, batch)
-
-    def loss(self, logits: dict[str, Tensor], batch: PackedBatch) -> dict[str, Tensor]:
-        """(C) per task: each candidate's loss, 0 where its label is unknown."""
-        return self.outputs.loss(logits, batch)
 
     def _embed(self, batch: PackedBatch, items_IW: Tensor) -> EmbeddedHistory:
         history = batch.history

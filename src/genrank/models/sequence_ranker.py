@@ -17,26 +17,28 @@ Shapes: B sequences, T history events, X context tokens, C candidates, W width.
 """
 
 import logging
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from genrank.batch import Candidates, History, PackedBatch
-from genrank.models.inputs import Inputs, RankerConfig
+from genrank.models.inputs import Inputs
 from genrank.models.outputs import Outputs
+from genrank.models.ranker import Ranker
 from genrank.models.score_inputs import ScoreInputs
+from genrank.models.sequence_config import SequenceRankerConfig
+from genrank.models.sequence_flops import sequence_attention_flops
 from genrank.nn.attention import Attention, Queries, Scoring, Tokens, alibi
-from genrank.nn.backends import BACKENDS, JAGGED_BACKENDS, Backend, choose_backend
+from genrank.nn.backends import BACKENDS, JAGGED_BACKENDS, choose_backend
 from genrank.nn.blocks import Block, HSTUBlock, KeysValues, RelativeBias, TransformerBlock
 from genrank.nn.dropout import Dropout
 from genrank.nn.encoding import GenRankEncoding, ScaledInput
 from genrank.nn.history_state import HistoryState, Merge
 from genrank.nn.organization import (
     Context,
-    Organization,
     action_context,
     behind_user_tokens,
     fully_visible,
@@ -48,64 +50,6 @@ from genrank.nn.organization import (
 from genrank.schema import DataSpec
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SequenceRankerConfig(RankerConfig):
-    """The parts of a sequence ranker. The paper's setting: 3 blocks, 8 heads, width 768.
-
-    encoding: `genrank` (the three embeddings and ALiBi, each of which can be left out), `hstu` (learned relative bias
-    by position and time), `none`.
-    """
-
-    kind: Literal["sequence"] = "sequence"
-    organization: Organization = "action"
-    encoding: Literal["genrank", "hstu", "none"] = "genrank"
-    block: Literal["transformer", "hstu"] = "transformer"
-    start: Literal["auto", "official", "uniform"] = "auto"  # first weights of the hstu block: see `first_weights`
-    input: Literal["norm", "scaled"] = "norm"  # LayerNorm, or HSTU's own: times √width, plus absolute positions
-    history_mask: Literal["causal", "full"] = "causal"
-    alibi: Literal["position", "time", "both", "none"] = "position"  # of the encoding `genrank`, as the next three
-    position_embedding: bool = True
-    request_embedding: bool = True
-    gap_embedding: bool = True  # the paper's pre-request time
-    num_blocks: int = 2
-    feedforward: int = 256  # of the transformer block, as the next two
-    attention_gate: bool = True
-    qk_norm: bool = False
-    candidate_copies: bool = False  # interleaved, encoding hstu: copies even where history holds the exposure itself
-    user_features: Literal["prefix", "token", "none"] = "token"
-    embedding_dropout: float = 0.0  # on a token's whole input vector
-    attention: Backend = "auto"
-    recompute: bool = False  # training computes each block anew for its gradient instead of keeping what is inside it
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("num_blocks", "feedforward"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 <= self.embedding_dropout < 1:
-            raise ValueError(f"embedding_dropout is {self.embedding_dropout}; it must be at least 0 and below 1")
-
-        if self.attention == "fused" and not self.fusible:
-            raise ValueError("the attention backend 'fused' knows neither SiLU nor a learned bias; set attention=auto")
-
-    @property
-    def first_weights(self) -> Literal["official", "uniform"]:
-        """`start`; auto is HSTU's official one for interleaved tokens, which learn far later from PyTorch's."""
-        if self.start == "auto":
-            return "official" if self.organization == "interleaved" else "uniform"
-        return self.start
-
-    @property
-    def predicts_in_place(self) -> bool:
-        """Whether a past exposure's own item token predicts its action: see nn/organization.py."""
-        return self.organization == "interleaved" and self.encoding == "hstu" and not self.candidate_copies
-
-    @property
-    def fusible(self) -> bool:
-        """Whether PyTorch's fused attention can compute it."""
-        return self.block == "transformer" and self.encoding != "hstu"
 
 
 class Split(NamedTuple):
@@ -123,12 +67,16 @@ class InPlace(NamedTuple):
     x_CW: Tensor  # (C - C', W) what goes into the last block at their item tokens
 
 
-class SequenceRanker(nn.Module):
+class SequenceRanker(Ranker):
     """Organization × encoding × blocks × heads."""
+
+    config: SequenceRankerConfig
 
     def __init__(self, config: SequenceRankerConfig, spec: DataSpec, *, max_history: int):
         super().__init__()
         self.config, self.spec, width = config, spec, config.width
+        self.extends_history = config.history_mask == "causal"
+        self.num_unsettled_events = 1 if config.encoding == "hstu" else 0  # its bias takes the next event's time
         self.inputs = Inputs(config, spec, use_users=config.user_features != "none")
         self.event_tokens = tokens_per_event(config.organization)
         self.num_positions = self.event_tokens * max_history + 2  # a user token before, a candidate behind
@@ -179,7 +127,7 @@ class SequenceRanker(nn.Module):
         )
 
     def forward(self, batch: PackedBatch) -> dict[str, Tensor]:
-        """Logits per task, (C, logits of the task's head)."""
+        """See Ranker."""
         items_IW = self.inputs.items(batch.items)
         state, x_XW = self._encode(batch, items_IW)
         if not self.config.predicts_in_place:
@@ -190,18 +138,8 @@ class SequenceRanker(nn.Module):
         return self._score(self._prepared(state, batch, items_IW, split.own), in_place)
 
     def encode_history(self, batch: PackedBatch) -> HistoryState:
-        """The batch's histories; its candidates are not looked at."""
+        """See Ranker."""
         return self._encode(batch, self.inputs.items(batch.items))[0]
-
-    @property
-    def extends_history(self) -> bool:
-        """Whether a history's state holds for its first events, and more of them can be added."""
-        return self.config.history_mask == "causal"
-
-    @property
-    def num_unsettled_events(self) -> int:
-        """A history's last events, whose state holds for the request's time only: HSTU's bias takes the next time."""
-        return 1 if self.config.encoding == "hstu" else 0
 
     def extend_history(self, state: HistoryState, batch: PackedBatch) -> HistoryState:
         """`state` with the events of the batch's history behind it: only these are computed."""
@@ -227,29 +165,25 @@ class SequenceRanker(nn.Module):
         return replace(state, context=places, keys_values=tuple(states))
 
     def score(self, state: HistoryState, batch: PackedBatch) -> dict[str, Tensor]:
-        """Logits of the batch's candidates over histories that were encoded before; its history is not looked at."""
+        """See Ranker."""
         return self.score_prepared(self.prepare_score(state, batch))
 
     def prepare_score(self, state: HistoryState, batch: PackedBatch) -> ScoreInputs:
-        """The first half of `score`: features become vectors."""
+        """See Ranker."""
         return self._prepared(state, batch, self.inputs.items(batch.items), None)
 
     def score_prepared(self, inputs: ScoreInputs) -> dict[str, Tensor]:
-        """The second half of `score`: the blocks and heads. Its kernels depend on the inputs' sizes only."""
+        """See Ranker."""
         return self._score(inputs, None)
 
     @property
-    def capturable(self) -> bool:
-        """Whether `score_prepared` asks its device nothing, so that a CUDA graph can hold it."""
+    def capturable(self) -> bool:  # type: ignore[override]
+        """See Ranker."""
         return self._backend(next(self.parameters()).device) in JAGGED_BACKENDS
 
-    def predict(self, logits: dict[str, Tensor], batch: PackedBatch) -> dict[str, Tensor]:
-        """(C) per task: a probability, or expected seconds."""
-        return self.outputs.predict(logits, batch)
-
-    def loss(self, logits: dict[str, Tensor], batch: PackedBatch) -> dict[str, Tensor]:
-        """(C) per task: each candidate's loss, 0 where its label is unknown."""
-        return self.outputs.loss(logits, batch)
+    def attention_flops(self, batch: PackedBatch) -> int:
+        """See Ranker."""
+        return sequence_attention_flops(self.config, batch)
 
     def _encode(self, batch: PackedBatch, items_IW: Tensor) -> tuple[HistoryState, Tensor]:
         """The state, and what goes into the last block (X, W)."""

@@ -5,16 +5,20 @@ losses' weights, the temperature and the negatives are not in it: those are ours
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from genrank.config import nearest
 from genrank.data.past_search import SearchConfig
+from genrank.model_config import ModelConfig, check_left_out
 from genrank.nn.backends import Backend
 from genrank.schema import DataSpec
 
+if TYPE_CHECKING:
+    from genrank.retrieval.retriever import Retriever
+
 
 @dataclass(frozen=True, kw_only=True)
-class RetrieverConfig:
+class RetrieverConfig(ModelConfig):
     """The parts of a retriever.
 
     generator: `transformer` (GRank), or `pooled`, the two-tower baseline (DSSM): an MLP over what was done lately.
@@ -23,6 +27,7 @@ class RetrieverConfig:
     events: history is of positives only, or of all exposures with what was done with them.
     """
 
+    retrieves: ClassVar[bool] = True
     kind: Literal["retrieval"] = "retrieval"
     generator: Literal["transformer", "pooled"] = "transformer"
     auxiliary: float = 0.1
@@ -82,6 +87,31 @@ class RetrieverConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
 
+    def build(self, spec: DataSpec, *, max_history: int) -> "Retriever":
+        """See ModelConfig."""
+        from genrank.retrieval.retriever import Retriever
+
+        return Retriever(self, spec, max_history=max_history)
+
+    def check(self, spec: DataSpec, *, num_items: int | None = None) -> None:
+        """See ModelConfig."""
+        if self.ranker and self.hard_from > self.num_candidates:
+            raise ValueError(
+                f"hard_from is {self.hard_from}; it must be at most num_candidates, {self.num_candidates}, beyond "
+                "which the ranker meets nothing when it serves; 0 is num_candidates"
+            )
+        if self.ranker and num_items is not None and self.hard_from > num_items:
+            raise ValueError(
+                f"hard_from is {self.hard_from}; it must be at most the {num_items:,} items that the data has; 0 is "
+                "num_candidates"
+            )
+        binary = {task.name for task in spec.tasks if task.kind == "binary"}
+        if self.positive and self.positive not in binary:
+            raise ValueError(
+                f"positive names {self.positive!r}, which is no binary task; {nearest(self.positive, binary)}"
+            )
+        check_left_out(self.without, spec)
+
     @property
     def search(self) -> SearchConfig:
         """How the sequence builder finds the events before the window: the ranker's long history."""
@@ -97,28 +127,6 @@ class RetrieverConfig:
         """The parts of the loss and their weights, those of weight 0 left out."""
         weights = {"query": 1.0, "auxiliary": self.auxiliary, "ranker": self.ranker}
         return {name: weight for name, weight in weights.items() if weight}
-
-
-def check_data(config: RetrieverConfig, spec: DataSpec, *, num_items: int) -> None:
-    """ValueError, naming the setting, where the data lacks what the configuration asks for."""
-    if config.ranker and config.hard_from > min(config.num_candidates, num_items):
-        bound = (
-            f"num_candidates, {config.num_candidates}, beyond which the ranker meets nothing when it serves"
-            if config.hard_from > config.num_candidates
-            else f"the {num_items:,} items that the data has"
-        )
-        raise ValueError(f"hard_from is {config.hard_from}; it must be at most {bound}; 0 is num_candidates")
-    binary = {task.name for task in spec.tasks if task.kind == "binary"}
-    if config.positive and config.positive not in binary:
-        raise ValueError(
-            f"positive names {config.positive!r}, which is no binary task; {nearest(config.positive, binary)}"
-        )
-    known = {feature.name for feature in spec.features}
-    for name in config.without:
-        if name not in known:
-            raise ValueError(f"without names {name!r}, and the data has no such feature; {nearest(name, known)}")
-    if all(feature.name in config.without for feature in spec.of("item")):
-        raise ValueError("without leaves nothing of an item that the model could know; keep item_id")
 
 
 def positive_task(config: RetrieverConfig, spec: DataSpec) -> str:

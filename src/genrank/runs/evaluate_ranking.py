@@ -17,7 +17,6 @@ from genrank.evaluation.ranking_evaluation import Evaluation, evaluate
 from genrank.evaluation.report import ReportRun, write_report
 from genrank.evaluation.trees import import_lightgbm, tree_baseline
 from genrank.finite_json import json_text
-from genrank.models.sequence_ranker import SequenceRankerConfig
 from genrank.runs.predict import predict
 from genrank.runs.run_config import RunConfig
 from genrank.runs.train import configure_torch, load_run
@@ -74,8 +73,7 @@ def evaluate_run(
 
 def evaluation_sequence(config: RunConfig) -> SequenceConfig:
     """Packed over the whole user: equal scores, and each history is encoded once. A full mask may not be packed."""
-    full = isinstance(config.model, SequenceRankerConfig) and config.model.history_mask == "full"
-    return replace(config.sequence, grouping="request" if full else "user")
+    return replace(config.sequence, grouping="user" if config.model.packs_requests else "request")
 
 
 def counting_baselines(data: PreparedData, builder: SequenceBuilder, p: Predictions) -> dict[str, dict[str, Any]]:

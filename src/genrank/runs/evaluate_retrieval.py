@@ -14,7 +14,6 @@ from genrank.data.prepared import Part, PreparedData
 from genrank.evaluation.retrieval_metrics import RetrievedTargets, judge
 from genrank.finite_json import json_text
 from genrank.retrieval.retriever import Retriever
-from genrank.retrieval.retriever_config import RetrieverConfig
 from genrank.runs.retrieval_objective import locate, retrieval_data
 from genrank.runs.run_config import RunConfig
 from genrank.runs.train import configure_torch, load_run
@@ -50,8 +49,7 @@ def located(
     model: Retriever, data: PreparedData, config: RunConfig, part: Part
 ) -> tuple[RetrievedTargets, NDArray[np.int64]]:
     """Where the targets of a part stand, and (I) how often every item was one in training."""
-    assert isinstance(config.model, RetrieverConfig)
-    data = retrieval_data(data, config.model)
+    data = retrieval_data(data, model.config)
     builder = data.builder(replace(config.sequence, grouping="user"), config.model.search)
     loader = Loader(
         builder, data.part(builder, part), LoaderConfig(batch_tokens=config.evaluation.batch_tokens, shuffle=False)

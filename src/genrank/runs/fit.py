@@ -12,11 +12,6 @@ import torch
 from torch import nn
 
 from genrank.data.sequence import Samples
-from genrank.models.inputs import check_data
-from genrank.models.ranker import build_ranker
-from genrank.models.sequence_ranker import SequenceRankerConfig
-from genrank.retrieval.retriever import Retriever
-from genrank.retrieval.retriever_config import RetrieverConfig
 from genrank.runs.run_config import RunConfig
 from genrank.schema import DataSpec
 from genrank.training.optimizers import split_parameters
@@ -78,8 +73,7 @@ def misfit(
 
 def unfinished(config: RunConfig, *, num_steps: int) -> str:
     """That a run of interleaved tokens ends before these have learnt what they can; empty for others."""
-    interleaved = isinstance(config.model, SequenceRankerConfig) and config.model.organization == "interleaved"
-    if not interleaved or num_steps >= INTERLEAVED_STEPS:
+    if not config.model.slow_start or num_steps >= INTERLEAVED_STEPS:
         return ""
     return (
         f"interleaved tokens need some {INTERLEAVED_STEPS:,} steps before an action finds its item, and this run has "
@@ -101,14 +95,11 @@ def _settings(extent: Extent) -> list[str]:
 def _extent(config: RunConfig, spec: DataSpec, num_exposures: int, num_tokens: int) -> Extent | None:
     """That of another recipe on the same samples, about; None where it can't be built for the data."""
     max_history = config.sequence.max_history
+    try:
+        config.model.check(spec)
+    except ValueError:
+        return None
     with torch.device("meta"):
-        if isinstance(config.model, RetrieverConfig):
-            model: nn.Module = Retriever(config.model, spec, max_history=max_history)
-        else:
-            try:
-                check_data(config.model, spec)
-            except ValueError:
-                return None
-            model = build_ranker(config.model, spec, max_history=max_history)
+        model = config.model.build(spec, max_history=max_history)
     num_steps = config.training.epochs * math.ceil(num_tokens / config.loader.batch_tokens)
     return Extent(num_exposures=num_exposures, num_steps=num_steps, num_parameters=num_dense(model))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceBuilder
 from genrank.data.timelines import ranges
 from genrank.evaluation.retrieval_metrics import RetrievedTargets, request_metrics
+from genrank.model_config import ModelConfig
 from genrank.retrieval.item_vectors import ItemVectors, embed_all
 from genrank.retrieval.pieces import pieces
 from genrank.retrieval.retriever import Encoded, Retriever
@@ -27,8 +28,9 @@ NUM_TOP = 10  # items at the head of a list that coverage and popularity are of
 SCORES_AT_ONCE = 2**25  # numbers: 128 MiB
 
 
-def retrieval_data(data: PreparedData, config: RetrieverConfig) -> PreparedData:
+def retrieval_data(data: PreparedData, config: ModelConfig) -> PreparedData:
     """The data as the retriever sees it."""
+    config = cast(RetrieverConfig, config)
     return of_positives(data, positive_task(config, data.manifest.spec), events=config.events)
 
 

@@ -1,13 +1,13 @@
 """RunConfig: everything that decides what a run does. Recipes return one; `--set path=value` changes one."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 from genrank.data.loader import LoaderConfig
 from genrank.data.sequence import SequenceConfig
-from genrank.models.ranker import ModelConfig
-from genrank.models.sequence_ranker import SequenceRankerConfig
-from genrank.retrieval.retriever_config import RetrieverConfig
+from genrank.model_config import ModelConfig
+from genrank.models.inputs import RankerConfig
+from genrank.models.sequence_config import SequenceRankerConfig
 from genrank.training.trainer import TrainingConfig
 
 Leak = Literal["none", "training", "evaluation", "both"]
@@ -37,7 +37,7 @@ class RunConfig:
     device: str = "auto"  # auto: cuda where there is one, else cpu
     sequence: SequenceConfig = field(default_factory=SequenceConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
-    model: ModelConfig | RetrieverConfig = field(default_factory=SequenceRankerConfig)
+    model: ModelConfig = field(default_factory=SequenceRankerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     leak: Leak = "none"  # control: where actions count as known with their exposure, however late they came
@@ -50,9 +50,9 @@ class RunConfig:
             raise ValueError(f"seed is {self.seed}; it must be 0 or more")
         if self.threads < 0:
             raise ValueError(f"threads is {self.threads}; it must be 0 or more")
-        if isinstance(self.model, RetrieverConfig):
+        if self.model.retrieves:
             self._check_retrieval(self.training.task_weights or self.value)
-        if not isinstance(self.model, SequenceRankerConfig) or self.model.history_mask == "causal":
+        if self.model.packs_requests:
             return
         if self.sequence.loss_on_history:
             raise ValueError(
@@ -75,11 +75,11 @@ class RunConfig:
         return self.leak in ("evaluation", "both")
 
     @property
-    def ranker(self) -> ModelConfig:
+    def ranker(self) -> RankerConfig:
         """The model's configuration where it is a ranker's; ValueError where it is a retriever's."""
-        if isinstance(self.model, RetrieverConfig):
+        if self.model.retrieves:
             raise ValueError("kind is retrieval, where a ranker is needed; take a ranker's recipe")
-        return self.model
+        return cast(RankerConfig, self.model)
 
     def _check_retrieval(self, ranking_only: object) -> None:
         if ranking_only:

@@ -12,7 +12,6 @@ from genrank.config import nearest
 from genrank.data.manifest import Manifest
 from genrank.errors import ConfigError
 from genrank.evaluation.retrieval_metrics import request_metrics
-from genrank.retrieval.retriever_config import RetrieverConfig
 from genrank.runs.run_config import RunConfig
 from genrank.schema import DataSpec
 from genrank.training.trainer import Validate
@@ -22,7 +21,7 @@ Figure = tuple[str, int]  # name among validation's figures, and 1 where more is
 
 def choices(config: RunConfig, spec: DataSpec) -> dict[str, Figure]:
     """Everything that `training.select` can name."""
-    if isinstance(config.model, RetrieverConfig):
+    if config.model.retrieves:
         return {name: (name, 1) for name in request_metrics(np.zeros(1, np.int64), np.zeros(1))}
     named: dict[str, Figure] = {}
     for task in spec.tasks:

@@ -15,9 +15,9 @@ import logging
 import os
 import platform
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -33,24 +33,19 @@ from genrank.data.sequence import SequenceBuilder, take
 from genrank.documents import read_json
 from genrank.errors import BundleError, ConfigError, DataError, OutputError, shown
 from genrank.folders import clear_leftovers, refuse_occupied, replace_text, writing
-from genrank.models.inputs import check_data
-from genrank.models.ranker import ModelConfig, Ranker, build_ranker
+from genrank.models.ranker import Ranker
 from genrank.nn.devices import device_named
 from genrank.retrieval.retriever import Retriever
-from genrank.retrieval.retriever_config import RetrieverConfig
-from genrank.retrieval.retriever_config import check_data as check_retriever
-from genrank.runs import retrieval_objective as retrieval
 from genrank.runs.fit import Siblings, misfit, unfinished
-from genrank.runs.predict import validation_figures
+from genrank.runs.learner import learner_of
 from genrank.runs.run_config import RunConfig
 from genrank.runs.selection import check_selection, selecting
 from genrank.schema import fingerprint
 from genrank.training.allocator import keep_freed_memory
 from genrank.training.checkpoint import Checkpoints
-from genrank.training.objective import Objective, RankingObjective
 from genrank.training.progress import MetricsFile, Reporter, TensorBoard
 from genrank.training.progress_bar import ProgressBar
-from genrank.training.trainer import Trainer, Validate
+from genrank.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 LONGEST_FOLDER = 1000  # letters of its path
@@ -70,7 +65,7 @@ def start_run(data: Path, config: RunConfig, out: Path) -> None:
         )
     check_selection(config, manifest)
     try:
-        check_model(config.model, manifest)
+        config.model.check(manifest.spec, num_items=manifest.counts.items)
     except ValueError as problem:
         raise ConfigError(f"{data}: model.{problem}") from None
     with writing(out):
@@ -110,14 +105,6 @@ def _trained_on(out: Path) -> dict[str, str]:
     return values
 
 
-def check_model(config: ModelConfig | RetrieverConfig, manifest: Manifest) -> None:
-    """ValueError, naming the setting, where the data lacks what the model's configuration asks for."""
-    if isinstance(config, RetrieverConfig):
-        check_retriever(config, manifest.spec, num_items=manifest.counts.items)
-    else:
-        check_data(config, manifest.spec)
-
-
 def train(
     out: Path,
     console: Console,
@@ -143,8 +130,12 @@ def _train(out: Path, console: Console, *, resume: bool, displays: bool, sibling
     data = PreparedData.load(folder).at_once(config.training_leaks)
     _check_same_data(out, data)
     torch.manual_seed(config.seed)
-    learner = _learner(config, data, device)
-    model, loader = learner.model, learner.loader
+    learner, spec = learner_of(config.model), data.manifest.spec
+    model = config.model.build(spec, max_history=config.sequence.max_history).to(device)
+    data = learner.data(data, config)
+    builder = data.builder(config.sequence, config.model.search)
+    loader = training_loader(data, builder, config, pin=device.type == "cuda")
+    held_out = validation_loader(data, config)
     checkpoints = Checkpoints(out / "checkpoints")
     latest = checkpoints.latest() if resume else None
     metrics = MetricsFile(out / "metrics.jsonl")
@@ -153,8 +144,8 @@ def _train(out: Path, console: Console, *, resume: bool, displays: bool, sibling
         loader,
         config.training,
         checkpoints=checkpoints,
-        objective=learner.objective,
-        validate=learner.validate,
+        objective=learner.objective(model, loader, config, device),
+        validate=selecting(lambda: learner.validation_figures(model, held_out, config), config, spec),
         reporters=[metrics],
     )
     if latest is not None:
@@ -162,56 +153,21 @@ def _train(out: Path, console: Console, *, resume: bool, displays: bool, sibling
     metrics.rewind(trainer.step)
     _describe(model, trainer, console)
     steps = trainer.num_steps
-    unfit = misfit(model, config, data.manifest.spec, loader.samples, num_steps=steps, siblings=siblings)
+    unfit = misfit(model, config, spec, loader.samples, num_steps=steps, siblings=siblings)
     warnings = [warning for warning in (unfit, unfinished(config, num_steps=steps)) if warning]
     _write_json(out / "warnings.json", warnings)
     for warning in warnings:
         console.print(f"[bold yellow]warning:[/] {warning}", highlight=False, soft_wrap=True)
-    trainer.reporters = [metrics, *(_displays(out, learner.main_figure, console, trainer.step) if displays else [])]
+    shown = _displays(out, learner.main_figure(spec), console, trainer.step) if displays else []
+    trainer.reporters = [metrics, *shown]
     try:
         trainer.fit()
     finally:
         for reporter in trainer.reporters:
             reporter.close()
-    value = config.value or {task.name: 1.0 for task in data.manifest.spec.tasks[:1]}
-    return write_bundle(out / "bundle", model, data=folder, sequence=config.sequence, value=value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Learner:
-    """What differs between rankers and retrievers. `main_figure`: of metrics.jsonl, to be shown."""
-
-    model: Ranker | Retriever
-    loader: Loader
-    objective: Objective
-    validate: Validate
-    main_figure: str
-
-
-def _learner(config: RunConfig, data: PreparedData, device: torch.device) -> _Learner:
-    spec, max_history, pin = data.manifest.spec, config.sequence.max_history, device.type == "cuda"
-    if isinstance(config.model, RetrieverConfig):
-        retriever = Retriever(config.model, spec, max_history=max_history).to(device)
-        data = retrieval.retrieval_data(data, config.model)
-        loader = training_loader(data, data.builder(config.sequence, config.model.search), config, pin=pin)
-        held_out = validation_loader(data, config)
-        return _Learner(
-            model=retriever,
-            loader=loader,
-            objective=retrieval.RetrievalObjective(retriever, loader, device),
-            validate=selecting(lambda: retrieval.validation_figures(retriever, held_out), config, spec),
-            main_figure="ndcg@10",
-        )
-    ranker = build_ranker(config.model, spec, max_history=max_history).to(device)
-    held_out = validation_loader(data, config)
-    weights = config.training.task_weights
-    return _Learner(
-        model=ranker,
-        loader=training_loader(data, data.builder(config.sequence, config.model.search), config, pin=pin),
-        objective=RankingObjective(ranker, weights),
-        validate=selecting(lambda: validation_figures(ranker, held_out, weights), config, spec),
-        main_figure=f"auc/{spec.tasks[0].name}",
-    )
+    value = config.value or {task.name: 1.0 for task in spec.tasks[:1]}
+    trained = cast(Ranker | Retriever, model)
+    return write_bundle(out / "bundle", trained, data=folder, sequence=config.sequence, value=value)
 
 
 def training_loader(data: PreparedData, builder: SequenceBuilder, config: RunConfig, *, pin: bool = False) -> Loader:
@@ -285,7 +241,7 @@ def _describe(model: nn.Module, trainer: Trainer, console: Console) -> None:
 
 
 def _check_tasks(data: Path, config: RunConfig, manifest: Manifest) -> None:
-    if not manifest.spec.tasks and not isinstance(config.model, RetrieverConfig):
+    if not manifest.spec.tasks and not config.model.retrieves:
         raise ConfigError(
             f"{data}: has no tasks, so there is nothing to rank by; a retrieval recipe (--recipe grank) can learn from "
             "it, or name an action under [[tasks]] of its schema"
@@ -298,8 +254,7 @@ def _check_tasks(data: Path, config: RunConfig, manifest: Manifest) -> None:
 
 
 def _check_slots(data: Path, config: RunConfig, manifest: Manifest) -> None:
-    wanted = not isinstance(config.model, RetrieverConfig) and config.model.position_feature
-    if wanted and manifest.schema.columns.position is None:
+    if config.model.position_feature and manifest.schema.columns.position is None:
         raise ConfigError(
             f"{data}: model.position_feature needs the slot of every exposure, and the log's schema names no column "
             "for it; set position under [columns] and prepare again"

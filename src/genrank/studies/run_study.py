@@ -17,7 +17,6 @@ from genrank.data.prepared import PreparedData
 from genrank.errors import ConfigError, DataError, Interrupted, MissingExtraError
 from genrank.evaluation.page import require
 from genrank.evaluation.trees import import_lightgbm
-from genrank.runs.train import check_model
 from genrank.schema import fingerprint
 from genrank.studies.all_studies import OF_RETRIEVAL, STUDIES
 from genrank.studies.bases import Bases, Size
@@ -157,7 +156,8 @@ def check(study: Study, grid: Grid, manifest: Manifest) -> None:
         for point in _first_points(variant, grid):
             assert variant.config is not None
             try:
-                check_model(tuned(variant.config, point).model, manifest)
+                model = tuned(variant.config, point).model
+                model.check(manifest.spec, num_items=manifest.counts.items)
             except ValueError as problem:
                 raise DataError(f"study {study.name}, {variant.name}: model.{problem}") from None
 

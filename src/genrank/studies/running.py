@@ -23,7 +23,6 @@ from genrank.evaluation.predictions import Predictions
 from genrank.evaluation.trees import tree_baseline
 from genrank.models.ranker import Ranker
 from genrank.retrieval.retriever import Retriever
-from genrank.retrieval.retriever_config import RetrieverConfig
 from genrank.runs.evaluate_ranking import counting_baselines, evaluation_sequence
 from genrank.runs.evaluate_retrieval import located
 from genrank.runs.predict import predict, predictions_of
@@ -68,7 +67,7 @@ def _run(cell: Cell, data: Path, workplace: Path, threads: int) -> dict[str, Any
     prepared = PreparedData.load(data).at_once(config.evaluation_leaks)
     bundle, device = load_bundle(workplace), configure_torch(config)
     model: Ranker | Retriever
-    if isinstance(config.model, RetrieverConfig):
+    if config.model.retrieves:
         model = bundle.retriever(device)
         judged = {
             "test": judge_retrieval(located(model, prepared, config, "test")[0]),

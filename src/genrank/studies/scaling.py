@@ -3,12 +3,12 @@
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genrank.models.sequence_ranker import SequenceRankerConfig
+from genrank.models.sequence_config import SequenceRankerConfig
 from genrank.studies.bases import Bases
 from genrank.studies.study import Finding, Study, Variant
 
@@ -22,8 +22,7 @@ EXPONENTS = (0.0, 5.0)  # between which a power law is looked for
 def scaling(bases: Bases) -> Study:
     """One axis at a time, the others as the recipe has them."""
     base = bases.recipe("genrank")
-    model, window = base.model, base.sequence.max_history
-    assert isinstance(model, SequenceRankerConfig)
+    model, window = cast(SequenceRankerConfig, base.model), base.sequence.max_history
     by_width = {
         f"width {round(times * model.width)}": [
             f"model.{name}={max(round(times * getattr(model, name)), 1)}"

@@ -1,8 +1,9 @@
 """What GenRank's tokens and biases bring (arXiv 2505.04180, Table 1 and section 3.1)."""
 
 from collections.abc import Mapping
+from typing import cast
 
-from genrank.models.sequence_ranker import SequenceRankerConfig
+from genrank.models.sequence_config import SequenceRankerConfig
 from genrank.runs.run_config import RunConfig
 from genrank.studies.bases import GENRANK, HSTU, Bases
 from genrank.studies.study import AS_TRAINED, Finding, Study, Variant
@@ -104,8 +105,7 @@ def official_hstu(bases: Bases) -> Variant:
 
 def hstu_axes(bases: Bases, config: RunConfig) -> dict[str, tuple[str, ...]]:
     """HSTU's first weights and input, which validation chooses like a learning rate; the recipe's own come first."""
-    assert isinstance(config.model, SequenceRankerConfig)
-    first = config.model.first_weights
+    first = cast(SequenceRankerConfig, config.model).first_weights
     starts = (first, *(name for name in ("official", "uniform") if name != first))
     axes = {"model.start": starts, "model.input": ("norm", "scaled")}
     return {path: values for path, values in axes.items() if not bases.sets(path)}
