@@ -40,7 +40,7 @@ def main() -> int:
         )
         stage = None
         if options.retriever is not None:
-            stage = RetrievalStage(options.retriever, store=service.store, options=service.options)
+            stage = RetrievalStage(options.retriever, contexts=service.contexts, options=service.options)
         began, before, most = time.perf_counter(), 0.0, 0.0
         for first in range(0, options.users, BATCH):
             serve([f"never seen, number {number:012d}" for number in range(first, first + BATCH)], service, stage)

@@ -40,7 +40,7 @@ def app(run: Path, grank: Path) -> Iterator[Starlette]:
     bundle = load_bundle(run)
     store, options = SQLiteStore(":memory:"), ServiceOptions(deadline=60.0)
     service = RankingService(bundle, Path(bundle.config.data), store=store, options=options)
-    stage = RetrievalStage(grank, store=store, options=options)
+    stage = RetrievalStage(grank, contexts=service.contexts, options=options)
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH)
     settle_objects()

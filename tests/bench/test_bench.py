@@ -246,9 +246,7 @@ def test_attention_is_counted_by_visible_pairs() -> None:
     pair = 4 * TINY.model.width
     history = 2 * sum(range(1, 35))  # each of two users' 34 history tokens sees those before it and itself
     candidates = 2 * 6 * 35
-    assert sequence_attention_flops(TINY.model, batch()) == pair * (
-        history + 2 * candidates
-    )  # in the last block it asks nothing
+    assert sequence_attention_flops(TINY.model, batch()) == pair * (history + 2 * candidates)
     hstu = replace(TINY.model, organization="interleaved", encoding="hstu")
     items = sum(16 * (i // 8) + 1 for i in range(34))  # an item token sees both tokens of earlier requests' exposures
     actions = sum(2 * i + 2 for i in range(34))

@@ -103,7 +103,7 @@ def test_a_model_serves_what_it_can_read_of_a_store(path: Path, run: Path, caplo
     assert service.rank(RankRequest(user="v", candidates=("a",), time=10)).result().num_history == 0
     service.swap(load_bundle(run))
     assert service.rank(request).result().num_history == 1
-    assert service.deployed.left_out.counts == {"event": 1, "item": 1}
+    assert service.deployed.context.left_out.counts == {"event": 1, "item": 1}
     assert service.store.left_out.counts == {"event": 1}
     assert "the event '6/b' of user 'u' is left out: actions: click of item 'b' must be true" in caplog.text
     assert "the item 'j' is left out" in caplog.text

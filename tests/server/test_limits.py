@@ -77,7 +77,7 @@ def test_new_items_are_taken_up_to_a_number(service: RankingService) -> None:
     assert service.put_items([Item(id="a"), Item(id="c")]) == 1
     for _ in range(3):
         assert service.put_items([Item(id=name, features={}) for name in "abc"]) == 0
-    assert service.deployed.catalogue.num_added == 3
+    assert service.deployed.context.catalogue.num_added == 3
 
 
 def test_updates_are_kept_up_to_a_number_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,4 +108,4 @@ def test_users_of_whom_nothing_is_known_share_what_is_kept_and_rank_as_ever(run:
         for place, other in zip(found.places, expected.places, strict=True):
             assert place.scores == pytest.approx(other.scores, abs=1e-6, rel=1e-6)
     assert service.cache.counts().entries == entries
-    assert service.deployed.histories.num_bytes == 0
+    assert service.deployed.context.histories.num_bytes == 0

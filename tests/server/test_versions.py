@@ -324,5 +324,5 @@ def test_much_that_comes_while_a_model_is_deployed_does_not_stop_it(
 
     monkeypatch.setattr(Deployment, "warm_up", slow)
     service.swap(load_bundle(other))
-    assert service.deployed.catalogue.find(["n1", "last"]).all()
+    assert service.deployed.context.catalogue.find(["n1", "last"]).all()
     service.stop()

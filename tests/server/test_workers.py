@@ -62,7 +62,7 @@ def test_workers_follow_by_themselves(worker: Callable[[], RankingService]) -> N
     one, other = worker(), worker()
     one.put_items([Item(id="new", features={"length": 20.0})])
     until = time.monotonic() + 10
-    while not other.deployed.catalogue.find(["new"])[0]:
+    while not other.deployed.context.catalogue.find(["new"])[0]:
         assert time.monotonic() < until
         time.sleep(0.05)
 

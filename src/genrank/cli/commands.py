@@ -246,9 +246,7 @@ def serve(options: argparse.Namespace) -> None:
         )
         stage = None
         if options.retriever is not None:
-            stage = RetrievalStage(
-                options.retriever, store=store, options=settings, until=options.until, clock=service.clock
-            )
+            stage = RetrievalStage(options.retriever, contexts=service.contexts, options=settings, clock=service.clock)
             service.readers.append(stage.catch_up)
             service.vital.append(stage.failure)
         run(service, listening, taken, models=options.run_folder if published else None, stage=stage)

@@ -20,6 +20,7 @@ from genrank.inference.catalogue import Item
 from genrank.inference.gen_ranker import check_candidates, check_value
 from genrank.inference.ranking_engine import Cache, history_cache
 from genrank.inference.request_log import RequestLog, ServedRanking
+from genrank.inference.serving_context import ServingContexts
 from genrank.inference.store import Event, EventStore, StoreUnavailable, UpdatesExpired
 from genrank.server.batcher import Batcher
 from genrank.server.clock import Clock
@@ -46,10 +47,11 @@ class RankingService:
         until: int | None = None,
         request_log: RequestLog | None = None,
     ):
-        """`data`: see Deployment; by default what each model was trained on. request_log: takes every ranking."""
+        """`data`: see ServingContext; by default what each model was trained on. request_log: takes every ranking."""
         if options.threads:
             torch.set_num_threads(options.threads)
-        self.data, self.store, self.options, self.until = data, store, options, until
+        self.data, self.store, self.options = data, store, options
+        self.contexts = ServingContexts(store, max_bytes=options.decoded_bytes, until=until)
         self.request_log = request_log
         self.cache: Cache = history_cache(options.cache_bytes)
         self._swapping, self._putting = threading.Lock(), threading.Lock()
@@ -102,20 +104,19 @@ class RankingService:
 
     def _deploy_once(self, bundle: Bundle) -> None:
         data = self.data if self.data is not None else Path(bundle.config.data)
-        made = Deployment(bundle, data, store=self.store, cache=self.cache, options=self.options, until=self.until)
+        made = Deployment(bundle, self.contexts.of(bundle, data), cache=self.cache, options=self.options)
         made.warm_up()
-        made.catch_up()
+        made.context.catch_up()
         self.deployed = made
-        made.catch_up()  # with what came for the one before
 
     def catch_up(self) -> None:
         """Learn what has come to the store, from this process or another. Raises StoreUnavailable."""
         try:
-            self.deployed.catch_up()
+            self.deployed.context.catch_up()
         except UpdatesExpired:
             with self._swapping:
                 try:
-                    self.deployed.catch_up()  # somebody else may have deployed it anew meanwhile
+                    self.deployed.context.catch_up()  # somebody else may have deployed it anew meanwhile
                 except UpdatesExpired:
                     self._deploy(self.deployed.bundle)
                     self.cache.remove_where(lambda _: True)  # a store that lost its past counts revisions anew
@@ -135,7 +136,7 @@ class RankingService:
         """The answer to come. Raises RequestError for what can't be ranked, Overloaded where there's no time for it."""
         deployed = self.deployed
         if request.of_each:
-            context = deployed.histories.context.of_each(request.context, request.of_each)
+            context = deployed.context.histories.context.of_each(request.context, request.of_each)
             request = replace(request, context=context, of_each=frozenset())
         self._check(deployed, request)
         weights = self._weights(deployed, request.value)
@@ -154,7 +155,7 @@ class RankingService:
             if not event.user or not event.item:
                 raise RequestError("an event's user or item is empty; give both")
             self.clock.check(event)
-            self.deployed.histories.check(event)
+            self.deployed.context.histories.check(event)
         changes = self.store.append(events)
         self._learn()
         return len(changes)
@@ -164,9 +165,9 @@ class RankingService:
         if len(items) > self.options.max_items:
             raise RequestError(f"{len(items)} items in one call; send at most {self.options.max_items}")
         for item in items:
-            self.deployed.catalogue.check(item)
+            self.deployed.context.catalogue.check(item)
         names = list({item.id: item for item in items})
-        new = int((self.deployed.catalogue.find(names) == 0).sum())
+        new = int((self.deployed.context.catalogue.find(names) == 0).sum())
         with self._putting:  # each call is learned before the next: a model that lags far behind is deployed anew
             self._check_room(new)
             self.store.put_items(items)
@@ -174,7 +175,7 @@ class RankingService:
         return new
 
     def _check_room(self, new: int) -> None:
-        added, most = self.deployed.catalogue.num_added, self.options.max_new_items
+        added, most = self.deployed.context.catalogue.num_added, self.options.max_new_items
         if new and added + new > most:
             raise RequestError(
                 f"{new} new items beside {added} that came since the data was prepared, at most {most} are taken; "
@@ -184,13 +185,13 @@ class RankingService:
     def user(self, user: str) -> dict[str, Any]:
         """A user's history as the model would see it now: `user`, `known`, `current`, `exposures`, `window`."""
         deployed = self.deployed
-        history = deployed.histories.of(user)
+        history = deployed.context.histories.of(user)
         t = history.timeline
         begin = int(window_start(np.array([t.num_exposures]), deployed.engine.sequence.max_history)[0])
         rows = range(begin, t.num_exposures)
         window = [
             {
-                "item": str(deployed.catalogue.table.ids[int(t.item[row])]),
+                "item": str(deployed.context.catalogue.table.ids[int(t.item[row])]),
                 "time": int(t.time[row]),
                 "actions": {name: _plain(column[row]) for name, column in t.tasks.items()},
             }
@@ -269,7 +270,7 @@ class RankingService:
                 raise RequestError(f"tasks: there is no task {shown(task)}; there is {', '.join(tasks)}")
         if request.top_k < 0:
             raise RequestError(f"top_k is {request.top_k}; it must be 0 (all) or more")
-        deployed.histories.context.encode(request.context, len(request.candidates))
+        deployed.context.histories.context.encode(request.context, len(request.candidates))
 
     def _weights(self, deployed: Deployment, value: Mapping[str, float] | str) -> Mapping[str, float]:
         if not isinstance(value, str):

@@ -60,12 +60,12 @@ class _Held(Collector):
         yield GaugeMetricFamily(
             "genrank_expected_wait_seconds", "of a ranking that came now", self.service.expected_wait
         )
-        deployed = self.service.deployed
-        yield GaugeMetricFamily("genrank_items", "known items", len(deployed.catalogue))
-        yield GaugeMetricFamily("genrank_new_items", "beyond the prepared data", deployed.catalogue.num_added)
-        yield GaugeMetricFamily("genrank_decoded_bytes", "histories before encoding", deployed.histories.num_bytes)
-        if deployed.statistics is not None:
-            counted = deployed.statistics.live.num_events
+        context = self.service.deployed.context
+        yield GaugeMetricFamily("genrank_items", "known items", len(context.catalogue))
+        yield GaugeMetricFamily("genrank_new_items", "beyond the prepared data", context.catalogue.num_added)
+        yield GaugeMetricFamily("genrank_decoded_bytes", "histories before encoding", context.histories.num_bytes)
+        if context.statistics is not None:
+            counted = context.statistics.live.num_events
             yield GaugeMetricFamily("genrank_counted_events", "in window statistics, beyond the prepared data", counted)
         if self.service.request_log is not None:
             yield CounterMetricFamily(
@@ -76,7 +76,7 @@ class _Held(Collector):
         )
         left_out = GaugeMetricFamily("genrank_left_out", "stored, but can't be read", labels=["kind"])
         for kind in ("event", "item"):
-            parts = (deployed.left_out, self.service.store.left_out)
+            parts = (context.left_out, self.service.store.left_out)
             left_out.add_metric([kind], sum(part.counts.get(kind, 0) for part in parts))
         yield left_out
         info = GaugeMetricFamily("genrank_model_info", "the model that ranks", labels=["version"])

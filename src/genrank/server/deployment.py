@@ -1,25 +1,17 @@
 """One model ready to rank: requests in, answers out, without a queue."""
 
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genrank.artifacts.bundle import Bundle, require_same_schema
-from genrank.data.manifest import Manifest
-from genrank.data.tables import FeatureTable
-from genrank.inference.catalogue import Catalogue
+from genrank.artifacts.bundle import Bundle
 from genrank.inference.gen_ranker import RankedItem, check_value, in_order
-from genrank.inference.histories import Histories, PastInMemory
-from genrank.inference.left_out import LeftOut
 from genrank.inference.ranking_engine import Cache, EngineRequest, RankingEngine, Scored
-from genrank.inference.served_statistics import ServedStatistics
-from genrank.inference.store import EventStore
+from genrank.inference.serving_context import ServingContext
 from genrank.nn.devices import device_named, precision_on
 from genrank.server.service_options import ServiceOptions
 
@@ -73,57 +65,21 @@ class PendingRanking:
 
 
 class Deployment:
-    """One model ready to rank: its tables, its users' past, its engine."""
+    """One model ready to rank: what is known of users and items, and its engine."""
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        data: Path,
-        *,
-        store: EventStore,
-        cache: Cache,
-        options: ServiceOptions,
-        until: int | None = None,
-    ):
-        """`data`: a prepared folder with the users' past, up to `until` (seconds, exclusive) if given.
-
-        Raises BundleError, DataError and RequestError for what is missing or of another schema, StoreUnavailable.
-        """
-        manifest = Manifest.open(data)
-        require_same_schema(bundle, data, manifest)
-        self.bundle, self.spec = bundle, bundle.manifest.spec
+    def __init__(self, bundle: Bundle, context: ServingContext, *, cache: Cache, options: ServiceOptions):
+        """Raises BundleError and RequestError for a damaged bundle or a value formula that isn't its own."""
+        self.bundle, self.spec, self.context = bundle, bundle.manifest.spec, context
         for weights in (bundle.config.value, *options.values.values()):
             check_value(weights, self.spec)
-        table, users = (FeatureTable.load(data, owner, self.spec) for owner in ("item", "user"))
-        self.catalogue = Catalogue(table, data, bundle.manifest)
-        self.store, self._following = store, threading.Lock()
-        stored = store.snapshot(events=bool(self.spec.statistics))
-        self._position = stored.position
-        self.left_out = LeftOut(f"model {bundle.version}: what is stored")
-        self.catalogue.put_readable(stored.items, self.left_out)
-        self.histories = Histories(
-            data,
-            bundle.manifest,
-            past=PastInMemory(data, self.spec, until=until),
-            catalogue=self.catalogue,
-            users=users,
-            store=store,
-            max_bytes=options.decoded_bytes,
-            left_out=self.left_out,
-        )
-        self.statistics = (
-            ServedStatistics(data, bundle.manifest, self.histories, events=stored.events, until=until)
-            if self.spec.statistics
-            else None
-        )
         device = device_named(options.device)
         self.engine = RankingEngine(
             bundle.model(device),
             bundle.config.sequence,
             version=bundle.version,
-            histories=self.histories,
-            users=users,
-            statistics=None if self.statistics is None else self.statistics.answers,
+            histories=context.histories,
+            users=context.users,
+            statistics=None if context.statistics is None else context.statistics.answers,
             cache=cache,
             device=device,
             dtype=precision_on(device, options.precision),
@@ -133,7 +89,7 @@ class Deployment:
     def rank(self, batch: Sequence[PendingRanking]) -> list[RankAnswer]:
         """The answers, in order."""
         begun = time.monotonic()
-        rows = [self.catalogue.find(asked.request.candidates) for asked in batch]
+        rows = [self.context.catalogue.find(asked.request.candidates) for asked in batch]
         found = self.engine.score(
             [
                 EngineRequest(user=asked.request.user, items=items, time=asked.time, context=asked.request.context)
@@ -145,18 +101,6 @@ class Deployment:
             _answer(asked, scored, items > 0, version=version, times=(begun - asked.began, worked))
             for asked, scored, items in zip(batch, found, rows, strict=True)
         ]
-
-    def catch_up(self) -> None:
-        """Learn what has changed in the store, a call at a time. Histories look there by themselves.
-
-        Raises Behind where too much has changed to be told, StoreUnavailable.
-        """
-        with self._following:
-            updates, self._position = self.store.updates(self._position)
-            for update in updates:
-                self.catalogue.put_readable(update.items, self.left_out)
-                if update.changes and self.statistics is not None:
-                    self.statistics.count(update.changes)
 
     def warm_up(self) -> None:
         """Requests of nobody's, so that the first one of somebody's finds everything loaded.

@@ -1,6 +1,6 @@
 """The retrieval stage of a service: one retriever, its index, the queue in front of it.
 
-It reads the store that the ranking service writes, so that both know of the same events and items. A new bundle or
+It knows of users and items what the ranking service does: both share a serving context. A new bundle or
 index in its run's folder is opened beside the old one, which answers until then.
 """
 
@@ -15,18 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from genrank.artifacts.bundle import Bundle, load_bundle, newest_bundle, require_same_schema
+from genrank.artifacts.bundle import Bundle, load_bundle, newest_bundle
 from genrank.artifacts.index import load_index, newest_index
-from genrank.data.manifest import Manifest
-from genrank.data.tables import FeatureTable
 from genrank.errors import GenRankError, RequestError
 from genrank.ids import check_id
-from genrank.inference.catalogue import Catalogue
 from genrank.inference.gen_retriever import check_k
-from genrank.inference.histories import Histories, PastInMemory
-from genrank.inference.left_out import LeftOut
 from genrank.inference.retrieval_engine import RetrievalEngine, RetrievedItems, RetrieveRequest, add_items, open_index
-from genrank.inference.store import EventStore, StoreUnavailable, UpdatesExpired
+from genrank.inference.serving_context import ServingContext, ServingContexts
+from genrank.inference.store import StoreUnavailable, UpdatesExpired
 from genrank.nn.devices import device_named
 from genrank.server.batcher import Batcher
 from genrank.server.clock import Clock
@@ -80,45 +76,30 @@ class _PendingRetrieval:
 class _Opened:
     """One retriever and one index, ready to search."""
 
-    def __init__(self, bundle: Bundle, index: Path, store: EventStore, options: ServiceOptions, until: int | None):
-        data, spec = Path(bundle.config.data), bundle.manifest.spec
-        require_same_schema(bundle, data, Manifest.open(data))
+    def __init__(self, bundle: Bundle, index: Path, context: ServingContext, options: ServiceOptions):
         device = device_named(options.device)
-        self.bundle, self.model = bundle, bundle.retriever(device)
+        self.bundle, self.context, self.model = bundle, context, bundle.retriever(device)
         stored = load_index(index, model=bundle.version, width=self.model.config.width)
         self.version = (bundle.version, stored.version)
-        table, users = (FeatureTable.load(data, owner, spec) for owner in ("item", "user"))
-        self.catalogue = Catalogue(table, data, bundle.manifest)
-        snapshot = store.snapshot(events=False)
-        self._position, self._following, self.store = snapshot.position, threading.Lock(), store
-        self.left_out = LeftOut(f"model {bundle.version}: what is stored")
-        self.catalogue.put_readable(snapshot.items, self.left_out)
+        self._indexing = threading.Lock()
+        self._indexed = int(context.catalogue.revisions.max())  # before the index is made: what comes meanwhile is new
         self.engine = RetrievalEngine(
             self.model,
             bundle.config.sequence,
-            histories=Histories(
-                data,
-                bundle.manifest,
-                past=PastInMemory(data, spec, until=until),
-                catalogue=self.catalogue,
-                users=users,
-                store=store,
-                max_bytes=options.decoded_bytes,
-                left_out=self.left_out,
-            ),
-            users=users,
-            index=open_index(self.model, stored, self.catalogue, precision=options.index_precision),
+            histories=context.histories,
+            users=context.users,
+            index=open_index(self.model, stored, context.catalogue, precision=options.index_precision),
             device=device,
         )
 
     def catch_up(self) -> None:
         """Learn what items have come to the store. Raises UpdatesExpired and StoreUnavailable."""
-        with self._following:
-            updates, self._position = self.store.updates(self._position)
-            for update in updates:
-                items = self.catalogue.put_readable(update.items, self.left_out)
-                rows = np.unique(self.catalogue.find([item.id for item in items]))
-                add_items(self.engine.index, self.model, self.catalogue, rows)
+        self.context.catch_up()
+        with self._indexing:
+            revisions = self.context.catalogue.revisions
+            rows = np.flatnonzero(revisions > self._indexed)
+            add_items(self.engine.index, self.model, self.context.catalogue, rows)
+            self._indexed = int(revisions.max())
 
 
 class RetrievalStage:
@@ -128,13 +109,15 @@ class RetrievalStage:
         self,
         run: Path,
         *,
-        store: EventStore,
+        contexts: ServingContexts,
         options: ServiceOptions,
-        until: int | None = None,
         clock: Clock | None = None,
     ):
-        """`run`: a retriever's, with an index. Raises BundleError and DataError for what is missing or doesn't fit."""
-        self.run, self.store, self.options, self.until = run, store, options, until
+        """`run`: a retriever's, with an index. contexts: those that the service ranks with.
+
+        Raises BundleError and DataError for what is missing or doesn't fit.
+        """
+        self.run, self.contexts, self.options = run, contexts, options
         self.clock = clock or Clock()
         self._opening = threading.Lock()
         self.opened = self._open()
@@ -167,7 +150,7 @@ class RetrievalStage:
         if wanted.k > self.options.max_retrieved:
             raise RequestError(f"k is {wanted.k}; ask for at most {self.options.max_retrieved}")
         for name in wanted.without:
-            self.opened.catalogue.vocabulary(name)
+            self.opened.context.catalogue.vocabulary(name)
         when, behind = self.clock.of(wanted.time)
         return self._batcher.submit(
             _PendingRetrieval(wanted, when, time.monotonic(), behind), within=self.options.deadline
@@ -216,7 +199,9 @@ class RetrievalStage:
         self._follower.join()
 
     def _open(self) -> _Opened:
-        opened = _Opened(load_bundle(self.run), self.run / "index", self.store, self.options, self.until)
+        bundle = load_bundle(self.run)
+        context = self.contexts.of(bundle, Path(bundle.config.data))
+        opened = _Opened(bundle, self.run / "index", context, self.options)
         opened.engine.retrieve([RetrieveRequest(user="", time=0, k=1)])  # so that everything is loaded
         return opened
 
@@ -224,7 +209,7 @@ class RetrievalStage:
         looked = time.monotonic()
         while not self._stopping.wait(FOLLOW_PERIOD):
             try:
-                if self.store.shared:
+                if self.contexts.store.shared:
                     self.catch_up()
                 if time.monotonic() - looked > LOOK_PERIOD:
                     looked = time.monotonic()
@@ -243,7 +228,7 @@ class RetrievalStage:
                     time=asked.time,
                     k=asked.wanted.k,
                     without=asked.wanted.without,
-                    exclude=opened.catalogue.find(asked.wanted.exclude),
+                    exclude=opened.context.catalogue.find(asked.wanted.exclude),
                     exclude_seen=asked.wanted.exclude_seen,
                 )
                 for asked in batch
@@ -253,7 +238,7 @@ class RetrievalStage:
 
 
 def _answer(opened: _Opened, asked: _PendingRetrieval, found: RetrievedItems, waited: float) -> RetrieveAnswer:
-    ids = opened.catalogue.table.ids
+    ids = opened.context.catalogue.table.ids
     return RetrieveAnswer(
         user=asked.wanted.user,
         user_known=found.user_known,
