@@ -5,12 +5,13 @@ from PyTorch's generator and each element's fate is a hash of it, so that a resu
 """
 
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrank.nn.native.library import load
+from genrank.nn.native.library import is_watched, load
 
 
 class Dropout(nn.Module):
@@ -27,7 +28,8 @@ class Dropout(nn.Module):
         if x.device.type != "cpu" or x.dtype != torch.float32 or load() is None:
             return F.dropout(x, self.p)
         seed = int(torch.randint(2**62, ()))
-        dropped: Tensor = _Dropout.apply(x, self.p, seed)  # type: ignore[no-untyped-call]
+        drop: Any = torch.ops.genrank.native_dropout if is_watched() else _Direct.apply
+        dropped: Tensor = drop(x, self.p, seed)
         return dropped
 
     def extra_repr(self) -> str:
@@ -35,18 +37,12 @@ class Dropout(nn.Module):
         return f"p={self.p}"
 
 
-class _Dropout(torch.autograd.Function):
-    @staticmethod
-    def forward(saved, x, p, seed):  # type: ignore[no-untyped-def]
-        saved.p, saved.seed = p, seed
-        return native_dropout(x, p=p, seed=seed)
-
-    @staticmethod
-    def backward(saved, gradient):  # type: ignore[no-untyped-def]
-        return native_dropout(gradient, p=saved.p, seed=saved.seed), None, None
+_OPERATORS = torch.library.Library("genrank", "FRAGMENT")  # type: ignore[no-untyped-call]
+_OPERATORS.define("native_dropout(Tensor x, float p, int seed) -> Tensor")  # type: ignore[no-untyped-call]
 
 
-def native_dropout(x: Tensor, *, p: float, seed: int) -> Tensor:
+@torch.library.impl(_OPERATORS, "native_dropout", "CPU")
+def _dropped(x: Tensor, p: float, seed: int) -> Tensor:
     """fp32 on CPU; the same seed drops the same elements."""
     library, x = load(), x.contiguous()
     assert library is not None
@@ -60,3 +56,34 @@ def native_dropout(x: Tensor, *, p: float, seed: int) -> Tensor:
         ctypes.c_int64(torch.get_num_threads()),
     )
     return out
+
+
+@torch.library.register_fake("genrank::native_dropout", lib=_OPERATORS)  # type: ignore[untyped-decorator]
+def _(x: Tensor, p: float, seed: int) -> Tensor:
+    del p, seed
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, float, int], output: Tensor) -> None:
+    del output
+    ctx.numbers = inputs[1:]
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    drop = torch.ops.genrank.native_dropout if is_watched() else _dropped
+    return drop(gradient, *ctx.numbers), None, None
+
+
+class _Direct(torch.autograd.Function):
+    """The same without the dispatcher. (`setup_context` would cost PyTorch a look at the signature in every call.)"""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float, seed: int) -> Tensor:
+        out = _dropped(x, p, seed)
+        _save(ctx, (x, p, seed), out)
+        return out
+
+    backward = staticmethod(_backward)
+
+
+torch.library.register_autograd("genrank::native_dropout", _backward, setup_context=_save, lib=_OPERATORS)

@@ -1,10 +1,14 @@
 """The backend in C++ for CPUs: jagged, no padding, no mask, every weighting and bias, memory linear in the context.
 
-Computes in fp32: the bias of a long history is beyond bf16's eight bits. Shapes as in attention.py.
+Computes in fp32: the bias of a long history is beyond bf16's eight bits. Both passes are operators of PyTorch,
+`genrank::native_attention` and `genrank::native_attention_backward`, which the profiler, torch.compile and torch.export
+see. Shapes as in attention.py.
 """
 
 import ctypes
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +22,11 @@ from genrank.nn.attention import (
     seconds_from_latest,
     time_bucket,
 )
-from genrank.nn.native.library import load
+from genrank.nn.native.library import is_watched, load
 
-_OVERREAD = 64  # the kernel loads whole vectors, so places have this much room behind them
+Results = dict[str, Tensor | None]  # by the names of _RESULTS
+NUM_INPUTS, NUM_NUMBERS = 7, 3  # of the operators, see _ARGUMENTS
+_OVERREAD = 64  # the kernel loads whole vectors, so positions and times have this much room behind them
 
 
 class _Strided(ctypes.Structure):
@@ -34,8 +40,8 @@ class _Strided(ctypes.Structure):
 
 
 _SIZES = ("num_sequences", "num_queries", "num_heads", "channels", "num_positions")
-_PLACES: tuple[str, ...] = ("query_offsets", "context_offsets", "prefix", "query_position", "query_time", "next_time")
-_PLACES += ("key_position", "key_time")
+_LAYOUT: tuple[str, ...] = ("query_offsets", "context_offsets", "prefix", "query_position", "query_time", "next_time")
+_LAYOUT += ("key_position", "key_time")
 _INPUTS = ("q", "k", "v", "own_k", "own_v")
 _BIASES = ("position_slopes", "time_slopes", "position_table", "time_table", "bucket_begins")
 _RESULTS: tuple[str, ...] = ("out", "logsumexp", "d_out", "d_q", "d_k", "d_v", "d_own_k", "d_own_v")
@@ -45,7 +51,7 @@ _RESULTS += ("d_position_table", "d_time_table")
 class _Call(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in _SIZES),
-        *((name, ctypes.c_void_p) for name in _PLACES),
+        *((name, ctypes.c_void_p) for name in _LAYOUT),
         *((name, _Strided) for name in _INPUTS),
         *((name, ctypes.c_void_p) for name in _BIASES),
         ("scale", ctypes.c_float),
@@ -76,14 +82,15 @@ class NativeAttention:
     def __init__(self, queries: Queries, context: Tokens, scoring: Scoring):
         # A causal query's own term is its context token: one token more, and no term of its own.
         self.sees_itself = queries.sees_itself and not queries.causal
-        self.scoring, self.tokens = scoring, context
-        self.prefix = _int32(queries.prefix + int(queries.causal))
-        self.query_offsets, self.context_offsets = queries.tokens.offsets.contiguous(), context.offsets.contiguous()
-        self.query_position, self.key_position = _int32(queries.tokens.position), _int32(context.position)
-        self.query_time, self.next_time, self.key_time = map(_int32, seconds_from_latest(queries, context))
+        self.scoring = scoring
+        query_time, next_time, key_time = seconds_from_latest(queries, context)
+        prefix, position = queries.prefix + int(queries.causal), queries.tokens.position
+        of_tokens = (prefix, position, query_time, next_time, context.position, key_time)
+        offsets = (queries.tokens.offsets.contiguous(), context.offsets.contiguous())
+        self.layout = [*offsets, *map(_int32, of_tokens)]  # in the order of _LAYOUT
         bias = scoring.bias
-        self.position_slopes = torch.tensor(bias.position_slopes) if any(bias.position_slopes) else None
-        self.time_slopes = torch.tensor(bias.time_slopes) if bias.uses_time else None
+        by_position = torch.tensor(bias.position_slopes) if any(bias.position_slopes) else None
+        self.slopes = by_position, torch.tensor(bias.time_slopes) if bias.uses_time else None
 
     def __call__(
         self,
@@ -96,63 +103,117 @@ class NativeAttention:
     ) -> Tensor:
         """See Attention."""
         own = (own_k_QHD, own_v_QHD) if self.sees_itself else (None, None)
-        tables = (None, None) if learned is None else learned
-        out: Tensor = _Native.apply(self, q_QHD, k_THD, v_THD, *own, *tables)  # type: ignore[no-untyped-call]
-        return out
-
-    @property
-    def num_tasks(self) -> int:
-        """Tasks of a sequence: its heads are shared out where there are few sequences for the threads."""
-        return -(-4 * torch.get_num_threads() // max(len(self.query_offsets) - 1, 1))
-
-    def call(self, inputs: list[Tensor | None], results: dict[str, Tensor | None]) -> _Call:
-        """The kernel's arguments: `inputs` are q, k, v, own_k, own_v and the learned tables."""
-        q_QHD, tables = inputs[0], inputs[5:]
-        assert q_QHD is not None
-        places = [_pointer(getattr(self, name)) for name in _PLACES]
-        slopes = [_pointer(x) for x in (self.position_slopes, self.time_slopes, *tables)]
-        return _Call(
-            len(self.query_offsets) - 1,
-            *q_QHD.shape,
-            0 if tables[0] is None else len(tables[0]),
-            *places,
-            *map(_Strided.of, inputs[:5]),
-            *slopes,
-            _bucket_begins().data_ptr(),
-            self.scoring.scale(q_QHD.shape[-1]),
-            self.scoring.normalizer,
-            self.scoring.weighting == "silu",
-            torch.get_num_threads(),
-            *(_pointer(results.get(name)) for name in _RESULTS),
-        )
+        inputs = (q_QHD, k_THD, v_THD, *own, *(learned or (None, None)))
+        scoring = self.scoring
+        numbers = (scoring.scale(q_QHD.shape[-1]), scoring.normalizer, scoring.weighting == "silu")
+        attend: Any = torch.ops.genrank.native_attention if is_watched() else _Direct.apply
+        out_QHD: Tensor = attend(
+            *(None if x is None else _ready(x) for x in inputs), *self.layout, *self.slopes, *numbers
+        )[0]
+        return out_QHD.to(q_QHD.dtype)
 
 
-class _Native(torch.autograd.Function):
+# The operators. Both take, in this order, the inputs that have gradients (q, k, v, own k and v, the learned tables),
+# the layout, ALiBi's slopes, and numbers. Inputs are in fp32 with neighbouring channels.
+_ARGUMENTS = ", ".join(
+    (
+        "Tensor q, Tensor k, Tensor v, Tensor? own_k, Tensor? own_v, Tensor? position_table, Tensor? time_table",
+        *(f"Tensor {name}" for name in _LAYOUT),
+        "Tensor? position_slopes, Tensor? time_slopes, float scale, float normalizer, bool silu",
+    )
+)
+_OPERATORS = torch.library.Library("genrank", "FRAGMENT")  # type: ignore[no-untyped-call]
+_FORWARD = f"native_attention({_ARGUMENTS}) -> (Tensor, Tensor)"
+_BACKWARD = f"native_attention_backward(Tensor d_out, Tensor out, Tensor logsumexp, {_ARGUMENTS}) -> Tensor[]"
+for _schema in (_FORWARD, _BACKWARD):
+    _OPERATORS.define(_schema)  # type: ignore[no-untyped-call]
+
+
+@torch.library.impl(_OPERATORS, "native_attention", "CPU")
+def _forward(*given: Any) -> tuple[Tensor, Tensor]:
+    """(Q, H, D) outputs and (Q, H) log-sum-exps, 0 for SiLU."""
+    q, layout = given[0], given[NUM_INPUTS:]
+    out, logsumexp = torch.empty(q.shape), torch.zeros(q.shape[:2])
+    call = _call(given, {"out": out, "logsumexp": logsumexp})
+    _library().attention_forward(ctypes.byref(call), min(_num_tasks(layout), q.shape[1]))
+    return out, logsumexp
+
+
+@torch.library.impl(_OPERATORS, "native_attention_backward", "CPU")
+def _gradients(d_out: Tensor, out: Tensor, logsumexp: Tensor, *given: Any) -> list[Tensor]:
+    """Of those inputs that there are, in their order."""
+    inputs, layout = given[:NUM_INPUTS], given[NUM_INPUTS:]
+    groups = min(_num_tasks(layout), out.shape[1])
+    num_tasks = groups * (len(layout[0]) - 1)
+    gradients = [None if x is None else torch.empty(x.shape) for x in inputs[:5]]
+    tables = [None if x is None else torch.zeros(num_tasks, len(x), dtype=torch.float64) for x in inputs[5:]]
+    results: Results = {"out": out, "logsumexp": logsumexp, "d_out": d_out.contiguous()}
+    call = _call(given, results | dict(zip(_RESULTS[3:], gradients + tables, strict=True)))
+    _library().attention_backward(ctypes.byref(call), groups)
+    return [x for x in (*gradients, *(None if x is None else x.sum(0).float() for x in tables)) if x is not None]
+
+
+@torch.library.register_fake("genrank::native_attention", lib=_OPERATORS)  # type: ignore[untyped-decorator]
+def _(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(q, memory_format=torch.contiguous_format), q.new_empty(q.shape[:2])
+
+
+@torch.library.register_fake("genrank::native_attention_backward", lib=_OPERATORS)  # type: ignore[untyped-decorator]
+def _(*given: Any) -> list[Tensor]:
+    inputs = [x for x in given[3 : 3 + NUM_INPUTS] if x is not None]
+    return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*output, *inputs[:-NUM_NUMBERS])
+    ctx.numbers = inputs[-NUM_NUMBERS:]
+
+
+def _backward(ctx: Any, d_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    out, logsumexp, *given = ctx.saved_tensors
+    gradients = torch.ops.genrank.native_attention_backward if is_watched() else _gradients
+    found = iter(gradients(d_out, out, logsumexp, *given, *ctx.numbers))
+    rest = [None] * (len(given) - NUM_INPUTS + NUM_NUMBERS)
+    return *(None if x is None else next(found) for x in given[:NUM_INPUTS]), *rest
+
+
+class _Direct(torch.autograd.Function):
+    """The same without the dispatcher. (`setup_context` would cost PyTorch a look at the signature in every call.)"""
+
     @staticmethod
-    def forward(saved, attention, *given):  # type: ignore[no-untyped-def]
-        inputs = [None if x is None else _ready(x) for x in given]
-        q_QHD = inputs[0]
-        assert q_QHD is not None
-        out_QHD = torch.empty(q_QHD.shape)
-        logsumexp_QH = torch.empty(q_QHD.shape[:2])
-        call = attention.call(inputs, {"out": out_QHD, "logsumexp": logsumexp_QH})
-        _library().attention_forward(ctypes.byref(call), min(attention.num_tasks, q_QHD.shape[1]))
-        saved.save_for_backward(*inputs, out_QHD, logsumexp_QH)
-        saved.attention, saved.dtypes = attention, [None if x is None else x.dtype for x in given]
-        return out_QHD.to(given[0].dtype)
+    def forward(ctx: Any, *given: Any) -> tuple[Tensor, Tensor]:
+        found = _forward(*given)
+        _save(ctx, given, found)
+        return found
 
-    @staticmethod
-    def backward(saved, d_out_QHD):  # type: ignore[no-untyped-def]
-        *inputs, out_QHD, logsumexp_QH = saved.saved_tensors
-        groups = min(saved.attention.num_tasks, out_QHD.shape[1])
-        tasks = groups * (len(saved.attention.query_offsets) - 1)
-        gradients = [None if x is None else torch.empty(x.shape) for x in inputs[:5]]
-        tables = [None if x is None else torch.zeros(tasks, len(x), dtype=torch.float64) for x in inputs[5:]]
-        results = {"out": out_QHD, "logsumexp": logsumexp_QH, "d_out": d_out_QHD.float().contiguous()}
-        call = saved.attention.call(inputs, results | dict(zip(_RESULTS[3:], gradients + tables, strict=True)))
-        _library().attention_backward(ctypes.byref(call), groups)
-        gradients += [None if x is None else x.sum(0) for x in tables]
-        return None, *(g if g is None else g.to(dtype) for g, dtype in zip(gradients, saved.dtypes, strict=True))
+    backward = staticmethod(_backward)
+
+
+torch.library.register_autograd("genrank::native_attention", _backward, setup_context=_save, lib=_OPERATORS)
+
+
+def _call(given: Sequence[Any], results: Results) -> _Call:
+    """The kernel's arguments, from an operator's."""
+    inputs, layout = given[:NUM_INPUTS], given[NUM_INPUTS : NUM_INPUTS + len(_LAYOUT)]
+    slopes, numbers = given[-NUM_NUMBERS - 2 : -NUM_NUMBERS], given[-NUM_NUMBERS:]
+    tables = inputs[5:]
+    return _Call(
+        len(layout[0]) - 1,
+        *inputs[0].shape,
+        0 if tables[0] is None else len(tables[0]),
+        *map(_pointer, layout),
+        *map(_Strided.of, inputs[:5]),
+        *map(_pointer, (*slopes, *tables)),
+        _bucket_begins().data_ptr(),
+        *numbers,
+        torch.get_num_threads(),
+        *(_pointer(results.get(name)) for name in _RESULTS),
+    )
+
+
+def _num_tasks(layout: Sequence[Tensor]) -> int:
+    """Tasks of a sequence: its heads are shared out where there are few sequences for the threads."""
+    return -(-4 * torch.get_num_threads() // max(len(layout[0]) - 1, 1))
 
 
 def _library() -> ctypes.CDLL:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from genrank.nn.embeddings import Table
-from genrank.nn.native.library import load
+from genrank.nn.native.library import is_watched, load
 
 
 class RowWiseAdagrad(Optimizer):
@@ -85,9 +85,8 @@ def summed_by_row(gradients: Sequence[tuple[int, Tensor]]) -> tuple[list[Tensor]
 
 def native_update(weight: Tensor, total: Tensor, *, lr: float, weight_decay: float, eps: float) -> None:
     """The same update in C++, from a gradient whose rows may repeat. fp32 on CPU."""
-    gradient, library = weight.grad, load()
+    gradient = weight.grad
     assert gradient is not None
-    assert library is not None
     rows, values = gradient._indices()[0].contiguous(), gradient._values().contiguous()
     assert weight.is_contiguous()
     if len(rows) == 0:
@@ -96,12 +95,27 @@ def native_update(weight: Tensor, total: Tensor, *, lr: float, weight_decay: flo
         raise IndexError(
             f"rows {int(rows.min())} to {int(rows.max())} are not all within the {len(weight)} of the table"
         )
+    update = adagrad_step if is_watched() else _adagrad_step
+    update(weight, total, rows, values, lr, weight_decay, eps)
+
+
+def _adagrad_step(
+    weight: Tensor, total: Tensor, rows: Tensor, values: Tensor, lr: float, weight_decay: float, eps: float
+) -> None:
+    """weight (I, D) and total (I) in place, from the gradients values (N, D) of rows (N), which may repeat."""
+    library = load()
+    assert library is not None
     library.adagrad_step(
         *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (weight, total, rows, values)),
         *map(ctypes.c_int64, values.shape),
         *map(ctypes.c_float, (lr, weight_decay, eps)),
         ctypes.c_int64(torch.get_num_threads()),
     )
+
+
+adagrad_step = torch.library.custom_op(
+    "genrank::adagrad_step", _adagrad_step, mutates_args=("weight", "total"), device_types="cpu"
+)
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
