@@ -22,7 +22,6 @@ from genrank.batch import PackedBatch
 from genrank.inference.shape_classes import ShapeClass, StaticInputs
 from genrank.models.ranker import Ranker
 from genrank.models.score_inputs import ScoreInputs
-from genrank.models.sequence_ranker import SequenceRanker
 from genrank.nn.self_check import TOLERANCE
 
 log = logging.getLogger(__name__)
@@ -58,7 +57,6 @@ def scorer(model: Ranker, device: torch.device, *, graphs: bool = True) -> Score
     """How to score with the model on that device: with CUDA graphs where these are wanted and possible."""
     if not graphs or device.type != "cuda" or not model.capturable:
         return model.score
-    assert isinstance(model, SequenceRanker)
     return GraphScorer(model, CudaCapture(device))
 
 
@@ -69,7 +67,7 @@ class GraphScorer:
     gives other numbers than the model, the log says so once and no graph is used any more.
     """
 
-    def __init__(self, model: SequenceRanker, capture: Capture, *, limits: GraphLimits | None = None):
+    def __init__(self, model: Ranker, capture: Capture, *, limits: GraphLimits | None = None):
         """`model`: a capturable one, in evaluation mode."""
         self.model, self.capture, self.limits = model, capture, limits or GraphLimits()
         self.problem = ""  # why no graph is used any more
