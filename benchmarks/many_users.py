@@ -60,7 +60,7 @@ def main() -> int:
 
 def serve(users: list[str], service: RankingService, stage: RetrievalStage | None) -> None:
     """What a batch of users does."""
-    item = str(service.deployed.catalogue.table.ids[1])
+    item = str(service.deployed.context.catalogue.table.ids[1])
     when = service.deployed.bundle.manifest.split.last_time + 1
     rank(users, service, item, when)
     for user in users:

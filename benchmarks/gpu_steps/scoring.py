@@ -19,7 +19,8 @@ from genrank.batch import PackedBatch, map_arrays
 from genrank.bench.worlds import World, synthetic
 from genrank.data.loader import in_one_block
 from genrank.data.sequence import SequenceConfig
-from genrank.models.sequence_ranker import SequenceRanker, SequenceRankerConfig
+from genrank.models.sequence_config import SequenceRankerConfig
+from genrank.models.sequence_ranker import SequenceRanker
 from genrank.nn.experts import MultiTaskConfig
 from genrank.nn.history_state import HistoryState
 from gpu_steps.machine import Clock, Sizes

@@ -19,7 +19,7 @@ import torch
 
 from genrank.bench.steps import Steps, num_exposures
 from genrank.bench.worlds import batches_of, regime
-from genrank.models.sequence_ranker import SequenceRankerConfig
+from genrank.models.sequence_config import SequenceRankerConfig
 from genrank.nn.experts import MultiTaskConfig
 from genrank.recipes import as_hstu
 from gpu_steps.machine import ROOT, Clock, Sizes, card_name, published_peak
