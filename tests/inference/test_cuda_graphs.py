@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from amounts import examples, mostly_slow
+from captured import Graphs
 from genrank.batch import PackedBatch, map_arrays
 from genrank.inference.cuda_graphs import GraphLimits, GraphScorer, Logits, Replay, scorer
 from genrank.inference.shape_classes import LEAST, ShapeClass, StaticInputs, rounded
@@ -66,29 +67,6 @@ def of_one_class(model: SequenceRanker, count: int) -> list[PackedBatch]:
         if len(same) == count:
             return list(same.values())
     raise AssertionError("no class with so many batches")
-
-
-class Graphs:
-    """Captures by remembering the function; `replays` counts its runs afterwards."""
-
-    def __init__(self, around: Callable[[], AbstractContextManager[Any]] = nullcontext):
-        self.around, self.captures, self.replays, self.running = around, 0, 0, 0
-
-    def __call__(self, function: Callable[[], Logits]) -> Replay:
-        self.captures += 1
-        static = function()
-
-        def replay() -> Logits:
-            self.replays += 1
-            self.running += 1
-            assert self.running == 1
-            with self.around():
-                for task, logits in function().items():
-                    static[task].copy_(logits)
-            self.running -= 1
-            return static
-
-        return replay
 
 
 def tensors(inputs: ScoreInputs) -> list[Tensor]:
