@@ -25,7 +25,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 # Steps in their order, and their budgets in seconds: nine minutes with the processes' starts.
-STEPS = {"check": 60, "attention": 130, "training": 120, "scoring": 70, "demo": 130}
+STEPS = {"check": 60, "attention": 130, "training": 120, "scoring": 80, "demo": 130}
 GRACE = 45  # seconds after its budget in which a step may end its last case
 MOST_WORKERS = 12  # processes that compile
 

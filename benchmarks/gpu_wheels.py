@@ -28,7 +28,7 @@ PACKAGES += ("atpublic", "python-dateutil", "six", "tzdata", "packaging", "typin
 PACKAGES += ("rich", "markdown-it-py", "mdurl", "pygments")
 # Never imported by the demo, by the name of a folder or the beginning of a file's.
 FOLDERS = {"tests", "include", "sample_data"}
-FILES = ("libarrow_flight", "_flight", "libarrow_python_flight", "libarrow_substrait", "_substrait")
+FILES = ("libarrow_flight", "_flight", "libarrow_python_flight")
 
 
 def main() -> int:
@@ -51,8 +51,10 @@ def main() -> int:
         print(f"{sum(wheel.stat().st_size for wheel in found) / 2**20:6.1f} MiB  of wheels")
         leave_out(site)
         OUT.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(OUT, "w:xz", preset=6) as archive:
+        part = OUT.with_suffix(".part")
+        with tarfile.open(part, "w:xz", preset=6) as archive:
             archive.add(site, arcname="site")
+        part.replace(OUT)
     size = OUT.stat().st_size
     print(f"{size / 2**20:6.1f} MiB  {OUT}")
     if size > LIMIT:

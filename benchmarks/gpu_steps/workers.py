@@ -55,13 +55,16 @@ def spread(
                     process.join(5)
                     outcome = Outcome(case, error=[f"its process ended with status {process.exitcode}"])
                 if outcome.error:
+                    pipe.close()
                     process.kill()
                 else:
                     idle.append((pipe, process))
                 yield outcome
     finally:
-        for process in [process for _, process in idle] + [process for process, _ in busy.values()]:
+        for pipe, process in [*idle, *((pipe, process) for pipe, (process, _) in busy.items())]:
+            pipe.close()
             process.kill()
+            process.join(5)
 
 
 def _start(function: Callable[[Case], Any]) -> tuple[Connection, Any]:

@@ -220,15 +220,34 @@ def test_every_row_is_on_disk_before_the_next_case_begins(
 def test_a_step_whose_process_is_ended_keeps_its_rows_and_is_said_to_be_killed(
     gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    commands: list[list[str]] = []
+
     def ended(command: list[str], *, seconds: float) -> str:
+        commands.append(command)
         (tmp_path / "check.json").write_text(json.dumps({"status": "running", "rows": [{"case": "one"}], "errors": []}))
         return f"its process was ended after {seconds:.0f} s"
 
     monkeypatch.setattr(gpu, "watch", ended)
-    assert gpu.main([*TINY, "--out", str(tmp_path), "--only", "check", "--budget", "5"]) == 1
+    options = ["--budget", "5", "--lengths", "16,32", "--repeats", "3"]
+    assert gpu.main([*TINY, "--out", str(tmp_path), "--only", "check", *options]) == 1
     found = content(tmp_path, "check")
     assert (found["status"], found["rows"]) == ("killed", [{"case": "one"}])
     assert found["errors"][0]["traceback"] == ["its process was ended after 50 s"]
+    (command,) = commands
+    assert vars(gpu.parse(command[2:])) == vars(
+        gpu.parse([*TINY, "--out", str(tmp_path), "--only", "check", *options, "--same-process"])
+    )
+
+
+@pytest.mark.slow
+def test_every_step_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), *TINY, "--budget", "2000"]
+    done = subprocess.run(
+        command, env={**os.environ, "OUT": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.stem for path in tmp_path.glob("*.json")} == {"check", "attention", "training", "scoring", "demo"}
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 8
 
 
 def test_a_process_that_hangs_is_ended_with_its_children(gpu: ModuleType) -> None:
