@@ -166,8 +166,8 @@ def test_the_ranker_sees_the_statistics_that_were_prepared(tmp_path: Path, monke
     model = build_ranker(config.model, data.manifest.spec, max_history=config.sequence.max_history)
     write_bundle(tmp_path / "run", model, data=prepared.folder, sequence=config.sequence, value={"click": 1.0})
     ranker = GenRanker.load(tmp_path / "run")
-    batches, score = [], ranker.model.score
-    monkeypatch.setattr(ranker.model, "score", lambda state, batch: (batches.append(batch), score(state, batch))[1])
+    batches, score = [], ranker.engine._score
+    monkeypatch.setattr(ranker.engine, "_score", lambda state, batch: (batches.append(batch), score(state, batch))[1])
     t, compared = data.timelines, 0
     user, item_ids, user_ids = t.users[t.user_of_row()], data.items.ids.to_pylist(), data.users.ids.to_pylist()
     for row in np.flatnonzero(request_time >= data.manifest.split.test_start):
