@@ -8,6 +8,7 @@ import pytest
 from genrank.data.integrity import STAMP, FolderHashes, hash_folder
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.past_search import SearchConfig
+from genrank.data.sequence import SequenceConfig
 from genrank.errors import DataError
 from worlds import builder, timelines
 
@@ -37,6 +38,11 @@ def test_a_rank_is_one_of_all_ranks(rank: int) -> None:
 def test_a_search_that_makes_no_sense(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         SearchConfig(**change)
+
+
+def test_labels_once_is_of_losses_on_the_history() -> None:
+    with pytest.raises(ValueError, match="labels_once is of loss_on_history, which is off"):
+        SequenceConfig(labels_once=True)
 
 
 @pytest.fixture

@@ -1,0 +1,58 @@
+"""Prepared folders whose parts are gone or spoilt, past the check of hashes: one line with the remedy."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from counted_logs import random_log, schema
+from exposure_logs import Prepared, prepare_log
+from genrank.data.prepared import PreparedData
+from genrank.data.sequence import SequenceConfig
+from genrank.data.timeline_files import load_timelines
+from genrank.errors import DataError
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Prepared:
+    return prepare_log(tmp_path, random_log(3), schema(request=True, gap=60))
+
+
+def refusal(prepared: Prepared) -> str:
+    with pytest.raises(DataError) as raised:
+        load_timelines(prepared.folder, prepared.manifest.spec)
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).endswith("run genrank prepare again")
+    return str(raised.value)
+
+
+def test_timelines_that_are_gone(prepared: Prepared) -> None:
+    for path in (prepared.folder / "timelines").rglob("*.parquet"):
+        path.unlink()
+    assert "no timelines/bucket=*/*.parquet" in refusal(prepared)
+
+
+def test_timelines_that_are_no_parquet(prepared: Prepared) -> None:
+    next((prepared.folder / "timelines").rglob("*.parquet")).write_bytes(b"PAR1")
+    assert "timelines can't be read" in refusal(prepared)
+
+
+def test_statistics_of_other_rows(prepared: Prepared) -> None:
+    path = next((prepared.folder / "statistics").glob("*.npy"))
+    np.save(path, np.load(path)[:-1])
+    assert "statistics: expected (70, 90) numbers, found (69, 90)" in refusal(prepared)
+
+
+def test_statistics_that_are_gone(prepared: Prepared) -> None:
+    for path in (prepared.folder / "statistics").glob("*.npy"):
+        path.unlink()
+    assert "statistics: expected (70, 90) numbers, found (70, 0)" in refusal(prepared)
+
+
+def test_a_part_without_exposures_is_named(prepared: Prepared) -> None:
+    data = PreparedData.load(prepared.folder)
+    split = replace(data.manifest.split, test_start=2**40)
+    late = replace(data, manifest=replace(data.manifest, split=split))
+    with pytest.raises(DataError, match="the part 'test' holds no exposures; prepare with another"):
+        late.part(late.builder(SequenceConfig(max_history=8)), "test")
