@@ -5,7 +5,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from amounts import examples, mostly_slow
 from captured import Graphs
 from genrank.batch import PackedBatch, map_arrays
-from genrank.inference.cuda_graphs import GraphLimits, GraphScorer, Logits, Replay, scorer
+from genrank.inference.cuda_graphs import WARM_UPS, CudaCapture, GraphLimits, GraphScorer, Logits, Replay, scorer
 from genrank.inference.shape_classes import LEAST, ShapeClass, StaticInputs, rounded
 from genrank.models.ranker import build_ranker
 from genrank.models.score_inputs import ScoreInputs
@@ -393,3 +394,106 @@ def test_the_greater_part_of_scoring_is_in_the_graph(
     counts = (before.num_kernels, copies.num_kernels, inside.num_kernels)
     record_property("before, copied, in the graph", counts)
     assert before.num_kernels + copies.num_kernels < inside.num_kernels
+
+
+class PretendedCuda:
+    """The calls that CudaCapture makes, in order. `capturing`: captures that are underway."""
+
+    def __init__(self) -> None:
+        self.said: list[Any] = []
+        self.capturing = 0
+        self.streams = threading.local()
+
+    @property
+    def current(self) -> "PretendedStream":
+        return getattr(self.streams, "current", PretendedStream(self, "default"))
+
+    @contextmanager
+    def stream(self, stream: "PretendedStream") -> Iterator[None]:
+        before = self.current
+        self.streams.current = stream
+        yield
+        self.streams.current = before
+
+    @contextmanager
+    def graph(self, graph: Any, *, pool: str, stream: "PretendedStream", capture_error_mode: str) -> Iterator[None]:
+        """As PyTorch's: where what is captured fails, its stream stays the current one."""
+        self.said.append(("capture", pool, stream.name, capture_error_mode))
+        self.streams.current, before = stream, self.current
+        self.capturing += 1
+        assert self.capturing == 1
+        time.sleep(0.005)
+        try:
+            yield
+        finally:
+            self.capturing -= 1
+        self.streams.current = before
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        told = self.said
+
+        class Graph:
+            def replay(self) -> None:
+                told.append("replay")
+
+        monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+        monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+        monkeypatch.setattr(torch.cuda, "Stream", lambda: PretendedStream(self, "side"))
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: self.current)
+        monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: setattr(self.streams, "current", stream))
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+        for name in ("stream", "graph"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+
+
+@dataclass
+class PretendedStream:
+    cuda: PretendedCuda
+    name: str
+
+    def wait_stream(self, other: "PretendedStream") -> None:
+        self.cuda.said.append(f"{self.name} waits for {other.name}")
+
+
+def test_a_capture_follows_what_cuda_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warm-ups on the side stream, ordered behind and before the current one; all graphs in one pool, one stream."""
+    cuda, logits = PretendedCuda(), {"click": torch.zeros(2)}
+    cuda.install(monkeypatch)
+    capture = CudaCapture(torch.device("cuda:0"))
+
+    def function() -> Logits:
+        cuda.said.append(f"run on {cuda.current.name}")
+        return logits
+
+    captured = ["side waits for default", *["run on side"] * WARM_UPS, "default waits for side"]
+    captured += [("capture", "pool", "side", "thread_local"), "run on side"]
+    replays = [capture(function), capture(function)]
+    assert cuda.said == captured * 2
+    assert cuda.current.name == "default"
+    cuda.said.clear()
+    assert replays[0]() is logits
+    assert cuda.said == ["replay"]
+
+
+def test_a_failed_capture_gives_the_current_stream_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = PretendedCuda()
+    cuda.install(monkeypatch)
+
+    def function() -> Logits:
+        if cuda.capturing:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return {}
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        CudaCapture(torch.device("cuda:0"))(function)
+    assert cuda.current.name == "default"
+
+
+def test_a_process_captures_once_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model that serves and the one that is warmed up to follow it have scorers and threads of their own."""
+    cuda = PretendedCuda()  # asserts it
+    cuda.install(monkeypatch)
+    captures = [CudaCapture(torch.device("cuda:0")) for _ in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        for found in threads.map(lambda capture: [capture(dict) for _ in range(3)], captures):
+            assert len(found) == 3

@@ -34,6 +34,7 @@ Capture = Callable[[Callable[[], Logits]], Replay]
 WARM_UPS = 3  # runs before a capture, as PyTorch's documentation has it: kernels are compiled, constants copied
 CHECKED = 2  # first replays of every graph, which are compared with the same inputs scored without it
 REMEMBERED = 1000  # classes whose requests are counted
+CAPTURING = threading.Lock()  # CUDA takes one capture at a time in a process; the next model's may come from any thread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +167,7 @@ class CudaCapture:
 
     def __call__(self, function: Callable[[], Logits]) -> Replay:
         """See Capture."""
-        with torch.cuda.device(self.device):
+        with CAPTURING, torch.cuda.device(self.device):
             current = torch.cuda.current_stream()
             try:
                 return self._captured(function, current)

@@ -25,6 +25,7 @@ from genrank.inference.catalogue import Catalogue
 from genrank.inference.gen_ranker import as_id, as_ids, check_time
 from genrank.inference.histories import Histories, PastInMemory, PastOnDisk
 from genrank.inference.retrieval_engine import RetrievalEngine, RetrieveRequest, open_index
+from genrank.nn.devices import device_named
 from genrank.retrieval.item_search import Precision
 from genrank.retrieval.item_vectors import embed_all
 
@@ -61,7 +62,8 @@ class GenRetriever:
         self.bundle, self.index, spec = bundle, index, bundle.manifest.spec
         self.data = data if data is not None else Path(bundle.config.data)
         require_same_schema(bundle, self.data, Manifest.open(self.data))
-        model = bundle.retriever(device)
+        on = device_named(device)
+        model = bundle.retriever(on)
         stored = load_index(index, model=bundle.version, width=model.config.width)
         self.index_version = stored.version
         items, users = (FeatureTable.load(self.data, owner, spec) for owner in ("item", "user"))
@@ -78,7 +80,7 @@ class GenRetriever:
             ),
             users=users,
             index=open_index(model, stored, self.catalogue, precision=precision),
-            device=device,
+            device=on,
         )
 
     @classmethod
@@ -168,7 +170,7 @@ def build_index(run: Path, *, data: Path | None = None, device: str = "cpu") -> 
     Raises BundleError where the run is no retriever's or an embedding is not finite, DataError.
     """
     bundle = load_bundle(run)
-    model = bundle.retriever(device)
+    model = bundle.retriever(device_named(device))
     with writing(run / "index"):
         pass  # what would refuse the index does so now, and not after the work
     folder = data if data is not None else Path(bundle.config.data)

@@ -218,6 +218,7 @@ def _alone(
         users=users,
         device=device,
         dtype=dtype,
+        graphs=False,  # eight requests are not worth a capture
     )
 
 
