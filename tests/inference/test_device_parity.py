@@ -207,11 +207,12 @@ def test_cuda_itself_finds_no_wait_before_the_answers(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_cache_counts_what_cuda_has_given_away(on_cuda: tuple[RankingEngine, list[Any]]) -> None:
+def test_the_cache_counts_all_that_cuda_has_given_away(on_cuda: tuple[RankingEngine, list[Any]]) -> None:
+    """And what lies on the host beside it, which is much for histories as short as these."""
     engine, _ = on_cuda
     counted, held = engine.cache.counts().num_bytes, torch.cuda.memory_allocated()
     engine.cache.remove_where(lambda _: True)
-    assert 0.5 < (held - torch.cuda.memory_allocated()) / counted <= 1.1
+    assert 0.2 < (held - torch.cuda.memory_allocated()) / counted <= 1.0
 
 
 @pytest.mark.gpu
