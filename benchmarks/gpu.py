@@ -61,6 +61,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--lengths", help="positions of a user in attention and training, by commas")
     parser.add_argument("--repeats", type=int, help="timed runs of each case")
+    parser.add_argument(
+        "--workers", type=int, help="processes that compile (default: on a card one a core, at most 12)"
+    )
     parser.add_argument("--same-process", action="store_true", help="no processes of their own for the steps")
     options = parser.parse_args(arguments)
     try:
@@ -71,6 +74,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         for name in ("budget", "repeats"):
             if getattr(options, name) is not None and not getattr(options, name) > 0:
                 raise ValueError(f"--{name}: {getattr(options, name)} must be above 0")
+        if options.workers is not None and options.workers < 0:
+            raise ValueError(f"--workers: {options.workers} must be 0 (all in one process) or more")
         if not set(options.only) - set(options.skip):
             raise ValueError("no step is left: --skip names all that --only does")
         if options.device == "cpu" and not options.tiny:
@@ -123,6 +128,7 @@ def run_step(step: str, options: argparse.Namespace, *, seconds: float) -> None:
         sizes = replace(sizes, lengths=options.lengths)
     clock = Clock(device, options.repeats or sizes.repeats)
     workers = min(MOST_WORKERS, os.cpu_count() or 1) if device.type == "cuda" else 0
+    workers = workers if options.workers is None else options.workers
     print(f"{step}, at most {seconds:.0f} s", flush=True)
     report = Report(
         options.out / f"{step}.json",
@@ -140,6 +146,7 @@ def run_apart(step: str, options: argparse.Namespace, *, seconds: float) -> None
     command += ["--out", str(options.out), "--device", options.device, *(["--tiny"] if options.tiny else [])]
     command += ["--lengths", ",".join(map(str, options.lengths))] if options.lengths else []
     command += ["--repeats", str(options.repeats)] if options.repeats else []
+    command += ["--workers", str(options.workers)] if options.workers is not None else []
     (options.out / f"{step}.json").unlink(missing_ok=True)
     why = watch(command, seconds=seconds + GRACE)
     content = read(step, options.out)

@@ -232,7 +232,7 @@ def test_a_step_whose_process_is_ended_keeps_its_rows_and_is_said_to_be_killed(
         return f"its process was ended after {seconds:.0f} s"
 
     monkeypatch.setattr(gpu, "watch", ended)
-    options = ["--budget", "5", "--lengths", "16,32", "--repeats", "3"]
+    options = ["--budget", "5", "--lengths", "16,32", "--repeats", "3", "--workers", "0"]
     assert gpu.main([*TINY, "--out", str(tmp_path), "--only", "check", *options]) == 1
     found = content(tmp_path, "check")
     assert (found["status"], found["rows"]) == ("killed", [{"case": "one"}])
@@ -244,8 +244,8 @@ def test_a_step_whose_process_is_ended_keeps_its_rows_and_is_said_to_be_killed(
 
 
 @pytest.mark.slow
-def test_every_step_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), *TINY, "--budget", "2000"]
+def test_every_step_runs_in_a_process_of_its_own_that_spreads_its_cases(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), *TINY, "--budget", "2000", "--workers", "2"]
     done = subprocess.run(
         command, env={**os.environ, "OUT": str(tmp_path)}, capture_output=True, text=True, check=False
     )
