@@ -32,8 +32,8 @@ def settings() -> dict[str, tuple[str, list[str]]]:
 
 
 SETTINGS = settings()
-OFTEN = ("genrank", "hstu + statistics", "din + statistics", "hstu, candidate copies", "loss on history",
-         "full history mask", "genrank + sim soft", "genrank + ple", "mlp + ppnet", "duration: wlr")  # fmt: skip
+OFTEN = ("hstu + statistics", "din + statistics", "loss on history", "full history mask", "genrank + sim soft",
+         "genrank + ple", "duration: wlr")  # fmt: skip
 RANKERS = [name for name in RECIPES if not isinstance(recipe(name).model, RetrieverConfig)]
 
 

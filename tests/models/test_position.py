@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from amounts import mostly_slow
 from genrank.batch import PackedBatch, map_arrays
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.sequence import SequenceBuilder, SequenceConfig
@@ -47,7 +48,7 @@ def biased() -> SequenceBuilder:
     return SequenceBuilder(SequenceConfig(max_history=32), ITEM_SPEC, timelines=t, items=items, users=users)
 
 
-@pytest.mark.parametrize("name", ["genrank", "hstu", "mlp"])
+@pytest.mark.parametrize("name", mostly_slow(["genrank", "hstu", "mlp"], often=["genrank"]))
 def test_the_order_served_is_that_of_appeal_not_of_slots(name: str, biased: SequenceBuilder) -> None:
     told = agreement(trained(name, biased, position_feature=True), biased)
     untold = agreement(trained(name, biased, position_feature=False), biased)

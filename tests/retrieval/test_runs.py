@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
+from amounts import crossed
 from genrank.artifacts.bundle import load_bundle
 from genrank.artifacts.index import load_index, write_index
 from genrank.cli import main
@@ -37,8 +38,13 @@ def retrieved(capsys: pytest.CaptureFixture[str], run: Path, *arguments: str) ->
     return json.loads(said(capsys, "retrieve", str(run), "--json", *arguments))
 
 
-@pytest.mark.parametrize("recipe", ["grank-small", "generator-small", "dssm-small"])
-@pytest.mark.parametrize("settings", [(), ("--set", "model.full_softmax=0"), ("--set", "model.events=all")])
+@pytest.mark.parametrize(
+    ("recipe", "settings"),
+    crossed(
+        ["grank-small", "generator-small", "dssm-small"],
+        [("--set", "model.events=all"), (), ("--set", "model.full_softmax=0")],
+    ),
+)
 def test_every_recipe_learns_is_evaluated_and_retrieves(
     recipe: str, settings: tuple[str, ...], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,7 +45,7 @@ def run(strategy: object, call: Callable[[schemathesis.Case], None]) -> None:
     from hypothesis import given
 
     tried = given(case=strategy)(call)
-    examples(40, 12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))(tried)()
+    examples(40, 8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))(tried)()
 
 
 def test_killed_under_traffic_it_has_every_acknowledged_event_once(serve: Serve, tmp_path: Path) -> None:
