@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from amounts import crossed
+from genrank.nn import triton_attention
 from genrank.nn.attention import (
     TIME_BUCKETS,
     Attention,
@@ -233,6 +234,66 @@ def test_no_seen_key_is_left_out_of_a_block_whose_queries_are_out_of_order() -> 
     tokens = replace(case.queries.tokens, position=shuffled)
     case.queries = replace(case.queries, tokens=tokens, prefix=shuffled)
     check(case)
+
+
+@pytest.mark.parametrize("num_queries", [None, [30, 5]], ids=["history", "candidates"])
+def test_positions_far_apart_equal_the_reference(num_queries) -> None:
+    case = problem([40, 7], num_queries, by="both")
+    apart = replace(case.queries.tokens, position=case.queries.tokens.position * 300)
+    case.context = replace(case.context, position=case.context.position * 300)
+    case.queries = replace(case.queries, tokens=apart)
+    check(case, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("weighting", ["softmax", "silu"])
+@pytest.mark.parametrize("num_queries", [None, [30, 5]], ids=["history", "candidates"])
+def test_scores_of_ten_thousands_equal_the_reference(num_queries, weighting) -> None:
+    case = problem([40, 7], num_queries, weighting=weighting)
+    case.leaves |= {name: (case.leaves[name].detach() * 100).requires_grad_() for name in ("q", "k")}
+    check(case, atol=0.05, rtol=1e-3)
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="a sparse file has no place there")
+def test_a_head_further_away_than_int32_reaches_is_read(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(globals(), "HEADS", 3)
+    case = problem([5, 2], None)
+    expected = case.run(TritonAttention)
+    q, stride = case.leaves["q"].detach(), 2**30 + 64  # of which the third head's is twice: beyond 2^31
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(4 * HEADS * stride)
+    apart = torch.from_file(str(path), shared=True, size=HEADS * stride).as_strided(q.shape, (q.shape[-1], stride, 1))
+    apart.copy_(q)
+    case.leaves["q"] = apart.requires_grad_()
+    assert all(torch.equal(a, b) for a, b in zip(case.run(TritonAttention), expected, strict=True))
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_behind_its_masked_queries_every_query_sees_the_whole_block_of_keys(in_order) -> None:
+    case = problem([70, 0, 33], [40, 2, 25])
+    prefix = case.queries.prefix
+    if not in_order:
+        prefix = torch.cat([part[torch.randperm(len(part))] for part in prefix.split([40, 2, 25])])
+        case.queries = replace(case.queries, prefix=prefix)
+    size = 16
+    for begin, context, end, first, whole, last in (
+        TritonAttention(case.queries, case.context, case.scoring).key_blocks(size).tolist()
+    ):
+        if begin < end:
+            needed = min(begin + size, end) - context
+            assert (prefix[first:whole] > begin - context).any() or whole <= first
+            assert (prefix[whole:last] >= needed).all()
+            assert whole >= last or whole <= first or prefix[whole - 1] < needed
+
+
+def test_blocks_of_neighbouring_sequences_run_together_and_the_longest_of_them_first(monkeypatch) -> None:
+    monkeypatch.setattr(triton_attention, "SECTION", 100)
+    case = problem([64, 30, 80, 64], None)
+    blocks = TritonAttention(case.queries, case.context, case.scoring).query_blocks(16).tolist()
+    context = [row[2] for row in blocks if row[0] < row[1]]
+    assert [start // 100 for start in context] == sorted(start // 100 for start in context)
+    work = [min(begin + 16, end) - start for begin, end, start in blocks if begin < end and start // 100 == 0]
+    assert work == sorted(work, reverse=True)
 
 
 def test_too_many_channels_are_refused() -> None:

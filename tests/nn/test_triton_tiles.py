@@ -15,8 +15,6 @@ from genrank.nn import triton_tiles
 from genrank.nn.triton_tiles import (
     CHANNEL_CLASSES,
     FOLDER,
-    HALF_ROOMY,
-    HALF_TIGHT,
     INTERPRETED,
     KERNELS,
     SINGLE,
@@ -35,6 +33,7 @@ from genrank.nn.triton_tiles import (
     write,
 )
 
+ROOMY, TIGHT = (fallback(torch.bfloat16, 96, room) for room in (227 * 1024, 163 * 1024))
 CPU, CARD = torch.device("cpu"), "NVIDIA H100 80GB HBM3"
 SHARED = {"sm_80": 163 * 1024, "sm_86": 99 * 1024, "sm_90": 227 * 1024}
 MEASURED = MeasuredTile(
@@ -55,14 +54,15 @@ FOUND = CardTiles(
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("channels", [8, 40, *CHANNEL_CLASSES])
+@pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("card", SHARED)
-def test_candidates_are_few_legal_and_begin_with_the_fallback(kernel, dtype, channels, card) -> None:
+def test_candidates_are_few_legal_and_begin_with_the_fallback(kernel, dtype, channels, learned, card) -> None:
     shared = SHARED[card]
-    found = candidates(kernel, dtype, channels, shared)
-    assert found[0] == getattr(fallback(dtype, channels, shared), kernel)
+    found = candidates(kernel, dtype, channels, shared, learned=learned)
+    assert found[0] == getattr(fallback(dtype, channels, shared, learned=learned), kernel)
     assert 4 <= len(found) <= 16
     assert len(set(found)) == len(found)
-    assert not any(illegal(kernel, tile, number_size(dtype), channels, shared) for tile in found)
+    assert not any(illegal(kernel, tile, number_size(dtype), channels, shared, learned=learned) for tile in found)
 
 
 def test_tiles_in_use_win_while_they_last_also_in_another_thread() -> None:
@@ -117,11 +117,12 @@ def test_a_damaged_file_stops_no_training_but_is_said_once(tmp_path: Path, damag
 
 
 def test_measured_tiles_replace_the_fallback_of_their_kernel_numbers_and_channels_only() -> None:
-    over = FOUND.over(HALF_ROOMY, torch.bfloat16, 96)
-    assert over == replace(HALF_ROOMY, forward=Tile(64, 128, 4, 2))
-    assert FOUND.over(HALF_ROOMY, torch.float16, 80) == over  # 80 channels are padded to 96
-    assert FOUND.over(HALF_ROOMY, torch.bfloat16, 64) == HALF_ROOMY
+    over = FOUND.over(ROOMY, torch.bfloat16, 96)
+    assert over == replace(ROOMY, forward=Tile(64, 128, 4, 2))
+    assert FOUND.over(ROOMY, torch.float16, 80) == over  # 80 channels are padded to 96
+    assert FOUND.over(ROOMY, torch.bfloat16, 64) == ROOMY
     assert FOUND.over(SINGLE, torch.float32, 96) == SINGLE
+    assert FOUND.over(ROOMY, torch.bfloat16, 96, learned=True) == ROOMY
 
 
 def test_a_card_takes_its_own_file_and_others_the_fallback(tmp_path: Path, monkeypatch) -> None:
@@ -137,7 +138,7 @@ def test_a_card_takes_its_own_file_and_others_the_fallback(tmp_path: Path, monke
     triton_tiles._on_card.cache_clear()
     chosen = [tiles_for(torch.device("cuda", index), torch.bfloat16, 96) for index in cards]
     triton_tiles._on_card.cache_clear()
-    assert chosen == [replace(HALF_ROOMY, forward=Tile(64, 128, 4, 2)), HALF_TIGHT]
+    assert chosen == [replace(ROOMY, forward=Tile(64, 128, 4, 2)), TIGHT]
 
 
 def test_every_committed_file_is_of_its_card_and_legal() -> None:

@@ -28,6 +28,7 @@ from genrank.nn.attention import (
 from genrank.nn.triton_tiles import MAX_CHANNELS, Tile, Tiles, pieces, tiles_for
 
 TABLE_PROGRAMS = 512  # each holds a copy of the learned tables' gradient
+SECTION = 8192  # context tokens whose keys and values, 24 MiB at width 768 in bf16, fit into half of an H100's cache
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,12 @@ class TritonAttention:
             at_Q, at_T = self.queries.tokens.position, self.context.position
             zero_Q, zero_T = torch.zeros_like(at_Q), torch.zeros_like(at_T)
             times = seconds_from_latest(self.queries, self.context) if by_time else (zero_Q, zero_Q, zero_T)
-            of_query = torch.stack([self.prefix_Q, at_Q, times[0], times[1]]).int()
-            self._places[by_time] = of_query, torch.stack([at_T, times[2]]).int()
+            of_query = torch.stack([self.prefix_Q.int(), _bits(at_Q), times[0].int(), times[1].int()])
+            self._places[by_time] = of_query, torch.stack([_bits(at_T), times[2].int()])
         return self._places[by_time]
 
     def query_blocks(self, size: int) -> Tensor:
-        """(K, 3) int32: first row, end of the sequence's rows, the sequence's first context token. Longest first."""
+        """(K, 3) int32: first row, end of the sequence's rows, the sequence's first context token."""
         if size not in self._query_blocks:
             offsets = self.queries.tokens.offsets
             sequence_K, begin_K = _blocks(offsets, len(self.prefix_Q), size)
@@ -101,39 +102,65 @@ class TritonAttention:
             last_K = torch.minimum(begin_K + size, end_K) - 1
             work_K = torch.where(begin_K < end_K, self._seen[last_K.clamp_min(0)] % self._radix, -1)
             table_K3 = torch.stack([begin_K, end_K, self.context.offsets[:-1][sequence_K]], dim=1)
-            self._query_blocks[size] = _longest_first(table_K3, work_K)
+            self._query_blocks[size] = self._ordered(table_K3, work_K, sequence_K)
         return self._query_blocks[size]
 
     def key_blocks(self, size: int) -> Tensor:
-        """(K, 5) int32: first key, the sequence's first key and end, first query that sees any, end of the queries."""
+        """(K, 6) int32: first key, the sequence's first key and end, first query that sees any of the block, first
+        query from which on all see the whole block, end of the sequence's queries."""
         if size not in self._key_blocks:
             offsets, query_offsets = self.context.offsets, self.queries.tokens.offsets
             sequence_K, begin_K = _blocks(offsets, len(self.context.position), size)
             context_K, end_K = offsets[:-1][sequence_K], offsets[1:][sequence_K]
             before_K = sequence_K * self._radix + begin_K - context_K
+            whole_K = sequence_K * self._radix + torch.minimum(begin_K + size, end_K) - context_K
             end_query_K = query_offsets[1:][sequence_K]
             first_K = torch.minimum(torch.searchsorted(self._seen, before_K, right=True), end_query_K)
-            table_K5 = torch.stack([begin_K, context_K, end_K, first_K, end_query_K], dim=1)
-            self._key_blocks[size] = _longest_first(table_K5, end_query_K - first_K)
+            whole_query_K = torch.searchsorted(self._seen_from_here_on, whole_K)
+            table_K6 = torch.stack([begin_K, context_K, end_K, first_K, whole_query_K, end_query_K], dim=1)
+            self._key_blocks[size] = self._ordered(table_K6, end_query_K - first_K, sequence_K)
         return self._key_blocks[size]
+
+    def _ordered(self, table: Tensor, work_K: Tensor, sequence_K: Tensor) -> Tensor:
+        """Longest work first, which leaves no long block to the end, among neighbours of SECTION context tokens.
+
+        Programs that run at the same time then read the same keys, which stay in the cache.
+        """
+        section_K = self.context.offsets[:-1][sequence_K] // SECTION
+        return table[(section_K * self._most_work - work_K).argsort(stable=True)].int()
+
+    @property
+    def _most_work(self) -> int:
+        """More than the work of a block, in keys or queries, can differ by."""
+        return len(self.context.position) + len(self.prefix_Q) + 2
 
     @property
     def _radix(self) -> int:
         return len(self.context.position) + 1
 
     @cached_property
-    def _seen(self) -> Tensor:
-        """Sequence times radix plus the longest prefix up to the query: non-decreasing over the whole batch."""
+    def _sees(self) -> Tensor:
+        """(Q) sequence times radix plus prefix."""
         row_Q = torch.arange(len(self.prefix_Q), device=self.prefix_Q.device)
         sequence_Q = torch.searchsorted(self.queries.tokens.offsets[1:], row_Q, right=True)
-        return (sequence_Q * self._radix + self.prefix_Q).cummax(0).values
+        return sequence_Q * self._radix + self.prefix_Q
+
+    @cached_property
+    def _seen(self) -> Tensor:
+        """(Q) the largest of that up to the query: non-decreasing over the whole batch."""
+        return self._sees.cummax(0).values
+
+    @cached_property
+    def _seen_from_here_on(self) -> Tensor:
+        """(Q) the smallest of that from the query on: non-decreasing too."""
+        return self._sees.flip(0).cummin(0).values.flip(0)
 
     def forward(self, x: _Inputs, *, learned: bool) -> tuple[Tensor, Tensor]:
         """(Q, H, D) outputs and (H, Q) log-sum-exps in base 2, which are empty for SiLU."""
         num_queries, num_heads, channels = x.q_QHD.shape
         out_QHD = x.q_QHD.new_empty(num_queries, num_heads, channels)
         z_HQ = _per_query(x.q_QHD, empty=self.scoring.weighting == "silu")
-        tile = _tiles(x).forward
+        tile = _tiles(x, learned=learned).forward
         blocks = self.query_blocks(tile.queries)
         _kernels().forward_kernel[(len(blocks) * num_heads,)](
             x.q_QHD,
@@ -158,7 +185,7 @@ class TritonAttention:
         d_q, d_own_k, d_own_v = (
             torch.empty_like(out_QHD) if used else None for used in (True, self.merges_own, self.merges_own)
         )
-        delta_HQ, tile = torch.empty_like(z_HQ), _tiles(x).query_gradient
+        delta_HQ, tile = torch.empty_like(z_HQ), _tiles(x, learned=learned).query_gradient
         blocks = self.query_blocks(tile.queries)
         _kernels().query_gradient_kernel[(len(blocks) * x.q_QHD.shape[1],)](
             x.q_QHD,
@@ -187,7 +214,7 @@ class TritonAttention:
     ) -> tuple[Tensor, Tensor]:
         """Gradients of k and v."""
         d_k, d_v = (x.new_empty(x.shape) for x in (x.k_THD, x.v_THD))
-        tile = _tiles(x).key_gradient
+        tile = _tiles(x, learned=learned).key_gradient
         blocks = self.key_blocks(tile.keys)
         _kernels().key_gradient_kernel[(len(blocks) * x.q_QHD.shape[1],)](
             x.q_QHD,
@@ -206,14 +233,14 @@ class TritonAttention:
         return d_k, d_v
 
     def table_gradient(self, x: _Inputs, z_HQ: Tensor, delta_HQ: Tensor, d_out_QHD: Tensor) -> tuple[Tensor, Tensor]:
-        """(P), (TIME_BUCKETS) gradients of the learned tables."""
-        tile, num_positions = _tiles(x).table_gradient, len(x.position_P)
+        """(P), (TIME_BUCKETS) float32 gradients of the learned tables."""
+        tile, num_positions = _tiles(x, learned=True).table_gradient, len(x.position_P)
         blocks = self.query_blocks(tile.queries)
         num_programs = min(len(blocks), TABLE_PROGRAMS)
         partial = z_HQ.new_zeros(num_programs, num_positions + TIME_BUCKETS)
         num_queries, num_keys, _, scale, share = self._sizes(x)
         flags = self._flags(x, tile, learned=True)
-        del flags["LEARNED"]
+        del flags["LEARNED"], flags["LINEAR"]
         _kernels().table_gradient_kernel[(num_programs,)](
             x.q_QHD,
             x.k_THD,
@@ -238,7 +265,7 @@ class TritonAttention:
             ATOMIC=not torch.are_deterministic_algorithms_enabled(),
         )
         summed = partial.sum(0)
-        return summed[:num_positions].to(x.position_P.dtype), summed[num_positions:].to(x.time_table.dtype)
+        return summed[:num_positions], summed[num_positions:]
 
     def _tables(self, blocks: Tensor, x: _Inputs) -> list[Tensor]:
         bias = self.scoring.bias
@@ -252,10 +279,12 @@ class TritonAttention:
     def _flags(self, x: _Inputs, tile: Tile, *, learned: bool) -> dict[str, Any]:
         num_heads, channels = x.q_QHD.shape[1:]
         first, second = pieces(channels)
-        bias = self.scoring.bias
+        bias, silu = self.scoring.bias, self.scoring.weighting == "silu"
+        by_position = any(bias.position_slopes)
         return {
-            "SILU": self.scoring.weighting == "silu",
-            "BY_POSITION": any(bias.position_slopes),
+            "SILU": silu,
+            "LINEAR": by_position and not silu and self.queries.sees_itself,  # a bias per key alone
+            "BY_POSITION": by_position,
             "BY_TIME": bias.uses_time,
             "LEARNED": learned,
             "H": num_heads,
@@ -276,6 +305,8 @@ class _Attend(torch.autograd.Function):
         learned = position is not None
         if not learned:
             position = time = q.new_empty(0, dtype=torch.float32)
+        elif q.dtype.itemsize == 2:  # halves are looked up; 32 bits would take the place of keys in shared memory
+            position, time = position.half(), time.half()
         tensors = [t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v, own_k, own_v, position, time)]
         x = _Inputs(*tensors)
         out, z = plan.forward(x, learned=learned) if len(q) else (torch.zeros_like(q), _per_query(q, empty=False))
@@ -305,6 +336,11 @@ def _kernels() -> ModuleType:
     return triton_kernels
 
 
+def _bits(position_N: Tensor) -> Tensor:
+    """As float32, exact up to 2^24, whose bits are put beside int32: kernels then convert none."""
+    return position_N.float().view(torch.int32)
+
+
 def _blocks(offsets: Tensor, num_rows: int, size: int) -> tuple[Tensor, Tensor]:
     """(K) sequence and first row of every block of up to `size` rows; surplus ones begin where the last ends."""
     counts_B = (offsets.diff() + size - 1) // size
@@ -313,10 +349,6 @@ def _blocks(offsets: Tensor, num_rows: int, size: int) -> tuple[Tensor, Tensor]:
     sequence_K = torch.searchsorted(ends_B, index_K, right=True).clamp_max(len(counts_B) - 1)
     begin_K = offsets[:-1][sequence_K] + (index_K - (ends_B - counts_B)[sequence_K]) * size
     return sequence_K, torch.minimum(begin_K, offsets[1:][sequence_K])
-
-
-def _longest_first(table: Tensor, work_K: Tensor) -> Tensor:
-    return table[work_K.argsort(descending=True, stable=True)].int()
 
 
 def _per_query(q_QHD: Tensor, *, empty: bool) -> Tensor:
@@ -331,5 +363,5 @@ def _slopes(bias: DistanceBias, device: torch.device) -> Tensor:
     return torch.tensor([bias.position_slopes, bias.time_slopes], dtype=torch.float32, device=device)
 
 
-def _tiles(x: _Inputs) -> Tiles:
-    return tiles_for(x.q_QHD.device, x.q_QHD.dtype, x.q_QHD.shape[-1])
+def _tiles(x: _Inputs, *, learned: bool) -> Tiles:
+    return tiles_for(x.q_QHD.device, x.q_QHD.dtype, x.q_QHD.shape[-1], learned=learned)

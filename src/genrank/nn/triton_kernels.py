@@ -9,33 +9,64 @@ D0 + D1 channels, both powers of two, D1 possibly 0, so that 96 channels cost 96
 
     Q queries   T context tokens   H heads   D channels   M queries of a block   N keys of a block   P positions
 
-Integers come in int32: `of_query` (4, Q) prefix, position, time, next time; `of_key` (2, T) position, time; times are
-relative to one moment. `slopes` (2, H) by position, by time. `position_table` (P) and `time_table` are the learned
-bias. `z` (H, Q) is the log-sum-exp of a query's scores, `delta` (H, Q) the inner product of output and gradient.
+Integers come in int32: `of_query` (4, Q) prefix, position, time, next time; `of_key` (2, T) position, time; positions
+are the bits of float32, times are relative to one moment. `slopes` (2, H) by position, by time. `position_table` (P)
+and `time_table` are the learned bias. `z` (H, Q) is the log-sum-exp of a query's scores, `delta` (H, Q) the inner
+product of output and gradient.
+
+LINEAR: softmax, and no query sees a key that stands behind it. Minus slope times distance is then a term of the key and
+one of the query, which cancels: a score costs one multiply-add, bias and scale together.
 """
 
 import triton
 import triton.language as tl
+from triton import knobs
+from triton.language.extra import libdevice
+
+INTERPRETED: tl.constexpr = tl.constexpr(knobs.runtime.interpret)  # there are none of CUDA's functions then
 
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 BUCKETS_PER_LOG2: tl.constexpr = tl.constexpr(0.6931471805599453 / 0.301)  # HSTU's buckets of time: ⌊ln(s) / 0.301⌋
-FAR: tl.constexpr = tl.constexpr(1e30)
+FAR: tl.constexpr = tl.constexpr(1e30)  # below minus FAR is who is not seen, so that e^(score - largest) is 0 always
 
 
 @triton.jit
-def _load_piece(base, row, stride, inside, first: tl.constexpr, width: tl.constexpr, D: tl.constexpr):
+def _log2(x):
+    """CUDA's, to 22 bits, in one instruction where Triton's own takes twenty. x is at least 1."""
+    if INTERPRETED:
+        return tl.log2(x)
+    return libdevice.fast_log2f(x)
+
+
+@triton.jit
+def _sigmoid(x):
+    """With CUDA's division to 22 bits."""
+    if INTERPRETED:
+        return tl.sigmoid(x)
+    return libdevice.fast_dividef(1.0, 1.0 + tl.exp2(x * -LOG2_E))
+
+
+@triton.jit
+def _load_piece(
+    base, row, stride, inside, first: tl.constexpr, width: tl.constexpr, D: tl.constexpr, WHOLE: tl.constexpr
+):
     column = first + tl.arange(0, width)
+    address = base + row[:, None] * stride + column[None, :]
+    if WHOLE:
+        if first + width > D:
+            return tl.load(address, mask=(column < D)[None, :], other=0.0)
+        return tl.load(address)
     mask = inside[:, None]
     if first + width > D:
         mask = mask & (column < D)[None, :]
-    return tl.load(base + row[:, None] * stride + column[None, :], mask=mask, other=0.0)
+    return tl.load(address, mask=mask, other=0.0)
 
 
 @triton.jit
-def _load(base, row, stride, inside, D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr):
-    """Rows in two pieces; without a second one it is the first again, and unused."""
-    x0 = _load_piece(base, row, stride, inside, 0, D0, D)
-    x1 = _load_piece(base, row, stride, inside, D0, D1, D) if D1 > 0 else x0
+def _load(base, row, stride, inside, D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, WHOLE: tl.constexpr = False):
+    """Rows in two pieces; without a second one it is the first again, and unused. If WHOLE, all rows are inside."""
+    x0 = _load_piece(base, row, stride, inside, 0, D0, D, WHOLE)
+    x1 = _load_piece(base, row, stride, inside, D0, D1, D, WHOLE) if D1 > 0 else x0
     return x0, x1
 
 
@@ -86,27 +117,32 @@ def _inner(a0, a1, b0, b1, D1: tl.constexpr):
 @triton.jit
 def _query_places(of_query, num_queries, row, inside):
     prefix = tl.load(of_query + row, mask=inside, other=0)
-    position = tl.load(of_query + num_queries + row, mask=inside, other=0)
+    position = tl.load(of_query + num_queries + row, mask=inside, other=0).to(tl.float32, bitcast=True)
     time = tl.load(of_query + 2 * num_queries + row, mask=inside, other=0)
     next_time = tl.load(of_query + 3 * num_queries + row, mask=inside, other=0)
     return prefix, position, time, next_time
 
 
 @triton.jit
-def _key_places(of_key, num_keys, row, inside):
-    return tl.load(of_key + row, mask=inside, other=0), tl.load(of_key + num_keys + row, mask=inside, other=0)
+def _key_places(of_key, num_keys, row, inside, WHOLE: tl.constexpr = False):
+    if WHOLE:
+        position, time = tl.load(of_key + row), tl.load(of_key + num_keys + row)
+    else:
+        position = tl.load(of_key + row, mask=inside, other=0)
+        time = tl.load(of_key + num_keys + row, mask=inside, other=0)
+    return position.to(tl.float32, bitcast=True), time
 
 
 @triton.jit
 def _distance_index(position_q, position_k, num_positions):
-    return tl.minimum(tl.abs(position_q - position_k), num_positions - 1)
+    return tl.minimum(tl.abs(position_q.to(tl.int32) - position_k.to(tl.int32)), num_positions - 1)
 
 
 @triton.jit
 def _time_index(next_time, time_k):
     """At most 71 for int32 seconds."""
     seconds = tl.maximum(tl.abs(next_time - time_k), 1).to(tl.float32)
-    return (tl.log2(seconds) * BUCKETS_PER_LOG2).to(tl.int32)
+    return (_log2(seconds) * BUCKETS_PER_LOG2).to(tl.int32)
 
 
 @triton.jit
@@ -126,12 +162,14 @@ def _learned(position_q, position_k, time_k, next_time, position_table, time_tab
     """The learned bias of every pair, in units of the scores."""
     by_position = tl.load(position_table + _distance_index(position_q, position_k, num_positions))
     by_time = tl.load(time_table + _time_index(next_time, time_k))
-    return (by_position + by_time).to(tl.float32) * _unit(SILU)
+    return (by_position.to(tl.float32) + by_time.to(tl.float32)) * _unit(SILU)
 
 
 @triton.jit
 def _biased(
     score,
+    factor,
+    key_bias,
     position_q,
     position_k,
     time_q,
@@ -143,19 +181,35 @@ def _biased(
     time_table,
     num_positions,
     SILU: tl.constexpr,
+    LINEAR: tl.constexpr,
     BY_POSITION: tl.constexpr,
     BY_TIME: tl.constexpr,
     LEARNED: tl.constexpr,
 ):
-    """The score with its bias. Places broadcast against each other: (M, 1) and (1, N), or (1, M) and (N, 1)."""
-    if BY_POSITION:
-        score -= by_position * tl.abs(position_q - position_k).to(tl.float32)
+    """The product times factor, with its bias. Places broadcast against each other: (M, 1) and (1, N), or (1, M) and
+    (N, 1)."""
+    if LINEAR:
+        score = score * factor + key_bias
+    else:
+        score = score * factor
+        if BY_POSITION:
+            score -= by_position * tl.abs(position_q - position_k)
     if BY_TIME:
         seconds = tl.maximum(time_q - time_k, 0).to(tl.float32)
-        score -= by_time * tl.log2(1.0 + seconds * (1 / 60))
+        score -= by_time * _log2(1.0 + seconds * (1 / 60))
     if LEARNED:
         score += _learned(position_q, position_k, time_k, next_time, position_table, time_table, num_positions, SILU)
     return score
+
+
+@triton.jit
+def _beyond(by_position, position, reference):
+    """The bias by position from a reference to each place: of keys their bias, of queries what all their scores lack.
+
+    Where every key that a query sees stands before it, minus slope times distance is a term of the key and one of the
+    query, of which softmax needs the first only.
+    """
+    return by_position * (position - reference)
 
 
 @triton.jit
@@ -168,7 +222,7 @@ def _own_score(
     score = _inner(q0, q1, own0, own1, D1) * scale * unit
     if LEARNED:
         by_time = tl.load(time_table + _time_index(next_time, time_q))
-        score += (tl.load(position_table) + by_time).to(tl.float32) * unit
+        score += (tl.load(position_table).to(tl.float32) + by_time.to(tl.float32)) * unit
     return score
 
 
@@ -176,14 +230,14 @@ def _own_score(
 def _weights(score, d_weight, z, delta, visible, share, SILU: tl.constexpr, MASKED: tl.constexpr):
     """Weights, and the gradient of the scores in natural units; if MASKED, both are 0 where not visible."""
     if SILU:
-        gate = tl.sigmoid(score)
+        gate = _sigmoid(score)
         weight = score * gate * share
         d_score = d_weight * share * gate * (1 + score * (1 - gate))
         if MASKED:
             weight, d_score = tl.where(visible, weight, 0.0), tl.where(visible, d_score, 0.0)
     else:
         if MASKED:
-            score = tl.where(visible, score, -FAR)
+            score = tl.where(visible, score, -2 * FAR)
         weight = tl.exp2(score - z)
         d_score = weight * (d_weight - delta)
     return weight, d_score
@@ -200,12 +254,12 @@ def forward_kernel(  # noqa: C901
     q, k, v, own_k, own_v, out, z, blocks, of_query, of_key, slopes, position_table, time_table,
     q_row, q_head, k_row, k_head, v_row, v_head, own_k_row, own_k_head, own_v_row, own_v_head,
     num_queries, num_keys, num_positions, scale, share,
-    SILU: tl.constexpr, BY_POSITION: tl.constexpr, BY_TIME: tl.constexpr, LEARNED: tl.constexpr, SELF: tl.constexpr,
-    H: tl.constexpr, D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, PRECISION: tl.constexpr,
+    SILU: tl.constexpr, LINEAR: tl.constexpr, BY_POSITION: tl.constexpr, BY_TIME: tl.constexpr, LEARNED: tl.constexpr,
+    SELF: tl.constexpr, H: tl.constexpr, D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, PRECISION: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """`out` (Q, H, D) and, for softmax, `z` in base 2. `share` is 1 / the normalizer of SiLU."""
-    head = tl.program_id(0) % H
+    head = (tl.program_id(0) % H).to(tl.int64)  # wide: a head's stride may be all queries
     begin, end, context = _query_block(blocks, tl.program_id(0) // H)
     if begin >= end:
         return
@@ -213,6 +267,10 @@ def forward_kernel(  # noqa: C901
     inside = begin + row < end
     prefix, position_q, time_q, next_time = _query_places(of_query, num_queries, begin + row, inside)
     by_position, by_time = _slopes(slopes, head, H, SILU)
+    reference = tl.max(position_q)
+    lacking = tl.zeros([M], tl.float32)
+    if LINEAR:  # not of rows beyond the last: their weights are to be finite
+        lacking = tl.where(inside, _beyond(by_position, position_q, reference), lacking)
     begin_wide, context_wide = begin.to(tl.int64), context.to(tl.int64)
     q0, q1 = _load(q + begin_wide * q_row + head * q_head, row, q_row, inside, D, D0, D1)
     k += context_wide * k_row + head * k_head
@@ -227,9 +285,9 @@ def forward_kernel(  # noqa: C901
             q0, q1, own_k0, own_k1, time_q, next_time, position_table, time_table, scale, D1, SILU, LEARNED
         )
         if SILU:
-            own_weight = own * tl.sigmoid(own) * share
+            own_weight = own * _sigmoid(own) * share
         else:
-            largest, own_weight = own, tl.full([M], 1.0, tl.float32)
+            largest, own_weight = own + lacking, tl.full([M], 1.0, tl.float32)
             total = own_weight
         out0 = own_weight[:, None] * own_v0.to(tl.float32)
         if D1 > 0:
@@ -243,26 +301,26 @@ def forward_kernel(  # noqa: C901
         for start in range(low, high, N):
             key = start + tl.arange(0, N)
             known = key < limit
-            position_k, time_k = _key_places(of_key, num_keys, context + key, known)
-            k0, k1 = _load(k, key, k_row, known, D, D0, D1)
-            v0, v1 = _load(v, key, v_row, known, D, D0, D1)
-            score = _outer(q0, q1, k0, k1, D1, PRECISION) * (scale * _unit(SILU))
+            position_k, time_k = _key_places(of_key, num_keys, context + key, known, not masked)
+            k0, k1 = _load(k, key, k_row, known, D, D0, D1, not masked)
+            v0, v1 = _load(v, key, v_row, known, D, D0, D1, not masked)
             score = _biased(
-                score, position_q[:, None], position_k[None, :], time_q[:, None], time_k[None, :], next_time[:, None],
-                by_position, by_time, position_table, time_table, num_positions, SILU, BY_POSITION, BY_TIME, LEARNED,
+                _outer(q0, q1, k0, k1, D1, PRECISION), scale * _unit(SILU),
+                _beyond(by_position, position_k, reference)[None, :],
+                position_q[:, None], position_k[None, :], time_q[:, None], time_k[None, :], next_time[:, None],
+                by_position, by_time, position_table, time_table, num_positions,
+                SILU, LINEAR, BY_POSITION, BY_TIME, LEARNED,
             )  # fmt: skip
             visible = key[None, :] < prefix[:, None]
             if SILU:
-                weight = score * tl.sigmoid(score) * share
+                weight = score * _sigmoid(score) * share
                 if masked:
                     weight = tl.where(visible, weight, 0.0)
             else:
                 if masked:
-                    score = tl.where(visible, score, -FAR)
+                    score = tl.where(visible, score, -2 * FAR)
                 new = tl.maximum(largest, tl.max(score, 1))
                 weight = tl.exp2(score - new[:, None])
-                if masked:
-                    weight = tl.where(visible, weight, 0.0)
                 shrink = tl.exp2(largest - new)
                 total = total * shrink + tl.sum(weight, 1)
                 out0 = out0 * shrink[:, None]
@@ -274,10 +332,12 @@ def forward_kernel(  # noqa: C901
     if not SILU:
         sees = total > 0
         total = tl.where(sees, total, 1.0)  # who sees nothing gets 0
-        out0 = out0 / total[:, None]
+        share_M = (1 / total)[:, None]
+        out0 = out0 * share_M
         if D1 > 0:
-            out1 = out1 / total[:, None]
-        tl.store(z + head * num_queries + begin + row, tl.where(sees, largest + tl.log2(total), 0.0), mask=inside)
+            out1 = out1 * share_M
+        z_M = tl.where(sees, largest - lacking + tl.log2(total), 0.0)
+        tl.store(z + head * num_queries + begin + row, z_M, mask=inside)
     _store(out + (begin_wide * H + head) * D, row, H * D, inside, out0, out1, D, D0, D1)
 
 
@@ -287,12 +347,12 @@ def query_gradient_kernel(
     blocks, of_query, of_key, slopes, position_table, time_table,
     q_row, q_head, k_row, k_head, v_row, v_head, own_k_row, own_k_head, own_v_row, own_v_head,
     num_queries, num_keys, num_positions, scale, share,
-    SILU: tl.constexpr, BY_POSITION: tl.constexpr, BY_TIME: tl.constexpr, LEARNED: tl.constexpr, SELF: tl.constexpr,
-    H: tl.constexpr, D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, PRECISION: tl.constexpr,
+    SILU: tl.constexpr, LINEAR: tl.constexpr, BY_POSITION: tl.constexpr, BY_TIME: tl.constexpr, LEARNED: tl.constexpr,
+    SELF: tl.constexpr, H: tl.constexpr, D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, PRECISION: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """`d_q`, `d_own_k`, `d_own_v` (Q, H, D) and, for softmax, `delta`, which the other gradients need."""
-    head = tl.program_id(0) % H
+    head = (tl.program_id(0) % H).to(tl.int64)  # wide: a head's stride may be all queries
     begin, end, context = _query_block(blocks, tl.program_id(0) // H)
     if begin >= end:
         return
@@ -300,6 +360,10 @@ def query_gradient_kernel(
     inside = begin + row < end
     prefix, position_q, time_q, next_time = _query_places(of_query, num_queries, begin + row, inside)
     by_position, by_time = _slopes(slopes, head, H, SILU)
+    reference = tl.max(position_q)
+    lacking = tl.zeros([M], tl.float32)
+    if LINEAR:  # not of rows beyond the last: their weights are to be finite
+        lacking = tl.where(inside, _beyond(by_position, position_q, reference), lacking)
     begin_wide, context_wide = begin.to(tl.int64), context.to(tl.int64)
     dense = (begin_wide * H + head) * D
     q0, q1 = _load(q + begin_wide * q_row + head * q_head, row, q_row, inside, D, D0, D1)
@@ -329,6 +393,7 @@ def query_gradient_kernel(
         _store(d_own_v + dense, row, H * D, inside, own_weight * d_out0, own_weight * d_out1, D, D0, D1)
         _store(d_own_k + dense, row, H * D, inside, d_own * scale * q0, d_own * scale * q1, D, D0, D1)
 
+    z_M += lacking
     limit = tl.max(prefix)
     full = tl.min(tl.where(inside, prefix, limit)) // N * N
     for masked in tl.static_range(2):
@@ -336,13 +401,15 @@ def query_gradient_kernel(
         for start in range(low, high, N):
             key = start + tl.arange(0, N)
             known = key < limit
-            position_k, time_k = _key_places(of_key, num_keys, context + key, known)
-            k0, k1 = _load(k, key, k_row, known, D, D0, D1)
-            v0, v1 = _load(v, key, v_row, known, D, D0, D1)
-            score = _outer(q0, q1, k0, k1, D1, PRECISION) * (scale * _unit(SILU))
+            position_k, time_k = _key_places(of_key, num_keys, context + key, known, not masked)
+            k0, k1 = _load(k, key, k_row, known, D, D0, D1, not masked)
+            v0, v1 = _load(v, key, v_row, known, D, D0, D1, not masked)
             score = _biased(
-                score, position_q[:, None], position_k[None, :], time_q[:, None], time_k[None, :], next_time[:, None],
-                by_position, by_time, position_table, time_table, num_positions, SILU, BY_POSITION, BY_TIME, LEARNED,
+                _outer(q0, q1, k0, k1, D1, PRECISION), scale * _unit(SILU),
+                _beyond(by_position, position_k, reference)[None, :],
+                position_q[:, None], position_k[None, :], time_q[:, None], time_k[None, :], next_time[:, None],
+                by_position, by_time, position_table, time_table, num_positions,
+                SILU, LINEAR, BY_POSITION, BY_TIME, LEARNED,
             )  # fmt: skip
             d_weight = _outer(d_out0, d_out1, v0, v1, D1, PRECISION)
             visible = key[None, :] < prefix[:, None]
@@ -355,15 +422,15 @@ def query_gradient_kernel(
 def key_gradient_kernel(
     q, k, v, d_out, z, delta, d_k, d_v, blocks, of_query, of_key, slopes, position_table, time_table,
     q_row, q_head, k_row, k_head, v_row, v_head, num_queries, num_keys, num_positions, scale, share,
-    SILU: tl.constexpr, BY_POSITION: tl.constexpr, BY_TIME: tl.constexpr, LEARNED: tl.constexpr,
+    SILU: tl.constexpr, LINEAR: tl.constexpr, BY_POSITION: tl.constexpr, BY_TIME: tl.constexpr, LEARNED: tl.constexpr,
     H: tl.constexpr, D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr, PRECISION: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """`d_k`, `d_v` (T, H, D). A block's row: its first key, the sequence's first key and end, the first query that
-    sees any of the block, the row after the sequence's last query."""
-    head, block = tl.program_id(0) % H, blocks + 5 * (tl.program_id(0) // H)
+    sees any of the block, the first from which on all see the whole block, the row after the sequence's last query."""
+    head, block = (tl.program_id(0) % H).to(tl.int64), blocks + 6 * (tl.program_id(0) // H)
     begin, context, end = tl.load(block), tl.load(block + 1), tl.load(block + 2)
-    first_query, end_query = tl.load(block + 3), tl.load(block + 4)
+    first_query, whole_query, end_query = tl.load(block + 3), tl.load(block + 4), tl.load(block + 5)
     if begin >= end:
         return
     row = tl.arange(0, N)
@@ -371,6 +438,8 @@ def key_gradient_kernel(
     key = begin - context + row
     position_k, time_k = _key_places(of_key, num_keys, begin + row, inside)
     by_position, by_time = _slopes(slopes, head, H, SILU)
+    reference = tl.max(position_k)
+    key_bias = _beyond(by_position, position_k, reference)
     begin_wide = begin.to(tl.int64)
     k0, k1 = _load(k + begin_wide * k_row + head * k_head, row, k_row, inside, D, D0, D1)
     v0, v1 = _load(v + begin_wide * v_row + head * v_head, row, v_row, inside, D, D0, D1)
@@ -380,26 +449,34 @@ def key_gradient_kernel(
     q += query_wide * q_row + head * q_head
     d_out += (query_wide * H + head) * D
 
-    for start in range(0, end_query - first_query, M):
-        query = start + tl.arange(0, M)
-        known = first_query + query < end_query
-        prefix, position_q, time_q, next_time = _query_places(of_query, num_queries, first_query + query, known)
-        q0, q1 = _load(q, query, q_row, known, D, D0, D1)
-        d_out0, d_out1 = _load(d_out, query, H * D, known, D, D0, D1)
-        z_M, delta_M = tl.zeros([M], tl.float32), tl.zeros([M], tl.float32)
-        if not SILU:
-            z_M = tl.load(z + head * num_queries + first_query + query, mask=known, other=0.0)
-            delta_M = tl.load(delta + head * num_queries + first_query + query, mask=known, other=0.0)
-        score = _outer(k0, k1, q0, q1, D1, PRECISION) * (scale * _unit(SILU))
-        score = _biased(
-            score, position_q[None, :], position_k[:, None], time_q[None, :], time_k[:, None], next_time[None, :],
-            by_position, by_time, position_table, time_table, num_positions, SILU, BY_POSITION, BY_TIME, LEARNED,
-        )  # fmt: skip
-        d_weight = _outer(v0, v1, d_out0, d_out1, D1, PRECISION)
-        visible = key[:, None] < prefix[None, :]
-        weight, d_score = _weights(score, d_weight, z_M[None, :], delta_M[None, :], visible, share, SILU, True)
-        d_v0, d_v1 = _add_product(d_v0, d_v1, weight, d_out0, d_out1, D1, PRECISION)
-        d_k0, d_k1 = _add_product(d_k0, d_k1, d_score, q0, q1, D1, PRECISION)
+    # First the queries some of which don't see all keys of the block, then those that do.
+    masked_end = (tl.minimum(whole_query, end_query) - first_query + M - 1) // M * M
+    for masked in tl.static_range(1, -1, -1):
+        low, high = (0, masked_end) if masked else (masked_end, end_query - first_query)
+        for start in range(low, high, M):
+            query = start + tl.arange(0, M)
+            known = first_query + query < end_query
+            prefix, position_q, time_q, next_time = _query_places(of_query, num_queries, first_query + query, known)
+            q0, q1 = _load(q, query, q_row, known, D, D0, D1)
+            d_out0, d_out1 = _load(d_out, query, H * D, known, D, D0, D1)
+            z_M, delta_M = tl.zeros([M], tl.float32), tl.zeros([M], tl.float32)
+            if not SILU:
+                # Rows beyond the last query are zeros, and so add nothing, as long as their weights are finite.
+                z_M = tl.load(z + head * num_queries + first_query + query, mask=known, other=FAR if LEARNED else 0.0)
+                delta_M = tl.load(delta + head * num_queries + first_query + query, mask=known, other=0.0)
+            if LINEAR:
+                z_M += _beyond(by_position, position_q if masked else tl.maximum(position_q, reference), reference)
+            score = _biased(
+                _outer(k0, k1, q0, q1, D1, PRECISION), scale * _unit(SILU), key_bias[:, None],
+                position_q[None, :], position_k[:, None], time_q[None, :], time_k[:, None], next_time[None, :],
+                by_position, by_time, position_table, time_table, num_positions,
+                SILU, LINEAR, BY_POSITION, BY_TIME, LEARNED,
+            )  # fmt: skip
+            d_weight = _outer(v0, v1, d_out0, d_out1, D1, PRECISION)
+            visible = key[:, None] < prefix[None, :]
+            weight, d_score = _weights(score, d_weight, z_M[None, :], delta_M[None, :], visible, share, SILU, masked)
+            d_v0, d_v1 = _add_product(d_v0, d_v1, weight, d_out0, d_out1, D1, PRECISION)
+            d_k0, d_k1 = _add_product(d_k0, d_k1, d_score, q0, q1, D1, PRECISION)
     dense = (begin_wide * H + head) * D
     _store(d_k + dense, row, H * D, inside, d_k0 * scale, d_k1 * scale, D, D0, D1)
     _store(d_v + dense, row, H * D, inside, d_v0, d_v1, D, D0, D1)
@@ -462,11 +539,11 @@ def table_gradient_kernel(
                 if not SILU:
                     z_M = tl.load(z + head * num_queries + begin + row, mask=inside, other=0.0)
                     delta_M = tl.load(delta + head * num_queries + begin + row, mask=inside, other=0.0)
-                score = _outer(q0, q1, k0, k1, D1, PRECISION) * (scale * _unit(SILU))
                 score = _biased(
-                    score, position_q[:, None], position_k[None, :], time_q[:, None], time_k[None, :],
-                    next_time[:, None], by_position, by_time, position_table, time_table, num_positions,
-                    SILU, BY_POSITION, BY_TIME, False,
+                    _outer(q0, q1, k0, k1, D1, PRECISION), scale * _unit(SILU), 0.0,
+                    position_q[:, None], position_k[None, :], time_q[:, None], time_k[None, :], next_time[:, None],
+                    by_position, by_time, position_table, time_table, num_positions,
+                    SILU, False, BY_POSITION, BY_TIME, False,
                 )  # fmt: skip
                 d_weight = _outer(d_out0, d_out1, v0, v1, D1, PRECISION)
                 _, d_score = _weights(

@@ -1,7 +1,8 @@
 """Which tile each Triton kernel works on: measured for a card, or else reasoned from its shared memory.
 
-A tile is chosen by kernel, by size of numbers (`half`: bf16 and fp16, `single`: fp32) and by class of channels, the
-smallest of CHANNEL_CLASSES that holds a head's channels after padding. In order:
+A tile is chosen by kernel, by size of numbers (`half`: bf16 and fp16, `single`: fp32), by class of channels, the
+smallest of CHANNEL_CLASSES that holds a head's channels after padding, and by whether there is a learned bias, whose
+looking up takes registers. In order:
 
     using(tiles)                     a search's or a test's, while it lasts
     tiles/<card>.json                what a search measured on a card of this name; entry by entry
@@ -67,12 +68,34 @@ class Tiles:
 
 KERNELS: tuple[Kernel, ...] = tuple(field.name for field in fields(Tiles))  # type: ignore[misc]
 
-# Ours, chosen by registers and shared memory, not by a search. Roomy: 200 KiB of shared memory and more (H100).
-HALF_ROOMY = Tiles(Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(64, 128, 8, 2), Tile(64, 32, 4, 2))
-HALF_TIGHT = Tiles(Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 64, 4, 2), Tile(32, 32, 4, 1))
 SINGLE = Tiles(*(Tile(32, 32, 8, 1),) * 4)
 INTERPRETED = Tiles(Tile(32, 32, 1, 1), Tile(32, 16, 1, 1), Tile(16, 32, 1, 1), Tile(32, 32, 1, 1))
 ROOMY_BYTES = 200 * 1024
+# Ours, by what the compiler says (benchmarks/gpu_compile.py), not by a search: registers that don't spill, then two
+# programs at once, so that one multiplies while the other exponentiates, then few instructions a score. By room
+# (200 KiB of shared memory and more: H100) and learned bias; for heads of up to 64, 96 and 128 channels.
+_HALF = {
+    (True, False): (
+        Tiles(Tile(128, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2)),
+        Tiles(Tile(128, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 128, 8, 2), Tile(64, 32, 4, 2)),
+        Tiles(Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(32, 128, 8, 2), Tile(32, 32, 4, 2)),
+    ),
+    (True, True): (
+        Tiles(Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2)),
+        Tiles(Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 128, 8, 2), Tile(64, 32, 4, 2)),
+        Tiles(Tile(64, 32, 4, 2), Tile(64, 32, 4, 2), Tile(32, 128, 8, 2), Tile(32, 32, 4, 2)),
+    ),
+    (False, False): (
+        Tiles(Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 64, 4, 2), Tile(32, 32, 4, 1)),
+        Tiles(Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 64, 4, 2), Tile(32, 32, 4, 1)),
+        Tiles(Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(32, 64, 4, 2), Tile(32, 32, 4, 2)),
+    ),
+    (False, True): (
+        Tiles(Tile(64, 32, 4, 2), Tile(64, 16, 4, 2), Tile(16, 64, 4, 2), Tile(32, 32, 4, 1)),
+        Tiles(Tile(64, 32, 4, 2), Tile(64, 16, 4, 2), Tile(16, 64, 4, 2), Tile(32, 32, 4, 1)),
+        Tiles(Tile(64, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2)),
+    ),
+}
 
 
 def pieces(channels: int) -> tuple[int, int]:
@@ -93,17 +116,18 @@ def channel_class(channels: int) -> int:
     return next(size for size in CHANNEL_CLASSES if sum(pieces(channels)) <= size)
 
 
-def shared_bytes(kernel: Kernel, tile: Tile, size: NumberSize, channels: int) -> int:
+def shared_bytes(kernel: Kernel, tile: Tile, size: NumberSize, channels: int, *, learned: bool = False) -> int:
     """Shared memory of one program at most, in bytes.
 
     What a program holds and what it streams in as many stages: two tensors each, but the forward kernel holds the
-    queries alone. 1 KiB more for reductions.
+    queries alone. A learned bias passes through it. 1 KiB more for reductions.
     """
     held, streamed = (tile.keys, tile.queries) if kernel == "key_gradient" else (tile.queries, tile.keys)
     rows = (held if kernel == "forward" else 2 * held) + 2 * streamed * tile.num_stages
     if kernel == "table_gradient":  # it streams over heads, and so everything
         rows = 2 * (held + streamed) * tile.num_stages
-    return rows * sum(pieces(channels)) * (2 if size == "half" else 4) + 1024
+    pairs = tile.queries * tile.keys if learned or kernel == "table_gradient" else 0
+    return (rows * sum(pieces(channels)) + pairs) * (2 if size == "half" else 4) + 1024
 
 
 def registers(kernel: Kernel, tile: Tile, channels: int) -> int:
@@ -118,26 +142,35 @@ def registers(kernel: Kernel, tile: Tile, channels: int) -> int:
     return numbers // (32 * tile.num_warps)
 
 
-def illegal(kernel: Kernel, tile: Tile, size: NumberSize, channels: int, shared_memory: int) -> str:
+def illegal(
+    kernel: Kernel, tile: Tile, size: NumberSize, channels: int, shared_memory: int, *, learned: bool = False
+) -> str:
     """Why a card of so many bytes of shared memory can't run a tile, in a few words; empty where it can."""
-    need = shared_bytes(kernel, tile, size, channels)
+    need = shared_bytes(kernel, tile, size, channels, learned=learned)
     if need > shared_memory:
         return f"needs up to {need} bytes of shared memory, of which the card has {shared_memory}"
     return ""
 
 
-def fallback(dtype: torch.dtype, channels: int, shared_memory: int) -> Tiles:  # noqa: ARG001
+def fallback(dtype: torch.dtype, channels: int, shared_memory: int, *, learned: bool = False) -> Tiles:
     """The reasoned tiles for a card of so many bytes of shared memory a program."""
     if number_size(dtype) == "single":
         return SINGLE
-    return HALF_ROOMY if shared_memory >= ROOMY_BYTES else HALF_TIGHT
+    return _HALF[shared_memory >= ROOMY_BYTES, learned][max(CHANNEL_CLASSES.index(channel_class(channels)) - 1, 0)]
 
 
 def candidates(
-    kernel: Kernel, dtype: torch.dtype, channels: int, shared_memory: int, *, at_most: int = 16
+    kernel: Kernel,
+    dtype: torch.dtype,
+    channels: int,
+    shared_memory: int,
+    *,
+    learned: bool = False,
+    at_most: int = 16,
 ) -> list[Tile]:
     """Legal tiles for a search: the fallback, then others by how few factors of two they are away from it."""
-    first, size = getattr(fallback(dtype, channels, shared_memory), kernel), number_size(dtype)
+    first = getattr(fallback(dtype, channels, shared_memory, learned=learned), kernel)
+    size = number_size(dtype)
 
     def steps(tile: Tile) -> tuple[int, int]:
         pairs = zip(
@@ -157,7 +190,7 @@ def candidates(
     fitting = [
         tile
         for tile in grid
-        if not illegal(kernel, tile, size, channels, shared_memory)
+        if not illegal(kernel, tile, size, channels, shared_memory, learned=learned)
         and 16 <= registers(kernel, tile, channels) <= 200
         and tile != first
     ]
@@ -174,6 +207,7 @@ class MeasuredTile:
     tile: Tile
     milliseconds: float
     fallback_milliseconds: float  # of the reasoned tile, in the same search
+    learned: bool = False  # with a learned bias; of no matter for table_gradient, which always has one
 
     def __post_init__(self) -> None:
         if self.channels not in CHANNEL_CLASSES:
@@ -196,19 +230,23 @@ class CardTiles:
     measured: tuple[MeasuredTile, ...]
 
     def __post_init__(self) -> None:
-        entries = [(one.kernel, one.size, one.channels) for one in self.measured]
+        entries = [f"{one.kernel} {one.size} {one.channels}{' learned' * one.learned}" for one in self.measured]
         twice = next((entry for entry in entries if entries.count(entry) > 1), None)
         if twice:
-            raise ValueError(f"two tiles for {' '.join(map(str, twice))}")
-        for one in self.measured:
-            why = illegal(one.kernel, one.tile, one.size, one.channels, self.shared_memory)
+            raise ValueError(f"two tiles for {twice}")
+        for entry, one in zip(entries, self.measured, strict=True):
+            why = illegal(one.kernel, one.tile, one.size, one.channels, self.shared_memory, learned=one.learned)
             if why:
-                raise ValueError(f"the tile for {one.kernel} {one.size} {one.channels} {why}")
+                raise ValueError(f"the tile for {entry} {why}")
 
-    def over(self, tiles: Tiles, dtype: torch.dtype, channels: int) -> Tiles:
-        """The tiles, replaced by measured ones where there are any for these numbers and channels."""
+    def over(self, tiles: Tiles, dtype: torch.dtype, channels: int, *, learned: bool = False) -> Tiles:
+        """The tiles, replaced by measured ones where there are any for these numbers, channels and bias."""
         wanted = number_size(dtype), channel_class(channels)
-        found = {one.kernel: one.tile for one in self.measured if (one.size, one.channels) == wanted}
+        found = {
+            one.kernel: one.tile
+            for one in self.measured
+            if (one.size, one.channels) == wanted and (one.learned == learned or one.kernel == "table_gradient")
+        }
         return Tiles(**{kernel: found.get(kernel, getattr(tiles, kernel)) for kernel in KERNELS})
 
 
@@ -245,19 +283,19 @@ def using(tiles: Tiles) -> Iterator[None]:
         _in_use.pop()
 
 
-def tiles_for(device: torch.device, dtype: torch.dtype, channels: int) -> Tiles:
+def tiles_for(device: torch.device, dtype: torch.dtype, channels: int, *, learned: bool = False) -> Tiles:
     """What kernels work on for heads of so many channels; on the CPU, in Triton's interpreter, tiles are small."""
     if _in_use:
         return _in_use[-1]
-    return INTERPRETED if device.type == "cpu" else _on_card(device, dtype, channels)
+    return INTERPRETED if device.type == "cpu" else _on_card(device, dtype, channels, learned)
 
 
 @functools.cache
-def _on_card(device: torch.device, dtype: torch.dtype, channels: int) -> Tiles:
+def _on_card(device: torch.device, dtype: torch.dtype, channels: int, learned: bool) -> Tiles:
     properties: Any = torch.cuda.get_device_properties(device)
-    tiles = fallback(dtype, channels, int(properties.shared_memory_per_block_optin))
+    tiles = fallback(dtype, channels, int(properties.shared_memory_per_block_optin), learned=learned)
     measured = measured_on(torch.cuda.get_device_name(device))
-    return tiles if measured is None else measured.over(tiles, dtype, channels)
+    return tiles if measured is None else measured.over(tiles, dtype, channels, learned=learned)
 
 
 @functools.cache
