@@ -45,7 +45,7 @@ class Trial:
     @property
     def reasoned(self) -> triton_tiles.Tiles:
         """Those for every kernel."""
-        return triton_tiles.fallback(*self.card)
+        return triton_tiles.fallback(*self.card, learned=self.case.learned)
 
     @property
     def tiles(self) -> triton_tiles.Tiles:
@@ -94,7 +94,7 @@ def _checked(report: Report, trials: list[Trial], workers: int, *, seconds: Call
         report.row(case="tile checked", **trial.columns(), fits=not why, why=why)  # most often memory is too small
         if not why:
             right.append(trial)
-        elif trial.tile == getattr(triton_tiles.fallback(*trial.card), trial.kernel):
+        elif trial.tile == getattr(trial.reasoned, trial.kernel):
             report.error(str(trial), outcome.error or [why])
     for trial in left:
         report.skip(str(trial))
@@ -122,7 +122,7 @@ def _trials(sizes: Sizes, clock: Clock, kernel: triton_tiles.Kernel, channels: i
         device=str(clock.device),
         sizes=sized,
     )
-    tiles = triton_tiles.candidates(kernel, *card, at_most=sizes.search_at_most)
+    tiles = triton_tiles.candidates(kernel, *card, learned=case.learned, at_most=sizes.search_at_most)
     return [Trial(kernel, tile, case, card) for tile in tiles]
 
 
