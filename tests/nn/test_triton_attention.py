@@ -280,7 +280,7 @@ def test_behind_its_masked_queries_every_query_sees_the_whole_block_of_keys(in_o
         TritonAttention(case.queries, case.context, case.scoring).key_blocks(size).tolist()
     ):
         if begin < end:
-            needed = min(begin + size, end) - context
+            needed = begin + size - context
             assert (prefix[first:whole] > begin - context).any() or whole <= first
             assert (prefix[whole:last] >= needed).all()
             assert whole >= last or whole <= first or prefix[whole - 1] < needed

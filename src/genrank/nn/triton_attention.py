@@ -89,8 +89,8 @@ class TritonAttention:
             at_Q, at_T = self.queries.tokens.position, self.context.position
             zero_Q, zero_T = torch.zeros_like(at_Q), torch.zeros_like(at_T)
             times = seconds_from_latest(self.queries, self.context) if by_time else (zero_Q, zero_Q, zero_T)
-            of_query = torch.stack([self.prefix_Q.int(), _bits(at_Q), times[0].int(), times[1].int()])
-            self._places[by_time] = of_query, torch.stack([_bits(at_T), times[2].int()])
+            of_query = torch.stack([self.prefix_Q, _bits(at_Q), times[0], times[1]]).int()
+            self._places[by_time] = of_query, torch.stack([_bits(at_T), times[2]]).int()
         return self._places[by_time]
 
     def query_blocks(self, size: int) -> Tensor:
@@ -100,9 +100,10 @@ class TritonAttention:
             sequence_K, begin_K = _blocks(offsets, len(self.prefix_Q), size)
             end_K = offsets[1:][sequence_K]
             last_K = torch.minimum(begin_K + size, end_K) - 1
-            work_K = torch.where(begin_K < end_K, self._seen[last_K.clamp_min(0)] % self._radix, -1)
-            table_K3 = torch.stack([begin_K, end_K, self.context.offsets[:-1][sequence_K]], dim=1)
-            self._query_blocks[size] = self._ordered(table_K3, work_K, sequence_K)
+            work_K = self._seen[last_K.clamp_min(0)] % self._radix  # empty blocks end at once, wherever they stand
+            context_K = self.context.offsets[:-1][sequence_K]
+            table_K3 = torch.stack([begin_K, end_K, context_K], dim=1)
+            self._query_blocks[size] = _ordered(table_K3, work_K, context_K, self._most_work)
         return self._query_blocks[size]
 
     def key_blocks(self, size: int) -> Tensor:
@@ -113,21 +114,12 @@ class TritonAttention:
             sequence_K, begin_K = _blocks(offsets, len(self.context.position), size)
             context_K, end_K = offsets[:-1][sequence_K], offsets[1:][sequence_K]
             before_K = sequence_K * self._radix + begin_K - context_K
-            whole_K = sequence_K * self._radix + torch.minimum(begin_K + size, end_K) - context_K
             end_query_K = query_offsets[1:][sequence_K]
             first_K = torch.minimum(torch.searchsorted(self._seen, before_K, right=True), end_query_K)
-            whole_query_K = torch.searchsorted(self._seen_from_here_on, whole_K)
+            whole_query_K = torch.searchsorted(self._seen_from_here_on, before_K + size)
             table_K6 = torch.stack([begin_K, context_K, end_K, first_K, whole_query_K, end_query_K], dim=1)
-            self._key_blocks[size] = self._ordered(table_K6, end_query_K - first_K, sequence_K)
+            self._key_blocks[size] = _ordered(table_K6, end_query_K - first_K, context_K, self._most_work)
         return self._key_blocks[size]
-
-    def _ordered(self, table: Tensor, work_K: Tensor, sequence_K: Tensor) -> Tensor:
-        """Longest work first, which leaves no long block to the end, among neighbours of SECTION context tokens.
-
-        Programs that run at the same time then read the same keys, which stay in the cache.
-        """
-        section_K = self.context.offsets[:-1][sequence_K] // SECTION
-        return table[(section_K * self._most_work - work_K).argsort(stable=True)].int()
 
     @property
     def _most_work(self) -> int:
@@ -349,6 +341,15 @@ def _blocks(offsets: Tensor, num_rows: int, size: int) -> tuple[Tensor, Tensor]:
     sequence_K = torch.searchsorted(ends_B, index_K, right=True).clamp_max(len(counts_B) - 1)
     begin_K = offsets[:-1][sequence_K] + (index_K - (ends_B - counts_B)[sequence_K]) * size
     return sequence_K, torch.minimum(begin_K, offsets[1:][sequence_K])
+
+
+def _ordered(table: Tensor, work_K: Tensor, context_K: Tensor, most_work: int) -> Tensor:
+    """Longest work first, which leaves no long block to the end, among neighbours of SECTION context tokens.
+
+    Programs that run at the same time then read the same keys, which stay in the cache.
+    """
+    order_K = torch.sub(work_K, context_K // SECTION, alpha=most_work).argsort(descending=True, stable=True)
+    return table[order_K].int()
 
 
 def _per_query(q_QHD: Tensor, *, empty: bool) -> Tensor:
