@@ -101,7 +101,6 @@ class ServedFeed:
             self.sequence,
             version="v1",
             histories=histories,
-            users=self.data.users,
             cache=history_cache(10**8) if cache else None,
             **options,
         )

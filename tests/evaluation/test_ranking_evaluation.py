@@ -46,10 +46,12 @@ def counting(p: Predictions, score: np.ndarray) -> dict:
     return {"click": {"item_user_rate": score}}
 
 
-def test_a_model_that_loses_to_counting_is_told_so() -> None:
+def test_a_model_that_loses_to_a_baseline_is_told_so_with_the_margin() -> None:
     p = predictions(skill=-1.0)
     judged = evaluate(p, counting(p, predictions(skill=1.0).scores["click"]))
-    assert any("LOSES TO counting (item user rate) on AUC" in sentence for sentence in judged.verdicts)
+    (said,) = (sentence for sentence in judged.verdicts if "LOSES TO the baseline item user rate on AUC" in sentence)
+    task = judged.tasks["click"]["auc"], judged.baselines["click"]["item_user_rate"]["auc"]
+    assert f"({task[0] - task[1]:+.4f}, 95 % interval -" in said
 
 
 @pytest.mark.parametrize(("kind", "beats"), [("leakage", False), ("times", True)])
@@ -58,7 +60,7 @@ def test_no_verdict_says_that_a_model_beats_where_the_data_leaks(kind: str, beat
     warning = DataWarning(kind=kind, message="something is wrong")
     judged = evaluate(p, counting(p, np.full(N, 0.3)), warnings=[warning])
     assert any(" beats " in sentence for sentence in judged.verdicts) == beats
-    assert any("the model is above counting" in sentence for sentence in judged.verdicts) != beats
+    assert any("the model is above the baseline" in sentence for sentence in judged.verdicts) != beats
     assert judged.to_json()["warnings"] == [{"kind": kind, "message": "something is wrong"}]
 
 

@@ -108,9 +108,7 @@ def test_retrieved_items_equal_offlines_for_any_limit_of_the_store(
     engines = []
     for histories in (served.histories(None, until=False), served.histories(store)):
         index = open_index(model, stored, histories.catalogue, precision="float32")
-        engines.append(
-            RetrievalEngine(model, config.sequence, histories=histories, users=served.data.users, index=index)
-        )
+        engines.append(RetrievalEngine(model, config.sequence, histories=histories, index=index))
     ranker = served.ranker("genrank")
     compared = 0
     for rows, request in served.requests(ranker, users=20):

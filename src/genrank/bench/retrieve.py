@@ -17,7 +17,7 @@ from genrank.bench.machine import bench_device
 from genrank.bench.measure import figure, interleave
 from genrank.bench.worlds import World, synthetic
 from genrank.data.sequence import SequenceConfig
-from genrank.inference.histories import UserHistory
+from genrank.inference.histories import Histories, UserHistory
 from genrank.inference.retrieval_engine import RetrievalEngine, RetrieveRequest
 from genrank.retrieval.item_vectors import embed_all
 from genrank.retrieval.live_search import LiveIndex
@@ -79,7 +79,6 @@ def _engine(options: BenchOptions) -> tuple[RetrievalEngine, int]:
         model,
         SequenceConfig(max_history=window),
         histories=cast(Any, _Histories(world)),
-        users=world.users,
         index=index,
         device=device,
     )
@@ -89,8 +88,10 @@ def _engine(options: BenchOptions) -> tuple[RetrievalEngine, int]:
 class _Histories:
     """Users' histories in memory, in the place of those of a prepared folder."""
 
+    builder = Histories.builder
+
     def __init__(self, world: World):
-        self.spec = world.spec
+        self.spec, self.user_table = world.spec, world.users
         everything = np.ones(len(world.items), np.bool_)
         self.catalogue = SimpleNamespace(table=world.items, available=everything)
         unknown = {feature.name: np.zeros(1, np.int32) for feature in world.spec.of("exposure")}

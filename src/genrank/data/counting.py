@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrank.batch import Jagged
+from genrank.data.groups import changes
 from genrank.data.timelines import offsets_of, ranges
 
 Ints = NDArray[np.int64]
@@ -25,8 +26,7 @@ class EventCounts:
         order = np.lexsort((times[rows], keys))
         keys, rows = keys[order], rows[order]
         times = times[rows]
-        first = np.ones(len(keys), bool)
-        first[1:] = keys[1:] != keys[:-1]
+        first = changes(keys)
         self.keys = keys[first]
         self.first_time = int(times.min()) if len(times) else 0
         self.span = int(times.max()) - self.first_time + 2 if len(times) else 2

@@ -16,14 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrank.batch import Candidates, History, LongHistory, OnHost, PackedBatch, Places
+from genrank.data.groups import changes
 from genrank.data.past_search import CategoryIndex, SearchConfig, latest_rows
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines, gather, offsets_of, ranges
+from genrank.log_settings import SECONDS
 from genrank.schema import DataSpec
 
 Ints = NDArray[np.int64]
 _PERIOD = re.compile(r"(\d+)([mhd])")
-_SECONDS = {"m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ class SequenceConfig:
     def period(self) -> int:
         """Seconds of a period grouping, 0 for the others."""
         match = _PERIOD.fullmatch(self.grouping)
-        return int(match[1]) * _SECONDS[match[2]] if match else 0
+        return int(match[1]) * SECONDS[match[2]] if match else 0
 
 
 def window_start(num_past: Ints, max_history: int) -> Ints:
@@ -127,7 +128,7 @@ class SequenceBuilder:
         t, user_of_row = self.timelines, self.user_of_row
         # A request's rows need not be neighbours: another request may lie between them.
         order = np.lexsort((np.arange(t.num_exposures), t.request, user_of_row))
-        begins = _changes(user_of_row[order]) | _changes(t.request[order].astype(np.int64))
+        begins = changes(user_of_row[order]) | changes(t.request[order].astype(np.int64))
         first_row = order[begins]  # known first, since rows are in that order
         own_time = t.time if t.request_time is None else t.request_time
         time = np.minimum.reduceat(own_time[order], np.flatnonzero(begins)) if len(order) else own_time
@@ -174,7 +175,7 @@ class SequenceBuilder:
         window = window_start(past, config.max_history)
         order = np.lexsort((rows, self.request_key[rows], window, user))
         rows, user, window = rows[order], user[order], window[order]
-        first = _changes(user) | _changes(window) | self._splits(rows)
+        first = changes(user) | changes(window) | self._splits(rows)
         if config.grouping == "user" or config.period:
             first |= self._overfull(rows, first)
         return self._collect(rows, t.offsets[user] + window, first)
@@ -199,15 +200,15 @@ class SequenceBuilder:
         if self.config.grouping == "pointwise":
             return np.ones(len(rows), dtype=bool)
         if self.config.grouping == "request":
-            return _changes(self.request_key[rows])
+            return changes(self.request_key[rows])
         if self.config.period:
-            return _changes(self.request_time[rows] // self.config.period)
+            return changes(self.request_time[rows] // self.config.period)
         return np.zeros(len(rows), dtype=bool)
 
     def _overfull(self, rows: Ints, first: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Marks requests that would bring a sample over max_candidates."""
         group_start = np.maximum.accumulate(np.where(first, np.arange(len(rows)), 0))
-        request_first = np.flatnonzero(_changes(self.request_key[rows]) | first)
+        request_first = np.flatnonzero(changes(self.request_key[rows]) | first)
         marks = np.zeros(len(rows), dtype=bool)
         if not len(rows) or np.diff(np.append(np.flatnonzero(first), len(rows))).max() <= self.config.max_candidates:
             return marks
@@ -379,12 +380,6 @@ def take(samples: Samples, chosen: Ints) -> Samples:
         candidates=samples.candidates[ranges(samples.candidate_offsets[:-1][chosen], lengths)],
         candidate_offsets=offsets_of(lengths),
     )
-
-
-def _changes(values: Ints) -> NDArray[np.bool_]:
-    first = np.ones(len(values), dtype=bool)
-    first[1:] = values[1:] != values[:-1]
-    return first
 
 
 def _label(column: NDArray[Any]) -> NDArray[np.float32]:

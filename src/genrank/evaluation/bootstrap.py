@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from genrank.evaluation.metrics import Floats, group_starts, sorted_auc, user_aucs
+from genrank.data.groups import group_starts
+from genrank.evaluation.metrics import Floats, sorted_auc, user_aucs
 
 Interval = tuple[float, float]
 ROW_BUDGET = 200_000_000  # rows times replicates: above, fewer replicates are drawn, but at least 50
@@ -26,6 +27,11 @@ def user_weights(users: Floats, num_replicates: int, seed: int) -> Iterator[Floa
     if num_users:
         for _ in range(max(min(num_replicates, ROW_BUDGET // len(users)), min(num_replicates, 50))):
             yield np.bincount(random.integers(0, num_users, num_users), minlength=num_users)[index]
+
+
+def poisson_weights(num_users: int, num_replicates: int, seed: int) -> Floats:
+    """(replicates, users) how often each user was drawn, one by one: for sums over users, which are one product."""
+    return np.random.default_rng(seed).poisson(1.0, (num_replicates, num_users)).astype(float)
 
 
 def auc_intervals(

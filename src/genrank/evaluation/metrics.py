@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from genrank.data.groups import changes, group_starts
+
 Floats = NDArray[Any]
 
 
@@ -16,13 +18,6 @@ def auc(scores: Floats, labels: Floats, weights: Floats | None = None) -> float 
     """P(score of a positive > score of a negative), ties counting half."""
     order = np.argsort(scores, kind="stable")
     return sorted_auc(group_starts(scores[order]), labels[order], None if weights is None else weights[order])
-
-
-def group_starts(ordered: Floats) -> NDArray[np.int64]:
-    """Where each run of equal values begins in an ordered array."""
-    if not len(ordered):
-        return np.zeros(0, np.int64)
-    return np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
 
 
 def sorted_auc(starts: NDArray[np.int64], labels: Floats, weights: Floats | None) -> float | None:
@@ -60,8 +55,8 @@ def user_aucs(scores: Floats, labels: Floats, users: NDArray[Any], weights: Floa
         return UserAucs(users, np.zeros(0), np.zeros(0))
     order = np.lexsort((scores, users))
     user, score, label = users[order], scores[order], labels[order].astype(np.float64)
-    new_user = np.concatenate([[True], user[1:] != user[:-1]])
-    new_run = new_user | np.concatenate([[True], score[1:] != score[:-1]])
+    new_user = changes(user)
+    new_run = new_user | changes(score)
     runs, users_at = np.flatnonzero(new_run), np.flatnonzero(new_user)
     weight = np.ones(len(label)) if weights is None else weights[order]
     pos, neg = np.add.reduceat(label * weight, runs), np.add.reduceat((1 - label) * weight, runs)

@@ -159,22 +159,26 @@ def _verdicts(task: str, model: dict[str, Any], rows: dict[str, dict[str, Any]],
             said.append(_distrusted(against) if leaks else against)
     low, high = model["auc_ci"] or (0.0, 0.0)
     if high - low > 0.02:
-        said.append(f"{task}: the AUC's interval is {high - low:.3f} wide; differences below that decide nothing here.")
+        said.append(
+            f"{task}: the AUC's interval is {high - low:.3f} wide; smaller differences are not significant here."
+        )
     if model["gauc_coverage"] < 0.5:
         said.append(f"{task}: GAUC covers only {model['gauc_coverage']:.0%} of the exposures.")
     return said
 
 
 def _against(task: str, metric: str, mine: float, theirs: float, name: str, row: dict[str, Any]) -> str:
-    low, high = row[f"model_minus_this_{metric.lower()}_ci"] or (-1.0, 1.0)
-    opponent = "gradient-boosted trees" if name == "trees" else f"counting ({name.replace('_', ' ')})"
+    interval = row[f"model_minus_this_{metric.lower()}_ci"]
+    low, high = interval or (-1.0, 1.0)
+    baseline = "gradient-boosted trees" if name == "trees" else f"the baseline {name.replace('_', ' ')}"
     if low > 0:
         verb = "beats"
     elif high < 0:
         verb = "LOSES TO"
     else:
-        verb = "is not told apart from"
-    return f"{task}: the model {verb} {opponent} on {metric}: {mine:.4f} against {theirs:.4f}."
+        verb = "does not differ significantly from"
+    margin = f"{mine - theirs:+.4f}" + (f", 95 % interval {low:+.4f} to {high:+.4f}" if interval else "")
+    return f"{task}: the model {verb} {baseline} on {metric}: {mine:.4f} against {theirs:.4f} ({margin})."
 
 
 def _distrusted(verdict: str) -> str:

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genrank.data.groups import group_starts
+from genrank.evaluation.bootstrap import poisson_weights
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -65,7 +68,7 @@ def request_metrics(request: Column, ranks: Floats) -> dict[str, Floats]:
     """(R) every metric of every request, requests in order."""
     order = np.lexsort((ranks, request))
     request, ranks = request[order], ranks[order]
-    starts = np.flatnonzero(np.r_[True, request[1:] != request[:-1]])
+    starts = group_starts(request)
     counts = np.diff(np.r_[starts, len(ranks)])
     place = np.arange(len(ranks)) - np.repeat(starts, counts)  # of a target in a perfect list
 
@@ -169,7 +172,7 @@ def _intervals(figures: Mapping[str, Floats], user: Column, count: int, seed: in
         return {}
     index = np.unique(user, return_inverse=True)[1]
     num_users = int(index.max()) + 1
-    weights = np.random.default_rng(seed).poisson(1.0, (count, num_users)).astype(float)
+    weights = poisson_weights(num_users, count, seed)
     size = weights @ np.bincount(index, minlength=num_users)
     found = {}
     for name in HEADLINES:

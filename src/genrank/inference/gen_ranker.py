@@ -89,7 +89,6 @@ class GenRanker:
             bundle.config.sequence,
             version=bundle.version,
             histories=histories,
-            users=self.users,
             statistics=self._statistics,
             device=on,
         )

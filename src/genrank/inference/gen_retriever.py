@@ -78,7 +78,6 @@ class GenRetriever:
                 catalogue=self.catalogue,
                 users=users,
             ),
-            users=users,
             index=open_index(model, stored, self.catalogue, precision=precision),
             device=on,
         )

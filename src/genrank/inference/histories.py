@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrank.data.manifest import Manifest
+from genrank.data.past_search import SearchConfig
 from genrank.data.request import FeatureEncoder, exposures, index_in, load_user, read_vocabulary
 from genrank.data.requests import number_requests, request_times, requests_by_gap
+from genrank.data.sequence import SequenceBuilder, SequenceConfig
 from genrank.data.tables import FeatureTable
 from genrank.data.timeline_files import load_timelines
 from genrank.data.timelines import Timelines, joined
@@ -129,7 +131,7 @@ class Histories:
         the schema can't read."""
         self.schema, self.spec = manifest.schema, manifest.spec
         self.past, self.store, self.left_out = past, store, left_out or LeftOut("stored events")
-        self.catalogue = catalogue
+        self.catalogue, self.user_table = catalogue, users
         self.users = {name: row for row, name in enumerate(users.ids.to_pylist()) if row}
         self.context = FeatureEncoder(folder, manifest, "exposure")
         self.feedback = {
@@ -161,6 +163,19 @@ class Histories:
         if history.row or history.timeline.num_exposures:
             self._kept.put(user, (version, history))
         return history
+
+    def builder(
+        self, timelines: Sequence[Timelines], sequence: SequenceConfig, search: SearchConfig
+    ) -> SequenceBuilder:
+        """What cuts samples from users' timelines, with the items and users that are known now."""
+        return SequenceBuilder(
+            sequence,
+            self.spec,
+            timelines=joined(timelines),
+            items=self.catalogue.table,
+            users=self.user_table,
+            search=search,
+        )
 
     def prepared(self, event: Event) -> bool:
         """Whether the past has this exposure already."""

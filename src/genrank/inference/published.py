@@ -215,7 +215,6 @@ def _alone(
         bundle.config.sequence,
         version=bundle.version,
         histories=histories,
-        users=users,
         device=device,
         dtype=dtype,
         graphs=False,  # eight requests are not worth a capture

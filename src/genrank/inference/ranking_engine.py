@@ -22,8 +22,7 @@ from genrank.batch import PackedBatch, map_arrays
 from genrank.data.loader import in_one_block
 from genrank.data.request import with_request
 from genrank.data.sequence import Samples, SequenceBuilder, SequenceConfig, take
-from genrank.data.tables import FeatureTable
-from genrank.data.timelines import Timelines, joined
+from genrank.data.timelines import Timelines
 from genrank.inference.cache import ByteBudgetCache
 from genrank.inference.cuda_graphs import scorer
 from genrank.inference.histories import Histories, UserHistory
@@ -84,7 +83,6 @@ class RankingEngine:
         *,
         version: str,
         histories: Histories,
-        users: FeatureTable,
         statistics: Statistics | None = None,
         cache: Cache | None = None,
         device: torch.device | str = "cpu",
@@ -94,7 +92,7 @@ class RankingEngine:
         """`cache`: None encodes every request's history anew. graphs: score by CUDA graphs where the device is CUDA."""
         self.model, self.version, self.device, self.dtype = model, version, torch.device(device), dtype
         self.sequence = replace(sequence, grouping="request", loss_on_history=False, labels_once=False)
-        self.histories, self.users = histories, users
+        self.histories = histories
         self.statistics, self.cache = statistics, cache
         with on_device(self.device), self._precision():  # in which the attention backend is checked
             self._score = scorer(model, self.device, graphs=graphs)
@@ -103,7 +101,9 @@ class RankingEngine:
     def score(self, requests: Sequence[EngineRequest]) -> list[Scored]:
         """Scores of every request's candidates. At least one request, each with at least one candidate."""
         known = [self.histories.of(request.user) for request in requests]
-        builder = self._builder([self._asked(*pair) for pair in zip(known, requests, strict=True)])
+        builder = self.histories.builder(
+            [self._asked(*pair) for pair in zip(known, requests, strict=True)], self.sequence, self.model.config.search
+        )
         samples = builder.samples()
         with on_device(self.device):
             with self._precision():
@@ -134,16 +134,6 @@ class RankingEngine:
             items=request.items,
             features=self.histories.context.encode(request.context, count),
             statistics=statistics,
-        )
-
-    def _builder(self, timelines: Sequence[Timelines]) -> SequenceBuilder:
-        return SequenceBuilder(
-            self.sequence,
-            self.histories.spec,
-            timelines=joined(timelines),
-            items=self.histories.catalogue.table,
-            users=self.users,
-            search=self.model.config.search,
         )
 
     def _encode(

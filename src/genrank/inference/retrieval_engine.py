@@ -20,9 +20,8 @@ from genrank.artifacts.index import StoredIndex
 from genrank.batch import PackedBatch, map_arrays
 from genrank.data.positives import positives
 from genrank.data.request import with_request
-from genrank.data.sequence import SequenceBuilder, SequenceConfig
-from genrank.data.tables import FeatureTable
-from genrank.data.timelines import Timelines, joined
+from genrank.data.sequence import SequenceConfig
+from genrank.data.timelines import Timelines
 from genrank.errors import BundleError
 from genrank.inference.catalogue import Catalogue
 from genrank.inference.histories import Histories, UserHistory
@@ -73,13 +72,12 @@ class RetrievalEngine:
         sequence: SequenceConfig,
         *,
         histories: Histories,
-        users: FeatureTable,
         index: LiveIndex,
         device: torch.device | str = "cpu",
     ):
         self.model, self.device = model, torch.device(device)
         self.sequence = replace(sequence, grouping="request", loss_on_history=False, labels_once=False)
-        self.histories, self.users, self.index = histories, users, index
+        self.histories, self.index = histories, index
         self.task = positive_task(model.config, model.spec)
 
     def retrieve(self, requests: Sequence[RetrieveRequest], *, num_candidates: int = 0) -> list[RetrievedItems]:
@@ -91,7 +89,9 @@ class RetrievalEngine:
         began = time.perf_counter()
         known = [self.histories.of(request.user) for request in requests]
         taken = [positives(each.timeline, self.task, events=self.model.config.events) for each in known]
-        builder = self._builder([self._asked(*pair) for pair in zip(taken, requests, strict=True)])
+        builder = self.histories.builder(
+            [self._asked(*pair) for pair in zip(taken, requests, strict=True)], self.sequence, self.model.config.search
+        )
         samples = builder.samples()
         order = np.argsort(samples.user, kind="stable")  # one sample a request, in the order of requests
         batch: PackedBatch = map_arrays(builder.batch(samples), torch.from_numpy)
@@ -168,16 +168,6 @@ class RetrievalEngine:
         scores = np.where(found.rows < 0, -np.inf, scores_BM.float().cpu().numpy()).astype(np.float32)
         order = np.argsort(-scores, axis=1, kind="stable")
         return SearchResult(np.take_along_axis(found.rows, order, 1), np.take_along_axis(scores, order, 1))
-
-    def _builder(self, timelines: Sequence[Timelines]) -> SequenceBuilder:
-        return SequenceBuilder(
-            self.sequence,
-            self.histories.spec,
-            timelines=joined(timelines),
-            items=self.histories.catalogue.table,
-            users=self.users,
-            search=self.model.config.search,
-        )
 
 
 def open_index(model: Retriever, stored: StoredIndex, catalogue: Catalogue, *, precision: Precision) -> LiveIndex:

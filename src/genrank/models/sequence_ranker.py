@@ -16,7 +16,6 @@ HSTU is the same with `organization`, `encoding` and `block` set to its own: see
 Shapes: B sequences, T history events, X context tokens, C candidates, W width.
 """
 
-import logging
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -32,7 +31,7 @@ from genrank.models.score_inputs import ScoreInputs
 from genrank.models.sequence_config import SequenceRankerConfig
 from genrank.models.sequence_flops import sequence_attention_flops
 from genrank.nn.attention import Attention, Queries, Scoring, Tokens, alibi
-from genrank.nn.backends import BACKENDS, JAGGED_BACKENDS, choose_backend
+from genrank.nn.backends import JAGGED_BACKENDS, AttentionMaker
 from genrank.nn.blocks import Block, HSTUBlock, KeysValues, RelativeBias, TransformerBlock
 from genrank.nn.dropout import Dropout
 from genrank.nn.encoding import GenRankEncoding, ScaledInput
@@ -48,8 +47,6 @@ from genrank.nn.organization import (
     with_user_tokens,
 )
 from genrank.schema import DataSpec
-
-log = logging.getLogger(__name__)
 
 
 class Split(NamedTuple):
@@ -108,7 +105,8 @@ class SequenceRanker(Ranker):
             "softmax" if config.block == "transformer" else "silu",
             float(self.num_positions),
         )
-        self._logged: set[str] = set()
+        channels = width // config.num_heads
+        self.attention = AttentionMaker(config.attention, fusible=config.fusible, channels=channels)
 
     def _block(self) -> Block:
         config = self.config
@@ -179,7 +177,7 @@ class SequenceRanker(Ranker):
     @property
     def capturable(self) -> bool:  # type: ignore[override]
         """See Ranker."""
-        return self._backend(next(self.parameters()).device) in JAGGED_BACKENDS
+        return self.attention.backend(next(self.parameters()).device) in JAGGED_BACKENDS
 
     def attention_flops(self, batch: PackedBatch) -> int:
         """See Ranker."""
@@ -304,18 +302,7 @@ class SequenceRanker(Ranker):
         return token_T
 
     def _attention(self, queries: Queries, context: Tokens) -> Attention:
-        device = queries.prefix.device
-        name = self._backend(device)
-        if name not in self._logged:
-            self._logged.add(name)
-            log.info("attention backend: %s on %s", name, device)
-        backend: Attention = BACKENDS[name](queries, context, self.scoring)
-        return backend
-
-    def _backend(self, device: torch.device) -> str:
-        config = self.config
-        channels = config.width // config.num_heads
-        return choose_backend(config.attention, device, fusible=config.fusible, channels=channels)
+        return self.attention(queries, context, self.scoring)
 
 
 def _split(c: Candidates) -> Split:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from genrank.nn.attention import Attention, PlainAttention, ReferenceAttention
+from genrank.nn.attention import Attention, PlainAttention, Queries, ReferenceAttention, Scoring, Tokens
 from genrank.nn.flex_attention import FlexAttention
 from genrank.nn.fused_attention import FusedAttention
 from genrank.nn.native.library import load
@@ -34,6 +34,30 @@ BACKENDS: Mapping[str, type[Attention]] = {
 
 PADDING_BACKENDS = ("plain", "fused")  # the others take jagged tensors as they are
 JAGGED_BACKENDS = ("native", "triton")  # these ask nothing but how many tokens and sequences there are
+
+
+class AttentionMaker:
+    """Makes the attention of a model's layers with the backend that runs where the tensors are.
+
+    name, fusible, channels: see `choose_backend`. What was chosen is logged once.
+    """
+
+    def __init__(self, name: Backend, *, fusible: bool, channels: int):
+        self.name, self.fusible, self.channels = name, fusible, channels
+        self._logged: set[str] = set()
+
+    def backend(self, device: torch.device) -> str:
+        """The name of the backend that runs there."""
+        return choose_backend(self.name, device, fusible=self.fusible, channels=self.channels)
+
+    def __call__(self, queries: Queries, context: Tokens, scoring: Scoring) -> Attention:
+        """See Attention."""
+        device = queries.prefix.device
+        name = self.backend(device)
+        if name not in self._logged:
+            self._logged.add(name)
+            log.info("attention backend: %s on %s", name, device)
+        return BACKENDS[name](queries, context, scoring)
 
 
 def choose_backend(name: str, device: torch.device, *, fusible: bool, channels: int) -> str:

@@ -14,9 +14,21 @@ from genrank.nn.organization import per_token
 
 def prefix_sums(values_TW: Tensor, offsets: Tensor, candidates: Candidates) -> Tensor:
     """(C, W) the sum of the first `prefix` events' values of each candidate's sequence."""
-    total = torch.cat([values_TW.new_zeros(1, values_TW.shape[1], dtype=torch.float64), values_TW.double().cumsum(0)])
     begin_C = per_token(offsets[:-1], candidates.offsets, len(candidates.prefix))
-    return (total[begin_C + candidates.prefix] - total[begin_C]).to(values_TW.dtype)
+    return RangeSums(values_TW)(begin_C, begin_C + candidates.prefix)
+
+
+class RangeSums:
+    """Sums of (T, W) values over any ranges of rows, from running sums in float64."""
+
+    def __init__(self, values_TW: Tensor):
+        self.dtype = values_TW.dtype
+        nothing = values_TW.new_zeros(1, values_TW.shape[1], dtype=torch.float64)
+        self.total = torch.cat([nothing, values_TW.double().cumsum(0)])
+
+    def __call__(self, begin_C: Tensor, end_C: Tensor) -> Tensor:
+        """(C, W) the sums of rows begin to end, exclusive."""
+        return (self.total[end_C] - self.total[begin_C]).to(self.dtype)
 
 
 class MeanPooling(nn.Module):

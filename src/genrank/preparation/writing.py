@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from genrank.data.groups import group_starts
 from genrank.data.manifest import PartCounts, SplitTimes
 from genrank.data.requests import request_ordinals
 from genrank.data.timeline_files import WEIGHTS
@@ -42,7 +43,7 @@ class BucketCounts:
 def write_bucket(bucket: pa.Table, schema: LogSchema, fitted: Fitted, path: Path) -> None:
     """Writes one bucket's timelines as docs/architecture.md describes them."""
     user = array(bucket, "user")
-    starts = np.flatnonzero(np.append(True, user[1:] != user[:-1])) if len(user) else np.zeros(0, np.int64)
+    starts = group_starts(user)
     offsets = pa.array(np.append(starts, len(user)).astype(np.int32))
     columns = {name: pa.ListArray.from_arrays(offsets, values) for name, values in _columns(bucket, schema, fitted)}
     table = pa.table({"user": pa.array(user[starts], pa.int32())} | columns)

@@ -15,7 +15,6 @@ Shapes: B samples, T history events, C places (targets while training), P chosen
 I items, W width, H heads.
 """
 
-import logging
 from typing import NamedTuple
 
 import torch
@@ -24,17 +23,16 @@ from torch.nn import functional as F
 
 from genrank.batch import Candidates, FeatureColumns, PackedBatch
 from genrank.nn.attention import Attention, Queries, Scoring, Tokens, alibi
-from genrank.nn.backends import BACKENDS, choose_backend
+from genrank.nn.backends import AttentionMaker
 from genrank.nn.blocks import Block, KeysValues, TransformerBlock
 from genrank.nn.dropout import Dropout
 from genrank.nn.embeddings import ActionEmbedding, FeatureEmbedding
 from genrank.nn.encoding import GenRankEncoding
 from genrank.nn.history_state import HistoryState, Merge
 from genrank.nn.organization import action_context, per_token
+from genrank.nn.pooling import RangeSums
 from genrank.retrieval.retriever_config import RetrieverConfig
 from genrank.schema import DataSpec, FeatureSpec, Owner
-
-log = logging.getLogger(__name__)
 
 SHARPNESS = 10.0  # of the ranker's attention at its beginning: an event like the candidate outweighs e^10 others; ours
 
@@ -71,7 +69,8 @@ class Retriever(nn.Module):
         self.auxiliary = _mlp(width, width, config.dropout) if config.auxiliary else None
         self.ranker = CrossAttentionRanker(config) if config.ranker else None
         self.scoring = Scoring(alibi(config.num_heads, "position" if config.alibi else "none"))
-        self._logged: set[str] = set()
+        self.attention = AttentionMaker(config.attention, fusible=True, channels=config.width // config.num_heads)
+        self.ranker_attention = AttentionMaker(config.attention, fusible=True, channels=config.width)  # of one head
 
     def _used(self, owner: Owner) -> tuple[FeatureSpec, ...]:
         left_out = {*self.config.without, *(() if self.config.user_id else ("user_id",))}
@@ -173,7 +172,7 @@ class Retriever(nn.Module):
         behind = Queries(Tokens(places.tokens.offsets, prefix_N, places.next_time), prefix_N, places.next_time)
         with torch.no_grad():  # the ranker's loss must not teach the generator: its negatives are too hard for that
             generated_PM = torch.einsum("pw,pmw->pm", query_PW, self.vectors(items_PMW)) * self.scale
-        attention = self._attention(behind, context, self.ranker.scoring)
+        attention = self.ranker_attention(behind, context, self.ranker.scoring)
         added_PM: Tensor = self.ranker(items_PMW, query_PW, event_XW, attention)
         return generated_PM + added_PM
 
@@ -187,9 +186,9 @@ class Retriever(nn.Module):
         means = []
         for answer_T in answers:
             weighted = torch.cat([event_TW * answer_T[:, None], answer_T[:, None]], -1)
-            sums = torch.cat([weighted.new_zeros(1, weighted.shape[1]), weighted]).double().cumsum(0)
+            sums = RangeSums(weighted)
             for count in self.config.recent:
-                total = (sums[end_C] - sums[torch.maximum(first_C, end_C - count)]).to(event_TW.dtype)
+                total = sums(torch.maximum(first_C, end_C - count), end_C)
                 means.append(total[:, :-1] / total[:, -1:].clamp_min(1))
         return means
 
@@ -199,7 +198,7 @@ class Retriever(nn.Module):
 
     def _through_history(self, x_TW: Tensor, queries: Queries, tokens: Tokens) -> tuple[KeysValues, ...]:
         states: list[KeysValues] = []
-        attention = self._attention(queries, tokens) if len(self.blocks) > 1 else None
+        attention = self.attention(queries, tokens, self.scoring) if len(self.blocks) > 1 else None
         for block in self.blocks:
             assert isinstance(block, Block)
             if attention is None or block is self.blocks[-1]:
@@ -210,21 +209,10 @@ class Retriever(nn.Module):
         return tuple(states)
 
     def _through_blocks(self, x_NW: Tensor, state: HistoryState, queries: Queries) -> Tensor:
-        attention = self._attention(queries, state.context)
+        attention = self.attention(queries, state.context, self.scoring)
         for block, keys_values in zip(self.blocks, state.keys_values, strict=True):
             x_NW, _ = block(x_NW, attention, keys_values)
         return x_NW
-
-    def _attention(self, queries: Queries, context: Tokens, scoring: Scoring | None = None) -> Attention:
-        scoring = scoring or self.scoring
-        config, device = self.config, queries.prefix.device
-        channels = config.width // len(scoring.bias.position_slopes)
-        name = choose_backend(config.attention, device, fusible=True, channels=channels)
-        if name not in self._logged:
-            self._logged.add(name)
-            log.info("attention backend: %s on %s", name, device)
-        backend: Attention = BACKENDS[name](queries, context, scoring)
-        return backend
 
 
 class CrossAttentionRanker(nn.Module):

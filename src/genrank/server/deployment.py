@@ -78,7 +78,6 @@ class Deployment:
             bundle.config.sequence,
             version=bundle.version,
             histories=context.histories,
-            users=context.users,
             statistics=None if context.statistics is None else context.statistics.answers,
             cache=cache,
             device=device,
@@ -107,7 +106,7 @@ class Deployment:
 
         On an accelerator also of a few users, whose histories are what kernels are compiled for.
         """
-        users = [] if self.engine.device.type == "cpu" else self.engine.users.ids[1 : 1 + WARM_USERS].to_pylist()
+        users = [] if self.engine.device.type == "cpu" else self.context.users.ids[1 : 1 + WARM_USERS].to_pylist()
         after = self.bundle.manifest.split.last_time + 1
         for user, when in [("", 0), *((user, after) for user in users)]:
             self.engine.score([EngineRequest(user=user, items=np.zeros(1, np.int64), time=when)])

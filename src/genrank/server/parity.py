@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from genrank.client import Client
 from genrank.data.decoding import Decoder
+from genrank.data.groups import group_starts
 from genrank.data.prepared import Part, PreparedData
 from genrank.data.sequence import SequenceBuilder
 from genrank.inference.store import Event
@@ -45,7 +46,7 @@ def serve_part(
     decoder = Decoder(data.folder, data.manifest)
     names = [feature.name for feature in data.manifest.spec.of("exposure")]
     order = np.lexsort((rows, builder.request_key[rows], builder.request_time[rows]))
-    starts = np.flatnonzero(np.diff(builder.request_key[rows][order], prepend=-1))
+    starts = group_starts(builder.request_key[rows][order])
     scores = {task.name: np.full(len(rows), np.nan) for task in data.manifest.spec.tasks}
     durations = []
     for number, places in enumerate(np.split(order, starts[1:])):

@@ -87,7 +87,6 @@ class _Opened:
             self.model,
             bundle.config.sequence,
             histories=context.histories,
-            users=context.users,
             index=open_index(self.model, stored, context.catalogue, precision=options.index_precision),
             device=device,
         )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genrank.evaluation.bootstrap import auc_intervals, gauc_replicates
+from genrank.evaluation.bootstrap import auc_intervals, gauc_replicates, poisson_weights
 from genrank.evaluation.metrics import Floats, auc, gauc, logloss
 from genrank.evaluation.predictions import Predictions
 from genrank.evaluation.retrieval_metrics import RetrievedTargets, request_metrics, slices
@@ -68,7 +68,7 @@ def judge_retrieval(r: RetrievedTargets) -> dict[str, Any]:
     *_, last = r.ranks
     masks = {ALL: np.ones(len(r.item), bool), **{name: m for group in slices(r).values() for name, m in group.items()}}
     users = np.unique(r.user)
-    drawn = np.random.default_rng(BOOTSTRAP_SEED).poisson(1.0, (NUM_REPLICATES, len(users))).astype(float)
+    drawn = poisson_weights(len(users), NUM_REPLICATES, BOOTSTRAP_SEED)
     return {name: _judge_part(r, mask, last, users, drawn) for name, mask in masks.items() if mask.any()}
 
 
