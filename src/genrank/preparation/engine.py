@@ -37,7 +37,7 @@ class Engine:
         }
         with self._guard():
             self._connection = self.ibis.duckdb.connect(":memory:", threads=self.threads, **settings)
-            self._connection.raw_sql("SET enable_progress_bar = false")  # it would write over our own output
+            self._hide_progress_bar()
         self._num_tables = 0
         self._parquet: list[Path] = []
 
@@ -60,6 +60,11 @@ class Engine:
         self._num_tables += 1
         with self._guard():
             return self._connection.create_table(f"stored_{self._num_tables}", expression, temp=True)
+
+    def _hide_progress_bar(self) -> None:
+        """It would write over our own output. In Jupyter without ipywidgets it is off, and can't be touched."""
+        if self._connection.raw_sql("SELECT current_setting('enable_progress_bar')").fetchone()[0]:
+            self._connection.raw_sql("SET enable_progress_bar = false")
 
     def from_arrow(self, table: pa.Table) -> Expression:
         """An Arrow table, as a table of the engine."""
