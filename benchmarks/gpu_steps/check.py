@@ -156,6 +156,12 @@ def _compared(case: Case, kind: str) -> dict[str, Any]:
     return {**row, "right": right}
 
 
+def wrong(rows: list[dict[str, Any]]) -> str:
+    """By how much a case's results are off; empty where they are right."""
+    worst = max(error for row in rows for error in row["errors"].values())
+    return "" if all(row["right"] for row in rows) else f"off by {worst:.2g}"
+
+
 def layout(kind: str, lengths: tuple[int, ...], num_candidates: tuple[int, ...]) -> tuple[Queries, Tokens]:
     """Histories, every second one with a year between events, and the queries of that kind."""
     position = torch.cat([torch.arange(n) for n in lengths])

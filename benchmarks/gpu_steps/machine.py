@@ -13,9 +13,21 @@ from typing import Any
 
 import torch
 
+from genrank.nn.triton_tiles import Kernel
+
 ROOT = Path(__file__).resolve().parents[2]
 # Dense bf16 TFLOP/s of the vendor's data sheets, by what the card's name contains; the first that fits counts.
 PEAKS = {"H200": 989.4, "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.4, "A100": 311.9}
+# Kernel, and whether with a learned bias: by how much the paper's training gains from a better tile, then HSTU's.
+SEARCHES: tuple[tuple[Kernel, bool], ...] = (
+    ("forward", False),
+    ("key_gradient", False),
+    ("query_gradient", False),
+    ("table_gradient", True),
+    ("forward", True),
+    ("key_gradient", True),
+    ("query_gradient", True),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +48,8 @@ class Sizes:
     num_positions: int = 32_768
     search_lengths: tuple[int, ...] = (480, 4096)
     search_channels: tuple[int, ...] = (96, 64, 128, 32)
-    search_at_most: int = 16  # tiles of a kernel
+    searches: tuple[tuple[Kernel, bool], ...] = SEARCHES
+    search_at_most: int = 16  # tiles of a search
     feedforward: int = 3072
     num_blocks: int = 3
     num_items: int = 200_000
@@ -69,6 +82,7 @@ TINY = Sizes(
     num_positions=16,
     search_lengths=(16,),
     search_channels=(16,),
+    searches=(("forward", False), ("key_gradient", False), ("query_gradient", True), ("table_gradient", True)),
     search_at_most=2,
     feedforward=32,
     num_blocks=2,

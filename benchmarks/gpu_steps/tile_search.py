@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,12 +24,6 @@ from gpu_steps.machine import Clock, Sizes, card_name
 from gpu_steps.report import Report
 from gpu_steps.workers import spread
 
-KERNELS: tuple[triton_tiles.Kernel, ...] = (
-    "forward",
-    "key_gradient",
-    "query_gradient",
-    "table_gradient",
-)  # by how much a step gains from them
 CHECKING = 0.6  # of the search's time: compiling and checking; the rest is timing
 PRETENDED = 227 * 1024  # bytes of shared memory in the interpreter: an H100's
 
@@ -54,43 +49,63 @@ class Trial:
 
     def columns(self) -> dict[str, Any]:
         """What a row says of it."""
-        return {"kernel": self.kernel, "channels": self.case.channels, "tile": written(self.tile)}
+        case = self.case
+        return {"kernel": self.kernel, "channels": case.channels, "learned": case.learned, "tile": written(self.tile)}
 
     def __str__(self) -> str:
-        return f"{self.kernel}, {self.case.channels} channels, {written(self.tile)}"
+        learned = ", learned bias" if self.case.learned else ""
+        return f"{self.kernel}, {self.case.channels} channels{learned}, {written(self.tile)}"
 
 
 def run(report: Report, sizes: Sizes, clock: Clock, *, workers: int, until: float) -> None:
     """A row per tile, when it was checked and when it was timed; both are over when `until` seconds are left."""
-    trials = [
-        t for channels in sizes.search_channels for kernel in KERNELS for t in _trials(sizes, clock, kernel, channels)
-    ]
+    lists = [[_trials(sizes, clock, channels, *one) for one in sizes.searches] for channels in sizes.search_channels]
     timing_begins = until + (report.left - until) * (1 - CHECKING)
-    right = _checked(report, trials, workers, seconds=lambda: report.left - timing_begins)
-    found: dict[tuple[str, int], triton_tiles.MeasuredTile] = {}
-    for (kernel, channels), group in itertools.groupby(right, key=lambda trial: (trial.kernel, trial.case.channels)):
-        run_kernel = None
-        for trial in group:
-            if report.left <= until:
-                report.skip(str(trial))
-                continue
-            with report.case(str(trial)):
-                run_kernel = run_kernel or _kernel(trial.case.sizes, clock.device, kernel)
-                tile, reasoned = _compare(clock, run_kernel, trial)
-                report.row(case="tile", **trial.columns(), milliseconds=1000 * tile, over_reasoned=reasoned / tile)
-                best = found.get((kernel, channels))
-                if best is None or reasoned / tile > best.fallback_milliseconds / best.milliseconds:
-                    found[kernel, channels] = _measured(trial, tile, reasoned)
-                    _write(report, sizes, clock, list(found.values()))
+    right = _checked(
+        report, [trial for one in lists for trial in by_turns(one)], workers, lambda: report.left - timing_begins
+    )
+    found: list[triton_tiles.MeasuredTile] = []
+    for trials in (each for one in lists for each in one):
+        _time(report, sizes, clock, [trial for trial in trials if trial in right], found, until=until)
 
 
-def _checked(report: Report, trials: list[Trial], workers: int, *, seconds: Callable[[], float]) -> list[Trial]:
-    """The trials whose tile compiles and gives right results, in their order."""
+def by_turns(lists: list[list[Trial]]) -> list[Trial]:
+    """The first of every list, then the second ones: where time is up, every kernel has had its most promising."""
+    return [trial for rank in itertools.zip_longest(*lists) for trial in rank if trial is not None]
+
+
+def _time(
+    report: Report,
+    sizes: Sizes,
+    clock: Clock,
+    trials: list[Trial],
+    found: list[triton_tiles.MeasuredTile],
+    *,
+    until: float,
+) -> None:
+    """The tiles of one search. The fastest so far, if any, joins what was `found`."""
+    before, best, run_kernel = list(found), 0.0, None
+    for trial in trials:
+        if report.left <= until:
+            report.skip(str(trial))
+            continue
+        with report.case(str(trial)):
+            run_kernel = run_kernel or _kernel(trial, clock.device)
+            tile, reasoned = _compare(clock, run_kernel, trial)
+            report.row(case="tile", **trial.columns(), milliseconds=1000 * tile, over_reasoned=reasoned / tile)
+            if reasoned / tile > best:
+                best = reasoned / tile
+                found[:] = [*before, _measured(trial, tile, reasoned)]
+                _write(report, sizes, clock, found)
+
+
+def _checked(report: Report, trials: list[Trial], workers: int, seconds: Callable[[], float]) -> list[Trial]:
+    """The trials whose tile compiles and gives right results."""
     left, right = list(trials), []
     for outcome in spread(try_tile, trials, workers=workers, seconds=seconds):
         trial = outcome.case
         left.remove(trial)
-        why = outcome.error[-1] if outcome.error else _wrong(outcome.value)
+        why = outcome.error[-1] if outcome.error else check.wrong(outcome.value)
         report.row(case="tile checked", **trial.columns(), fits=not why, why=why)  # most often memory is too small
         if not why:
             right.append(trial)
@@ -98,31 +113,27 @@ def _checked(report: Report, trials: list[Trial], workers: int, *, seconds: Call
             report.error(str(trial), outcome.error or [why])
     for trial in left:
         report.skip(str(trial))
-    return [trial for trial in trials if trial in right]
+    return right
 
 
-def _wrong(rows: list[dict[str, Any]]) -> str:
-    """By how much a tile's results are off; empty where they are right."""
-    worst = max(error for row in rows for error in row["errors"].values())
-    return "" if all(row["right"] for row in rows) else f"off by {worst:.2g}"
+def _trials(sizes: Sizes, clock: Clock, channels: int, kernel: triton_tiles.Kernel, learned: bool) -> list[Trial]:
+    """The reasoned tile, then others in order of promise. Heads of other sizes are as many as make the same width.
 
-
-def _trials(sizes: Sizes, clock: Clock, kernel: triton_tiles.Kernel, channels: int) -> list[Trial]:
-    """The reasoned tile, then others in order of promise. Heads of other sizes are as many as make the same width."""
-    sized = replace(sizes, num_heads=max(sizes.num_heads * sizes.channels // channels, 1), channels=channels)
+    learned: as HSTU has it, with SiLU; else softmax with ALiBi by position.
+    """
     card = sizes.dtype, channels, shared_memory(clock.device)
     case = check.Case(
         backend="triton",
         dtype=sizes.dtype,
         channels=channels,
-        weighting="silu" if kernel == "table_gradient" else "softmax",
-        by="none" if kernel == "table_gradient" else "position",
-        learned=kernel == "table_gradient",
+        weighting="silu" if learned else "softmax",
+        by="none" if learned else "position",
+        learned=learned,
         deterministic=False,
         device=str(clock.device),
-        sizes=sized,
+        sizes=replace(sizes, num_heads=max(sizes.num_heads * sizes.channels // channels, 1), channels=channels),
     )
-    tiles = triton_tiles.candidates(kernel, *card, learned=case.learned, at_most=sizes.search_at_most)
+    tiles = triton_tiles.candidates(kernel, *card, learned=learned, at_most=sizes.search_at_most)
     return [Trial(kernel, tile, case, card) for tile in tiles]
 
 
@@ -147,21 +158,22 @@ def _compare(clock: Clock, run_kernel: Callable[[], object], trial: Trial) -> tu
     return statistics.median(taken["tile"]), statistics.median(taken["reasoned"])
 
 
-def _kernel(sizes: Sizes, device: torch.device, kernel: triton_tiles.Kernel) -> Callable[[], object]:
-    """One kernel alone, over the history and the candidates of a batch of every length."""
+def _kernel(trial: Trial, device: torch.device) -> Callable[[], object]:
+    """The trial's kernel alone, over the history and the candidates of a batch of every length."""
     from gpu_steps.attention import layer_of
 
-    hstu = kernel == "table_gradient"
-    scoring = Scoring(alibi(sizes.num_heads, "none" if hstu else "position"), "silu" if hstu else "softmax", 1000.0)
+    case, sizes = trial.case, trial.case.sizes
+    scoring = Scoring(alibi(sizes.num_heads, case.by), case.weighting, 1000.0)
     calls = []
     for length in sizes.search_lengths:
+        table = 2 * length if case.learned else 0
         for queries, context in layer_of(sizes, device, length):
             attention = Recorded(queries, context, scoring)
             leaves = check.random_leaves(
-                queries, context, sizes.num_heads, sizes.channels, dtype=sizes.dtype, table=2 * length if hstu else 0
+                queries, context, sizes.num_heads, sizes.channels, dtype=sizes.dtype, table=table
             )
             check.results(attention, leaves, torch.randn_like(leaves["q"]))
-            calls.append(attention.calls[kernel])
+            calls.append(attention.calls[trial.kernel])
     return lambda: [call() for call in calls]
 
 
@@ -170,27 +182,24 @@ class Recorded(TritonAttention):
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
-        self.calls: dict[str, Callable[[], object]] = {}
+        self.calls: dict[str, Callable[[], Any]] = {}
+
+    def _kept(self, kernel: Callable[..., Any], arguments: tuple[Any, ...], flags: dict[str, Any]) -> Any:
+        self.calls[kernel.__name__] = partial(kernel, self, *arguments, **flags)
+        return self.calls[kernel.__name__]()
 
     def forward(self, *arguments: Any, **flags: Any) -> Any:
-        """See TritonAttention."""
-        self.calls["forward"] = lambda: TritonAttention.forward(self, *arguments, **flags)
-        return super().forward(*arguments, **flags)
+        """See TritonAttention, as of the others."""
+        return self._kept(TritonAttention.forward, arguments, flags)
 
     def query_gradient(self, *arguments: Any, **flags: Any) -> Any:
-        """See TritonAttention."""
-        self.calls["query_gradient"] = lambda: TritonAttention.query_gradient(self, *arguments, **flags)
-        return super().query_gradient(*arguments, **flags)
+        return self._kept(TritonAttention.query_gradient, arguments, flags)
 
     def key_gradient(self, *arguments: Any, **flags: Any) -> Any:
-        """See TritonAttention."""
-        self.calls["key_gradient"] = lambda: TritonAttention.key_gradient(self, *arguments, **flags)
-        return super().key_gradient(*arguments, **flags)
+        return self._kept(TritonAttention.key_gradient, arguments, flags)
 
     def table_gradient(self, *arguments: Any, **flags: Any) -> Any:
-        """See TritonAttention."""
-        self.calls["table_gradient"] = lambda: TritonAttention.table_gradient(self, *arguments, **flags)
-        return super().table_gradient(*arguments, **flags)
+        return self._kept(TritonAttention.table_gradient, arguments, flags)
 
 
 def shared_memory(device: torch.device) -> int:
@@ -209,6 +218,7 @@ def _measured(trial: Trial, seconds: float, reasoned: float) -> triton_tiles.Mea
         tile=trial.tile,
         milliseconds=1000 * seconds,
         fallback_milliseconds=1000 * reasoned,
+        learned=trial.case.learned,
     )
 
 
@@ -227,8 +237,8 @@ def _write(report: Report, sizes: Sizes, clock: Clock, found: list[triton_tiles.
             triton_version=machine["triton"],
             date=datetime.now(UTC).date().isoformat(),
             setting=f"a batch of {sizes.num_positions} positions at each of {lengths} positions a user, "
-            f"{sizes.num_heads * sizes.channels} channels, history and candidates, softmax with ALiBi by position; "
-            "table_gradient: SiLU with the learned bias",
+            f"{sizes.num_heads * sizes.channels} channels, history and candidates, softmax with ALiBi by position, "
+            "or SiLU where the bias is learned",
             measured=tuple(found),
         ),
     )

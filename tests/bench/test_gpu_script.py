@@ -83,7 +83,10 @@ def test_attention_is_held_against_that_of_pytorch_and_tiles_are_searched(out: P
     tiles = [row for row in rows if row["case"] == "tile"]
     assert {row["kernel"] for row in tiles} == {"forward", "query_gradient", "key_gradient", "table_gradient"}
     assert all(row["milliseconds"] > 0 and row["over_reasoned"] > 0 for row in tiles)
-    assert all(row["fits"] for row in rows if row["case"] == "tile checked")
+    checked = [row for row in rows if row["case"] == "tile checked"]
+    assert all(row["fits"] for row in checked)
+    assert [row["kernel"] for row in checked[:4]] == [row["kernel"] for row in checked[4:]]  # most promising ones first
+    assert {row["learned"] for row in checked} == {True, False}
 
 
 def test_the_winning_tiles_are_a_file_that_the_kernels_take(out: Path) -> None:
