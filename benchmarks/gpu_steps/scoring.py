@@ -22,7 +22,7 @@ from genrank.inference.cuda_graphs import CudaCapture, GraphLimits, GraphScorer
 from genrank.models.sequence_config import SequenceRankerConfig
 from genrank.models.sequence_ranker import SequenceRanker
 from genrank.nn.experts import MultiTaskConfig
-from genrank.nn.history_state import HistoryState
+from genrank.nn.kv_cache import KVCache
 from gpu_steps.machine import Clock, Sizes
 from gpu_steps.report import Report
 
@@ -93,7 +93,7 @@ class Served:
             self.state = self.model.encode_history(on_host(None).to(device))
 
     @torch.no_grad()
-    def scores(self, score: Callable[[HistoryState, PackedBatch], dict[str, torch.Tensor]]) -> Any:
+    def scores(self, score: Callable[[KVCache, PackedBatch], dict[str, torch.Tensor]]) -> Any:
         """(tasks, C) on the host."""
         with self._precision():
             batch = self.request.to(self.device)

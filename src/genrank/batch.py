@@ -42,7 +42,7 @@ FeatureColumns = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Places:
+class PositionFeatures:
     """Where exposures stand when they are candidates: what is known of a request before it is answered. (N) int64."""
 
     prefix: Array  # how many history events of its sequence the request sees
@@ -63,7 +63,7 @@ class History:
         Array  # (T) int64 seconds, of the user's next exposure: at most the time of a request that sees this one.
     )
     #                   Where actions are known later than their exposure, this one's own known time
-    asked: Places  # (T) as it stood when it was a candidate itself: its request, that one's index and gap
+    as_candidate: PositionFeatures  # (T) what it had when it was a candidate itself: its request's time, index, gap
     actions: Mapping[str, Array]  # (T) int64 per task and feedback: see data/sequence.py, `action_index`
     features: FeatureColumns  # of the exposure
     slot: Array  # (T) int64, slot in the feed, -1 unknown
@@ -78,8 +78,8 @@ class Candidates:
     item: Array  # (C) int64, row of `PackedBatch.items`
     time: Array  # (C) int64, the request's time
     prefix: Array  # (C) int64, how many history tokens of its sequence the candidate may see
-    request: Array  # (C) int64, as in Places
-    gap: Array  # (C) int64, as in Places
+    request: Array  # (C) int64, as in PositionFeatures
+    gap: Array  # (C) int64, as in PositionFeatures
     features: FeatureColumns  # of the exposure
     slot: Array  # (C) int64, slot in the feed, -1 unknown; models look at it in training only
     statistics: Array  # (C, S) float32 window statistics at the request's time

@@ -94,7 +94,7 @@ def test_an_exposure_has_the_same_index_and_gap_as_history_as_it_had_as_a_candid
     t = known_later(timelines(lengths=[length, 7], seed=seed), seed)
     b = builder(t, max_history=max_history)
     batch = b.batch(b.samples())
-    c, history = batch.candidates, batch.history.asked
+    c, history = batch.candidates, batch.history.as_candidate
     there = c.in_history >= 0
     for name in ("request", "gap"):
         now, then = getattr(history, name)[c.in_history[there]], getattr(c, name)[there]
@@ -111,11 +111,11 @@ def test_requests_of_exposures_with_times_of_their_own_are_counted_as_requests()
         b = builder(t, max_history=max_history)
         batch = b.batch(b.request(np.array([12])))
         kept = len(batch.history.time)
-        assert batch.history.asked.request.tolist() == [
+        assert batch.history.as_candidate.request.tolist() == [
             n - (12 - kept) // 4 for n in np.repeat([0, 1, 2], 4)[12 - kept :]
         ]
         # The window's first event knows the request before the window.
-        assert batch.history.asked.gap.tolist() == np.repeat([-1, 100, 300], 4)[12 - kept :].tolist()
+        assert batch.history.as_candidate.gap.tolist() == np.repeat([-1, 100, 300], 4)[12 - kept :].tolist()
         assert (batch.candidates.request.tolist(), batch.candidates.gap.tolist()) == ([kept // 4], [600])
 
 
@@ -203,8 +203,8 @@ def test_request_index_and_gap_of_requests_of_one_time_each() -> None:
     t = timelines(lengths=[5], seed=0)
     t = replace(t, time=np.array([10, 10, 25, 40, 90]), request=np.array([0, 0, 1, 2, 3], dtype=np.int32))
     batch = builder(t, grouping="user", max_history=8).batch(builder(t, grouping="user", max_history=8).samples())
-    assert batch.history.asked.request.tolist() == [0, 0, 1, 2]
-    assert batch.history.asked.gap.tolist() == [-1, -1, 15, 15]
+    assert batch.history.as_candidate.request.tolist() == [0, 0, 1, 2]
+    assert batch.history.as_candidate.gap.tolist() == [-1, -1, 15, 15]
     assert batch.candidates.request.tolist() == [0, 0, 1, 2, 3]
     assert batch.candidates.gap.tolist() == [-1, -1, 15, 15, 50]
 

@@ -22,7 +22,7 @@ from genrank.data.prepared import PreparedData
 from genrank.data.timelines import Timelines
 from genrank.nn.attention import Tokens
 from genrank.nn.blocks import KeysValues
-from genrank.nn.history_state import HistoryState
+from genrank.nn.kv_cache import KVCache
 from genrank.inference.cache import ByteBudgetCache
 from genrank.inference.ranking_engine import KeptHistory
 from genrank.inference.histories import UserHistory
@@ -41,7 +41,7 @@ def encoded(user):
     both = [torch.ones(events, 2, 2, 8) for _ in range(3)]
     blocks = tuple(KeysValues(each[:, 0], each[:, 1]) for each in both)
     tokens = Tokens(torch.tensor([0, events]), torch.arange(events), torch.zeros(events, dtype=torch.int64))
-    state = HistoryState(tokens, blocks, torch.zeros(1, 16), 0, 1)
+    state = KVCache(tokens, blocks, torch.zeros(1, 16), 0, 1)
     return KeptHistory(begin=0, stamps=np.zeros((events, 5), np.int64), state=state)
 
 

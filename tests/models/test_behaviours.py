@@ -15,7 +15,7 @@ from genrank.data.sequence import Samples, SequenceBuilder, take
 from genrank.data.timelines import Timelines
 from genrank.models.ranker import Ranker, build_ranker
 from genrank.models.sequence_ranker import SequenceRanker
-from genrank.nn.history_state import join
+from genrank.nn.kv_cache import join
 from worlds import SPEC, builder, timelines
 from zoo import NAMES, config, ranker
 
@@ -138,7 +138,7 @@ def test_a_state_is_cut_and_joined(model: Ranker) -> None:
     b = cut(model, grouping="request")
     samples = b.samples()
     samples = take(samples, np.flatnonzero(samples.num_history > 3)[-3:])
-    settled = samples.num_history - model.num_unsettled_events
+    settled = samples.num_history - model.num_reencoded_events
     with torch.no_grad():
         alone = [model.encode_history(torch_batch(b, take(samples, np.array([s])))) for s in range(3)]
         kept = [state.first(int(count) // 2) for state, count in zip(alone, settled, strict=True)]

@@ -66,7 +66,9 @@ def test_interleaved_tokens_learn_late_since_an_action_must_find_its_item(seed: 
     monkeypatch.setattr(
         sequence_ranker,
         "interleaved_context",
-        lambda item, action, history, *, as_asked: plain(item, item + action, history, as_asked=as_asked),
+        lambda item, action, history, *, as_candidates: plain(
+            item, item + action, history, as_candidates=as_candidates
+        ),
     )
     with_item = list(islice(epochs(wanted, seed, train, test), 4))
     assert max(interleaved) < 0.6

@@ -96,8 +96,8 @@ def test_no_copy_is_made_where_history_holds_every_exposure(monkeypatch: pytest.
 
 def test_an_item_tokens_request_is_hidden_from_it_and_its_action_is_shown_to_later_ones() -> None:
     history = batch_of().history
-    assert (history.asked.prefix <= history.position).all()
-    assert (history.asked.time <= history.time).all()
+    assert (history.as_candidate.prefix <= history.position).all()
+    assert (history.as_candidate.time <= history.time).all()
     assert (history.next_time >= history.time).all()
 
 

@@ -12,7 +12,7 @@ from genrank.bench.decomposed import FullAttention, full_bias
 from genrank.data.timelines import Timelines
 from genrank.nn.attention import Queries, Tokens
 from genrank.nn.blocks import KeysValues
-from genrank.nn.history_state import HistoryState
+from genrank.nn.kv_cache import KVCache
 from genrank.retrieval.retriever import Retriever
 from genrank.retrieval.retriever_config import RetrieverConfig
 from genrank.retrieval.training_losses import draw_places
@@ -43,7 +43,7 @@ class FullRetriever(Retriever):
     def _through_history(self, x_TW: Tensor, queries: Queries, tokens: Tokens) -> tuple[KeysValues, ...]:
         return (KeysValues(x_TW, x_TW),)  # as they enter; what follows needs no keys of its own
 
-    def _through_blocks(self, x_NW: Tensor, state: HistoryState, queries: Queries) -> Tensor:
+    def _through_blocks(self, x_NW: Tensor, state: KVCache, queries: Queries) -> Tensor:
         x_TW = state.keys_values[0].k_THD
         attention = FullAttention(full_bias(state.context, queries, self.scoring.bias))
         x_XW = torch.cat([x_TW, x_NW])
@@ -81,7 +81,7 @@ def test_masked_full_attention_is_sensitive_to_its_mask() -> None:
     """The comparison would notice: with the mask left out, results differ."""
 
     class Unmasked(FullRetriever):
-        def _through_blocks(self, x_NW: Tensor, state: HistoryState, queries: Queries) -> Tensor:
+        def _through_blocks(self, x_NW: Tensor, state: KVCache, queries: Queries) -> Tensor:
             free = replace(queries, prefix=torch.zeros_like(queries.prefix))
             return super()._through_blocks(x_NW, state, free)
 

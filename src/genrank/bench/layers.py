@@ -164,7 +164,7 @@ def _queries(case: Case, batch: PackedBatch) -> tuple[Queries, Tokens]:
     history, c = batch.history, batch.candidates
     nothing = torch.zeros(len(history.item), 1, device=history.time.device)
     if case.queries == "interleaved":
-        context = interleaved_context(nothing, nothing, history, as_asked=case.hstu)
+        context = interleaved_context(nothing, nothing, history, as_candidates=case.hstu)
         return context.queries, context.tokens
     context = action_context(nothing, history)
     if case.queries == "history":

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genrank.batch import Candidates, History, LongHistory, OnHost, PackedBatch, Places
+from genrank.batch import Candidates, History, LongHistory, OnHost, PackedBatch, PositionFeatures
 from genrank.data.groups import changes
 from genrank.data.past_search import CategoryIndex, SearchConfig, latest_rows
 from genrank.data.tables import FeatureTable
@@ -284,7 +284,7 @@ class SequenceBuilder:
             position=rows - start,
             # Where actions are known late, several requests may see an exposure before the next one is known.
             next_time=t.time[following] if t.known_at is None else t.known_at[rows],
-            asked=stood,
+            as_candidate=stood,
             actions=self._actions(rows),
             features={name: gather(column, rows) for name, column in t.features.items()},
             slot=t.position[rows].astype(np.int64),
@@ -317,9 +317,9 @@ class SequenceBuilder:
             num_copies=int((in_history < 0).sum()),
         )
 
-    def _places(self, rows: Ints, start: Ints) -> Places:
+    def _places(self, rows: Ints, start: Ints) -> PositionFeatures:
         """Where exposures stand as candidates, in windows that begin at `start`."""
-        return Places(
+        return PositionFeatures(
             # An event at the window's edge may be of a request that began before it, and so sees nothing of it.
             prefix=np.maximum(self.visible_end[rows] - start, 0),
             time=self.request_time[rows],

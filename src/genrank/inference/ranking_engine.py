@@ -29,7 +29,7 @@ from genrank.inference.histories import Histories, UserHistory
 from genrank.inference.sizes import entry_bytes
 from genrank.models.ranker import Ranker
 from genrank.nn.devices import on_device
-from genrank.nn.history_state import HistoryState, join
+from genrank.nn.kv_cache import KVCache, join
 
 Ints = NDArray[np.int64]
 Statistics = Callable[[str, Ints, int], NDArray[np.float16]]  # user, (C) item rows, time -> (C, S)
@@ -62,7 +62,7 @@ class KeptHistory:
 
     begin: int  # row of its first event in the user's timeline
     stamps: Ints  # (events, 5): their own, and their request's index and gap, which depend on events before the window
-    state: HistoryState
+    state: KVCache
 
 
 Cache = ByteBudgetCache[tuple[str, str], KeptHistory]  # (model version, user)
@@ -151,7 +151,7 @@ class RankingEngine:
             encoded.append(count)
         return self._batch(builder, samples, known=samples.num_history), join(states), encoded
 
-    def _state(self, builder: SequenceBuilder, sample: Samples, history: UserHistory) -> tuple[HistoryState, int]:
+    def _state(self, builder: SequenceBuilder, sample: Samples, history: UserHistory) -> tuple[KVCache, int]:
         """The state of one sample's window, from what is kept as far as that goes, and the events encoded for it."""
         begin = int(sample.start[0] - builder.timelines.offsets[sample.user[0]])
         length = int(sample.num_history[0])
@@ -163,8 +163,8 @@ class RankingEngine:
         kept = None if self.cache is None else self.cache.get(key)
         reused = 0 if kept is None or kept.begin != begin else _common(kept.stamps, stamps)
         if kept is not None and (reused or not (length or len(kept.stamps))):
-            unsettled = self.model.num_unsettled_events
-            reused = reused if unsettled == 0 else max(min(reused, len(kept.stamps) - unsettled), 0)
+            again = self.model.num_reencoded_events
+            reused = reused if again == 0 else max(min(reused, len(kept.stamps) - again), 0)
             state = kept.state.first(reused)
             if reused < length:
                 state = self.model.extend_history(state, self._batch(builder, sample, known=np.array([reused])))

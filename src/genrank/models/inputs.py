@@ -146,7 +146,7 @@ class Inputs(nn.Module):
 
     def of_history(self, history: History) -> Tensor | None:
         """(T, W) the contexts of past exposures, None where there is nothing of them."""
-        return self._contexts(history.features, history.asked.time)
+        return self._contexts(history.features, history.as_candidate.time)
 
     def of_actions(self, history: History) -> Tensor:
         """(T, W) what was done with past exposures, and in which slot."""

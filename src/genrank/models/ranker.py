@@ -19,6 +19,7 @@ class Ranker(nn.Module):
     """`forward` equals `score` over `encode_history`, to rounding.
 
     extends_history: what is encoded holds for a history's first events too, and more can be put behind it.
+    num_reencoded_events: the last ones of what is encoded hold for their request's time only.
     capturable: `score` has two halves, of which the second asks its device nothing, so that a CUDA graph can hold it.
     """
 
@@ -27,7 +28,7 @@ class Ranker(nn.Module):
     outputs: Outputs
     extends_history: bool = False
     capturable: bool = False
-    num_unsettled_events: int = 0
+    num_reencoded_events: int = 0
 
     @abstractmethod
     def forward(self, batch: PackedBatch) -> dict[str, Tensor]:

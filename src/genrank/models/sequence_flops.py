@@ -36,5 +36,5 @@ def _seen_by_history(config: SequenceRankerConfig, batch: PackedBatch) -> int:
         return int(((tokens_per_event(config.organization) * history.offsets.diff()) ** 2).sum())
     if config.organization == "action":
         return int((history.position + 1).sum())
-    items_T, actions_T = 2 * history.asked.prefix + 1, 2 * history.position + 2
+    items_T, actions_T = 2 * history.as_candidate.prefix + 1, 2 * history.position + 2
     return int((items_T + actions_T).sum())

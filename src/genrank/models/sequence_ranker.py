@@ -35,7 +35,7 @@ from genrank.nn.backends import JAGGED_BACKENDS, AttentionMaker
 from genrank.nn.blocks import Block, HSTUBlock, KeysValues, RelativeBias, TransformerBlock
 from genrank.nn.dropout import Dropout
 from genrank.nn.encoding import GenRankEncoding, ScaledInput
-from genrank.nn.history_state import HistoryState, Merge
+from genrank.nn.kv_cache import KVCache, Merge
 from genrank.nn.organization import (
     Context,
     action_context,
@@ -73,7 +73,7 @@ class SequenceRanker(Ranker):
         super().__init__()
         self.config, self.spec, width = config, spec, config.width
         self.extends_history = config.history_mask == "causal"
-        self.num_unsettled_events = 1 if config.encoding == "hstu" else 0  # its bias takes the next event's time
+        self.num_reencoded_events = 1 if config.encoding == "hstu" else 0  # its bias takes the next event's time
         self.inputs = Inputs(config, spec, use_users=config.user_features != "none")
         self.event_tokens = tokens_per_event(config.organization)
         self.num_positions = self.event_tokens * max_history + 2  # a user token before, a candidate behind
@@ -135,11 +135,11 @@ class SequenceRanker(Ranker):
         in_place = InPlace(split, _own_queries(batch.candidates, self._prefix(state, batch), split), x_XW[at_X])
         return self._score(self._prepared(state, batch, items_IW, split.own), in_place)
 
-    def encode_history(self, batch: PackedBatch) -> HistoryState:
+    def encode_history(self, batch: PackedBatch) -> KVCache:
         """See Ranker."""
         return self._encode(batch, self.inputs.items(batch.items))[0]
 
-    def extend_history(self, state: HistoryState, batch: PackedBatch) -> HistoryState:
+    def extend_history(self, state: KVCache, batch: PackedBatch) -> KVCache:
         """`state` with the events of the batch's history behind it: only these are computed."""
         items_IW = self.inputs.items(batch.items)
         context = self._context(batch.history, items_IW, state.user_BW)
@@ -162,11 +162,11 @@ class SequenceRanker(Ranker):
                 x_XW, _ = block(x_XW, attention, states[-1])
         return replace(state, context=places, keys_values=tuple(states))
 
-    def score(self, state: HistoryState, batch: PackedBatch) -> dict[str, Tensor]:
+    def score(self, state: KVCache, batch: PackedBatch) -> dict[str, Tensor]:
         """See Ranker."""
         return self.score_prepared(self.prepare_score(state, batch))
 
-    def prepare_score(self, state: HistoryState, batch: PackedBatch) -> ScoreInputs:
+    def prepare_score(self, state: KVCache, batch: PackedBatch) -> ScoreInputs:
         """See Ranker."""
         return self._prepared(state, batch, self.inputs.items(batch.items), None)
 
@@ -183,7 +183,7 @@ class SequenceRanker(Ranker):
         """See Ranker."""
         return sequence_attention_flops(self.config, batch)
 
-    def _encode(self, batch: PackedBatch, items_IW: Tensor) -> tuple[HistoryState, Tensor]:
+    def _encode(self, batch: PackedBatch, items_IW: Tensor) -> tuple[KVCache, Tensor]:
         """The state, and what goes into the last block (X, W)."""
         user_BW = self.inputs.user_vectors(batch)
         context = self._context(batch.history, items_IW, user_BW)
@@ -202,7 +202,7 @@ class SequenceRanker(Ranker):
         last = self.blocks[-1]
         assert isinstance(last, Block)
         states.append(last.keys_values(x_XW))
-        return HistoryState(context.tokens, tuple(states), user_BW, int(prefixed), self.event_tokens), x_XW
+        return KVCache(context.tokens, tuple(states), user_BW, int(prefixed), self.event_tokens), x_XW
 
     def _run(
         self, block: nn.Module, x_NW: Tensor, attention: Attention, context: KeysValues | None
@@ -225,14 +225,16 @@ class SequenceRanker(Ranker):
             else per_token(user_BW, history.offsets, len(history.item))
         )
         if self.config.organization == "action":
-            encoded_TW = self.encoding(history.position, history.asked.request, history.asked.gap)
+            encoded_TW = self.encoding(history.position, history.as_candidate.request, history.as_candidate.gap)
             return action_context(item_TW + inputs.of_actions(history) + encoded_TW + added_TW, history)
         action_TW, place = inputs.of_actions(history), 2 * history.position
-        item_TW = item_TW + self.encoding(place, history.asked.request, history.asked.gap) + added_TW
-        action_TW = action_TW + self.encoding(place + 1, history.asked.request, history.asked.gap) + added_TW
-        return interleaved_context(item_TW, action_TW, history, as_asked=self.config.encoding == "hstu")
+        item_TW = item_TW + self.encoding(place, history.as_candidate.request, history.as_candidate.gap) + added_TW
+        action_TW = (
+            action_TW + self.encoding(place + 1, history.as_candidate.request, history.as_candidate.gap) + added_TW
+        )
+        return interleaved_context(item_TW, action_TW, history, as_candidates=self.config.encoding == "hstu")
 
-    def _prepared(self, state: HistoryState, batch: PackedBatch, items_IW: Tensor, own: Tensor | None) -> ScoreInputs:
+    def _prepared(self, state: KVCache, batch: PackedBatch, items_IW: Tensor, own: Tensor | None) -> ScoreInputs:
         """`own`: (C') the candidates that need a token of their own, whose vectors go into the blocks; None: all."""
         c, inputs = batch.candidates, self.inputs
         prefix_C = self._prefix(state, batch)
@@ -267,12 +269,12 @@ class SequenceRanker(Ranker):
         logits: dict[str, Tensor] = self.outputs(x_CW, inputs.prior_CP, inputs.slot_C)
         return logits
 
-    def _prefix(self, state: HistoryState, batch: PackedBatch) -> Tensor:
+    def _prefix(self, state: KVCache, batch: PackedBatch) -> Tensor:
         """(C) context tokens of its sequence that each candidate sees."""
         prefix_C: Tensor = self.event_tokens * batch.candidates.prefix + state.num_prefix_tokens
         return prefix_C
 
-    def _candidates(self, state: HistoryState, batch: PackedBatch, items_IW: Tensor) -> Tensor:
+    def _candidates(self, state: KVCache, batch: PackedBatch, items_IW: Tensor) -> Tensor:
         """(C, W) vectors of the candidates."""
         c = batch.candidates
         x_CW: Tensor = items_IW[c.item] + self.encoding(self.event_tokens * c.prefix, c.request, c.gap)
@@ -294,7 +296,7 @@ class SequenceRanker(Ranker):
         dropped: Tensor = self.input_dropout(x_NW)
         return dropped
 
-    def _item_tokens(self, batch: PackedBatch, state: HistoryState) -> Tensor:
+    def _item_tokens(self, batch: PackedBatch, state: KVCache) -> Tensor:
         """(T) the context token of every history event's item."""
         history = batch.history
         begin_T = per_token(state.context.offsets[:-1], history.offsets, len(history.item))

@@ -48,19 +48,19 @@ def action_context(x_TW: Tensor, history: History) -> Context:
     return Context(x_TW, tokens, Queries(tokens, history.position, history.next_time, causal=True))
 
 
-def interleaved_context(item_TW: Tensor, action_TW: Tensor, history: History, *, as_asked: bool) -> Context:
-    """Item and action tokens by turns. `as_asked`: item tokens ask from their request's place, not their own."""
-    asked, index = history.asked, 2 * history.position
+def interleaved_context(item_TW: Tensor, action_TW: Tensor, history: History, *, as_candidates: bool) -> Context:
+    """Item and action tokens by turns. `as_candidates`: item tokens ask from their request's place, not their own."""
+    candidate, index = history.as_candidate, 2 * history.position
 
     def by_turns(of_item: Tensor, of_action: Tensor) -> Tensor:
         return torch.stack([of_item, of_action], dim=1).flatten(0, 1)
 
     offsets = 2 * history.offsets
-    time = by_turns(asked.time, history.time)
+    time = by_turns(candidate.time, history.time)
     keys = Tokens(offsets, by_turns(index, index + 1), time)
-    prefix = by_turns(2 * asked.prefix, index + 1)  # an action token's prefix is its index
-    standing = Tokens(offsets, prefix if as_asked else keys.position, time)
-    next_time = by_turns(asked.time, history.next_time)
+    prefix = by_turns(2 * candidate.prefix, index + 1)  # an action token's prefix is its index
+    standing = Tokens(offsets, prefix if as_candidates else keys.position, time)
+    next_time = by_turns(candidate.time, history.next_time)
     return Context(by_turns(item_TW, action_TW), keys, Queries(standing, prefix, next_time))
 
 

@@ -28,7 +28,7 @@ from genrank.nn.blocks import Block, KeysValues, TransformerBlock
 from genrank.nn.dropout import Dropout
 from genrank.nn.embeddings import ActionEmbedding, FeatureEmbedding
 from genrank.nn.encoding import GenRankEncoding
-from genrank.nn.history_state import HistoryState, Merge
+from genrank.nn.kv_cache import KVCache, Merge
 from genrank.nn.organization import action_context, per_token
 from genrank.nn.pooling import RangeSums
 from genrank.retrieval.retriever_config import RetrieverConfig
@@ -40,7 +40,7 @@ SHARPNESS = 10.0  # of the ranker's attention at its beginning: an event like th
 class Encoded(NamedTuple):
     """What the generator has made of a batch's histories."""
 
-    state: HistoryState
+    state: KVCache
     event_TW: Tensor  # items with what was done with them
     items_IW: Tensor  # of the batch
     user_BW: Tensor | None
@@ -117,11 +117,11 @@ class Retriever(nn.Module):
         event_TW = items_IW[history.item]
         if self.actions is not None:
             event_TW = event_TW + self.actions(history.actions)
-        encoded_TW = event_TW + self.encoding(history.position, history.asked.request, history.asked.gap)
+        encoded_TW = event_TW + self.encoding(history.position, history.as_candidate.request, history.as_candidate.gap)
         context = action_context(encoded_TW, history)
         x_TW = self._input(context.x_XW)
         states = self._through_history(x_TW, context.queries, context.tokens)
-        return Encoded(HistoryState(context.tokens, states, user_BW, 0, 1), event_TW, items_IW, user_BW)
+        return Encoded(KVCache(context.tokens, states, user_BW, 0, 1), event_TW, items_IW, user_BW)
 
     def queries(self, encoded: Encoded, batch: PackedBatch) -> Tensor:
         """(C, W) the query vector of every place: of its sample's history up to its prefix."""
@@ -208,7 +208,7 @@ class Retriever(nn.Module):
                 states.append(own)
         return tuple(states)
 
-    def _through_blocks(self, x_NW: Tensor, state: HistoryState, queries: Queries) -> Tensor:
+    def _through_blocks(self, x_NW: Tensor, state: KVCache, queries: Queries) -> Tensor:
         attention = self.attention(queries, state.context, self.scoring)
         for block, keys_values in zip(self.blocks, state.keys_values, strict=True):
             x_NW, _ = block(x_NW, attention, keys_values)

@@ -1,4 +1,4 @@
-"""An encoded history: what scoring candidates needs of it, what a cache keeps, and how it grows and is cut.
+"""The KV cache of encoded histories: keys and values that candidates attend to, how they grow and are cut.
 
 Under a causal mask a token's keys and values depend on nothing behind it. So the state of a history's first events is
 the first part of its state, and events that come later are added by computing their tokens alone.
@@ -18,8 +18,8 @@ from genrank.nn.organization import per_token
 
 
 @dataclass(frozen=True)
-class HistoryState:
-    """Keys and values of B histories."""
+class KVCache:
+    """Keys and values of B histories, of every block, and what else scoring candidates needs of them."""
 
     context: Tokens  # X places
     keys_values: tuple[KeysValues, ...]  # per block
@@ -40,7 +40,7 @@ class HistoryState:
         tensors += [] if self.user_BW is None else [self.user_BW]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-    def first(self, num_events: int) -> "HistoryState":
+    def first(self, num_events: int) -> "KVCache":
         """The state of a single history's first events, as views. ValueError where it has fewer or there are more."""
         held = (len(self.context.position) - self.num_prefix_tokens) // self.event_tokens  # no device has to be asked
         if len(self.context.offsets) != 2 or num_events > held:
@@ -54,7 +54,7 @@ class HistoryState:
             keys_values=tuple(KeysValues(k[:kept], v[:kept]) for k, v in self.keys_values),
         )
 
-    def owned(self) -> "HistoryState":
+    def owned(self) -> "KVCache":
         """The same with places in memory of their own: they may be views of a batch that came in one piece."""
         context = self.context
         return replace(self, context=Tokens(context.offsets.clone(), context.position.clone(), context.time.clone()))
@@ -85,7 +85,7 @@ class Merge:
         return KeysValues(self(old.k_THD, new.k_THD), self(old.v_THD, new.v_THD))
 
 
-def join(states: Sequence[HistoryState]) -> HistoryState:
+def join(states: Sequence[KVCache]) -> KVCache:
     """One state of all the histories, in that order. They are of one model."""
     if len(states) == 1:
         return states[0]
