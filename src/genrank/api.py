@@ -73,7 +73,7 @@ def prepare(
     """
     from genrank.preparation.prepare import prepare as prepare_source
     from genrank.preparation.sources.files import files
-    from genrank.preparation.sources.published import published
+    from genrank.preparation.sources.public_data import published
 
     paths = [logs] if isinstance(logs, str | Path) else list(logs)
     if (schema is None) == (source is None):

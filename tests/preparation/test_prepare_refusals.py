@@ -17,7 +17,7 @@ from genrank.errors import ConfigError, InputError, LogError, MissingExtraError,
 from genrank.preparation import writing
 from genrank.preparation.prepare import PrepareOptions, prepare
 from genrank.preparation.sources.files import files
-from genrank.preparation.sources.published import published
+from genrank.preparation.sources.public_data import published
 from genrank.schema import Feature, SideTable, SideTables, Split, Task, Time
 
 COLUMNS = SCHEMA.columns

@@ -23,7 +23,7 @@ from genrank.inference.replay import Replayed
 from genrank.preparation.logs import Source
 from genrank.preparation.prepare import PrepareOptions, prepare
 from genrank.preparation.sources.files import files
-from genrank.preparation.sources.published import published
+from genrank.preparation.sources.public_data import published
 from genrank.recipes import recipe
 from genrank.runs.evaluate_ranking import evaluate_run
 from genrank.runs.train import start_run, train

@@ -49,7 +49,7 @@ from genrank.nn.organization import (
 from genrank.schema import DataSpec
 
 
-class Split(NamedTuple):
+class CandidateSplit(NamedTuple):
     """Candidates by whether history holds the very exposure, whose item token then predicts it. Both in order."""
 
     own: Tensor  # (C') those that need a token of their own
@@ -59,7 +59,7 @@ class Split(NamedTuple):
 class InPlace(NamedTuple):
     """Candidates that are predicted where history holds them."""
 
-    split: Split
+    split: CandidateSplit
     queries: Queries  # the others
     x_CW: Tensor  # (C - C', W) what goes into the last block at their item tokens
 
@@ -307,15 +307,15 @@ class SequenceRanker(Ranker):
         return self.attention(queries, context, self.scoring)
 
 
-def _split(c: Candidates) -> Split:
+def _split(c: Candidates) -> CandidateSplit:
     """By sorting: the host knows how many they are, so that no mask has to be counted on the device."""
     is_held_C = c.in_history >= 0
     num_own = int((~is_held_C).sum()) if c.num_copies is None else c.num_copies
     order = torch.argsort(is_held_C, stable=True)
-    return Split(order[:num_own], order[num_own:])
+    return CandidateSplit(order[:num_own], order[num_own:])
 
 
-def _own_queries(c: Candidates, prefix_C: Tensor, split: Split) -> Queries:
+def _own_queries(c: Candidates, prefix_C: Tensor, split: CandidateSplit) -> Queries:
     """The candidates that have a token of their own as queries."""
     counted = torch.cat([c.offsets.new_zeros(1), (c.in_history < 0).cumsum(0)])
     prefix, time = prefix_C[split.own], c.time[split.own]

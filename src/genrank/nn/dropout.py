@@ -28,7 +28,7 @@ class Dropout(nn.Module):
         if x.device.type != "cpu" or x.dtype != torch.float32 or load() is None:
             return F.dropout(x, self.p)
         seed = int(torch.randint(2**62, ()))
-        drop: Any = torch.ops.genrank.native_dropout if is_watched() else _Direct.apply
+        drop: Any = torch.ops.genrank.native_dropout if is_watched() else _DirectDropout.apply
         dropped: Tensor = drop(x, self.p, seed)
         return dropped
 
@@ -74,7 +74,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
     return drop(gradient, *ctx.numbers), None, None
 
 
-class _Direct(torch.autograd.Function):
+class _DirectDropout(torch.autograd.Function):
     """The same without the dispatcher. (`setup_context` would cost PyTorch a look at the signature in every call.)"""
 
     @staticmethod

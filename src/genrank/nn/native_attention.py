@@ -48,7 +48,7 @@ _RESULTS: tuple[str, ...] = ("out", "logsumexp", "d_out", "d_q", "d_k", "d_v", "
 _RESULTS += ("d_position_table", "d_time_table")
 
 
-class _Call(ctypes.Structure):
+class _KernelCall(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in _SIZES),
         *((name, ctypes.c_void_p) for name in _LAYOUT),
@@ -106,7 +106,7 @@ class NativeAttention:
         inputs = (q_QHD, k_THD, v_THD, *own, *(learned or (None, None)))
         scoring = self.scoring
         numbers = (scoring.scale(q_QHD.shape[-1]), scoring.normalizer, scoring.weighting == "silu")
-        attend: Any = torch.ops.genrank.native_attention if is_watched() else _Direct.apply
+        attend: Any = torch.ops.genrank.native_attention if is_watched() else _DirectAttention.apply
         out_QHD: Tensor = attend(
             *(None if x is None else _ready(x) for x in inputs), *self.layout, *self.slopes, *numbers
         )[0]
@@ -177,7 +177,7 @@ def _backward(ctx: Any, d_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     return *(None if x is None else next(found) for x in given[:NUM_INPUTS]), *rest
 
 
-class _Direct(torch.autograd.Function):
+class _DirectAttention(torch.autograd.Function):
     """The same without the dispatcher. (`setup_context` would cost PyTorch a look at the signature in every call.)"""
 
     @staticmethod
@@ -192,12 +192,12 @@ class _Direct(torch.autograd.Function):
 torch.library.register_autograd("genrank::native_attention", _backward, setup_context=_save, lib=_OPERATORS)
 
 
-def _call(given: Sequence[Any], results: Results) -> _Call:
+def _call(given: Sequence[Any], results: Results) -> _KernelCall:
     """The kernel's arguments, from an operator's."""
     inputs, layout = given[:NUM_INPUTS], given[NUM_INPUTS : NUM_INPUTS + len(_LAYOUT)]
     slopes, numbers = given[-NUM_NUMBERS - 2 : -NUM_NUMBERS], given[-NUM_NUMBERS:]
     tables = inputs[5:]
-    return _Call(
+    return _KernelCall(
         len(layout[0]) - 1,
         *inputs[0].shape,
         0 if tables[0] is None else len(tables[0]),

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genrank.batch import Candidates, FeatureColumns, PackedBatch
+from genrank.batch import Candidates, PackedBatch
 from genrank.nn.attention import Attention, Queries, Scoring, Tokens, alibi
 from genrank.nn.backends import AttentionMaker
 from genrank.nn.blocks import Block, KeysValues, TransformerBlock
@@ -104,10 +104,6 @@ class Retriever(nn.Module):
     def vectors(self, embedded_IW: Tensor) -> Tensor:
         """(…, W) what the index holds of embedded items."""
         return F.normalize(embedded_IW, dim=-1) if self.config.similarity == "cosine" else embedded_IW
-
-    def item_vectors(self, columns: FeatureColumns) -> Tensor:
-        """(I, W) the index's vectors of items with these features."""
-        return self.vectors(self.items(columns))
 
     def encode(self, batch: PackedBatch) -> Encoded:
         """The batch's histories; its candidates are not looked at."""

@@ -6,7 +6,7 @@ from exposure_logs import START, Prepared
 from genrank.errors import LogError
 from genrank.preparation.prepare import prepare
 from genrank.preparation.sources.movielens import movielens
-from genrank.preparation.sources.published import published
+from genrank.preparation.sources.public_data import published
 
 FLAGS = "|".join(["0"] * 6 + ["1"] + ["0"] * 11 + ["1"])  # of 19: Crime and Western
 

@@ -12,7 +12,7 @@ from genrank.data.sequence import SequenceConfig
 from genrank.errors import LogError
 from genrank.preparation.prepare import prepare
 from genrank.preparation.sources import sequences as module
-from genrank.preparation.sources.published import published
+from genrank.preparation.sources.public_data import published
 from genrank.preparation.sources.sequences import sequences
 
 LINES = "u1 a b c d\n\nu2\tb  c\ta\r\nu3 c a\nu4 a\nu5 d d a d a"

@@ -5,7 +5,7 @@ import pytest
 from exposure_logs import Prepared
 from genrank.errors import LogError
 from genrank.preparation.prepare import prepare
-from genrank.preparation.sources.published import published
+from genrank.preparation.sources.public_data import published
 from genrank.preparation.sources.taobao import END, FIRST, taobao
 
 KINDS = ("pv", "fav", "cart", "buy")
