@@ -20,9 +20,11 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu_compile.py"
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes that a program can have
 
-# Bytes that a thread may spill, of registers that it holds 255 of. Numbers of 32 bits are multiplied outside of tensor
-# cores, in registers.
-SPILLED = {"float32": 5000, "bfloat16": 64}
+# Bytes that a thread may spill, beside the 255 registers that it has: in the paper's setting, and in any; the most are
+# of learned bias under softmax. Numbers of 32 bits are multiplied outside of tensor cores, in registers.
+PAPERS = {"forward": 8, "query_gradient": 8, "key_gradient": 48, "table_gradient": 8}
+HALF = {"forward": 136, "query_gradient": 128, "key_gradient": 128, "table_gradient": 96}
+SINGLE = dict.fromkeys(HALF, 1000)
 Row = dict[str, Any]
 
 
@@ -52,14 +54,14 @@ def rows(request: pytest.FixtureRequest) -> list[Row]:
     return found
 
 
-def check(rows: list[Row]) -> None:
+def check(rows: list[Row], spilled: dict[str, int]) -> None:
     """Bounds of every kernel; all that break one are told of."""
     wrong = []
     for row in rows:
         size = "single" if row["numbers"] == "float32" else "half"
         tile = Tile(row["queries"], row["keys"], row["num_warps"], row["num_stages"])
         reckoned = shared_bytes(row["kernel"], tile, size, row["channels"], learned=row["bias"] == "learned")
-        bounds = {"registers": 255, "spilled": SPILLED[row["numbers"]], "shared": min(SHARED[row["arch"]], reckoned)}
+        bounds = {"registers": 255, "spilled": spilled[row["kernel"]], "shared": min(SHARED[row["arch"]], reckoned)}
         wrong += [f"{name} {row[name]} > {bound}: {row}" for name, bound in bounds.items() if row[name] > bound]
         if size == "half" and row["tensor_cores"] == 0:
             wrong.append(f"no tensor cores: {row}")
@@ -73,7 +75,7 @@ def test_the_papers_setting_is_compiled_with_every_kernel(h100: list[Row], a100:
 
 
 def test_registers_spills_and_shared_memory_are_within_bounds(rows: list[Row]) -> None:
-    check(rows)
+    check(rows, PAPERS)
 
 
 def test_the_tiles_are_the_reasoned_ones(rows: list[Row]) -> None:
@@ -103,4 +105,4 @@ def test_batches_of_any_size_are_served_by_one_compilation(tmp_path: Path) -> No
 def test_every_variant_compiles_within_bounds(tmp_path: Path, arch: str, numbers: str, channels: str) -> None:
     found = compile_kernels(tmp_path, "--every", "--arch", arch, "--numbers", numbers, "--channels", channels)
     assert len(found) == 2 * 2 * (3 * 3 + 4)
-    check(found)
+    check(found, HALF if numbers == "bfloat16" else SINGLE)

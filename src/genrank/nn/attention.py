@@ -36,7 +36,11 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Queries:
-    """Tokens that attend. `causal`: the queries are the context itself and prefix is each one's own index."""
+    """Tokens that attend. `causal`: the queries are the context itself and prefix is each one's own index.
+
+    Where `sees_itself`, no token that a query sees has a larger position than the query: ALiBi by position is then a
+    bias per key, which `fused` and `triton` make use of.
+    """
 
     tokens: Tokens
     prefix: Tensor  # (Q) int64, context tokens of its sequence that the query sees

@@ -72,12 +72,12 @@ SINGLE = Tiles(*(Tile(32, 32, 8, 1),) * 4)
 INTERPRETED = Tiles(Tile(32, 32, 1, 1), Tile(32, 16, 1, 1), Tile(16, 32, 1, 1), Tile(32, 32, 1, 1))
 ROOMY_BYTES = 200 * 1024
 # Ours, by what the compiler says (benchmarks/gpu_compile.py), not by a search: registers that don't spill, then two
-# programs at once, so that one multiplies while the other exponentiates, then few instructions a score. By room
+# programs at once, so that one multiplies while the other exponentiates, or few instructions a score. By room
 # (200 KiB of shared memory and more: H100) and learned bias; for heads of up to 64, 96 and 128 channels.
 _HALF = {
     (True, False): (
         Tiles(Tile(128, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2)),
-        Tiles(Tile(128, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 128, 8, 2), Tile(64, 32, 4, 2)),
+        Tiles(Tile(128, 128, 8, 2), Tile(64, 64, 4, 2), Tile(64, 128, 8, 2), Tile(64, 32, 4, 2)),
         Tiles(Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(32, 128, 8, 2), Tile(32, 32, 4, 2)),
     ),
     (True, True): (
