@@ -8,6 +8,7 @@ Shapes: N rows (distinct items, users or tokens), E channels of a table, W width
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,38 +29,60 @@ TABLE_SCALE = 0.05  # standard deviation of fresh rows; ours
 SMALLEST = torch.finfo(torch.float32).tiny  # sum of weights that is divided by
 
 
-class Table(nn.Module):
-    """One embedding table with sparse gradients."""
+class Lookup(nn.Module):
+    """The rows of an embedding table, wherever they are: jagged indices in, rows out. Row 0 is "unknown".
 
-    def __init__(self, size: int, dim: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(size, dim) * TABLE_SCALE)
-        with torch.no_grad():
-            self.weight[0] = 0
+    Models look up nothing in another way, so that a table sharded over processes can stand in the place of `Table`.
+    """
 
+    size: int  # rows
+    dim: int
+
+    @abstractmethod
     def forward(self, index_N: Tensor) -> Tensor:
         """(N, dim) rows of the table."""
-        return F.embedding(index_N, self.weight, sparse=True)
+
+    @abstractmethod
+    def pooled(self, values: Jagged, share_V: Tensor | None) -> Tensor:
+        """(N, dim) each row's values added up, times their shares; without these, their mean. Of none, zeros."""
 
     def mean(self, values: Jagged) -> Tensor:
         """(N, dim) mean over each row's values, by their weights if they have any; of none, row 0 of the table."""
         lengths_N = values.offsets.diff()
         if values.weights is None:
-            means_ND = F.embedding_bag(values.values, self.weight, values.offsets[:-1], mode="mean", sparse=True)
-            return self.unknown(lengths_N == 0, means_ND)
+            return self.unknown(lengths_N == 0, self.pooled(values, None))
         row_N = torch.arange(len(lengths_N), device=lengths_N.device)
         row_V = torch.repeat_interleave(row_N, lengths_N, output_size=len(values.values))
         total_N = values.weights.new_zeros(len(lengths_N)).index_add(0, row_V, values.weights)
-        share_V = (values.weights / total_N.clamp_min(SMALLEST)[row_V]).to(self.weight.dtype)
-        means_ND = F.embedding_bag(
-            values.values, self.weight, values.offsets[:-1], mode="sum", sparse=True, per_sample_weights=share_V
-        )
-        return self.unknown(total_N == 0, means_ND)
+        share_V = values.weights / total_N.clamp_min(SMALLEST)[row_V]
+        return self.unknown(total_N == 0, self.pooled(values, share_V))
 
     def unknown(self, where_N: Tensor, vectors_ND: Tensor) -> Tensor:
         """(N, dim) the vectors, with row 0 of the table where they are not known."""
         none = torch.zeros(1, dtype=torch.int64, device=where_N.device)
         return torch.where(where_N[:, None], self(none), vectors_ND)
+
+
+class Table(Lookup):
+    """A table in this process, with sparse gradients."""
+
+    def __init__(self, size: int, dim: int):
+        super().__init__()
+        self.size, self.dim = size, dim
+        self.weight = nn.Parameter(torch.randn(size, dim) * TABLE_SCALE)
+        with torch.no_grad():
+            self.weight[0] = 0
+
+    def forward(self, index_N: Tensor) -> Tensor:
+        """See Lookup."""
+        return F.embedding(index_N, self.weight, sparse=True)
+
+    def pooled(self, values: Jagged, share_V: Tensor | None) -> Tensor:
+        """See Lookup."""
+        mode, shares = ("mean", None) if share_V is None else ("sum", share_V.to(self.weight.dtype))
+        return F.embedding_bag(
+            values.values, self.weight, values.offsets[:-1], mode=mode, sparse=True, per_sample_weights=shares
+        )
 
 
 def dropped(index_N: Tensor, share: float) -> Tensor:
@@ -99,7 +122,7 @@ class FeatureEmbedding(nn.Module):
             embedded: Tensor = self.frozen[module_key(spec.name)](F.normalize(column, dim=-1) * spec.dim**0.5)
             return embedded
         table = self.tables[module_key(spec.name)]
-        assert isinstance(table, Table)
+        assert isinstance(table, Lookup)
         share = (self.id_dropout if spec.name in ("item_id", "user_id") else self.feature_dropout) * self.training
         if isinstance(column, Jagged):
             means_ND = table.mean(column)
@@ -149,7 +172,7 @@ class CombinationEmbedding(nn.Module):
 
     def forward(self, actions: FeatureColumns) -> Tensor:
         """(T, W)."""
-        names, rows = list(self.sizes), len(self.table.weight)
+        names, rows = list(self.sizes), self.table.size
         index = actions[names[0]] % (2**40)
         for name in names[1:]:
             index = (index * self.sizes[name] + actions[name]) % (2**40)
