@@ -93,8 +93,7 @@ def pretend_cuda(monkeypatch: pytest.MonkeyPatch) -> NoKernel:
     kernels = NoKernel()
     monkeypatch.setattr(triton_attention, "_kernels", lambda: kernels)
     monkeypatch.setattr(triton_tiles, "_in_use", [triton_tiles.INTERPRETED])
-    for module in ("genrank.models.sequence_ranker", "genrank.retrieval.retriever"):
-        monkeypatch.setattr(f"{module}.choose_backend", lambda *arguments, **flags: "triton")
+    monkeypatch.setattr("genrank.nn.backends.choose_backend", lambda *arguments, **flags: "triton")
     monkeypatch.setattr(torch, "autocast", lambda *arguments, **flags: nullcontext())  # it takes no such tensors
     return kernels
 
