@@ -56,7 +56,7 @@ def test_a_ranker_answers_from_the_folder_as_from_its_run(run: Path, data: Path,
 def test_a_retriever_is_passed_on_with_its_index(grank: Path, data: Path, tmp_path: Path) -> None:
     before = GenRetriever.load(grank)
     folder = before.save_pretrained(tmp_path / "out")
-    user = str(before.users.ids[1])
+    user = str(before.engine.histories.user_table.ids[1])
     after = GenRetriever.from_pretrained(folder, data=data)
     assert replace(after.retrieve(user), seconds={}) == replace(before.retrieve(user), seconds={})
     assert "GenRetriever" in (folder / "README.md").read_text()

@@ -114,7 +114,9 @@ def test_a_batch_for_cuda_is_pinned_in_one_piece(served: ServedFeed, monkeypatch
     monkeypatch.setattr(ranking_engine.PackedBatch, "to", lambda batch, device: batch)
     for device, pins in (("cpu", []), ("cuda", [True])):
         engine.device = torch.device(device)
-        builder = engine._builder([engine._asked(engine.histories.of(request.user), request)])
+        builder = engine.histories.builder(
+            [engine._asked(engine.histories.of(request.user), request)], engine.sequence, model.config.search
+        )
         batch = engine._batch(builder, builder.samples())
         assert pinned == pins
         assert len(batch.candidates.item) == len(expected.scores["click"])

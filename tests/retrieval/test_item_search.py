@@ -201,7 +201,9 @@ def test_a_live_index_finds_what_an_index_of_what_is_there_now_finds(seed: int, 
             rtol=1e-4,
             atol=1e-5,
         )
-        assert set(ours.tolist()) == set(best.tolist())
+        worst = found.scores[number][: len(ours)].min(initial=np.inf)
+        for row in set(ours.tolist()) ^ set(best.tolist()):  # as good as the last one, to rounding
+            assert now[row] @ query[number] * 2 == pytest.approx(worst, rel=1e-4, abs=1e-5)
         np.testing.assert_array_equal(
             embedded(ours), np.stack([now[row] for row in ours.tolist()]) if len(ours) else embedded(ours)
         )

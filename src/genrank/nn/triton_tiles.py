@@ -116,18 +116,23 @@ def channel_class(channels: int) -> int:
     return next(size for size in CHANNEL_CLASSES if sum(pieces(channels)) <= size)
 
 
+REDUCTIONS = {"forward": 4096, "query_gradient": 1024, "key_gradient": 2048, "table_gradient": 1024}  # bytes
+
+
 def shared_bytes(kernel: Kernel, tile: Tile, size: NumberSize, channels: int, *, learned: bool = False) -> int:
     """Shared memory of one program at most, in bytes.
 
     What a program holds and what it streams in as many stages: two tensors each, but the forward kernel holds the
-    queries alone. A learned bias passes through it. 1 KiB more for reductions.
+    queries alone. A learned bias passes through it, and so do scores and their gradients in the key gradient of 32
+    bits, which are multiplied outside of tensor cores. REDUCTIONS more is the most that compiled kernels take.
     """
     held, streamed = (tile.keys, tile.queries) if kernel == "key_gradient" else (tile.queries, tile.keys)
     rows = (held if kernel == "forward" else 2 * held) + 2 * streamed * tile.num_stages
     if kernel == "table_gradient":  # it streams over heads, and so everything
         rows = 2 * (held + streamed) * tile.num_stages
-    pairs = tile.queries * tile.keys if learned or kernel == "table_gradient" else 0
-    return (rows * sum(pieces(channels)) + pairs) * (2 if size == "half" else 4) + 1024
+    passing = int(learned or kernel == "table_gradient") + 2 * (kernel == "key_gradient" and size == "single")
+    numbers = rows * sum(pieces(channels)) + passing * tile.queries * tile.keys
+    return numbers * (2 if size == "half" else 4) + REDUCTIONS[kernel]
 
 
 def registers(kernel: Kernel, tile: Tile, channels: int) -> int:
