@@ -10,7 +10,8 @@ specialization are those of a real launch, compiled by Triton's own path. Withou
 channels in bf16, ALiBi by position under softmax and HSTU's learned bias under SiLU, history and candidates.
 
 Columns: registers of a thread (255 at most), bytes that it spills to memory, shared memory of a program, its tensor
-core instructions (wgmma on an H100, mma on an A100), copies to shared memory of 16 bytes and of fewer.
+core instructions (wgmma on an H100, mma on an A100 and for small tiles), copies to shared memory of 16 bytes and of
+fewer.
 """
 
 import argparse
@@ -165,7 +166,7 @@ def compiled(variant: Variant) -> Iterator[Compiled]:
             registers=registers,
             spilled=spilled,
             shared=made.metadata.shared,
-            tensor_cores=ptx.count("wgmma.mma_async" if variant.arch == 90 else "mma.sync"),
+            tensor_cores=ptx.count("wgmma.mma_async") + ptx.count("mma.sync"),
             wide_copies=wide,
             narrow_copies=len(copies) - wide,
         )

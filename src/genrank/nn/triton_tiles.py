@@ -116,7 +116,7 @@ def channel_class(channels: int) -> int:
     return next(size for size in CHANNEL_CLASSES if sum(pieces(channels)) <= size)
 
 
-REDUCTIONS = {"forward": 4096, "query_gradient": 1024, "key_gradient": 2048, "table_gradient": 1024}  # bytes
+REDUCTIONS = {"forward": 8192, "query_gradient": 1024, "key_gradient": 2048, "table_gradient": 1024}  # bytes
 
 
 def shared_bytes(kernel: Kernel, tile: Tile, size: NumberSize, channels: int, *, learned: bool = False) -> int:

@@ -40,7 +40,7 @@ class RetrieverConfig(ModelConfig):
     feedforward: int = 512
     embedding_dim: int = 64  # of each feature, before the projection to `width`
     without: tuple[str, ...] = ()  # features of the data that the model does not use
-    user_id: bool = False  # a vector of each user's own; small data it learns by heart, see docs/retrieval.md
+    user_id: bool = False  # a vector of each user's own; overfits on small data, see docs/retrieval.md
     recent: tuple[int, ...] = (1, 16)  # the query token's means: of the last event, of the last 16
     position_embedding: bool = True
     gap_embedding: bool = False  # time since the previous request; data of order only has none
