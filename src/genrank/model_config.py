@@ -1,7 +1,8 @@
 """ModelConfig: what the configuration of every model family answers, so that nobody asks which family it is of.
 
 A family is a subclass that is a frozen dataclass with a field `kind`, its name in files. It builds its model, checks
-the data it is to be trained on, and says what its model can do. `recipes.py` lists the families.
+the data it is to be trained on, and says what its model can do. Rankers are listed in `models/__init__.py`, retrievers
+in `retrieval/__init__.py`, so that a file's `kind` is known.
 """
 
 from abc import ABC, abstractmethod
