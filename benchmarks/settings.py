@@ -37,7 +37,6 @@ SETTINGS: dict[str, tuple[str, list[str]]] = {
     "hstu, action tokens": ("hstu-small", [*OFF, "model.organization=action"]),
     "hstu, genrank encoding": ("hstu-small", [*OFF, "model.encoding=genrank"]),
     "hstu, transformer block": ("hstu-small", [*OFF, "model.block=transformer"]),
-    "hstu, candidate copies": ("hstu-small", [*OFF, "model.candidate_copies=true"]),
     "loss on history": ("genrank-small", [*OFF, "sequence.grouping=1d", "sequence.loss_on_history=true"]),
     "grouped by day": ("genrank-small", [*OFF, "sequence.grouping=1d"]),
     "grouped by request": ("genrank-small", [*OFF, "sequence.grouping=request"]),

@@ -35,7 +35,6 @@ SEQUENCE: dict[str, dict[str, Any]] = {
     "no-content": {"content": "off"},
     "no-statistics": {"statistics": "off"},
     "hstu": HSTU,
-    "hstu-copies": {**HSTU, "candidate_copies": True},
     "hstu-user-prefix": {**HSTU, "user_features": "prefix"},
     "hstu-one-block": {**HSTU, "num_blocks": 1},
     "hstu-block": {"block": "hstu"},
@@ -83,6 +82,17 @@ def config(name: str, **changes: Any) -> RankerConfig:
         return SequenceRankerConfig(**(sizes | SEQUENCE[name] | changes))
     sizes = {"width": 16, "num_heads": 2, "embedding_dim": 8, "mlp": (16,), "heads": MultiTaskConfig(tower=8)}
     return PointwiseRankerConfig(**(sizes | POINTWISE[name] | changes))
+
+
+class _WithCopies(SequenceRankerConfig):
+    """Every exposure is predicted at a candidate token of its own, as a reference for predicting in place."""
+
+    predicts_in_place = False
+
+
+def with_copies(config: SequenceRankerConfig) -> SequenceRankerConfig:
+    """The configuration of a model that never predicts in place."""
+    return _WithCopies(**vars(config))
 
 
 def ranker(name: str, spec: DataSpec, *, max_history: int, **changes: Any) -> Ranker:

@@ -32,8 +32,10 @@ def build(cls: type[Config], values: Mapping[str, Any], *, where: str, error: ty
     """An instance of the dataclass `cls` from nested plain values.
 
     `where` names the origin (a file, a flag) in messages. Raises `error` for unknown or missing keys, wrong types, and
-    for a ValueError raised by the class's own validation.
+    for a ValueError raised by the class's own validation. A class may say in `retired` which settings it had once, and
+    the only value of each that still means something: files that hold this value are read as ever.
     """
+    values = _without_retired(cls, values, where, error)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
     for key in values:
@@ -48,6 +50,19 @@ def build(cls: type[Config], values: Mapping[str, Any], *, where: str, error: ty
         return cls(**resolved)
     except ValueError as problem:
         raise error(f"{where}: {problem}") from None
+
+
+def _without_retired(
+    cls: type[Any], values: Mapping[str, Any], where: str, error: type[InputError]
+) -> Mapping[str, Any]:
+    retired: Mapping[str, Any] = getattr(cls, "retired", {})
+    for key in retired.keys() & values.keys():
+        if values[key] != retired[key]:
+            raise error(
+                f"{where}: {key} = {shown(values[key])} is no setting any more; "
+                "remove it, or use the version of genrank that wrote it"
+            )
+    return {key: value for key, value in values.items() if key not in retired}
 
 
 def to_dict(config: Any) -> Any:

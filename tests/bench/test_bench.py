@@ -24,6 +24,7 @@ from genrank.cli import main
 from genrank.models.flops import linear_flops, training_flops
 from genrank.models.sequence_flops import sequence_attention_flops
 from genrank.models.sequence_ranker import SequenceRanker
+from zoo import with_copies
 
 FIGURES = {
     "training": (
@@ -258,7 +259,7 @@ def test_exposures_that_are_predicted_in_place_are_counted_once() -> None:
     every = batch(all_targets=True)
     in_place = int((every.candidates.in_history >= 0).sum())
     assert in_place == 2 * 32
-    copied = replace(hstu, candidate_copies=True)
+    copied = with_copies(hstu)
     seen = 2 * every.candidates.prefix[every.candidates.in_history >= 0] + 1
     more = 4 * hstu.width * int(seen.sum())  # in the first block; in the last one both have all candidates as queries
     assert sequence_attention_flops(copied, every) - sequence_attention_flops(hstu, every) == more

@@ -23,7 +23,7 @@ from worlds import SPEC, tables, timelines
 from zoo import NAMES, config
 
 NUM_USERS, LENGTH = 480, 12
-OFTEN = ("genrank", "hstu-copies", "sim-hard", "sim-soft", "ple", "ppnet", "d2q", "mlp", "din")
+OFTEN = ("genrank", "hstu", "sim-hard", "sim-soft", "ple", "ppnet", "d2q", "mlp", "din")
 MAX_EPOCHS = 30  # most settings need two, the interleaved ones up to fifteen
 SEEDS = (1, 2)  # a second start, since a net of width 16 finds no way out of some first weights; a bug fails both
 RULE_SPEC = replace(

@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from genrank.batch import PackedBatch, map_arrays
+from genrank.config import build, to_dict
+from genrank.errors import ConfigError
 from genrank.models.pointwise_ranker import PointwiseRankerConfig
 from genrank.models.ranker import Ranker, build_ranker
 from genrank.models.sequence_config import SequenceRankerConfig
 from worlds import SPEC, builder, timelines
-from zoo import HSTU, ranker
+from zoo import HSTU, config, ranker, with_copies
 
 MAX_HISTORY = 10
 WORLD = timelines(lengths=[37, 0, 5, 1, 18], seed=5)
@@ -40,7 +42,9 @@ def test_predicting_at_item_tokens_equals_predicting_at_copies(name: str) -> Non
     in_place = batch.candidates.in_history >= 0
     assert in_place.sum() > 10  # most exposures are history to a later request
     assert not in_place.all()
-    tokens, copies = (ranker(name, SPEC, max_history=MAX_HISTORY, candidate_copies=c) for c in (False, True))
+    tokens = ranker(name, SPEC, max_history=MAX_HISTORY)
+    copies = ranker(name, SPEC, max_history=MAX_HISTORY)
+    copies.config = with_copies(config(name))
     for task, logits in tokens(batch).items():
         torch.testing.assert_close(copies(batch)[task], logits, atol=1e-5, rtol=1e-4)
     gradients = []
@@ -186,3 +190,10 @@ def test_impossible_settings_are_refused(setting: dict) -> None:
 def test_impossible_pointwise_settings_are_refused(setting: dict) -> None:
     with pytest.raises(ValueError, match="must"):
         PointwiseRankerConfig(**setting)
+
+
+def test_a_retired_setting_is_passed_over_at_the_value_it_always_had_and_refused_at_another() -> None:
+    before = {**to_dict(SequenceRankerConfig()), "candidate_copies": False}
+    assert build(SequenceRankerConfig, before, where="old.json") == SequenceRankerConfig()
+    with pytest.raises(ConfigError, match=r"old.json: candidate_copies = True is no setting any more; remove it, or"):
+        build(SequenceRankerConfig, {**before, "candidate_copies": True}, where="old.json")

@@ -36,7 +36,7 @@ from zoo import NAMES, SEQUENCE, config
 
 META = torch.device("meta")
 TRAINED = ("genrank", "alibi-both", "user-prefix", "recompute", "combined-actions", "hstu", "hstu-user-prefix")
-TRAINED += ("hstu-block", "hstu-copies", "interleaved", "interleaved-hstu-encoding", "sim-hard", "sim-soft")
+TRAINED += ("hstu-block", "interleaved", "interleaved-hstu-encoding", "sim-hard", "sim-soft")
 TRAINED += ("hstu-sim", "slot-and-clock", "ple", "ppnet", "wlr", "d2q", "quantile", "mlp", "din", "din-sim-soft")
 SCORED = ("genrank", "user-prefix", "hstu", "interleaved", "sim-hard", "sim-soft", "slot-and-clock", "d2q", "din")
 

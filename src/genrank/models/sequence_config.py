@@ -1,7 +1,7 @@
 """SequenceRankerConfig: the parts of a sequence ranker, GenRank's and HSTU's."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from genrank.batch import PackedBatch
 from genrank.models.inputs import RankerConfig
@@ -21,6 +21,8 @@ class SequenceRankerConfig(RankerConfig):
     by position and time), `none`.
     """
 
+    retired: ClassVar[dict[str, Any]] = {"candidate_copies": False}  # gave the same numbers, more slowly
+
     kind: Literal["sequence"] = "sequence"
     organization: Organization = "action"
     encoding: Literal["genrank", "hstu", "none"] = "genrank"
@@ -36,7 +38,6 @@ class SequenceRankerConfig(RankerConfig):
     feedforward: int = 256  # of the transformer block, as the next two
     attention_gate: bool = True
     qk_norm: bool = False
-    candidate_copies: bool = False  # interleaved, encoding hstu: copies even where history holds the exposure itself
     user_features: Literal["prefix", "token", "none"] = "token"
     embedding_dropout: float = 0.0  # on a token's whole input vector
     attention: Backend = "auto"
@@ -85,7 +86,7 @@ class SequenceRankerConfig(RankerConfig):
     @property
     def predicts_in_place(self) -> bool:
         """Whether a past exposure's own item token predicts its action: see nn/organization.py."""
-        return self.organization == "interleaved" and self.encoding == "hstu" and not self.candidate_copies
+        return self.organization == "interleaved" and self.encoding == "hstu"
 
     @property
     def fusible(self) -> bool:
