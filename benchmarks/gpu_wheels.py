@@ -26,6 +26,8 @@ PYTHON, PLATFORMS = "3.12", ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "
 PACKAGES = ("pyarrow==17.0.0", "pyarrow-hotfix", "duckdb", "ibis-framework", "sqlglot", "pandas", "toolz", "parsy")
 PACKAGES += ("atpublic", "python-dateutil", "six", "tzdata", "packaging", "typing-extensions")
 PACKAGES += ("rich", "markdown-it-py", "mdurl", "pygments")
+PACKAGES += ("typer==0.29.2", "annotated-doc", "shellingham", "pydantic==2.14.4", "pydantic-core==2.50.5")
+PACKAGES += ("annotated-types", "typing-inspection")
 # Never imported by the demo, by the name of a folder or the beginning of a file's.
 FOLDERS = {"tests", "include", "sample_data"}
 FILES = ("libarrow_flight", "_flight", "libarrow_python_flight")

@@ -61,7 +61,7 @@ def test_imports_go_down_only_and_rooms_of_one_floor_stay_apart(path: Path) -> N
 
 @pytest.mark.parametrize(
     "line",
-    ["from genrank import recipes", "import genrank.cli.commands", "from genrank.models import ranker"],
+    ["from genrank import recipes", "import genrank.cli.options", "from genrank.models import ranker"],
 )
 def test_an_import_upwards_or_beside_is_found_however_it_is_written(line: str) -> None:
     assert upward("retrieval", f"def inside():\n    {line}\n")

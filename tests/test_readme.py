@@ -7,6 +7,7 @@ import re
 import shutil
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +18,7 @@ from packaging.requirements import Requirement
 
 import genrank
 from doc_sessions import Session, blocks, commands
-from genrank.cli.command_line import _parser
+from genrank.cli.command_line import program, with_optional_values
 from genrank.config import override
 from genrank.recipes import recipe
 from genrank.schema import LogSchema
@@ -87,12 +88,20 @@ def test_commands_and_settings_that_a_page_shows_exist(path: Path) -> None:
     for words in (each for line in shown for each in _one_by_one(line)):
         if Path(words[0]).name == "genrank":
             end = words.index(">") if ">" in words else len(words)
-            options = _parser().parse_args(words[1:end])  # ends the test where a command or a flag is unknown
+            options = options_of(words[1:end])
             if words[1] == "train":
-                override(recipe(options.recipe), options.settings)
+                override(recipe(options["recipe"]), options["settings"] or [])
         else:
             assert words[0] in OTHERS, words
             assert words[0] != "python" or words[1].startswith("-") or (ROOT / words[1]).is_file(), words
+
+
+def options_of(words: list[str]) -> dict[str, Any]:
+    """The options of a command that isn't run. An error where the command or a flag is unknown, or one is missing."""
+    group = program()
+    outer = group.make_context("genrank", with_optional_values(words))
+    name, command, rest = group.resolve_command(outer, [*outer._protected_args, *outer.args])
+    return command.make_context(name, rest, parent=outer).params
 
 
 def _one_by_one(words: list[str]) -> list[list[str]]:

@@ -54,10 +54,7 @@ def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
     def run(*arguments: object) -> Answer:
         capsys.readouterr()
         with in_time():
-            try:
-                code = main([str(argument) for argument in arguments])
-            except SystemExit as ended:  # argparse
-                code = int(ended.code or 0)
+            code = main([str(argument) for argument in arguments])
         said = capsys.readouterr()
         return code, said.out, said.err
 

@@ -1,0 +1,130 @@
+"""Commands before any training: what is installed, the demo, simulated logs, schemas, prepared folders, recipes.
+
+A command imports what it needs when it runs, so that all of them start fast.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from genrank.cli.options import Json, OutFolder, Seed, console, settings_of
+from genrank.errors import ConfigError
+from genrank.finite_json import json_text
+
+
+def doctor(json: Json = False) -> None:
+    """Versions, device, threads, what is slow and how to fix it."""
+    from rich.console import Console
+
+    from genrank.cli.doctor import examine, findings
+
+    if json:
+        sys.stdout.write(json_text(findings()))
+    else:
+        Console().print(examine())
+
+
+def demo(
+    out: Annotated[Path, Option(help="folder for everything that the demo makes")] = Path("demo"), seed: Seed = 0
+) -> None:
+    """The whole way on a simulated feed, in minutes on two CPU cores."""
+    from genrank.cli.demo import demo
+
+    demo(out, console(), seed=seed)
+
+
+def simulate(
+    out: Annotated[Path, Argument(metavar="OUT", help="folder to write; it must be new", show_default=False)],
+    users: Annotated[int | None, Option(help="number of users", show_default=False)] = None,
+    days: Annotated[int | None, Option(help="number of days", show_default=False)] = None,
+    seed: Seed = 0,
+    settings: Annotated[list[str] | None, settings_of("a setting of the world, as in num_topics=40")] = None,
+) -> None:
+    """An exposure log with known click probabilities."""
+    from genrank.cli.demo import simulate_with_progress
+
+    given = {"num_users": users, "num_days": days, "seed": seed}
+    named = [f"{name}={value}" for name, value in given.items() if value is not None]
+    simulate_with_progress(out, [*named, *(settings or [])], console())
+
+
+def prepare(
+    logs: Annotated[
+        list[Path], Argument(metavar="LOGS…", help="Parquet, CSV or TSV files, or a folder", show_default=False)
+    ],
+    out: OutFolder,
+    schema: Annotated[Path | None, Option(help="what the columns mean, in TOML", show_default=False)] = None,
+    source: Annotated[
+        str | None,
+        Option(
+            help="a publisher's own layout instead: movielens, mind, kuairand, taobao, sequences", show_default=False
+        ),
+    ] = None,
+    memory_limit: Annotated[
+        str | None, Option(help="of the engine, as in 4GB (default: half of the memory)", show_default=False)
+    ] = None,
+    threads: Annotated[int | None, Option(help="of the engine (default: all cores)", show_default=False)] = None,
+    settings: Annotated[list[str] | None, settings_of("a setting of the schema, as in split.test_fraction=0.2")] = None,
+) -> None:
+    """From exposure logs to timelines."""
+    from genrank.cli.demo import prepare_with_progress
+
+    if (schema is None) == (source is None):
+        raise ConfigError(
+            "prepare: give either --schema S.toml for your own logs or --source NAME for a public data set"
+        )
+    prepare_with_progress(
+        logs,
+        out=out,
+        schema=schema,
+        source=source,
+        settings=settings or [],
+        limits={"memory_limit": memory_limit, "threads": threads},
+        console=console(),
+    )
+
+
+def schema(
+    logs: Annotated[
+        list[Path], Argument(metavar="LOG…", help="as for prepare; only the beginning is read", show_default=False)
+    ],
+    json: Annotated[bool, Option("--json", help="the proposed settings as JSON, without the reasons")] = False,
+) -> None:
+    """Look at a log, and propose the schema that genrank prepare needs."""
+    from genrank.documents import parse_toml
+    from genrank.preparation.proposing import propose_schema
+
+    found = propose_schema(logs)
+    if json:
+        sys.stdout.write(json_text({"schema": parse_toml(found.text), "missing": list(found.missing)}))
+    else:
+        sys.stdout.write(found.text)
+    if found.missing:
+        names = ", ".join(found.missing)
+        console().print(
+            f"no column found for: {names}; fill in these lines of [columns]", highlight=False, markup=False
+        )
+
+
+def recipes(
+    show: Annotated[
+        str | None, Option(metavar="NAME", help="all settings of this recipe, as --set takes them", show_default=False)
+    ] = None,
+    json: Json = False,
+) -> None:
+    """The named runs that can be trained, and their settings."""
+    from rich.console import Console
+
+    from genrank.cli.recipe_list import described, recipes_table, setting_lines, settings_of
+
+    if show is None:
+        if json:
+            sys.stdout.write(json_text(described()))
+        else:
+            Console().print(recipes_table())
+    elif json:
+        sys.stdout.write(json_text(settings_of(show)))
+    else:
+        sys.stdout.write("".join(f"{line}\n" for line in setting_lines(show)))

@@ -1,0 +1,243 @@
+"""Commands of runs: train one, judge it, rank and score with it, embed its items and retrieve them.
+
+A command imports what it needs when it runs, so that all of them start fast.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from typer import Argument, Option
+
+from genrank.cli.options import (
+    DEVICES,
+    Device,
+    Histories,
+    Json,
+    Moment,
+    OutFolder,
+    Part,
+    PreparedFolder,
+    RunFolder,
+    Seed,
+    Value,
+    console,
+    ids,
+    pairs,
+    settings_of,
+    weights_of,
+)
+from genrank.errors import LONGEST_SHOWN, ConfigError
+from genrank.finite_json import json_text
+
+
+def train(
+    data: PreparedFolder,
+    out: OutFolder,
+    recipe: Annotated[str, Option(metavar="NAME", help="a named run; genrank recipes lists them")] = "genrank",
+    seed: Seed = 0,
+    resume: Annotated[bool, Option("--resume", help="go on from the last checkpoint in OUT")] = False,
+    settings: Annotated[list[str] | None, settings_of("a setting of the recipe, as in model.width=128")] = None,
+) -> None:
+    """Train a recipe on prepared data."""
+    from dataclasses import replace
+
+    from genrank import recipes
+    from genrank.config import override
+    from genrank.runs.train import start_run, train
+
+    progress = console()
+    going_on = resume and (out / "config.json").exists()
+    if not going_on:
+        config = override(replace(recipes.recipe(recipe), seed=seed), settings or [])
+        start_run(data, config, out)
+    elif settings:
+        raise ConfigError(
+            "--set can't be combined with --resume: a resumed run keeps its configuration; start a new run"
+        )
+    bundle = train(out, progress, resume=going_on, siblings=recipes.siblings)
+    progress.print(f"run [bold]{out}[/]: model bundle {bundle.name}. Next: genrank evaluate {out}")
+
+
+def evaluate(
+    run_folder: RunFolder,
+    data: Annotated[
+        Path | None, Option(help="prepared data (default: what the run was trained on)", show_default=False)
+    ] = None,
+    device: Annotated[
+        str | None, Option(help=f"{DEVICES} (default: the run's own setting)", show_default=False)
+    ] = None,
+    part: Annotated[Part, Option(help="part of the data to judge on")] = "test",
+    trees: Annotated[bool, Option("--trees", help="print gradient-boosted trees beside the model")] = False,
+    json: Json = False,
+) -> None:
+    """Metrics per task and slice, and report.html."""
+    from rich.console import Console
+
+    from genrank.evaluation.evaluation_tables import as_tables
+    from genrank.runs.evaluate_ranking import evaluate_run
+    from genrank.runs.train import load_run
+
+    if load_run(run_folder)[0].model.retrieves:
+        if trees:
+            raise ConfigError("--trees stand beside a ranker; a retriever has none")
+        _evaluate_retrieval(run_folder, data, part, device, json=json)
+        return
+    judged = evaluate_run(run_folder, data=data, part=part, trees=trees, device=device)
+    if json:
+        sys.stdout.write(json_text(judged.to_json()))
+    else:
+        Console().print(as_tables(judged))
+    console().print(f"report: {run_folder / 'report.html'}")
+
+
+def _evaluate_retrieval(run_folder: Path, data: Path | None, part: Part, device: str | None, *, json: bool) -> None:
+    from rich.console import Console
+
+    from genrank.evaluation.retrieval_metrics import as_tables
+    from genrank.runs.evaluate_retrieval import evaluate_retrieval
+
+    judged = evaluate_retrieval(run_folder, data=data, part=part, device=device)
+    if json:
+        sys.stdout.write(json_text(judged))
+    else:
+        Console().print(as_tables(judged))
+
+
+def rank(
+    run_folder: RunFolder,
+    user: Annotated[str, Option(show_default=False)],
+    candidates: Annotated[
+        str,
+        Option(
+            metavar="I,I,I",
+            help="""or a JSON list: '["a,b", " c"]' names any id as it is""",
+            show_default=False,
+        ),
+    ],
+    data: Histories = None,
+    device: Device = "auto",
+    time: Moment = None,
+    context: Annotated[
+        str,
+        Option(
+            metavar="NAME=VALUE,…",
+            help="features of the exposure, as in device=phone, or a JSON object",
+            show_default=False,
+        ),
+    ] = "",
+    value: Value = "",
+    json: Json = False,
+) -> None:
+    """Score candidates for a user."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from genrank.cli.demo import ranking_table
+    from genrank.inference.gen_ranker import GenRanker
+
+    ranker = GenRanker.load(run_folder, data=data, device=device)
+    weights = weights_of(value)
+    ranking = ranker.rank(
+        user, ids("--candidates", candidates), time=time, context=pairs("--context", context), value=weights
+    )
+    if json:
+        sys.stdout.write(json_text(asdict(ranking)))
+    else:
+        Console().print(ranking_table(ranking))
+
+
+def score(
+    run_folder: RunFolder,
+    candidates: Annotated[
+        Path,
+        Argument(
+            metavar="CANDIDATES",
+            help="Parquet, CSV or TSV with columns user, item and, where there are, time and features of the exposure",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, Option(metavar="SCORES", help="file to write: .parquet, .csv or .tsv", show_default=False)],
+    data: Histories = None,
+    device: Device = "auto",
+    value: Value = "",
+    json: Annotated[bool, Option("--json", help="print what was scored as JSON")] = False,
+) -> None:
+    """Score a file of candidates, one row each, as serving would."""
+    from dataclasses import asdict
+
+    from genrank.inference.batch_scoring import ranker_of_many, score_file
+
+    weights = weights_of(value)
+    ranker = ranker_of_many(run_folder, data=data, device=device)
+    progress = console()
+    with progress.status("scoring"):
+        found = score_file(ranker, candidates, out, value=weights)
+    if json:
+        sys.stdout.write(json_text(asdict(found) | {"out": str(out)}))
+    lines = [
+        f"{found.rows:,} candidates in {found.requests:,} requests scored by model {found.model_version}, in {out}"
+    ]
+    if found.unknown_users or found.unknown_items:
+        lines.append(
+            f"scored as unknown: {found.unknown_users:,} rows by their user, {found.unknown_items:,} by their item"
+        )
+    if found.missing_context:
+        lines.append(f"no columns for these features, so unknown to the model: {', '.join(found.missing_context)}")
+    if found.unused:
+        lines.append(f"columns that are not used: {', '.join(found.unused)}")
+    progress.print(*lines, sep="\n", highlight=False, markup=False, soft_wrap=True)
+
+
+def index(
+    run_folder: RunFolder,
+    data: Annotated[
+        Path | None, Option(help="prepared data with the items (default: the run's own)", show_default=False)
+    ] = None,
+) -> None:
+    """Embed every item, so that a retriever's run can search them."""
+    from genrank.inference.gen_retriever import build_index
+
+    folder = build_index(run_folder, data=data)
+    console().print(f"index {folder}. Next: genrank retrieve {run_folder} --user U")
+
+
+def retrieve(
+    run_folder: RunFolder,
+    user: Annotated[str, Option(show_default=False)],
+    k: Annotated[int, Option("--k", help="how many")] = 500,
+    data: Histories = None,
+    time: Moment = None,
+    exclude: Annotated[
+        str, Option(metavar="I,I,I", help="items that may not be retrieved, or a JSON list", show_default=False)
+    ] = "",
+    without: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME=A,B", help="values of an item feature to leave out, A,B or a JSON list", show_default=False
+        ),
+    ] = None,
+    precision: Annotated[Literal["float32", "bfloat16", "int8"], Option(help="of the first look")] = "int8",
+    json: Json = False,
+) -> None:
+    """The best of the whole catalogue for a user."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from genrank.cli.demo import found_table
+    from genrank.inference.gen_retriever import GenRetriever
+
+    left_out = {}
+    for given in without or []:
+        name, separator, values = given.partition("=")
+        if not separator:
+            raise ConfigError(f"--without {given[:LONGEST_SHOWN]}: expected NAME=VALUE,VALUE")
+        left_out[name] = ids("--without", values)
+    retriever = GenRetriever.load(run_folder, data=data, precision=precision)
+    found = retriever.retrieve(user, k=k, time=time, without=left_out, exclude=ids("--exclude", exclude))
+    if json:
+        sys.stdout.write(json_text(asdict(found)))
+    else:
+        Console().print(found_table(found))

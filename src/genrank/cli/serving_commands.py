@@ -1,0 +1,223 @@
+"""Commands around the service: publish a model, serve it, look into its event store, replay what it has served.
+
+A command imports what it needs when it runs, so that all of them start fast.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from typer import Argument, Option
+
+from genrank.cli.options import Device, Json, settings_of
+from genrank.errors import ConfigError
+from genrank.finite_json import json_text
+
+LOCALHOST = "127.0.0.1"
+
+
+def publish(
+    to: Annotated[Path, Option(metavar="MODELS", help="folder of published models", show_default=False)],
+    run_folder: Annotated[Path | None, Argument(metavar="RUN", help="a run's folder", show_default=False)] = None,
+    roll_back: Annotated[
+        bool, Option("--roll-back", help="instead: back to the version before the current one")
+    ] = False,
+) -> None:
+    """Make a run's model the one that services rank with."""
+    from genrank.inference import published
+
+    if run_folder is not None and not roll_back:
+        version = published.publish(run_folder, to)
+    elif run_folder is None and roll_back:
+        version = published.roll_back(to)
+    else:
+        raise ConfigError("genrank publish: give either a RUN or --roll-back")
+    sys.stdout.write(f"{version} is current in {to}\n")
+
+
+def serve(
+    run_folder: Annotated[
+        Path, Argument(metavar="RUN", help="a run, or a folder of published models", show_default=False)
+    ],
+    retriever: Annotated[
+        Path | None,
+        Option(
+            metavar="RUN",
+            help="a retriever's run with an index: adds /v1/retrieve, /v1/recommend",
+            show_default=False,
+        ),
+    ] = None,
+    history: Annotated[
+        Path | None,
+        Option(help="prepared folder with the users' past (default: the run's own)", show_default=False),
+    ] = None,
+    until: Annotated[
+        int | None,
+        Option(help="seconds since the epoch: leave out the folder's exposures from then on", show_default=False),
+    ] = None,
+    store: Annotated[
+        str | None,
+        Option(
+            help="file for live events, or redis://host:port/db (default: DATA.events.sqlite beside the folder)",
+            show_default=False,
+        ),
+    ] = None,
+    device: Device = "auto",
+    host: Annotated[
+        str, Option(help="address to listen on (default: this machine only)", show_default=False)
+    ] = LOCALHOST,
+    port: Annotated[int, Option()] = 8080,
+    token_file: Annotated[
+        Path | None, Option(metavar="FILE", help="file with the bearer token of callers", show_default=False)
+    ] = None,
+    token: Annotated[
+        str,
+        Option(
+            help="bearer token of callers; shows in the list of processes (default: $GENRANK_TOKEN, or none)",
+            show_default=False,
+        ),
+    ] = "",
+    trust_proxy: Annotated[
+        str,
+        Option(
+            metavar="[ADDRESSES]",
+            help="believe X-Forwarded-For and -Proto of these proxies, as in 10.0.0.0/8 "
+            f"(without a value: {LOCALHOST})",
+            show_default=False,
+        ),
+    ] = "",
+    log_requests: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="append every ranking to FILE, for genrank replay", show_default=False),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        settings_of("a setting of the service, as in deadline=0.2, cache_bytes=1000000000, precision=bf16"),
+    ] = None,
+) -> None:
+    """Rank over HTTP, from cached histories."""
+    from genrank.artifacts.bundle import load_bundle
+    from genrank.config import build, override
+    from genrank.inference.published import check_golden, current, is_published
+    from genrank.inference.request_log import RequestLog
+    from genrank.inference.stores import open_store
+    from genrank.nn.devices import device_named, precision_on
+    from genrank.server.core import RankingService
+    from genrank.server.retrieval_service import RetrievalStage
+    from genrank.server.run import Listening, bind, read_token, require_serve, run
+    from genrank.server.service_options import ServiceOptions
+    from genrank.training.allocator import share_freed_memory
+
+    require_serve()
+    share_freed_memory()
+    token = read_token(token, token_file, os.environ.get("GENRANK_TOKEN", ""))
+    where = {"host": host, "port": port, "token": token, "trust_proxy": trust_proxy}
+    listening = build(Listening, where, where="serve")
+    options = override(ServiceOptions(device=device), settings or [])
+    place = device_named(options.device)
+    published = is_published(run_folder)
+    bundle = load_bundle(run_folder / current(run_folder) if published else run_folder)
+    if published:
+        check_golden(bundle, device=place, precision=precision_on(place, options.precision))
+    data = history or Path(bundle.config.data)
+    request_log = None if log_requests is None else RequestLog(log_requests)
+    with bind(listening) as taken:
+        events = open_store(store or str(data.with_name(data.name + ".events.sqlite")))
+        service = RankingService(bundle, history, store=events, options=options, until=until, request_log=request_log)
+        stage = None
+        if retriever is not None:
+            stage = RetrievalStage(retriever, contexts=service.contexts, options=options, clock=service.clock)
+            service.readers.append(stage.catch_up)
+            service.vital.append(stage.failure)
+        run(service, listening, taken, models=run_folder if published else None, stage=stage)
+
+
+def store(
+    store: Annotated[
+        str,
+        Argument(
+            metavar="STORE", help="SQLite file or redis:// address, as for genrank serve --store", show_default=False
+        ),
+    ],
+    action: Annotated[Literal["list", "show", "check", "repair", "delete"], Argument(show_default=False)],
+    user: Annotated[
+        list[str] | None, Option(help="whose events to show or delete; may be given again", show_default=False)
+    ] = None,
+    event: Annotated[
+        list[str] | None,
+        Option(metavar="KEY", help="only this event of the user, as show names it", show_default=False),
+    ] = None,
+    item: Annotated[
+        list[str] | None, Option(help="item to show or delete; may be given again", show_default=False)
+    ] = None,
+    model: Annotated[
+        Path | None,
+        Option(metavar="RUN", help="whose schema must be able to read what is stored", show_default=False),
+    ] = None,
+    limit: Annotated[int, Option(help="users and items to list")] = 20,
+    json: Json = False,
+) -> None:
+    """Look at a store of live events and items, repair it, delete from it."""
+    from genrank.artifacts.bundle import load_bundle
+    from genrank.inference.stored import SchemaCheck, open_existing, shown_events, shown_items, summary
+
+    users, items = user or [], item or []
+    if action in ("show", "delete") and not users and not items:
+        raise ConfigError(f"genrank store {action}: name what by --user or --item")
+    if event and len(users) != 1:
+        raise ConfigError("genrank store: --event needs the one --user whose event it is")
+    if action == "repair" and model is None:
+        raise ConfigError("genrank store repair: give the --model whose schema decides what can be read")
+    schema = SchemaCheck(None if model is None else load_bundle(model))
+    with closing(open_existing(store, writing=action in ("repair", "delete"))) as stored:
+        if action == "list":
+            found: Any = summary(stored, limit=limit)
+        elif action == "show":
+            found = {name: shown_events(stored, name) for name in users} | {"items": shown_items(stored, items)}
+        elif action == "check":
+            reasons = schema.left_out(stored).reasons
+            found = {"unreadable": [{**name._asdict(), "reason": reason} for name, reason in reasons.items()]}
+        elif action == "repair":
+            found = dict(zip(("mended", "deleted"), schema.repair(stored), strict=True))
+        elif event:
+            found = {"deleted": stored.delete(items=items, events=[(users[0], key) for key in event])}
+        else:
+            found = {"deleted": stored.delete(items=items) + sum(stored.delete(user=name) for name in users)}
+    sys.stdout.write(json_text(found) if json else "\n".join(_store_lines(found)) + "\n")
+
+
+def _store_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """What `genrank store` has found, for people: a line for every part of a list, else one for each name."""
+    for name, value in found.items():
+        if isinstance(value, list):
+            yield from (json_text(part, indent=None).strip() for part in value)
+            yield f"{name}: {len(value)}"
+        else:
+            yield f"{name}: {json_text(value, indent=None).strip() if isinstance(value, dict) else value}"
+
+
+def replay(
+    log: Annotated[Path, Argument(metavar="FILE", help="written by genrank serve --log-requests", show_default=False)],
+    data: Annotated[Path, Option(help="prepared folder with the histories", show_default=False)],
+    run_folder: Annotated[
+        Path | None, Option("--run", help="run or published models (default: as logged)", show_default=False)
+    ] = None,
+    limit: Annotated[int | None, Option(help="first rankings of the file (default: all)", show_default=False)] = None,
+    json: Json = False,
+) -> None:
+    """Compute served rankings again offline, and compare."""
+    from rich.console import Console
+
+    from genrank.cli.demo import replay_table
+    from genrank.inference.replay import replay
+
+    if limit is not None and limit < 1:
+        raise ConfigError(f"--limit {limit}: it must be at least 1")
+    found = replay(log, data, run=run_folder, limit=limit)
+    if json:
+        sys.stdout.write(json_text(found.to_json()))
+    else:
+        Console().print(replay_table(found))
