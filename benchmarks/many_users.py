@@ -20,7 +20,7 @@ from genrank.inference.sqlite_store import SQLiteStore
 from genrank.inference.store import Event
 from genrank.server.core import RankingService
 from genrank.server.deployment import PendingRanking, RankRequest
-from genrank.server.retrieval_service import RetrievalQuery, RetrievalStage
+from genrank.server.retrieval_service import RetrievalQuery, RetrievalService
 from genrank.server.service_options import ServiceOptions
 
 BATCH = 500
@@ -40,7 +40,7 @@ def main() -> int:
         )
         stage = None
         if options.retriever is not None:
-            stage = RetrievalStage(options.retriever, contexts=service.contexts, options=service.options)
+            stage = RetrievalService(options.retriever, contexts=service.contexts, options=service.options)
         began, before, most = time.perf_counter(), 0.0, 0.0
         for first in range(0, options.users, BATCH):
             serve([f"never seen, number {number:012d}" for number in range(first, first + BATCH)], service, stage)
@@ -58,7 +58,7 @@ def main() -> int:
     return 0
 
 
-def serve(users: list[str], service: RankingService, stage: RetrievalStage | None) -> None:
+def serve(users: list[str], service: RankingService, stage: RetrievalService | None) -> None:
     """What a batch of users does."""
     item = str(service.deployed.context.catalogue.table.ids[1])
     when = service.deployed.bundle.manifest.split.last_time + 1

@@ -23,7 +23,7 @@ from genrank.server import body_reading as reading
 from genrank.server import wire
 from genrank.server.app import build_app
 from genrank.server.core import RankingService
-from genrank.server.retrieval_service import RetrievalStage
+from genrank.server.retrieval_service import RetrievalService
 from genrank.server.run import SWITCH, settle_objects
 from genrank.server.service_options import ServiceOptions
 
@@ -40,7 +40,7 @@ def app(run: Path, grank: Path) -> Iterator[Starlette]:
     bundle = load_bundle(run)
     store, options = SQLiteStore(":memory:"), ServiceOptions(deadline=60.0)
     service = RankingService(bundle, Path(bundle.config.data), store=store, options=options)
-    stage = RetrievalStage(grank, contexts=service.contexts, options=options)
+    stage = RetrievalService(grank, contexts=service.contexts, options=options)
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH)
     settle_objects()

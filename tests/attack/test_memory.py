@@ -18,7 +18,7 @@ sys.path.insert(0, sys.argv[1])
 from many_users import resident_mib
 from genrank.server.core import RankingService
 from genrank.server.service_options import ServiceOptions
-from genrank.server.retrieval_service import RetrievalStage
+from genrank.server.retrieval_service import RetrievalService
 from genrank.artifacts.bundle import load_bundle
 from genrank.inference.catalogue import Item
 from genrank.inference.sqlite_store import SQLiteStore
@@ -26,7 +26,7 @@ from genrank.inference.sqlite_store import SQLiteStore
 options = ServiceOptions(cache_bytes=10_000_000, decoded_bytes=10_000_000)
 service = RankingService(load_bundle(Path(sys.argv[2])), store=SQLiteStore(sys.argv[3]), options=options)
 if len(sys.argv) > 4:
-    stage = RetrievalStage(Path(sys.argv[4]), contexts=service.contexts, options=options)
+    stage = RetrievalService(Path(sys.argv[4]), contexts=service.contexts, options=options)
     service.readers.append(stage.catch_up)
 for turn in range(200):
     items = [Item(id=f"item {number}", features={"topic": f"topic {turn % 7}"}) for number in range(1000)]

@@ -14,10 +14,11 @@ from genrank.data.request import FeatureEncoder, numeric_bucket
 from genrank.data.tables import FeatureTable
 from genrank.errors import GenRankError, RequestError
 from genrank.inference.catalogue import Catalogue, Item
-from genrank.inference.gen_ranker import as_id, as_ids, check_candidates, check_time, check_value, in_order
+from genrank.inference.gen_ranker import as_id, as_ids, check_candidates, check_time, check_value
 from genrank.inference.histories import Histories, NoPast
 from genrank.inference.left_out import LeftOut
 from genrank.inference.sqlite_store import SQLiteStore
+from genrank.inference.stages import value_of
 from genrank.inference.store import Event
 from genrank.schema import DataSpec, Feature, Feedback, TaskSpec
 from genrank.server.wire import EventBody, RankBody, RetrieveBody
@@ -266,15 +267,14 @@ def test_weights_are_bounded_so_that_their_sum_is_a_number(weight: Any) -> None:
     refused("value: the weight of click is", lambda: check_value({"click": weight}, SPEC))
     check_value({"click": 1e18, "like": -1e18}, SPEC)
     scores = {"click": np.array([1e9]), "like": np.array([1e9])}
-    places = in_order(["a"], scores, known=np.ones(1, bool), weights={"click": 1e18, "like": 1e18})
-    assert np.isfinite(places[0].value)
+    assert np.isfinite(value_of(["a"], scores, {"click": 1e18, "like": 1e18})).all()
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
 def test_scores_that_are_no_numbers_are_never_answered(score: float) -> None:
     scores = {"click": np.array([0.5, score])}
     with pytest.raises(GenRankError, match=r"the model's score \(click\) of item 'b' is"):
-        in_order(["a", "b"], scores, known=np.ones(2, bool), weights={"click": 1.0})
+        value_of(["a", "b"], scores, {"click": 1.0})
 
 
 def test_what_all_candidates_share_is_read_once(encoder: FeatureEncoder, monkeypatch: pytest.MonkeyPatch) -> None:

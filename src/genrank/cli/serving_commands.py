@@ -106,7 +106,7 @@ def serve(
     from genrank.inference.stores import open_store
     from genrank.nn.devices import device_named, precision_on
     from genrank.server.core import RankingService
-    from genrank.server.retrieval_service import RetrievalStage
+    from genrank.server.retrieval_service import RetrievalService
     from genrank.server.run import Listening, bind, read_token, require_serve, run
     from genrank.server.service_options import ServiceOptions
     from genrank.training.allocator import share_freed_memory
@@ -129,7 +129,7 @@ def serve(
         service = RankingService(bundle, history, store=events, options=options, until=until, request_log=request_log)
         stage = None
         if retriever is not None:
-            stage = RetrievalStage(retriever, contexts=service.contexts, options=options, clock=service.clock)
+            stage = RetrievalService(retriever, contexts=service.contexts, options=options, clock=service.clock)
             service.readers.append(stage.catch_up)
             service.vital.append(stage.failure)
         run(service, listening, taken, models=run_folder if published else None, stage=stage)

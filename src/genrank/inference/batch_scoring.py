@@ -24,8 +24,9 @@ from genrank.artifacts.bundle import load_bundle
 from genrank.errors import BundleError, RequestError, shown
 from genrank.ids import check_id
 from genrank.inference.candidate_files import CandidateFile, new_file
-from genrank.inference.gen_ranker import LATEST, GenRanker, as_id, check_value, value_of
+from genrank.inference.gen_ranker import LATEST, GenRanker, as_id, check_value
 from genrank.inference.ranking_engine import EngineRequest
+from genrank.inference.stages import value_of
 
 Ints = NDArray[np.int64]
 REQUIRED, KEYS = ("user", "item"), ("user", "item", "time", "request")

@@ -27,16 +27,17 @@ from genrank.data.request import load_statistics
 from genrank.data.statistics import WindowStatistics
 from genrank.data.tables import FeatureTable
 from genrank.data.weights import LARGEST_WEIGHT
-from genrank.errors import GenRankError, RequestError, shown
+from genrank.errors import RequestError, shown
 from genrank.ids import check_id
 from genrank.inference.catalogue import Catalogue
 from genrank.inference.histories import Histories, PastInMemory, PastOnDisk
-from genrank.inference.ranking_engine import EngineRequest, RankingEngine
+from genrank.inference.pipeline import Pipeline
+from genrank.inference.ranking_engine import RankingEngine
+from genrank.inference.stages import VALUE, Candidates, OrderStage, RankingStage, StageRequest
 from genrank.nn.devices import device_named
 from genrank.schema import DataSpec
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 LATEST = 2**40  # seconds; the service takes no later times either
 
 
@@ -92,6 +93,7 @@ class GenRanker:
             statistics=self._statistics,
             device=on,
         )
+        self.pipeline = Pipeline([RankingStage(self.engine), OrderStage()])
 
     @classmethod
     def load(cls, run: str | Path, *, data: str | Path | None = None, device: str = "cpu") -> "GenRanker":
@@ -140,14 +142,15 @@ class GenRanker:
         check_value(weights, self.spec)
         rows = self.items.find(candidates)
         when = self.bundle.manifest.split.last_time + 1 if time is None else check_time(time)
-        (found,) = self.engine.score([EngineRequest(user=user, items=rows, time=when, context=context or {})])
-        places = in_order(candidates, found.scores, known=rows > 0, weights=weights)
+        request = StageRequest(user=user, time=when, context=context or {}, weights=weights)
+        (answer,) = self.pipeline.run([request], [Candidates(ids=candidates, rows=rows)])
+        seen = answer.candidates.user
         return Ranking(
             user=user,
-            user_known=found.user_known,
+            user_known=seen.known,
             time=when,
-            num_history=found.num_history,
-            places=places,
+            num_history=seen.num_history,
+            places=ranked_items(answer.candidates, [task.name for task in self.spec.tasks]),
             model_version=self.bundle.version,
             missing_context=tuple(f.name for f in self.spec.of("exposure") if f.name not in (context or {})),
         )
@@ -166,38 +169,18 @@ class GenRanker:
         return load_statistics(self.data, self.bundle.manifest, self.items)
 
 
-def in_order(
-    candidates: Sequence[str], scores: Mapping[str, Floats], *, known: NDArray[np.bool_], weights: Mapping[str, float]
-) -> tuple[RankedItem, ...]:
-    """The candidates in falling order of value, the weighted sum of their scores; equal ones as they were given.
-
-    GenRankError where a score is no finite number: an order of them would mean nothing.
-    """
-    values = value_of(candidates, scores, weights)
+def ranked_items(candidates: Candidates, tasks: Sequence[str]) -> tuple[RankedItem, ...]:
+    """The candidates in their order, with their value and the scores of `tasks`."""
+    value, columns = candidates.columns[VALUE], candidates.columns
     return tuple(
         RankedItem(
-            item=candidates[i],
-            value=float(values[i]),
-            scores={task: float(score[i]) for task, score in scores.items()},
-            known=bool(known[i]),
+            item=item,
+            value=float(value[place]),
+            scores={task: float(columns[task][place]) for task in tasks},
+            known=bool(candidates.rows[place] > 0),
         )
-        for i in np.argsort(-values, kind="stable")
+        for place, item in enumerate(candidates.ids)
     )
-
-
-def value_of(candidates: Sequence[str], scores: Mapping[str, Floats], weights: Mapping[str, float]) -> Floats:
-    """(C) the weighted sum of the candidates' scores. GenRankError where a score or a sum is no finite number."""
-    values = np.zeros(len(candidates))
-    for task, weight in weights.items():
-        values = values + weight * scores[task]
-    for task, score in (*scores.items(), ("value", values)):
-        odd = np.flatnonzero(~np.isfinite(score))
-        if len(odd):
-            raise GenRankError(
-                f"the model's score ({task}) of item {shown(candidates[odd[0]])} is {score[odd[0]]}; check the item's "
-                "features, and train again with a lower learning rate if this is so for others"
-            )
-    return values
 
 
 def check_time(time: int) -> int:

@@ -28,10 +28,10 @@ from genrank.documents import read_json
 from genrank.errors import BundleError
 from genrank.folders import read_pointer, replace_text, replacement, writing
 from genrank.inference.catalogue import Catalogue
-from genrank.inference.gen_ranker import in_order
 from genrank.inference.histories import Histories, NoPast
 from genrank.inference.ranking_engine import EngineRequest, RankingEngine
 from genrank.inference.sqlite_store import SQLiteStore
+from genrank.inference.stages import VALUE, Candidates, ordered
 from genrank.inference.store import Event
 from genrank.inference.traffic import events_of
 from genrank.schema import fingerprint
@@ -181,13 +181,13 @@ def _answered(engine: RankingEngine, golden: GoldenRequest, bundle: Bundle) -> G
     """The request with the answer of `engine`."""
     rows = engine.histories.catalogue.find(golden.candidates)
     (found,) = engine.score([EngineRequest(user=golden.user, items=rows, time=golden.time)])
-    places = in_order(golden.candidates, found.scores, known=rows > 0, weights=bundle.config.value)
-    value = {place.item: place.value for place in places}
+    ranked = ordered(Candidates(ids=golden.candidates, rows=rows, columns=found.scores), bundle.config.value)
+    value = dict(zip(ranked.ids, ranked.columns[VALUE].tolist(), strict=True))
     return replace(
         golden,
         scores={task: tuple(score.tolist()) for task, score in found.scores.items()},
         values=tuple(value[item] for item in golden.candidates),
-        ranking=tuple(place.item for place in places),
+        ranking=tuple(ranked.ids),
     )
 
 

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from genrank.inference.gen_ranker import RankedItem
 from genrank.server.deployment import RankAnswer
+from genrank.server.recommender import RecommendAnswer
 from genrank.server.retrieval_service import RetrieveAnswer
 
 _ENCODER = msgspec.json.Encoder()
@@ -155,14 +156,15 @@ def retrieved(found: RetrieveAnswer) -> RetrieveAnswerBody:
     )
 
 
-def recommended(found: RetrieveAnswer, answer: RankAnswer | None, tasks: tuple[str, ...]) -> RecommendAnswerBody:
+def recommended(answer: RecommendAnswer, tasks: tuple[str, ...]) -> RecommendAnswerBody:
     """Both stages' answer."""
+    found = answer.retrieval
     return RecommendAnswerBody(
         retrieved=len(found.items),
         retriever=found.model_version,
         index=found.index_version,
         retrieval_ms=_ms(found.waited + sum(found.seconds.values())),
-        ranking=None if answer is None else ranked(answer, tasks),
+        ranking=None if answer.ranking is None else ranked(answer.ranking, tasks),
     )
 
 

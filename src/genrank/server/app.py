@@ -40,8 +40,9 @@ from genrank.server.counters import Metrics
 from genrank.server.deployment import RankAnswer, RankRequest
 from genrank.server.docs_page import page
 from genrank.server.gate import Gate, Lag, error_body
+from genrank.server.recommender import Recommender, RecommendQuery
 from genrank.server.refusals import HANDLERS
-from genrank.server.retrieval_service import RetrievalQuery, RetrievalStage, RetrieveAnswer
+from genrank.server.retrieval_service import RetrievalQuery, RetrievalService, RetrieveAnswer
 from genrank.server.wire import EventsBody, ItemsBody, RankBody, RecommendBody, RetrieveBody
 
 MIB = 2**20
@@ -50,7 +51,7 @@ RANK_BODY, EVENTS_BODY, ITEMS_BODY, RETRIEVE_BODY = 2 * MIB, 4 * MIB, 4 * MIB, M
 
 def build_app(
     service: RankingService,
-    stage: RetrievalStage | None = None,
+    stage: RetrievalService | None = None,
     *,
     token: str = "",
     max_body: int = 4 * MIB,
@@ -78,13 +79,14 @@ def build_app(
         return lambda: lag.seconds + expected() - HEADROOM * service.options.deadline
 
     busy = {"/v1/rank": late(lambda: service.expected_wait)}
-    if stage is not None:
-        busy["/v1/retrieve"] = late(lambda: stage.expected_wait)
-        busy["/v1/recommend"] = late(lambda: max(stage.expected_wait, service.expected_wait))
+    recommender = None if stage is None else Recommender(stage, service)
+    if recommender is not None:
+        busy["/v1/retrieve"] = late(lambda: recommender.retrieval.expected_wait)
+        busy["/v1/recommend"] = late(lambda: recommender.expected_wait)
 
     routes = [*_ranking(service, metrics), *_health(service, metrics)]
-    if stage is not None:
-        routes += _retrieval(service, stage, metrics)
+    if recommender is not None:
+        routes += _retrieval(recommender, metrics)
     operations = openapi.RANKING + openapi.HEALTH + (() if stage is None else openapi.RETRIEVAL)
     return Starlette(
         routes=[*routes, *_docs(operations)],
@@ -150,27 +152,28 @@ def _health(service: RankingService, metrics: Metrics) -> list[BaseRoute]:
     return [Route("/health/live", live), Route("/health/ready", ready), Route("/metrics", scrape)]
 
 
-def _retrieval(service: RankingService, stage: RetrievalStage, metrics: Metrics) -> list[BaseRoute]:
+def _retrieval(recommender: Recommender, metrics: Metrics) -> list[BaseRoute]:
     limits = BodyLimits(size=RETRIEVE_BODY, rows=1000, values=50)  # 50,000 ids in all
     retrieve_bodies, recommend_bodies = BodyReader(RetrieveBody, limits), BodyReader(RecommendBody, limits)
 
     def begin(body: RetrieveBody) -> tuple[RetrievalQuery, "Future[RetrieveAnswer]"]:
         wanted = body.wanted()
-        return wanted, stage.retrieve(wanted)
+        return wanted, recommender.retrieval.retrieve(wanted)
 
     async def retrieve(request: Request) -> Response:
         _, finding = await retrieve_bodies.take(request, begin)
         return _json(written(retrieved(await asyncio.wrap_future(finding))))
 
+    def begin_both(body: RecommendBody) -> tuple[RecommendQuery, "Future[RetrieveAnswer]"]:
+        query = body.query()
+        return query, recommender.begin(query)
+
     async def recommend(request: Request) -> Response:
-        body, (_, finding) = await recommend_bodies.take(request, lambda body: (body, begin(body)))
-        found = await asyncio.wrap_future(finding)
-        answer = None
-        if found.items:
-            wanted = body.request(found.items, time=found.time)
-            answer = await asyncio.wrap_future(await asyncio.to_thread(service.rank, wanted))
-            metrics.ranked(answer, len(found.items))
-        return _json(written(recommended(found, answer, tuple(body.tasks))))
+        query, finding = await recommend_bodies.take(request, begin_both)
+        answer = await recommender.finish(query, finding)
+        if answer.ranking is not None:
+            metrics.ranked(answer.ranking, len(answer.retrieval.items))
+        return _json(written(recommended(answer, query.tasks)))
 
     return [
         Route("/v1/retrieve", retrieve, methods=["POST"]),

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from genrank.artifacts.bundle import Bundle
-from genrank.inference.gen_ranker import RankedItem, check_value, in_order
-from genrank.inference.ranking_engine import Cache, EngineRequest, RankingEngine, Scored
+from genrank.inference.gen_ranker import RankedItem, check_value, ranked_items
+from genrank.inference.pipeline import Pipeline
+from genrank.inference.ranking_engine import Cache, EngineRequest, RankingEngine
 from genrank.inference.serving_context import ServingContext
+from genrank.inference.stages import Candidates, OrderStage, RankingStage, StageRequest
 from genrank.nn.devices import device_named, precision_on
 from genrank.server.service_options import ServiceOptions
 
@@ -65,7 +66,7 @@ class PendingRanking:
 
 
 class Deployment:
-    """One model ready to rank: what is known of users and items, and its engine."""
+    """One model ready to rank: what is known of users and items, its engine, and the pipeline of scoring and order."""
 
     def __init__(self, bundle: Bundle, context: ServingContext, *, cache: Cache, options: ServiceOptions):
         """Raises BundleError and RequestError for a damaged bundle or a value formula that isn't its own."""
@@ -84,22 +85,48 @@ class Deployment:
             dtype=precision_on(device, options.precision),
             graphs=options.cuda_graphs,
         )
+        self.pipeline = Pipeline([RankingStage(self.engine), OrderStage()])
+        self.tasks = tuple(task.name for task in self.spec.tasks)
 
     def rank(self, batch: Sequence[PendingRanking]) -> list[RankAnswer]:
         """The answers, in order."""
         begun = time.monotonic()
-        rows = [self.context.catalogue.find(asked.request.candidates) for asked in batch]
-        found = self.engine.score(
+        answers = self.pipeline.run(
             [
-                EngineRequest(user=asked.request.user, items=items, time=asked.time, context=asked.request.context)
-                for asked, items in zip(batch, rows, strict=True)
-            ]
+                StageRequest(
+                    user=asked.request.user,
+                    time=asked.time,
+                    context=asked.request.context,
+                    weights=asked.weights,
+                    top_k=asked.request.top_k,
+                )
+                for asked in batch
+            ],
+            [self._candidates(asked.request.candidates) for asked in batch],
         )
-        worked, version = time.monotonic() - begun, self.bundle.version
+        worked = time.monotonic() - begun
         return [
-            _answer(asked, scored, items > 0, version=version, times=(begun - asked.began, worked))
-            for asked, scored, items in zip(batch, found, rows, strict=True)
+            self._answer(asked, answer.candidates, waited=begun - asked.began, worked=worked)
+            for asked, answer in zip(batch, answers, strict=True)
         ]
+
+    def _candidates(self, ids: Sequence[str]) -> Candidates:
+        return Candidates(ids=ids, rows=self.context.catalogue.find(ids))
+
+    def _answer(self, asked: PendingRanking, ranked: Candidates, *, waited: float, worked: float) -> RankAnswer:
+        return RankAnswer(
+            user=asked.request.user,
+            user_known=ranked.user.known,
+            history_current=ranked.user.history_current,
+            time=asked.time,
+            num_history=ranked.user.num_history,
+            num_encoded=ranked.user.num_encoded,
+            places=ranked_items(ranked, self.tasks),
+            model_version=self.bundle.version,
+            waited=waited,
+            worked=worked,
+            clock_behind=asked.clock_behind,
+        )
 
     def warm_up(self) -> None:
         """Requests of nobody's, so that the first one of somebody's finds everything loaded.
@@ -110,23 +137,3 @@ class Deployment:
         after = self.bundle.manifest.split.last_time + 1
         for user, when in [("", 0), *((user, after) for user in users)]:
             self.engine.score([EngineRequest(user=user, items=np.zeros(1, np.int64), time=when)])
-
-
-def _answer(
-    asked: PendingRanking, scored: Scored, known: NDArray[np.bool_], *, version: str, times: tuple[float, float]
-) -> RankAnswer:
-    request = asked.request
-    places = in_order(request.candidates, scored.scores, known=known, weights=asked.weights)
-    return RankAnswer(
-        user=request.user,
-        user_known=scored.user_known,
-        history_current=scored.history_current,
-        time=asked.time,
-        num_history=scored.num_history,
-        num_encoded=scored.num_encoded,
-        places=places[: request.top_k] if request.top_k else places,
-        model_version=version,
-        waited=times[0],
-        worked=times[1],
-        clock_behind=asked.clock_behind,
-    )

@@ -1,4 +1,4 @@
-"""The retrieval stage of a service: one retriever, its index, the queue in front of it.
+"""Retrieval as a service does it: one retriever, its index, the queue in front of it.
 
 It knows of users and items what the ranking service does: both share a serving context. A new bundle or
 index in its run's folder is opened beside the old one, which answers until then.
@@ -20,8 +20,10 @@ from genrank.artifacts.index import load_index, newest_index
 from genrank.errors import GenRankError, RequestError
 from genrank.ids import check_id
 from genrank.inference.gen_retriever import check_k
-from genrank.inference.retrieval_engine import RetrievalEngine, RetrievedItems, RetrieveRequest, add_items, open_index
+from genrank.inference.pipeline import Pipeline
+from genrank.inference.retrieval_engine import RetrievalEngine, RetrieveRequest, add_items, open_index
 from genrank.inference.serving_context import ServingContext, ServingContexts
+from genrank.inference.stages import RETRIEVAL, Candidates, RetrievalStage, StageRequest
 from genrank.inference.store import StoreUnavailable, UpdatesExpired
 from genrank.nn.devices import device_named
 from genrank.server.batcher import Batcher
@@ -90,6 +92,7 @@ class _Opened:
             index=open_index(self.model, stored, context.catalogue, precision=options.index_precision),
             device=device,
         )
+        self.pipeline = Pipeline([RetrievalStage(self.engine)])
 
     def catch_up(self) -> None:
         """Learn what items have come to the store. Raises UpdatesExpired and StoreUnavailable."""
@@ -101,7 +104,7 @@ class _Opened:
             self._indexed = int(revisions.max())
 
 
-class RetrievalStage:
+class RetrievalService:
     """Retrieves for the users of a store. Safe to use from several threads."""
 
     def __init__(
@@ -220,32 +223,35 @@ class RetrievalStage:
 
     def _work(self, batch: Sequence[_PendingRetrieval]) -> list[RetrieveAnswer]:
         opened, begun = self.opened, time.monotonic()
-        found = opened.engine.retrieve(
-            [
-                RetrieveRequest(
-                    user=asked.wanted.user,
-                    time=asked.time,
-                    k=asked.wanted.k,
-                    without=asked.wanted.without,
-                    exclude=opened.context.catalogue.find(asked.wanted.exclude),
-                    exclude_seen=asked.wanted.exclude_seen,
-                )
-                for asked in batch
-            ]
-        )
-        return [_answer(opened, asked, each, begun - asked.began) for asked, each in zip(batch, found, strict=True)]
+        answers = opened.pipeline.run([_stage_request(opened, asked) for asked in batch])
+        return [
+            _answer(opened, asked, answer.candidates, begun - asked.began)
+            for asked, answer in zip(batch, answers, strict=True)
+        ]
 
 
-def _answer(opened: _Opened, asked: _PendingRetrieval, found: RetrievedItems, waited: float) -> RetrieveAnswer:
-    ids = opened.context.catalogue.table.ids
+def _stage_request(opened: _Opened, asked: _PendingRetrieval) -> StageRequest:
+    wanted = asked.wanted
+    retrieval = RetrieveRequest(
+        user=wanted.user,
+        time=asked.time,
+        k=wanted.k,
+        without=wanted.without,
+        exclude=opened.context.catalogue.find(wanted.exclude),
+        exclude_seen=wanted.exclude_seen,
+    )
+    return StageRequest(user=wanted.user, time=asked.time, retrieval=retrieval)
+
+
+def _answer(opened: _Opened, asked: _PendingRetrieval, found: Candidates, waited: float) -> RetrieveAnswer:
     return RetrieveAnswer(
         user=asked.wanted.user,
-        user_known=found.user_known,
-        history_current=found.history_current,
+        user_known=found.user.known,
+        history_current=found.user.history_current,
         time=asked.time,
-        num_history=found.num_history,
-        items=tuple(str(ids[row]) for row in found.rows.tolist()),
-        scores=tuple(found.scores.tolist()),
+        num_history=found.user.num_history,
+        items=tuple(found.ids),
+        scores=tuple(found.columns[RETRIEVAL].tolist()),
         model_version=opened.version[0],
         index_version=opened.version[1],
         waited=waited,

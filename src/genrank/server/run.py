@@ -15,7 +15,7 @@ from typing import Any, cast
 from genrank.errors import ConfigError, InputError, MissingExtraError, shown
 from genrank.server.core import RankingService
 from genrank.server.log_lines import log_as_json
-from genrank.server.retrieval_service import RetrievalStage
+from genrank.server.retrieval_service import RetrievalService
 from genrank.server.service_options import require_whole
 from genrank.server.watch import Watcher
 from genrank.training.allocator import release_freed_memory
@@ -101,7 +101,7 @@ def run(
     taken: socket.socket,
     *,
     models: Path | None = None,
-    stage: RetrievalStage | None = None,
+    stage: RetrievalService | None = None,
 ) -> None:
     """Serve on an address that `bind` has taken, until asked to stop. models: a folder to follow (see watch.py)."""
     require_serve()

@@ -15,6 +15,7 @@ from genrank.inference.catalogue import Item
 from genrank.inference.store import Event
 from genrank.server.body_reading import MalformedBody, decoded
 from genrank.server.deployment import RankRequest
+from genrank.server.recommender import RecommendQuery
 from genrank.server.retrieval_service import RetrievalQuery
 
 MAX_TEXT = 4096  # characters of a value
@@ -141,7 +142,7 @@ class RetrieveBody(Body):
     ] = None
 
     def wanted(self) -> RetrievalQuery:
-        """As the retrieval stage takes it."""
+        """As the retrieval service takes it."""
         return RetrievalQuery(
             user=str(self.user),
             k=self.k,
@@ -160,13 +161,15 @@ class RecommendBody(RetrieveBody):
     value: Value = ""
     top_k: Annotated[int, Meta(ge=0, le=2**31 - 1, description="best candidates to answer with; 0: all")] = 20
 
-    def request(self, candidates: tuple[str, ...], *, time: int) -> RankRequest:
-        """The ranking of what was retrieved. Raises MalformedBody."""
-        return RankRequest(
-            user=str(self.user), candidates=candidates, time=time,
+    def query(self) -> RecommendQuery:
+        """As the recommender takes it. Raises MalformedBody."""
+        return RecommendQuery(
+            retrieval=self.wanted(),
             context=_features(self.context, "context", _OF_EACH),
-            tasks=tuple(self.tasks), value=self.value, top_k=self.top_k,
-        )  # fmt: skip
+            tasks=tuple(self.tasks),
+            value=self.value,
+            top_k=self.top_k,
+        )
 
 
 class EventBody(Body):

@@ -1,0 +1,70 @@
+"""The pipeline behind /v1/recommend: retrieval, ranking and order, each stage behind the queue of its service.
+
+Requests of many callers share the batches of both queues, which a pipeline of its own could not: a retrieval waits for
+no ranking. The stages are those of inference/stages.py, so the answer is what a Pipeline of them gives.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from genrank.server.core import RankingService
+from genrank.server.deployment import RankAnswer, RankRequest
+from genrank.server.retrieval_service import RetrievalQuery, RetrievalService, RetrieveAnswer
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecommendQuery:
+    """What a caller asks: which candidates to find, and how to rank them. See RankRequest."""
+
+    retrieval: RetrievalQuery
+    context: Mapping[str, Any] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+    value: Mapping[str, float] | str = ""
+    top_k: int = 0
+
+    def ranking(self, found: RetrieveAnswer) -> RankRequest:
+        """The ranking of what was retrieved, at the time of the retrieval."""
+        return RankRequest(
+            user=self.retrieval.user,
+            candidates=found.items,
+            time=found.time,
+            context=self.context,
+            tasks=self.tasks,
+            value=self.value,
+            top_k=self.top_k,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecommendAnswer:
+    """What both stages answered. ranking: None where nothing was found."""
+
+    retrieval: RetrieveAnswer
+    ranking: RankAnswer | None
+
+
+class Recommender:
+    """Both services one after the other. Safe to use from several threads."""
+
+    def __init__(self, retrieval: RetrievalService, ranking: RankingService):
+        self.retrieval, self.ranking = retrieval, ranking
+
+    @property
+    def expected_wait(self) -> float:
+        """Seconds that a recommendation would wait now in the longer of both queues."""
+        return max(self.retrieval.expected_wait, self.ranking.expected_wait)
+
+    def begin(self, query: RecommendQuery) -> "Future[RetrieveAnswer]":
+        """The candidates to come. Raises RequestError for what can't be retrieved, Overloaded where there's no time."""
+        return self.retrieval.retrieve(query.retrieval)
+
+    async def finish(self, query: RecommendQuery, finding: "Future[RetrieveAnswer]") -> RecommendAnswer:
+        """The answer, once the candidates are there. Raises RequestError for what can't be ranked, Overloaded."""
+        found = await asyncio.wrap_future(finding)
+        ranked = None
+        if found.items:
+            ranked = await asyncio.wrap_future(await asyncio.to_thread(self.ranking.rank, query.ranking(found)))
+        return RecommendAnswer(retrieval=found, ranking=ranked)

@@ -1,0 +1,118 @@
+"""Stages and their pipeline: one call is the stages one by one, offline, for many requests at once and over HTTP."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest_service import Running, serve  # noqa: F401 - a fixture
+from genrank.inference.gen_ranker import GenRanker
+from genrank.inference.gen_retriever import GenRetriever
+from genrank.inference.pipeline import Pipeline, PipelineAnswer
+from genrank.inference.retrieval_engine import RetrieveRequest
+from genrank.inference.stages import (
+    RETRIEVAL,
+    VALUE,
+    Candidates,
+    OrderStage,
+    RankingStage,
+    RetrievalStage,
+    StageRequest,
+    ordered,
+)
+
+TIME = 1_790_000_000
+USERS = ("u0000001", "u0000002", "nobody")
+K, TOP = 40, 10
+
+
+@pytest.fixture(scope="module")
+def ranker(run: Path) -> GenRanker:
+    return GenRanker.load(run)
+
+
+@pytest.fixture(scope="module")
+def retriever(grank: Path) -> GenRetriever:
+    return GenRetriever.load(grank)
+
+
+@pytest.fixture(scope="module")
+def pipeline(ranker: GenRanker, retriever: GenRetriever) -> Pipeline:
+    return Pipeline([RetrievalStage(retriever.engine), RankingStage(ranker.engine), OrderStage()])
+
+
+def request(ranker: GenRanker, user: str, k: int = K) -> StageRequest:
+    return StageRequest(
+        user=user,
+        time=TIME,
+        weights=ranker.bundle.config.value,
+        top_k=TOP,
+        retrieval=RetrieveRequest(user=user, time=TIME, k=k),
+    )
+
+
+def picks(answer: PipelineAnswer) -> list[tuple[str, float]]:
+    found = answer.candidates
+    return list(zip(found.ids, np.round(found.columns[VALUE], 6).tolist(), strict=True))
+
+
+def test_a_pipeline_is_its_stages_one_by_one(pipeline: Pipeline, ranker: GenRanker, retriever: GenRetriever) -> None:
+    for user in USERS:
+        (answer,) = pipeline.run([request(ranker, user)])
+        found = retriever.retrieve(user, k=K, time=TIME)
+        ranking = ranker.rank(user, found.items, time=TIME)
+        assert list(answer.candidates.ids) == [place.item for place in ranking.places[:TOP]]
+        np.testing.assert_allclose(
+            answer.candidates.columns[VALUE], [place.value for place in ranking.places[:TOP]], rtol=1e-6
+        )
+        scores = dict(zip(found.items, found.scores, strict=True))
+        kept = [scores[item] for item in answer.candidates.ids]
+        np.testing.assert_allclose(answer.candidates.columns[RETRIEVAL], kept, rtol=1e-6)
+        assert [(step.stage, step.num_in, step.num_out) for step in answer.reports] == [
+            ("retrieval", 0, K),
+            ("ranking", K, K),
+            ("order", K, TOP),
+        ]
+
+
+def test_many_requests_at_once_are_answered_as_each_alone(pipeline: Pipeline, ranker: GenRanker) -> None:
+    requests = [request(ranker, user) for user in USERS]
+    together = pipeline.run(requests)
+    for one, answer in zip(requests, together, strict=True):
+        (alone,) = pipeline.run([one])
+        assert [name for name, _ in picks(alone)] == [name for name, _ in picks(answer)]
+        np.testing.assert_allclose(alone.candidates.columns[VALUE], answer.candidates.columns[VALUE], rtol=1e-5)
+
+
+def test_the_service_recommends_what_the_pipeline_does_offline(
+    pipeline: Pipeline,
+    ranker: GenRanker,
+    grank: Path,
+    serve: Callable[..., Running],  # noqa: F811 - the fixture
+) -> None:
+    with serve("--retriever", str(grank)).client() as client:
+        for user in USERS:
+            places = client.recommend(user, k=K, top_k=TOP, time=TIME)["ranking"]["places"]
+            (answer,) = pipeline.run([request(ranker, user)])
+            assert [place["item"] for place in places] == list(answer.candidates.ids)
+            np.testing.assert_allclose(
+                [place["value"] for place in places], answer.candidates.columns[VALUE], rtol=1e-5
+            )
+
+
+def test_a_request_without_candidates_is_carried_through(pipeline: Pipeline, ranker: GenRanker) -> None:
+    nothing = Candidates(ids=(), rows=np.zeros(0, np.int64))
+    some = Candidates(ids=("a", "b"), rows=np.array([1, 2]))
+    ranking = Pipeline([RankingStage(ranker.engine)])
+    empty, full = ranking.run([request(ranker, USERS[0])] * 2, [nothing, some])
+    assert len(empty.candidates) == 0
+    assert set(full.candidates.columns) == {task.name for task in ranker.spec.tasks}
+
+
+def test_equal_values_stay_in_the_order_in_which_they_came() -> None:
+    columns = {"click": np.array([0.2, 0.5, 0.2, 0.5]), "like": np.array([0.0, 0.0, 0.0, 1.0])}
+    given = Candidates(ids=("a", "b", "c", "d"), rows=np.arange(4), columns=columns)
+    assert list(ordered(given, {"click": 1.0}).ids) == ["b", "d", "a", "c"]
+    assert list(ordered(given, {"click": 1.0, "like": -1.0}, top_k=3).ids) == ["b", "a", "c"]
+    assert ordered(given, {"click": 1.0}).rows.tolist() == [1, 3, 0, 2]
