@@ -48,6 +48,14 @@ def test_every_command_explains_itself_and_each_of_its_options(name: str, capsys
     assert all(flag in out for flag in flags)
 
 
+@pytest.mark.parametrize("command", [[], ["train"]], ids=["genrank", "train"])
+def test_help_has_a_short_flag(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "--help"]) == 0
+    whole = capsys.readouterr().out
+    assert main([*command, "-h"]) == 0
+    assert capsys.readouterr().out == whole != ""
+
+
 def test_the_version_is_printed_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"genrank {__version__}\n"

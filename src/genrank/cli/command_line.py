@@ -83,7 +83,11 @@ def _program(
 
 def program() -> Any:
     """The command `genrank` with all of its commands, as Typer builds it."""
-    app = typer.Typer(callback=_program, rich_markup_mode=None if _plain() else "rich")
+    app = typer.Typer(
+        callback=_program,
+        rich_markup_mode=None if _plain() else "rich",
+        context_settings={"help_option_names": ["--help", "-h"]},
+    )
     for panel, functions in PANELS.items():
         for function in functions:
             app.command(cls=_CheckedCommand, rich_help_panel=panel)(function)
