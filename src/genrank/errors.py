@@ -3,7 +3,7 @@
     GenRankError                 a failure with an explanation (exit code 1)
     ├── TrainingDiverged         the loss is no longer a number
     ├── Interrupted              stopped by the user, with a checkpoint (exit code 130)
-    └── InputError               the user can mend it (exit code 2)
+    └── InputError               the user can fix it (exit code 2)
         ├── ConfigError          a setting: unknown key, wrong type, out of range, unknown recipe
         ├── SchemaError          the log schema: malformed, or it names what does not exist
         ├── LogError             the exposure log: empty, damaged, a column that cannot be read
@@ -13,7 +13,7 @@
         ├── OutputError          a place to write to: not empty, not writable, no space left
         └── MissingExtraError    an optional dependency that is not installed
 
-A message says, in one line, what was expected, what was found, where, and how to mend it. `shown` writes what was
+A message says, in one line, what was expected, what was found, where, and how to fix it. `shown` writes what was
 found.
 """
 
@@ -37,7 +37,7 @@ class Interrupted(GenRankError):
 
 
 class InputError(GenRankError):
-    """Something the user gave can't be used; the message says how to mend it."""
+    """Something the user gave can't be used; the message says how to fix it."""
 
 
 class ConfigError(InputError):

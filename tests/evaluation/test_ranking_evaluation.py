@@ -104,7 +104,7 @@ def test_one_class_only_is_undefined_and_said() -> None:
 
 
 @pytest.mark.realdata
-def test_counting_on_ml_100k_is_the_published_yardstick(real_data: Path) -> None:
+def test_counting_on_ml_100k_is_the_published_baseline(real_data: Path) -> None:
     from worlds import SPEC, builder, timelines
 
     del SPEC

@@ -1,4 +1,4 @@
-"""Gradient-boosted trees as the yardstick beside a model."""
+"""Gradient-boosted trees as the baseline beside a model."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What preparation refuses: one line that says how to mend it, and nothing left behind."""
+"""What preparation refuses: one line that says how to fix it, and nothing left behind."""
 
 import builtins
 import errno

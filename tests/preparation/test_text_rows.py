@@ -108,7 +108,7 @@ def test_a_row_of_another_length_is_named_wherever_it_is(read: Read, row: int, o
     content = HEADER + lines(row) + odd + lines(60_000 - row, row)
     line = refusal(read, content)
     assert f"0-log.csv, line {row + 2}: expected 4 values, one for each column name, found {found}" in line
-    assert "mend or take out the line" in line
+    assert "correct or remove the line" in line
 
 
 def test_rows_that_are_too_long_and_too_short_do_not_make_up_for_each_other(read: Read) -> None:

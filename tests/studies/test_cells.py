@@ -60,7 +60,7 @@ def test_a_cell_of_another_question_is_not_trusted(tmp_path: Path) -> None:
         replace(CELL, seed=2),
         replace(CELL, data="e"),
         replace(CELL, config=override(CELL.config, ["training.learning_rate=0.5"])),
-        Cell(data="d", seed=1, yardstick="trees"),
+        Cell(data="d", seed=1, classical="trees"),
     ):
         assert read_cell(tmp_path, other) is None
         (tmp_path / CELL.file_name).rename(tmp_path / other.file_name)  # nor under that one's name

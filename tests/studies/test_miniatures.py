@@ -114,10 +114,13 @@ def test_an_a_a_study_compares_a_recipe_with_itself(world: Path, out: Path) -> N
 
 
 def test_committed_rules_are_applied_to_cells_again(world: Path, tmp_path: Path) -> None:
-    """`genrank results --judge` mends what a result says against its cells, and nothing else."""
+    """`genrank results --judge` corrects what a result says against its cells, and nothing else."""
     study(world, tmp_path / "mine", "cold-start", "--seeds", "2", "--grid", "none")
     path = tmp_path / "mine" / "cold-start.json"
     sound = path.read_text(encoding="utf-8")
+    assert main(["results", str(tmp_path), "--judge"]) == 0
+    assert path.read_text(encoding="utf-8") == sound
+    assert main(["results", str(tmp_path), "--pack"]) == 0
     assert main(["results", str(tmp_path), "--judge"]) == 0
     assert path.read_text(encoding="utf-8") == sound
     oversold = json.loads(sound)

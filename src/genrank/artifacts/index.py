@@ -61,7 +61,7 @@ def write_index(folder: Path, *, model: str, ids: Sequence[str], embedded_IW: ND
     bad = np.flatnonzero(~np.isfinite(embedded_IW).all(1))
     if len(bad):
         raise BundleError(
-            f"{folder}: the vector of item {ids[int(bad[0])]!r} is not finite, as of {len(bad)} of {len(ids)}; mend "
+            f"{folder}: the vector of item {ids[int(bad[0])]!r} is not finite, as of {len(bad)} of {len(ids)}; correct "
             "these items' features (embeddings, most likely), or train again if it is all of them"
         )
 

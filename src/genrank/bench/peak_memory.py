@@ -19,7 +19,7 @@ import torch
 from genrank.bench.measure import Work
 from genrank.training.allocator import MMAP_THRESHOLD, TRIM_THRESHOLD, glibc
 
-_KEPT = 64 * 1024  # bytes; larger pieces are mapped, and unmapped when freed. Less than this is not told apart.
+_KEPT = 64 * 1024  # bytes; larger pieces are mapped, and unmapped when freed. Less than this is not noticed.
 
 
 def peak_memory(prepare: Callable[..., Mapping[str, Work]], *arguments: object) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""`genrank doctor`: what this machine has, what is slow on it, and how to mend it."""
+"""`genrank doctor`: what this machine has, what is slow on it, and how to fix it."""
 
 import importlib.util
 import os
@@ -116,7 +116,7 @@ def _advice(rates: Rates) -> list[str]:
         said.append("more torch threads than cores: set threads to the number of cores")
     if rates.bf16 > 1.5 * rates.fp32:
         said.append("bf16 products are faster here: try --set training.precision=bf16 for widths of 256 and more")
-    return said or ["nothing to mend"]
+    return said or ["nothing to fix"]
 
 
 def thread_advice() -> list[str]:

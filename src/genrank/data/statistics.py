@@ -4,7 +4,7 @@ Per entity (item, user, each feature F of the item named in the schema, user × 
 events with t - w <= known time < t, t the request's time:
 
     count       log(1 + n)                               n the events, once per window: of the first task
-    rate        logit((c + αp) / (n + α)) - logit(p)     c yeses, p the training part's rate: 0 is "as everywhere"
+    rate        logit((c + αp) / (n + α)) - logit(p)     c positives, p the training part's rate: 0 is "as everywhere"
     residual    Σ (y - r) / (n + α)                      r the rate, at the event's own request, of the user (for item
                                                          and F) or of the item (for user and user × F)
 
@@ -172,7 +172,7 @@ class WindowStatistics:
         return np.stack(columns, axis=1).astype(np.float16)
 
     def _columns(self, sums: Ints) -> list[NDArray[Any]]:
-        """One window's columns from (Q, 3T) sums of known labels, yeses and residuals."""
+        """One window's columns from (Q, 3T) sums of known labels, positives and residuals."""
         alpha = self.config.smoothing
         columns: list[NDArray[Any]] = []
         for number, task in enumerate(self.tasks):

@@ -5,7 +5,7 @@
     item + user rate    logit(item rate) + logit(user's own rate so far) - logit(base rate), point in time
 
 The user's rate counts exposures strictly before the request, those of the test part included, smoothed alike. Five
-pseudo-exposures are the yardstick's choice for ml-100k.
+pseudo-exposures are this baseline's choice for ml-100k.
 """
 
 import numpy as np

@@ -9,7 +9,7 @@ import numpy as np
 from genrank.evaluation import metrics as m
 from genrank.evaluation.predictions import Predictions
 
-# Okabe and Ito's colours, told apart by colour-blind readers too.
+# Okabe and Ito's colours, which colour-blind readers can distinguish too.
 BLUE, ORANGE, GREY, GREEN = "#0072b2", "#e69f00", "#8a8f98", "#009e73"
 INK = "#7b828c"  # readable on white and on black
 

@@ -1,4 +1,4 @@
-"""Gradient-boosted trees (LightGBM) on what is known of an exposure before its request: the classical yardstick.
+"""Gradient-boosted trees (LightGBM) on what is known of an exposure before its request: the classical baseline.
 
 Features: the window statistics where the data has them; category and bucket indices of item, user and exposure
 (ids, multi-valued features and frozen embeddings left out); length of the history, time since the previous request,

@@ -10,7 +10,7 @@ from genrank.errors import shown
 
 log = logging.getLogger("genrank.server")
 MAX_NAMED = 20  # that the log names
-MAX_COUNTED = 10_000  # that are told apart; more are not counted while serving
+MAX_COUNTED = 10_000  # that are distinguished; more are not counted while serving
 
 
 class Name(NamedTuple):
@@ -70,6 +70,6 @@ class LeftOut:
         if self.quiet:
             return
         if count <= MAX_NAMED:
-            log.error("%s: the %s is left out: %s; mend or delete it with genrank store", self.where, name, reason)
+            log.error("%s: the %s is left out: %s; repair or delete it with genrank store", self.where, name, reason)
         if count == MAX_NAMED:
             log.error("%s: what else is left out is counted only; genrank store STORE check names all", self.where)

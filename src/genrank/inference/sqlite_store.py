@@ -50,7 +50,7 @@ TROUBLES = {  # by the beginning of SQLite's name for them
     "SQLITE_BUSY": "another process holds it; end that process",
     "SQLITE_LOCKED": "another process holds it; end that process",
     "SQLITE_FULL": "there is no space left on its disk; make room",
-    "SQLITE_IOERR": "its disk can't be read or written; make room, or mend the disk",
+    "SQLITE_IOERR": "its disk can't be read or written; make room, or repair the disk",
     "SQLITE_READONLY": "it can't be written to; give this process the right to",
     "SQLITE_CANTOPEN": "it can't be opened; see whether it, its folder and free descriptors are there",
     "SQLITE_CORRUPT": "it is damaged; bring back a copy of it",

@@ -90,7 +90,7 @@ class SchemaCheck:
                 mended += len(changed)
             else:
                 events = [each for each in _events(store, name.user) if each.key == name.id]
-                mended += len(store.append([self._mended_event(event) for event in events]))
+                mended += len(store.append([self._repaired_event(event) for event in events]))
         deleted = store.delete(
             items=[name.id for name in broken if name.kind == "item"],
             events=[(name.user, name.id) for name in broken if name.kind == "event"],
@@ -106,7 +106,7 @@ class SchemaCheck:
             catalogue = self.histories.catalogue
             catalogue.check(catalogue.with_known_features(item))
 
-    def _mended_event(self, event: Event) -> Event:
+    def _repaired_event(self, event: Event) -> Event:
         def reads(**values: Any) -> bool:
             try:
                 self._read_event(replace(event, **{"actions": {}, "context": {}} | values))

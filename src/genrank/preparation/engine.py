@@ -233,7 +233,7 @@ def _translated(problem: Exception, parquet: Sequence[Path]) -> Exception:
     value = re.search(r"'([^']*)'", text.partition("\n")[0])
     return LogError(
         f"the log can't be read: a value{f' ({shown(value[1])})' if value else ''} can't be used as its column is "
-        f"({type(problem).__name__}); mend or leave out the value, or name another column"
+        f"({type(problem).__name__}); correct or remove the value, or name another column"
     )
 
 

@@ -67,7 +67,7 @@ def prepare(
 ) -> Manifest:
     """Prepares the log of `source` into the new folder `out`; `report` is told of progress in lines of text.
 
-    Raises an InputError of one line for what the user can mend; then nothing is left behind.
+    Raises an InputError of one line for what the user can fix; then nothing is left behind.
     """
     import_ibis()
     refuse_occupied(out)

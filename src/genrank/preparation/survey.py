@@ -192,7 +192,7 @@ def _check_weights(engine: Engine, exposures: Expression, schema: LogSchema, cou
             wanted = "above 0 and at most 1" if role == "sampling.rate_column" else "0 or more, at most 1e18"
             raise LogError(
                 f"{role}: expected numbers that are {wanted} in {column.get_name()!r}, found "
-                f"{counts[f'odd {role}']:,} others such as {odd[0].as_py()!r}; leave these rows out, or mend them"
+                f"{counts[f'odd {role}']:,} others such as {odd[0].as_py()!r}; leave these rows out, or correct them"
             )
 
 

@@ -15,7 +15,7 @@ from genrank.errors import LogError, shown
 from genrank.preparation.file_kinds import ENCODINGS
 from genrank.preparation.text_scan import LONGEST_ROW, Dialect
 
-MEND = "mend or take out the line, or set [csv] separator or quote"
+REMEDY = "correct or remove the line, or set [csv] separator or quote"
 NO_QUOTE = "set [csv] quote ('' for none)"
 BATCH = 10_000  # rows written at a time
 UNREADABLE = "surrogateescape"  # bytes that are no text are found in the columns that are read, and only there
@@ -91,15 +91,15 @@ class _Lines:
             self.number += 1
             if "\0" in line:
                 raise LogError(
-                    f"{self.name}, line {self.number}: expected text, found a zero byte; mend or take out the line, or "
-                    f"set [csv] encoding, {ENCODINGS}"
+                    f"{self.name}, line {self.number}: expected text, found a zero byte; correct or remove the line, "
+                    f"or set [csv] encoding, {ENCODINGS}"
                 )
             self._raw.append(line)
             self._length += len(line)
             if self._length >= LONGEST_ROW:
                 raise LogError(
                     f"{self.name}, line {self.begin}: expected a row of at most {LONGEST_ROW:,} characters, found a "
-                    f"longer one: is a quote not closed? Mend or take out the line, or {NO_QUOTE}"
+                    f"longer one: is a quote not closed? Correct or remove the line, or {NO_QUOTE}"
                 )
             yield line
 
@@ -138,7 +138,7 @@ def _rows(lines: _Lines, dialect: Dialect) -> Iterator[list[str]]:
 def _misquoted(lines: _Lines, problem: str) -> LogError:
     if "end of data" in problem:
         return LogError(
-            f"{lines.name}, line {lines.begin}: expected a closing quote, found none up to the file's end; mend the "
+            f"{lines.name}, line {lines.begin}: expected a closing quote, found none up to the file's end; correct the "
             f"value (is the file cut?), or {NO_QUOTE}"
         )
     return LogError(
@@ -158,8 +158,10 @@ def _ragged(lines: _Lines, first: int, raw: list[str], row: list[str], dialect: 
     if dialect.header and 2 * len(names) > expected:
         return LogError(f"{where}, which are column names; {_SEVERAL}")
     if len(row) < expected and lines.at_end():
-        return LogError(f"{where} in the last line; is the file cut, or is that a footer? {MEND[0].upper()}{MEND[1:]}")
-    return LogError(f"{where}; {MEND}")
+        return LogError(
+            f"{where} in the last line; is the file cut, or is that a footer? {REMEDY[0].upper()}{REMEDY[1:]}"
+        )
+    return LogError(f"{where}; {REMEDY}")
 
 
 def _same_names(row: list[str], header: list[str] | None) -> bool:
@@ -178,7 +180,7 @@ def _reads_as_lines(raw: list[str], dialect: Dialect) -> bool:
 def _ambiguous(name: Path, first: int, raw: list[str]) -> LogError:
     return LogError(
         f"{name}, lines {first} to {first + len(raw) - 1}: one value from a quote to the next, or {len(raw)} rows? Set "
-        "[csv] quote ('\"' for one value, '' for rows), or mend the quotes"
+        "[csv] quote ('\"' for one value, '' for rows), or correct the quotes"
     )
 
 

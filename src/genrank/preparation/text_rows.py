@@ -114,7 +114,7 @@ class _Reading:
                 if row.values[place] and not _is_number(row.values[place]):
                     raise LogError(
                         f"{file.name}, line {row.line}: expected a number in column {name!r}, found "
-                        f"{shown(row.values[place])}; mend or take out the line"
+                        f"{shown(row.values[place])}; correct or remove the line"
                     )
 
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 FIRST, LONGEST = 60.0, 3600.0  # seconds between saying a thing again: doubled each time, up to an hour
-MOST = 16  # troubles that are told apart
+MOST = 16  # troubles that are distinguished
 
 
 class Rarely:

@@ -35,6 +35,7 @@ def judge_again(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         choices={values["variant"]: Choice.of(values, result["metrics"][0]) for values in result["tuning"]},
         speed=result["speed"],
         leaks=result["data"].get("leaks", ()),
+        slices=result["slices"],
     )
     return {**result, **conclude(read_back(result), evidence)}
 
@@ -49,7 +50,7 @@ def read_back(result: Mapping[str, Any]) -> Study:
         **{name: result[name] for name in ("title", "question", "baseline")},
         name=result["study"],
         variants=tuple(
-            Variant(name=row["variant"], **{name: row[name] for name in ("yardstick", "tuned_as", "weakness")})
+            Variant(name=row["variant"], classical=row["yardstick"], tuned_as=row["tuned_as"], weakness=row["weakness"])
             for row in result["rows"]
         ),
         metrics=tuple(result["metrics"]),

@@ -61,7 +61,7 @@ def read_archive(folder: Path) -> Mapping[str, bytes]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as problem:
-        raise DataError(f"{path}: can't be read ({problem.strerror}); mend its permissions") from None
+        raise DataError(f"{path}: can't be read ({problem.strerror}); correct its permissions") from None
 
 
 def pack_studies(folder: Path) -> list[PackedCells]:
@@ -110,7 +110,7 @@ def _bytes(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as problem:
-        raise DataError(f"{path}: can't be read ({problem.strerror}); mend its permissions or remove it") from None
+        raise DataError(f"{path}: can't be read ({problem.strerror}); correct its permissions or remove it") from None
 
 
 def _remove(path: Path, stamp: tuple[int, ...]) -> None:

@@ -1,4 +1,4 @@
-"""A cell of a study: one run under one seed, or a yardstick, as a small JSON file that any study may use again.
+"""A cell of a study: one run under one seed, or a classical baseline, as a JSON file that any study may use again.
 
 A cell is named for its question: the configuration with its seed, the data, the version of this file's format. How it
 was computed (threads, device, the recipe's name) is not part of that. Each file carries the versions and the digest of
@@ -19,7 +19,7 @@ from genrank.runs.run_config import RunConfig
 from genrank.schema import fingerprint
 from genrank.studies.cell_archive import cell_texts
 from genrank.studies.code import code_digest, made_with
-from genrank.studies.study import Yardstick
+from genrank.studies.study import ClassicalBaseline
 
 FORMAT = 1
 HOW = ("recipe", "threads", "device", "evaluation")  # of a RunConfig: no part of what is computed
@@ -32,7 +32,7 @@ class Cell:
     data: str
     seed: int
     config: RunConfig | None = None
-    yardstick: Yardstick | None = None
+    classical: ClassicalBaseline | None = None
 
     @property
     def question(self) -> dict[str, Any]:
@@ -40,7 +40,8 @@ class Cell:
         values = None if self.config is None else to_dict(replace(self.config, seed=self.seed))
         if values is not None:
             values = {name: value for name, value in values.items() if name not in HOW}
-        asked = {"format": FORMAT, "data": self.data, "seed": self.seed, "yardstick": self.yardstick, "config": values}
+        # A classical baseline is called "yardstick" in files of this format.
+        asked = {"format": FORMAT, "data": self.data, "seed": self.seed, "yardstick": self.classical, "config": values}
         plain: dict[str, Any] = json.loads(json.dumps(asked))  # tuples are lists, as they will be when read back
         return plain
 
@@ -52,7 +53,7 @@ class Cell:
     @property
     def file_name(self) -> str:
         """Of the cell's JSON."""
-        what = self.yardstick or (self.config.recipe if self.config else "")
+        what = self.classical or (self.config.recipe if self.config else "")
         return f"{what}-{self.seed}-{self.identity}.json"
 
 

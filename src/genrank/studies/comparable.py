@@ -37,7 +37,7 @@ def counted(cells: Mapping[str, CellResult]) -> float | None:
 def standing(variant: Variant, cells: Mapping[int, CellResult], counting: float | None) -> Comparability:
     """Of a ranker, from its finished cells."""
     figures = [cell.figures for cell in cells.values() if not cell.failed]
-    if variant.yardstick in COUNTING or not figures:
+    if variant.classical in COUNTING or not figures:
         return Comparability()
     aucs = [found["test"][ALL].get("auc") for found in figures]
     if None in aucs:
@@ -47,7 +47,7 @@ def standing(variant: Variant, cells: Mapping[int, CellResult], counting: float 
         unchecked.append("no count-based baseline")
     elif (above := float(np.mean(aucs)) - counting) < NEAR:
         return Comparability(why=f"{variant.name} is {_apart(above)} the count-based baseline")
-    if variant.yardstick is None:
+    if variant.classical is None:
         rises = [last_rise(found.get("curve", ()), "auc") for found in figures]
         known = [rise for rise in rises if rise is not None]
         if len(known) < len(rises):
@@ -84,7 +84,7 @@ def doubts(study: Study, finding: Finding, choices: Mapping[str, Choice]) -> lis
         variant, tuner = study.variant(name), study.tuner(name)
         if variant.weakness:
             said.append(f"{name}: {variant.weakness}")
-        if variant.yardstick is None:
+        if variant.classical is None:
             choice = choices.get(tuner)
             if choice is None or len(choice.tried) < 2:
                 said.append(f"{tuner} was not tuned")

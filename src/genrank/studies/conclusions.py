@@ -33,7 +33,8 @@ Results = Mapping[str, Mapping[int, CellResult]]  # variant -> seed -> cell; see
 class Evidence:
     """All that a study's cells gave. counting: the count-based baselines' cells by name; none for retrieval.
 
-    leaks: what preparation warned of that makes no comparison on the data one to trust.
+    leaks: what preparation warned of that makes no comparison on the data one to trust. slices: in which order they are
+    shown, where that is known: packed cells have lost theirs.
     """
 
     results: Results
@@ -42,12 +43,13 @@ class Evidence:
     choices: Mapping[str, Choice]
     speed: Mapping[str, Any]
     leaks: Sequence[str] = ()
+    slices: Sequence[str] = ()
 
 
 def conclude(study: Study, evidence: Evidence) -> dict[str, Any]:
     """Rows, findings, fits and sanity from whatever cells there are."""
     results, seeds = evidence.results, evidence.seeds
-    parts = _parts(results) if study.slices else [ALL]
+    parts = _parts(results, evidence.slices) if study.slices else [ALL]
     counting = counted(evidence.counting)
     standing = standings(study, results, counting)
     rows = [_row(study, variant, evidence, parts, standing[variant.name]) for variant in study.variants]
@@ -70,9 +72,10 @@ def conclude(study: Study, evidence: Evidence) -> dict[str, Any]:
     return concluded
 
 
-def _parts(results: Results) -> list[str]:
+def _parts(results: Results, order: Sequence[str]) -> list[str]:
     first = next((c for cells in results.values() for c in cells.values() if not c.failed), None)
-    return list(first.figures["test"]) if first else [ALL]
+    found = list(first.figures["test"]) if first else [ALL]
+    return sorted(found, key=lambda name: order.index(name) if name in order else len(order))
 
 
 def _figures(
@@ -101,7 +104,7 @@ def _row(
     row: dict[str, Any] = {
         "variant": variant.name,
         "tuned_as": variant.tuned_as,
-        "yardstick": variant.yardstick,
+        "yardstick": variant.classical,
         "weakness": variant.weakness,
         "seeds": len(done),
         "errors": sorted({cell.error for cell in cells.values() if cell.failed}),

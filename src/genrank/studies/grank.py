@@ -49,7 +49,7 @@ def grank(bases: Bases) -> Study:
         notes=(
             "The paper uses its auxiliary at inference in the row that is compared here; ours only trains with it.",
             "Two towers are searched exactly, which no approximate index can better.",
-            "Positives: the yeses of the first binary task, or every event. What a user had before is not retrieved.",
+            "Positives of the first binary task count, or every event. What a user had before is not retrieved.",
         ),
         slices=True,
         regimes={},

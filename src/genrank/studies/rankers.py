@@ -37,9 +37,9 @@ def overall(bases: Bases) -> Study:
                 for name in rankers
             ),
             official_hstu(bases),
-            Variant(name="gradient-boosted trees", yardstick="trees", weakness=weakness),
-            Variant(name="item rate + user rate", yardstick="item_user_rate"),
-            Variant(name="item rate", yardstick="item_rate"),
+            Variant(name="gradient-boosted trees", classical="trees", weakness=weakness),
+            Variant(name="item rate + user rate", classical="item_user_rate"),
+            Variant(name="item rate", classical="item_rate"),
         ),
         baseline="mlp" if "mlp" in rankers else HSTU,
         findings=(

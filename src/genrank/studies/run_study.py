@@ -151,7 +151,7 @@ def check(study: Study, grid: Grid, manifest: Manifest) -> None:
     except ImportError:
         raise MissingExtraError("studies need SciPy; pip install 'genrank[studies]'") from None
     for variant in study.variants:
-        if variant.yardstick == "trees":
+        if variant.classical == "trees":
             import_lightgbm()
         for point in _first_points(variant, grid):
             assert variant.config is not None
@@ -221,7 +221,7 @@ def _baselines(study: Study, data_hash: str) -> dict[str, Cell]:
     """The count-based baselines, which say whether a ranker has learnt anything; none for retrieval."""
     if study.metrics != RANKING:
         return {}
-    return {name: Cell(data=data_hash, seed=-1, yardstick=name) for name in COUNTING}
+    return {name: Cell(data=data_hash, seed=-1, classical=name) for name in COUNTING}
 
 
 def _counting(baselines: Mapping[str, Cell], schedule: Schedule, progress: StudyProgress) -> dict[str, CellResult]:
@@ -237,8 +237,8 @@ def _asked(
     for seed in [-1, *seeds]:
         for variant in study.variants:
             config = _chosen(study, variant, choices)
-            if seed in _seeds_of(variant, seeds) and (config is not None or variant.yardstick):
-                asked[variant.name, seed] = Cell(data=data_hash, seed=seed, config=config, yardstick=variant.yardstick)
+            if seed in _seeds_of(variant, seeds) and (config is not None or variant.classical):
+                asked[variant.name, seed] = Cell(data=data_hash, seed=seed, config=config, classical=variant.classical)
     return asked
 
 
@@ -259,7 +259,7 @@ def _identities(asked: Mapping[tuple[str, int], Cell], results: Results) -> dict
 
 
 def _seeds_of(variant: Variant, seeds: Sequence[int]) -> Sequence[int]:
-    return [-1] if variant.yardstick not in (None, "trees") else seeds  # counting knows no seeds
+    return [-1] if variant.classical not in (None, "trees") else seeds  # counting knows no seeds
 
 
 def _chosen(study: Study, variant: Variant, choices: Mapping[str, Choice]) -> Any:

@@ -1,4 +1,4 @@
-"""Computes one cell: trains and judges a run, or judges a yardstick."""
+"""Computes one cell: trains and judges a run, or judges a classical baseline."""
 
 import io
 import shutil
@@ -42,7 +42,7 @@ def compute(cell: Cell, data: Path, workplace: Path, *, threads: int) -> CellRes
     """
     torch.set_num_threads(threads)
     try:
-        figures = _run(cell, data, workplace, threads) if cell.config else _yardstick(cell, data)
+        figures = _run(cell, data, workplace, threads) if cell.config else _classical(cell, data)
     except (Interrupted, InputError):
         raise
     except GenRankError as problem:
@@ -135,21 +135,21 @@ def _validations(run: Path) -> list[dict[str, Any]]:
     return [row for row in rows if row["kind"] == "valid"]
 
 
-def _yardstick(cell: Cell, data: Path) -> dict[str, Any]:
+def _classical(cell: Cell, data: Path) -> dict[str, Any]:
     """Trees and counting, judged on the same exposures as the runs."""
     began = time.monotonic()
     prepared = PreparedData.load(data)
     builder = prepared.builder(SequenceConfig(grouping="user"))
     predictions, task = _empty(builder, prepared), first_binary(prepared)
-    if cell.yardstick == "trees":
+    if cell.classical == "trees":
         spec = next(each for each in prepared.manifest.spec.tasks if each.name == task)
         found = tree_baseline(prepared, builder, spec, rows=predictions.exposure, seed=cell.seed)
         if found is None:
             raise GenRankError(f"{task} has one class only in the training or the validation part")
         scores, about = found.scores, {"leaves": found.num_leaves, "trees": found.num_trees}
     else:
-        assert cell.yardstick is not None
-        scores, about = counting_baselines(prepared, builder, predictions)[task][cell.yardstick], {}
+        assert cell.classical is not None
+        scores, about = counting_baselines(prepared, builder, predictions)[task][cell.classical], {}
     return {"test": judge(predictions, task, scores), "seconds": round(time.monotonic() - began, 2), **about}
 
 

@@ -102,7 +102,7 @@ class _Job:
         self.name, self.cell, self.cells, self.began = name, cell, schedule.cells, time.monotonic()
         self.workplace = Path(tempfile.mkdtemp(prefix="genrank-study-"))
         order = {
-            "cell": {"data": cell.data, "seed": cell.seed, "config": to_dict(cell.config), "yardstick": cell.yardstick},
+            "cell": {"data": cell.data, "seed": cell.seed, "config": to_dict(cell.config), "yardstick": cell.classical},
             "data": str(schedule.data),
             "cells": str(schedule.cells),
             "threads": schedule.threads,
@@ -122,7 +122,7 @@ class _Job:
         return self.process.poll() is not None
 
     def result(self) -> CellResult:
-        """What the worker wrote; a worker that died is a failed cell. InputError where the user can mend it."""
+        """What the worker wrote; a worker that died is a failed cell. InputError where the user can fix it."""
         output = (self.workplace / "output").read_text(encoding="utf-8", errors="replace").strip()
         shutil.rmtree(self.workplace, ignore_errors=True)
         if self.process.returncode == BAD_INPUT:

@@ -10,10 +10,10 @@ from typing import Literal
 
 from genrank.runs.run_config import RunConfig
 
-Yardstick = Literal["trees", "item_rate", "item_user_rate"]
+ClassicalBaseline = Literal["trees", "item_rate", "item_user_rate"]
 Claim = Literal["above", "at_most", "parity", "not_below", "faster"]
 AS_TRAINED = "as trained"
-COUNTING: tuple[Yardstick, ...] = ("item_user_rate", "item_rate")
+COUNTING: tuple[ClassicalBaseline, ...] = ("item_user_rate", "item_rate")
 MARGIN = 0.001  # an AUC difference that counts as significant in the paper
 RANKING = ("auc", "gauc", "neg_logloss")
 RETRIEVAL = ("recall@500", "ndcg@10", "hr@10", "recall@50", "mrr")
@@ -23,19 +23,19 @@ RETRIEVAL = ("recall@500", "ndcg@10", "hr@10", "recall@50", "mrr")
 class Variant:
     """A row of the study's table: a run under several seeds, or something that is not trained by the trainer.
 
-    One that is read back from a result has neither config nor yardstick: it is known by its cells.
+    One that is read back from a result has neither config nor classical baseline: it is known by its cells.
     """
 
     name: str
-    config: RunConfig | None = None  # seed 0, before the tuned settings; None: `yardstick`
-    yardstick: Yardstick | None = None
+    config: RunConfig | None = None  # seed 0, before the tuned settings; None: `classical`
+    classical: ClassicalBaseline | None = None
     axes: Mapping[str, Sequence[str]] = field(default_factory=dict)  # what is tuned of it beside the grid
     weakness: str = ""  # why a win over it proves nothing, as "window statistics are off"
     tuned_as: str = ""  # the variant whose tuned settings it takes; empty: it is tuned itself
 
     def __post_init__(self) -> None:
-        if self.config is not None and self.yardstick is not None:
-            raise ValueError(f"variant {self.name!r} has a config and a yardstick; it needs one of them")
+        if self.config is not None and self.classical is not None:
+            raise ValueError(f"variant {self.name!r} has a config and a classical baseline; it needs one of them")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ def main() -> int:
     order = read_json(workplace / "order.json", error=DataError, remedy="a study writes it")
     asked = order["cell"]
     config = build(RunConfig, asked["config"], where="order") if asked["config"] else None
-    cell = Cell(data=asked["data"], seed=asked["seed"], config=config, yardstick=asked["yardstick"])
+    cell = Cell(data=asked["data"], seed=asked["seed"], config=config, classical=asked["yardstick"])
     try:
         result = compute(cell, Path(order["data"]), workplace / "run", threads=order["threads"])
     except InputError as problem:

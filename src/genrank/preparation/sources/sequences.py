@@ -169,7 +169,9 @@ def _items(path: Path) -> pa.Table:
     values = read_json(path, error=LogError, remedy=remedy)
     for item, ids in values.items():
         if not (isinstance(ids, list) and all(_is_id(value) for value in ids)):
-            raise LogError(f"{path}: expected a list of ids for item {item!r}, found {json.dumps(ids)[:40]}; mend it")
+            raise LogError(
+                f"{path}: expected a list of ids for item {item!r}, found {json.dumps(ids)[:40]}; correct it"
+            )
     attributes = [list(map(str, ids)) for ids in values.values()]
     return pa.table({"item": list(values), "attributes": attributes}, schema=ITEMS)
 
