@@ -15,8 +15,9 @@ from genrank.studies.all_studies import STUDIES
 from genrank.studies.code import code_digest
 from genrank.studies.contrasts import Verdict
 from genrank.studies.pages import markdown
-from genrank.studies.study_tables import as_markdown, findings, is_older
+from genrank.studies.study_tables import findings, is_older
 from genrank.studies.tuning import DEFAULT_GRID
+from genrank.text_table import TextTable, to_markdown
 
 NOTES = "notes.md"  # in the folder and beside the results of a data set: what a person adds to them
 EARLIER = " †"
@@ -59,7 +60,7 @@ def _found(folder: Path) -> tuple[Path, BySet]:
 
 def _summary(folder: Path, by_set: BySet, *, linked: bool) -> str:
     """How many verdicts there are of each kind, what a person notes, and every verdict. linked: to the sets' pages."""
-    lines = ["# Results", "", *as_markdown(_counts(folder, by_set, linked=linked)), ""]
+    lines = ["# Results", "", *to_markdown(_counts(folder, by_set, linked=linked)), ""]
     if any(is_older(result) for results in by_set.values() for result in results):
         lines += [
             f"{EARLIER.strip()}: of earlier code than {code_digest()}, which was current when this page was made.",
@@ -69,10 +70,10 @@ def _summary(folder: Path, by_set: BySet, *, linked: bool) -> str:
     return "\n".join([*lines, "## Verdicts", "", *_verdicts(by_set)])
 
 
-def _counts(folder: Path, by_set: BySet, *, linked: bool) -> list[list[str]]:
+def _counts(folder: Path, by_set: BySet, *, linked: bool) -> TextTable:
     """A row per data set: its studies, and how often each verdict was reached there."""
     verdicts: tuple[str, ...] = get_args(Verdict)
-    rows = [["data set", "studies", *verdicts]]
+    rows = []
     total = Counter[str]()
     for place, results in by_set.items():
         found = Counter(finding["verdict"] for result in results for finding in result["findings"])
@@ -81,7 +82,8 @@ def _counts(folder: Path, by_set: BySet, *, linked: bool) -> list[list[str]]:
         older = EARLIER * any(is_older(result) for result in results)
         studies = ", ".join(result["study"] for result in results)
         rows.append([name + older, studies, *(str(found[verdict]) for verdict in verdicts)])
-    return [*rows, ["all", "", *(str(total[verdict]) for verdict in verdicts)]]
+    rows.append(["all", "", *(str(total[verdict]) for verdict in verdicts)])
+    return TextTable(head=["data set", "studies", *verdicts], rows=rows)
 
 
 def _of_set(place: Path, results: list[dict[str, Any]]) -> str:
@@ -125,18 +127,18 @@ def _verdicts(by_set: BySet) -> list[str]:
     for study in STUDIES:
         found = {place: r for place, results in by_set.items() for r in results if r["study"] == study}
         if any(result["findings"] for result in found.values()):
-            lines += [f"### {study}", "", *as_markdown(_claims(found)), ""]
+            lines += [f"### {study}", "", *to_markdown(_claims(found)), ""]
     return lines
 
 
-def _claims(found: dict[Path, dict[str, Any]]) -> list[list[str]]:
+def _claims(found: dict[Path, dict[str, Any]]) -> TextTable:
     cells: dict[tuple[str, ...], dict[Path, str]] = {}
     for place, result in found.items():
-        for finding, row in zip(result["findings"], findings(result)[1:], strict=True):
+        for finding, row in zip(result["findings"], findings(result).rows, strict=True):
             measured = "; ".join(part for part in row[3:5] if part != "–").replace(" to ", ", ")
             verdict = finding["verdict"]
             said = "–" if verdict == "not measured" else f"{verdict}: {measured}"
             cells.setdefault(tuple(row[:3]), {})[place] = said
     names = [place.name + EARLIER * is_older(result) for place, result in found.items()]
-    rows = [["claim", "paper", "confirmed if", *names]]
-    return rows + [[*claim, *(said.get(place, "") for place in found)] for claim, said in cells.items()]
+    rows = [[*claim, *(said.get(place, "") for place in found)] for claim, said in cells.items()]
+    return TextTable(head=["claim", "paper", "confirmed if", *names], rows=rows)

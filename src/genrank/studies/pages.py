@@ -1,12 +1,7 @@
 """A study's result as Markdown, CSV, JSON and one self-contained HTML page."""
 
-import csv
-import io
-from collections.abc import Sequence
 from pathlib import Path
-
-from rich import box
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from genrank.evaluation.page import render, require
 from genrank.finite_json import json_text
@@ -15,7 +10,6 @@ from genrank.studies.study_tables import (
     Result,
     about,
     age,
-    as_markdown,
     cost_table,
     failures,
     findings,
@@ -29,6 +23,12 @@ from genrank.studies.study_tables import (
     table,
     tuning,
 )
+from genrank.text_table import TextTable, to_csv, to_html, to_markdown, to_rich
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+CLASSES = {"claim": "claim", "verdict": "verdict {}"}  # column of the findings → class of its cells in study.html
 
 
 def write_pages(out: Path, result: Result) -> list[Path]:
@@ -46,12 +46,12 @@ def write_pages(out: Path, result: Result) -> list[Path]:
         about=about(result),
         age=age(result),
         charts=drawn,
-        rows=table(result),
-        costs=cost_table(result),
-        slices=slice_table(result),
+        variants=Markup(to_html(table(result))),
+        costs=Markup(to_html(cost_table(result))) if cost_table(result).rows else "",
+        slices=Markup(to_html(slice_table(result))),
         slice_heading=slice_heading(result),
-        findings=findings(result),
-        tuning=tuning(result),
+        findings=Markup(to_html(findings(result), classes=CLASSES)),
+        tuning=Markup(to_html(tuning(result))) if tuning(result).rows else "",
         sanity=sanity(result),
         fits=fits(result),
         standing=standing(result),
@@ -71,21 +71,21 @@ def markdown(result: Result, *, level: int = 1) -> str:
     lines = [f"{mark} {result['title']}", "", result["question"], "", about(result), ""]
     lines += [f"**{age(result)}**", ""] if is_older(result) else []
     if result["findings"]:
-        lines += [f"{mark}# Findings", "", *as_markdown(findings(result)), ""]
-    lines += [f"{mark}# Variants", "", *as_markdown(table(result)), ""]
-    if cost_table(result):
-        lines += [*as_markdown(cost_table(result)), ""]
+        lines += [f"{mark}# Findings", "", *to_markdown(findings(result)), ""]
+    lines += [f"{mark}# Variants", "", *to_markdown(table(result)), ""]
+    if cost_table(result).rows:
+        lines += [*to_markdown(cost_table(result)), ""]
     if result["slices"] != ["all"]:
         lines += [
             f"{mark}# {slice_heading(result)}",
             "",
-            *as_markdown(slice_table(result)),
+            *to_markdown(slice_table(result)),
             "",
         ]
     sentences = [*standing(result), *fits(result), *sanity(result)]
     lines += [*(f"- {sentence}" for sentence in sentences), *([""] if sentences else [])]
-    if tuning(result):
-        lines += [f"{mark}# Tuning", "", *as_markdown(tuning(result)), ""]
+    if tuning(result).rows:
+        lines += [f"{mark}# Tuning", "", *to_markdown(tuning(result)), ""]
     lines += [*(f"- {note}" for note in [*result["notes"], *READING, *failures(result)]), ""]
     return "\n".join(lines)
 
@@ -104,29 +104,19 @@ READING = (
 )
 
 
-def summary(result: Result) -> list[Table]:
+def summary(result: Result) -> "list[Table]":
     """Tables for a terminal: the findings, and of the variants what fits."""
-    whole = table(result)
-    keep = [0, 1, 2, 4, len(whole[0]) - 1]  # variant, main figure, its difference, the second figure, seeds
-    shown = [[[row[0], *row[3:5], row[-2]] for row in findings(result)]] if result["findings"] else []
-    made = []
-    for rows in [*shown, [[row[place] for place in keep] for row in whole]]:
-        drawn = Table(*rows[0], box=box.SIMPLE_HEAD)
-        for row in rows[1:]:
-            drawn.add_row(*row)
-        made.append(drawn)
-    return made
+    judged = [findings(result).only([0, 3, 4, -2])] if result["findings"] else []
+    variants = table(result).only([0, 1, 2, 4, -1])  # variant, main figure, its difference, the second figure, seeds
+    return [to_rich(shown, framed=False) for shown in (*judged, variants)]
 
 
 def as_csv(result: Result) -> str:
     """A line per variant, slice, metric and seed."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["study", "variant", "slice", "metric", "seed", "value"])
+    rows = []
     for row in result["rows"]:
         for part, figures in row["parts"].items():
             for metric in metrics_of(result):
-                values: Sequence[float] = figures.get(metric, {}).get("values", ())
-                for seed, value in enumerate(values):
-                    writer.writerow([result["study"], row["variant"], part, metric, seed, f"{value:.7f}"])
-    return buffer.getvalue()
+                for seed, value in enumerate(figures.get(metric, {}).get("values", ())):
+                    rows.append([result["study"], row["variant"], part, metric, str(seed), f"{value:.7f}"])
+    return to_csv(TextTable(head=["study", "variant", "slice", "metric", "seed", "value"], rows=rows))

@@ -1,4 +1,4 @@
-"""The tables of a study's page, as rows of text, and what it says in sentences."""
+"""The tables of a study's page, and what it says in sentences."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from genrank.studies.code import code_digest
 from genrank.studies.study import AS_TRAINED, RANKING, RETRIEVAL
 from genrank.studies.tuning import short
+from genrank.text_table import TextTable
 
 METRIC_NAMES = {
     "auc": "AUC", "gauc": "GAUC", "neg_logloss": "-log loss", "recall@500": "Recall@500", "recall@50": "Recall@50",
@@ -51,11 +52,12 @@ def age(result: Result) -> str:
     return f"Of earlier code: these figures were made with {of}; running the study again computes them anew."
 
 
-def table(result: Result) -> list[list[str]]:
-    """Header and a row per variant: how accurate it is."""
+def table(result: Result) -> TextTable:
+    """A row per variant: how accurate it is."""
     main, second, *others = metrics_of(result)
     header = ["variant", METRIC_NAMES[main], "difference (95 %)", "p", METRIC_NAMES[second], "difference (95 %)"]
-    rows = [[*header, *(METRIC_NAMES[name].removeprefix("-") for name in others), "seeds"]]
+    head = [*header, *(METRIC_NAMES[name].removeprefix("-") for name in others), "seeds"]
+    rows = []
     for row in result["rows"]:
         whole = row["parts"].get("all", {})
         difference = whole.get(main, {}).get("difference")
@@ -71,14 +73,15 @@ def table(result: Result) -> list[list[str]]:
                 str(row["seeds"]),
             ]
         )
-    return rows
+    return TextTable(head=head, rows=rows)
 
 
-def cost_table(result: Result) -> list[list[str]]:
-    """Header and a row per trained variant: what it costs."""
+def cost_table(result: Result) -> TextTable:
+    """A row per trained variant: what it costs."""
     others = [regime for regime in result["speed"] if regime != AS_TRAINED]
     header = ["variant", "parameters", "MFLOP an exposure", "exposures a second", "speed"]
-    rows = [[*header, *(f"speed, {regime}" for regime in others), "seconds a run"]]
+    head = [*header, *(f"speed, {regime}" for regime in others), "seconds a run"]
+    rows = []
     for row in result["rows"]:
         if row["parameters"] is None:
             continue
@@ -94,7 +97,7 @@ def cost_table(result: Result) -> list[list[str]]:
                 _number(row["seconds"], 0),
             ]
         )
-    return rows if len(rows) > 1 else []
+    return TextTable(head=head, rows=rows)
 
 
 def slice_heading(result: Result) -> str:
@@ -103,25 +106,23 @@ def slice_heading(result: Result) -> str:
     return f"{main} by slice" if of_retrieval(result) else f"{main} by the item's age"
 
 
-def slice_table(result: Result) -> list[list[str]]:
+def slice_table(result: Result) -> TextTable:
     """The main figure per variant and slice."""
     parts, main = result["slices"], metrics_of(result)[0]
     sizes: Mapping[str, Any] = next((row["parts"] for row in result["rows"] if row["parts"].get(parts[0])), {})
     total = sizes.get("all", {}).get("num_exposures") or 1
     names = [f"{part} ({sizes.get(part, {}).get('num_exposures', 0) / total:.0%})" for part in parts]
-    rows = [["variant", *names]]
-    rows += [
+    rows = [
         [row["variant"], *(_mean(row["parts"].get(part, {}).get(main)) for part in parts)] for row in result["rows"]
     ]
-    return rows
+    return TextTable(head=["variant", *names], rows=rows)
 
 
-def findings(result: Result) -> list[list[str]]:
-    """Header and a row per finding: claim, paper, what is asked, the measured figures, seeds, verdict, why."""
+def findings(result: Result) -> TextTable:
+    """A row per finding: claim, paper, what is asked, the measured figures, seeds, verdict, why."""
     asked = list(metrics_of(result)[:2])
-    rows = [
-        ["claim", "paper", "confirmed if", *(f"{METRIC_NAMES[m]} (95 %)" for m in asked), "seeds", "verdict", "why"]
-    ]
+    figures = [f"{METRIC_NAMES[m]} (95 %)" for m in asked]
+    rows = []
     for finding in result["findings"]:
         if finding["kind"] == "faster":
             paper = f"{finding['size']:.2f}×" if finding["paper"] else "ours"
@@ -132,7 +133,7 @@ def findings(result: Result) -> list[list[str]]:
         where = f" ({finding['slice']})" if finding["slice"] and finding["slice"] not in finding["claim"] else ""
         about = [finding["claim"] + where, paper, _condition(finding)]
         rows.append([*about, *measured, seeds, finding["verdict"], _reasons(finding)])
-    return rows
+    return TextTable(head=["claim", "paper", "confirmed if", *figures, "seeds", "verdict", "why"], rows=rows)
 
 
 def _condition(finding: Mapping[str, Any]) -> str:
@@ -181,19 +182,12 @@ def _claimed(finding: Mapping[str, Any]) -> str:
     return {"above": "> 0", "parity": "= 0", "not_below": "≥ 0", "at_most": "≈ 0"}[finding["kind"]]
 
 
-def tuning(result: Result) -> list[list[str]]:
-    """Header and a row per tuned variant: its trials, the winner by validation, and all that was tried."""
+def tuning(result: Result) -> TextTable:
+    """A row per tuned variant: its trials, the winner by validation, and all that was tried."""
     main = metrics_of(result)[0]
-    rows = [
-        [
-            "tuned, seed 0",
-            "trials",
-            "chosen",
-            f"validation {METRIC_NAMES[main]}",
-            "optimum",
-            f"{METRIC_NAMES[main]} of the trials",
-        ]
-    ]
+    name = METRIC_NAMES[main]
+    head = ["tuned, seed 0", "trials", "chosen", f"validation {name}", "optimum", f"{name} of the trials"]
+    rows = []
     for choice in result["tuning"]:
         tried = {tuple(trial["settings"]): trial[f"valid_{main}"] for trial in choice["tried"]}
         if len(tried) < 2:
@@ -209,7 +203,7 @@ def tuning(result: Result) -> list[list[str]]:
                 "; ".join(f"{' '.join(map(short, point))}: {_number(value, 4)}" for point, value in tried.items()),
             ]
         )
-    return rows if len(rows) > 1 else []
+    return TextTable(head=head, rows=rows)
 
 
 def fits(result: Result) -> list[str]:
@@ -255,12 +249,6 @@ def failures(result: Result) -> list[str]:
         if not row["seeds"] and not row["errors"]:
             said.append(f"{row['variant']}: not computed; the budget ended before it.")
     return said
-
-
-def as_markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table; the first row is its head."""
-    head, *body = [[cell.replace("|", "/") for cell in row] for row in rows]
-    return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in body)]
 
 
 def _mean(figures: Mapping[str, Any] | None) -> str:
