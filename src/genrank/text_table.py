@@ -43,7 +43,7 @@ class TextTable:
 
 
 def to_rich(table: TextTable, *, framed: bool = True) -> "rich.table.Table":
-    """For a terminal; framed: with lines around every cell, else only below the head. Brackets are shown as they are."""
+    """For a terminal, brackets shown as they are. framed: lines around every cell, else only one below the head."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
