@@ -32,7 +32,6 @@ os.environ.pop("TRITON_INTERPRET", None)  # before anything imports Triton
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
@@ -40,6 +39,7 @@ from triton.runtime.driver import driver
 
 from genrank.nn import triton_attention, triton_kernels, triton_tiles
 from genrank.nn.attention import TIME_BUCKETS, LearnedBias, Queries, Scoring, Tokens, alibi
+from genrank.text_table import TextTable, to_rich
 
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}  # bytes that a program can have on A100 and H100
 GRID = {
@@ -251,12 +251,14 @@ def main() -> int:
     if arguments.json:
         print(json.dumps(rows, indent=1))
         return 0
-    table = Table(title="what the compiler says")
-    for column in rows[0] if rows else ():
-        table.add_column(column.replace("_", " "), justify="left" if isinstance(rows[0][column], str) else "right")
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    Console(width=200).print(table)
+    first = rows[0] if rows else {}
+    table = TextTable(
+        title="what the compiler says",
+        head=[column.replace("_", " ") for column in first],
+        rows=[list(map(str, row.values())) for row in rows],
+        numeric=[number for number, value in enumerate(first.values()) if not isinstance(value, str)],
+    )
+    Console(width=200).print(to_rich(table))
     return 0
 
 

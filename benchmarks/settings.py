@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from genrank.text_table import TextTable, to_markdown
+
 OFF = ["model.statistics=off"]
 HSTU = ["model.organization=interleaved", "model.encoding=hstu", "model.block=hstu"]
 
@@ -95,18 +97,19 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     """Mean ± deviation over the seeds, per setting and task."""
     tasks = list(next((row["tasks"] for row in rows if "tasks" in row), {}))
     heads = [f"{task} {metric}" for task in tasks for metric in metrics_of(rows, task)]
-    print("| setting | " + " | ".join([*heads, "parameters", "seconds", "seeds"]) + " |")
-    print("|---" * (len(heads) + 4) + "|")
+    lines = []
     for name in SETTINGS:
         mine = [row for row in rows if row["name"] == name and "tasks" in row]
         for row in rows:
             if row["name"] == name and "failed" in row:
-                print(f"| {name} | {row['failed']} |" + " |" * (len(heads) + 2))
+                lines.append([name, row["failed"], *[""] * (len(heads) + 2)])
                 break
         if mine:
             cells = [spread([row["tasks"][t][m] for row in mine]) for t in tasks for m in metrics_of(rows, t)]
             seconds = statistics.median(row["seconds"] for row in mine)
-            print(f"| {name} | {' | '.join(cells)} | {mine[0]['parameters']:,} | {seconds:.0f} | {len(mine)} |")
+            lines.append([name, *cells, f"{mine[0]['parameters']:,}", f"{seconds:.0f}", str(len(mine))])
+    table = TextTable(head=["setting", *heads, "parameters", "seconds", "seeds"], rows=lines)
+    print("\n".join(to_markdown(table)))
 
 
 def metrics_of(rows: list[dict[str, Any]], task: str) -> tuple[str, str]:

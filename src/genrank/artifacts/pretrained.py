@@ -18,6 +18,7 @@ from genrank.config import to_dict
 from genrank.documents import read_json
 from genrank.errors import BundleError, MissingExtraError
 from genrank.folders import new_folder
+from genrank.text_table import TextTable, to_markdown
 
 HUB = "huggingface_hub"
 FIGURES = ("auc", "gauc", "logloss", "pcoc", "mae", "xauc")
@@ -117,12 +118,13 @@ def _figures(bundle: Bundle) -> str:
         return "It was not evaluated before it was passed on."
     tasks: Mapping[str, Any] = read_json(path, error=BundleError, remedy="evaluate the run again").get("tasks", {})
     rows = [
-        f"| {task} | {', '.join(f'{name} {found[name]:.4f}' for name in FIGURES if _is_number(found.get(name)))} |"
+        [task, ", ".join(f"{name} {found[name]:.4f}" for name in FIGURES if _is_number(found.get(name)))]
         for task, found in tasks.items()
     ]
     if not rows:
         return "See `evaluation.json` of its run."
-    return "\n".join(["On the run's test part, as `genrank evaluate` prints it:", "", "| task | |", "|---|---|", *rows])
+    lines = to_markdown(TextTable(head=["task", "figures"], rows=rows))
+    return "\n".join(["On the run's test part, as `genrank evaluate` prints it:", "", *lines])
 
 
 def _is_number(value: object) -> bool:

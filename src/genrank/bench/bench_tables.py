@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
+
+from genrank.text_table import TextTable, to_rich
 
 
 def as_tables(result: Mapping[str, Any]) -> RenderableType:
@@ -14,14 +14,13 @@ def as_tables(result: Mapping[str, Any]) -> RenderableType:
     figures = {k: v for k, v in result.items() if _is_figure(v) and k not in ("bench", "size", "seed")}
     groups = {k: v for k, v in result.items() if k != "machine" and not _is_figure(v)}
     title = f"genrank bench {result['bench']}, size {result['size']}, seed {result['seed']}"
-    parts: list[RenderableType] = [_figures(title, figures) if figures else Text(title, style="bold")]
+    parts: list[RenderableType] = [_drawn(_figures(title, figures)) if figures else Text(title, style="bold")]
     for name, group in groups.items():
         if isinstance(group, list):
             parts += [Text("• not measured: " + ", ".join(str(part) for part in row.values())) for row in group]
-        elif all(_is_figure(value) for value in group.values()):
-            parts.append(_figures(_words(name), group))
         else:
-            parts.append(_cells(_words(name), group))
+            written = _figures if all(_is_figure(value) for value in group.values()) else _cells
+            parts.append(_drawn(written(_words(name), group)))
     return Group(*parts, Text(machine_line(result["machine"]), style="dim"))
 
 
@@ -34,30 +33,29 @@ def machine_line(machine: Mapping[str, Any]) -> str:
     return line + (f", {machine['gpu']}" if machine["gpu"] else "")
 
 
-def _figures(title: str, figures: Mapping[str, Any]) -> Table:
-    table = _table(title)
-    table.add_column("median", justify="right")
-    table.add_column("quartiles", justify="right")
+def _drawn(table: TextTable) -> RenderableType:
+    return to_rich(table, framed=False)
+
+
+def _figures(title: str, figures: Mapping[str, Any]) -> TextTable:
+    rows = []
     for name, value in figures.items():
         spread = f"{_number(value['low'])} – {_number(value['high'])}" if isinstance(value, Mapping) else ""
-        table.add_row(_words(name), _middle(value), spread)
-    return table
+        rows.append([_words(name), _middle(value), spread])
+    return TextTable(title=title, head=["", "median", "quartiles"], rows=rows, numeric=(1, 2))
 
 
-def _cells(title: str, group: Mapping[str, Mapping[str, Any]]) -> Table:
-    table = _table(title)
+def _cells(title: str, group: Mapping[str, Mapping[str, Any]]) -> TextTable:
     columns = dict.fromkeys(column for cell in group.values() for column in cell if not column.endswith("_gflops"))
-    for column in columns:
-        table.add_column(_words(column), justify="right")
-    for name, cell in group.items():
-        table.add_row(name, *(_middle(cell[column]) if column in cell else "–" for column in columns))
-    return table
-
-
-def _table(title: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("")
-    return table
+    return TextTable(
+        title=title,
+        head=["", *map(_words, columns)],
+        rows=[
+            [name, *(_middle(cell[column]) if column in cell else "–" for column in columns)]
+            for name, cell in group.items()
+        ],
+        numeric=range(1, len(columns) + 1),
+    )
 
 
 def _is_figure(value: Any) -> bool:

@@ -118,12 +118,13 @@ def recipes(
     from rich.console import Console
 
     from genrank.cli.recipe_list import described, recipes_table, setting_lines, settings_of
+    from genrank.text_table import to_rich
 
     if show is None:
         if json:
             sys.stdout.write(json_text(described()))
         else:
-            Console().print(recipes_table())
+            Console().print(to_rich(recipes_table()))
     elif json:
         sys.stdout.write(json_text(settings_of(show)))
     else:

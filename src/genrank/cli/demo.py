@@ -1,4 +1,4 @@
-"""What the command line tells while it simulates, prepares and ranks, and `genrank demo`, the whole way at once."""
+"""What the command line tells while it simulates and prepares, and `genrank demo`, the whole way at once."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -8,18 +8,16 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 from rich.text import Text
 
+from genrank.cli.answer_tables import ranking_table
 from genrank.config import build, override
 from genrank.data.manifest import Manifest
 from genrank.errors import ConfigError, MissingExtraError
 from genrank.evaluation.evaluation_tables import as_tables
 from genrank.evaluation.page import require
 from genrank.folders import refuse_occupied
-from genrank.inference.gen_ranker import GenRanker, Ranking
-from genrank.inference.gen_retriever import RetrievalResult
-from genrank.inference.replay import Replayed
+from genrank.inference.gen_ranker import GenRanker
 from genrank.preparation.logs import Source
 from genrank.preparation.prepare import PrepareOptions, prepare
 from genrank.preparation.sources.files import files
@@ -28,8 +26,8 @@ from genrank.recipes import recipe
 from genrank.runs.evaluate_ranking import evaluate_run
 from genrank.runs.train import start_run, train
 from genrank.simulation import SimulationSummary, WorldConfig, simulate
+from genrank.text_table import to_rich
 
-NUM_SHOWN = 20  # retrieved items in the terminal
 NO_REPORT = "For the report as a page: pip install 'genrank\\[report]', then genrank evaluate."
 
 
@@ -93,63 +91,6 @@ def _source(logs: Sequence[Path], schema: Path | None, source: str | None, setti
     return published(str(source), logs[0]).with_settings(settings)
 
 
-def ranking_table(ranking: Ranking) -> Table:
-    """A ranking for the terminal."""
-    user = ranking.user if ranking.user_known else f"{ranking.user} (unknown: ranked with an empty history)"
-    title = f"user {user}, {ranking.num_history} past exposures seen, model {ranking.model_version}"
-    missing = f"left out, so unknown to the model: {', '.join(ranking.missing_context)}"
-    table = Table(
-        title=title, title_justify="left", title_style="bold", caption=missing if ranking.missing_context else None
-    )
-    tasks = list(ranking.places[0].scores)
-    for name in ("", "item", "value", *tasks):
-        table.add_column(name, justify="left" if name == "item" else "right")
-    for number, place in enumerate(ranking.places, 1):
-        item = place.item if place.known else f"{place.item} (unknown)"
-        scores = (f"{place.scores[task]:.4f}" for task in tasks)
-        table.add_row(str(number), item, f"{place.value:.4f}", *scores)
-    return table
-
-
-def found_table(found: RetrievalResult) -> Table:
-    """Retrieved items for the terminal: the first of them."""
-    user = found.user if found.user_known else f"{found.user} (unknown: retrieved with an empty history)"
-    took = ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in found.seconds.items())
-    more = len(found.items) - NUM_SHOWN
-    table = Table(
-        title=f"user {user}, {found.num_history} past events seen, model {found.model_version}",
-        title_justify="left",
-        title_style="bold",
-        caption=f"{took}; {more} more with --json" if more > 0 else took,
-    )
-    for name in ("", "item", "score"):
-        table.add_column(name, justify="left" if name == "item" else "right")
-    for number, (item, score) in enumerate(zip(found.items[:NUM_SHOWN], found.scores, strict=False), 1):
-        table.add_row(str(number), item, f"{score:.4f}")
-    return table
-
-
-def replay_table(found: Replayed) -> Table:
-    """Served against recomputed scores, for the terminal."""
-    table = Table(title="served against recomputed", title_justify="left", title_style="bold", show_header=False)
-    table.add_column("")
-    table.add_column("", justify="right")
-    table.add_row("rankings", f"{found.rankings:,}")
-    table.add_row("scores", f"{found.scores:,}")
-    table.add_row("largest difference", f"{found.largest:.2g}")
-    table.add_row("mean difference", f"{found.mean:.2g}")
-    table.add_row(f"rankings with one above {found.tolerance:g}", f"{found.different:,}")
-    for reason, count in found.reasons.items():
-        table.add_row(f"  where {reason}" if reason != "unknown" else "  for no known reason", f"{count:,}")
-    if found.unreadable:
-        table.add_row("lines that can't be read", f"{found.unreadable:,}")
-        for place in found.unreadable_at:
-            table.add_row(Text(f"  {place}"), "")
-    if found.worst is not None:
-        table.add_row("the worst", f"user {found.worst['user']} at {found.worst['time']}")
-    return table
-
-
 def demo(out: Path, console: Console, *, seed: int = 0) -> None:
     """Simulate a feed, prepare its log, train GenRank, evaluate and rank; everything lands below `out`."""
     refuse_occupied(out)
@@ -177,7 +118,8 @@ def demo(out: Path, console: Console, *, seed: int = 0) -> None:
     console.print(f"As in: genrank rank {run} --user {user} --candidates {','.join(items)}")
     when = ranker.bundle.manifest.split.last_time + 1
     hours = ((when - ranker.items.first_time[ranker.items.find(items)]) / 3600).tolist()
-    console.print(ranking_table(ranker.rank(user, items, context={"device": "phone", "item_age": hours})))
+    ranking = ranker.rank(user, items, context={"device": "phone", "item_age": hours})
+    console.print(to_rich(ranking_table(ranking)))
     console.rule("[bold]Done", align="left")
     report = f"Open in a browser: [bold]{(run / 'report.html').resolve()}[/]"
     console.print(

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from genrank.nn.native.library import BuildError, build
 from genrank.runs.train import environment
+from genrank.text_table import TextTable, to_rich
 
 EXTRAS = {"ibis": "prepare", "duckdb": "prepare", "jinja2": "report", "matplotlib": "report", "tensorboard": "report"}
 
@@ -28,18 +28,18 @@ class Rates:
 def examine() -> RenderableType:
     """Versions, device, threads and measured rates, then advice."""
     found = findings()
-    table = Table(show_header=False, title="genrank doctor", title_justify="left", title_style="bold")
-    for name, version in found["versions"].items():
-        table.add_row(name, str(version))
-    table.add_row("processor", found["processor"])
-    table.add_row("instructions", found["instructions"])
-    table.add_row("GPU", found["gpu"] or "none; CPU is used")
-    table.add_row("C++ kernels", found["kernels"])
-    for name, said in found["attention"].items():
-        table.add_row(f"attention {name}", said)
     rates = found["gflops"]
-    table.add_row("matrix products", f"fp32 {rates['fp32']:,.0f} GFLOP/s, bf16 {rates['bf16']:,.0f} GFLOP/s (CPU)")
-    return Group(table, *(Text("• " + sentence) for sentence in found["advice"]))
+    rows = [
+        *found["versions"].items(),
+        ("processor", found["processor"]),
+        ("instructions", found["instructions"]),
+        ("GPU", found["gpu"] or "none; CPU is used"),
+        ("C++ kernels", found["kernels"]),
+        *((f"attention {name}", said) for name, said in found["attention"].items()),
+        ("matrix products", f"fp32 {rates['fp32']:,.0f} GFLOP/s, bf16 {rates['bf16']:,.0f} GFLOP/s (CPU)"),
+    ]
+    table = TextTable(title="genrank doctor", head=["", ""], rows=[[name, str(value)] for name, value in rows])
+    return Group(to_rich(table), *(Text("• " + sentence) for sentence in found["advice"]))
 
 
 def findings() -> dict[str, Any]:

@@ -4,10 +4,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.table import Table
-
 from genrank.config import to_dict
 from genrank.recipes import RECIPES, recipe
+from genrank.text_table import TextTable
 
 
 def described() -> list[dict[str, str]]:
@@ -22,20 +21,15 @@ def described() -> list[dict[str, str]]:
     ]
 
 
-def recipes_table() -> Table:
+def recipes_table() -> TextTable:
     """All recipes for the terminal."""
-    table = Table(
+    return TextTable(
         title="recipes, as in genrank train DATA --recipe NAME",
-        title_justify="left",
-        title_style="bold",
+        head=["name", "family", "what it is"],
+        rows=[[each["name"], each["family"], each["summary"]] for each in described()],
         caption="sequence and pointwise models rank, retrieval models find items; --show NAME prints all settings",
-        caption_justify="left",
+        unbroken=[0],
     )
-    for column in ("name", "family", "what it is"):
-        table.add_column(column, no_wrap=column == "name")
-    for each in described():
-        table.add_row(each["name"], each["family"], each["summary"])
-    return table
 
 
 def settings_of(name: str) -> dict[str, Any]:

@@ -94,14 +94,14 @@ def evaluate(
 def _evaluate_retrieval(run_folder: Path, data: Path | None, part: Part, device: str | None, *, json: bool) -> None:
     from rich.console import Console
 
-    from genrank.evaluation.retrieval_metrics import as_tables
+    from genrank.evaluation.evaluation_tables import as_retrieval_tables
     from genrank.runs.evaluate_retrieval import evaluate_retrieval
 
     judged = evaluate_retrieval(run_folder, data=data, part=part, device=device)
     if json:
         sys.stdout.write(json_text(judged))
     else:
-        Console().print(as_tables(judged))
+        Console().print(as_retrieval_tables(judged))
 
 
 def rank(
@@ -134,8 +134,9 @@ def rank(
 
     from rich.console import Console
 
-    from genrank.cli.demo import ranking_table
+    from genrank.cli.answer_tables import ranking_table
     from genrank.inference.gen_ranker import GenRanker
+    from genrank.text_table import to_rich
 
     ranker = GenRanker.load(run_folder, data=data, device=device)
     weights = weights_of(value)
@@ -145,7 +146,7 @@ def rank(
     if json:
         sys.stdout.write(json_text(asdict(ranking)))
     else:
-        Console().print(ranking_table(ranking))
+        Console().print(to_rich(ranking_table(ranking)))
 
 
 def score(
@@ -226,8 +227,9 @@ def retrieve(
 
     from rich.console import Console
 
-    from genrank.cli.demo import found_table
+    from genrank.cli.answer_tables import found_table
     from genrank.inference.gen_retriever import GenRetriever
+    from genrank.text_table import to_rich
 
     left_out = {}
     for given in without or []:
@@ -240,4 +242,4 @@ def retrieve(
     if json:
         sys.stdout.write(json_text(asdict(found)))
     else:
-        Console().print(found_table(found))
+        Console().print(to_rich(found_table(found)))

@@ -211,8 +211,9 @@ def replay(
     """Compute served rankings again offline, and compare."""
     from rich.console import Console
 
-    from genrank.cli.demo import replay_table
+    from genrank.cli.answer_tables import replay_table
     from genrank.inference.replay import replay
+    from genrank.text_table import to_rich
 
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit {limit}: it must be at least 1")
@@ -220,4 +221,4 @@ def replay(
     if json:
         sys.stdout.write(json_text(found.to_json()))
     else:
-        Console().print(replay_table(found))
+        Console().print(to_rich(replay_table(found)))

@@ -11,16 +11,13 @@ Means are over requests. Ties count half: an item that scores as many others sta
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genrank.data.groups import group_starts
 from genrank.evaluation.bootstrap import poisson_weights
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 Floats = NDArray[np.float64]
 Column = NDArray[Any]
@@ -114,44 +111,6 @@ def slices(r: RetrievedTargets) -> dict[str, dict[str, Column]]:
             f"above {edges[1]:.0f}": r.train_count > edges[1],
         },
     }
-
-
-def as_tables(judged: Mapping[str, Any]) -> "RenderableType":
-    """An evaluation for the terminal: the stages side by side, then slices, then what the lists are made of."""
-    from rich.console import Group
-    from rich.table import Table
-
-    from genrank.evaluation.evaluation_tables import warning_text
-
-    found = judged["retrieval"]
-    title = f"retrieval  ({found['num_targets']:,} targets of {found['num_requests']:,} requests, full catalogue)"
-    stages = Table(title=title, title_justify="left", title_style="bold")
-    slices_table = Table(title="slices", title_justify="left", title_style="bold")
-    columns = (*HEADLINES, "mrr")
-    for table, names in ((stages, columns), (slices_table, (*HEADLINES, "targets"))):
-        table.add_column("")
-        for name in names:
-            table.add_column(name.upper() if name != "targets" else name, justify="right")
-    *others, last = judged["stages"]
-    for stage in (*others, last):
-        row = judged["stages"][stage]
-        bounds = [found.get(f"{name}_ci") if stage == last else None for name in columns]
-        cells = [
-            f"{row[n]:.4f}" + (f" ±{(b[1] - b[0]) / 2:.4f}" if b else "") for n, b in zip(columns, bounds, strict=True)
-        ]
-        stages.add_row(stage, *cells, style="bold" if stage == last else "dim")
-    for group, rows in judged["slices"].items():
-        for name, row in rows.items():
-            slices_table.add_row(f"{group}: {name}", *(f"{row[n]:.4f}" for n in HEADLINES), f"{row['num_targets']:,}")
-    lists = judged["lists"]
-    return Group(
-        stages,
-        slices_table,
-        f"• lists of {lists['k']}: {lists['coverage']:.1%} of the catalogue, mean popularity percentile "
-        f"{lists['mean_popularity_percentile']:.0%}, Gini {lists['gini']:.2f}; "
-        f"{judged['repeated_targets']:.1%} of the targets are items that the user had before",
-        *(warning_text(found) for found in judged.get("warnings", [])),
-    )
 
 
 def _means(figures: Mapping[str, Floats]) -> dict[str, float]:
