@@ -27,7 +27,7 @@ from genrank.inference.catalogue import Catalogue
 from genrank.inference.histories import Histories, NoPast
 from genrank.inference.sqlite_store import SQLiteStore
 from genrank.preparation.category_columns import identity, intended_numbers
-from genrank.preparation.engine import Engine
+from genrank.preparation.duckdb_engine import DuckDBEngine as Engine
 from genrank.schema import NULL_VALUES, Feature, Feedback, Owner
 from genrank.server.wire import EventsBody, ItemsBody, RankBody
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from amounts import examples
 from genrank.errors import LogError
 from genrank.log_settings import CsvSettings
-from genrank.preparation.engine import Engine
+from genrank.preparation.duckdb_engine import DuckDBEngine as Engine
 from genrank.preparation.text_files import read_text
 
 NAMES = ["uid", "iid", "ts", "clk"]

@@ -11,7 +11,7 @@ import pytest
 from amounts import crossed
 from genrank.errors import LogError
 from genrank.log_settings import CsvSettings
-from genrank.preparation.engine import Engine
+from genrank.preparation.duckdb_engine import DuckDBEngine as Engine
 from genrank.preparation.text_files import read_text
 
 NAMES = ["uid", "iid", "ts", "clk"]

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from genrank.errors import LogError
-from genrank.preparation.engine import Engine
+from genrank.preparation.duckdb_engine import DuckDBEngine as Engine
 from genrank.preparation.times import SCALE, seconds
 from genrank.schema import Time
 

@@ -2,7 +2,8 @@
 
 from genrank.data.categories import EXACT
 from genrank.errors import LogError
-from genrank.preparation.engine import Column, text_of_bytes
+from genrank.preparation import value_functions as values
+from genrank.preparation.engine import Column
 
 
 def identity(column: Column, role: str = "") -> Column:
@@ -14,21 +15,19 @@ def identity(column: Column, role: str = "") -> Column:
     if kind.is_integer() or kind.is_string():
         return column
     if kind.is_floating():
-        whole = column.try_cast("int64")
-        finite = (column - column) == 0  # see is_finite in logs
-        return finite.ifelse((whole.cast(kind) == column).ifelse(whole.cast("string"), column.cast("string")), None)
+        return values.float_text(column)
     if kind.is_decimal():
-        text = column.cast("string")
+        text = values.text_of(column)
         return text.re_replace(r"\.?0+$", "") if kind.scale else text
     if kind.is_binary():
-        return text_of_bytes(column)
+        return values.text_of_bytes(column)
     if kind.is_nested() or kind.is_json() or kind.is_interval():
         name = column.get_name()
         raise LogError(
             f"{role or 'column'}: expected one value in each row of {name!r}, such as text or a number, found {kind}; "
             "name a column of plain values, or write one"
         )
-    return column.cast("string")
+    return values.text_of(column)
 
 
 def texts(column: Column, role: str) -> Column:
@@ -36,18 +35,21 @@ def texts(column: Column, role: str) -> Column:
     kind = column.type().value_type
     if kind.is_string():
         return column
-    if kind.is_floating() or kind.is_decimal() or kind.is_binary() or kind.is_nested():
-        return column.map(lambda value: identity(value, role).cast("string"))
-    return column.cast("array<string>")
+    if kind.is_floating():
+        return values.float_texts(column)
+    if kind.is_binary():
+        return values.bytes_texts(column)
+    if kind.is_nested():
+        return column.map(lambda value: identity(value, role))  # which refuses them
+    texts = values.texts_of(column)
+    return texts.map(lambda text: text.re_replace(r"\.?0+$", "")) if kind.is_decimal() and kind.scale else texts
 
 
 def intended_numbers(column: Column) -> Column:
     """A column of numbers as float64, as `intended` has them."""
     if not column.type().is_floating():
         return column.cast("float64")
-    double, single, whole = column.cast("float64"), column.try_cast("float32"), column.try_cast("int64")
-    came_through = (single.cast("float64") == double) & (whole.cast("float64") != double)
-    return came_through.fill_null(False).ifelse(single.cast("string").cast("float64"), double)
+    return values.intended(column)
 
 
 def merging(column: Column) -> Column | None:

@@ -9,6 +9,7 @@ from genrank.preparation.category_columns import identity
 from genrank.preparation.engine import Column, Engine, Expression
 from genrank.preparation.logs import number_column
 from genrank.preparation.times import seconds
+from genrank.preparation.value_functions import sampled, text_of
 from genrank.schema import LogSchema
 
 ACTED_AT = "genrank_acted_at"
@@ -31,7 +32,7 @@ def join_actions(
         genrank_user=identity(user, "columns.user").cast("string"),
         genrank_item=identity(item, "columns.item").cast("string"),
         genrank_time=seconds(rows[schema.columns.time], schema.time),
-        genrank_row=engine.ibis.row_number(),
+        genrank_row=engine.place(),
         **_event_columns(engine, rows, schema),
     )
     rows = rows.mutate(genrank_action=_is_action(rows, schema))
@@ -80,7 +81,7 @@ def _event_columns(engine: Engine, rows: Expression, schema: LogSchema) -> dict[
         return {}
     if name not in rows.columns:
         raise SchemaError(f"join.event: there is no column {name!r} in the log; there is: {', '.join(rows.columns)}")
-    event = rows[name].cast("string")
+    event = text_of(rows[name])
     found = engine.fetch(rows.select(event=event).distinct().limit(1000))["event"].to_pylist()
     for wanted in (schema.join.exposure, *missing):
         if wanted not in found:
@@ -95,7 +96,7 @@ def _event_columns(engine: Engine, rows: Expression, schema: LogSchema) -> dict[
 def _is_action(rows: Expression, schema: LogSchema) -> Column:
     there = rows.genrank_user.notnull() & rows.genrank_item.notnull() & rows.genrank_time.notnull()
     if schema.join.event is not None:
-        return there & (rows[schema.join.event].cast("string") != schema.join.exposure).fill_null(False)
+        return there & (text_of(rows[schema.join.event]) != schema.join.exposure).fill_null(False)
     binary = [task for task in schema.tasks if task.kind == "binary"]
     positive = [
         (number_column(rows, task.column, task.name) >= (1 if task.threshold is None else task.threshold))
@@ -146,7 +147,7 @@ def repeated_exposures(
     rows = exposures.select(**{name: typed[name] for name in ("user", "item", "time", *(f"task_{n}" for n in tasks))})
     every = -(-num_rows // EXAMINED)
     if every > 1:
-        rows = rows.filter(rows.user.hash() % every == 0)
+        rows = rows.filter(sampled(rows.user, every))
     window = engine.ibis.window(group_by=["user", "item"], order_by=["time", *(f"task_{name}" for name in tasks)])
     before = {f"before_{name}": rows[f"task_{name}"].lag().over(window) for name in tasks}
     rows = rows.mutate(since=rows.time - rows.time.lag().over(window), **before)

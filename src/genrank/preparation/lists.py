@@ -6,6 +6,7 @@ from genrank.config import nearest
 from genrank.data.manifest import DataWarning
 from genrank.errors import LogError, SchemaError
 from genrank.preparation.engine import Column, Engine, Expression
+from genrank.preparation.value_functions import listed, text_of
 from genrank.schema import LogSchema
 
 POSITION, REQUEST, ITEMS = "genrank_position", "genrank_request", "genrank_items"
@@ -35,7 +36,7 @@ def one_row_per_exposure(
     lists = {column: _as_list(rows[column], settings.separator) for column in (name, *settings.acted)}
     values = _lists_of_values(rows, schema)
     lists |= {column: _as_list(rows[column], settings.separator) for column, whole in values.items() if whole}
-    request = engine.ibis.row_number() if schema.columns.request is None else None
+    request = engine.place() if schema.columns.request is None else None
     rows = rows.mutate(**lists, **({} if request is None else {REQUEST: request}))
     rows = engine.store(rows.mutate(**{ITEMS: rows[name]}))
     warnings = _check(engine, rows, schema, [column for column, whole in values.items() if whole])
@@ -67,9 +68,7 @@ def _as_list(column: Column, separator: str | None) -> Column:
             f"lists: expected lists in column {column.get_name()!r}, found {column.type()}; set lists.separator where "
             "lists are text"
         )
-    text = column.cast("string").re_replace(r"^\s*\[|\]\s*$", "")
-    parts = text.split(separator).map(lambda part: part.re_replace(r"""^[\s'"]+|[\s'"]+$""", ""))
-    return parts.filter(lambda part: part != "")
+    return listed(text_of(column), separator)
 
 
 def _lists_of_values(rows: Expression, schema: LogSchema) -> dict[str, bool]:

@@ -15,6 +15,7 @@ from genrank.errors import LogError, SchemaError
 from genrank.preparation.category_columns import identity, intended_numbers, texts
 from genrank.preparation.engine import Column, Engine, Expression
 from genrank.preparation.times import seconds
+from genrank.preparation.value_functions import float32_of, int32_of
 from genrank.preparation.weighted import weighted_texts
 from genrank.schema import Feature, LogSchema, Task
 
@@ -83,7 +84,7 @@ def typed_columns(exposures: Expression, schema: LogSchema) -> dict[str, Column]
             typed[f"feature_{feature.name}"] = feature_column(exposures, feature)
     for name, column in schema.oracle.items():
         number = finite_or_null(number_column(exposures, column, f"oracle {name!r}"))
-        typed[f"oracle_{name}"] = number.try_cast("float32").fill_null(float("nan"))
+        typed[f"oracle_{name}"] = float32_of(number).fill_null(float("nan"))
     return typed
 
 
@@ -213,7 +214,7 @@ def _weight(exposures: Expression, schema: LogSchema) -> Column:
 
 
 def _position(column: Column) -> Column:
-    return column.try_cast("int32").fill_null(-1)
+    return int32_of(column).fill_null(-1)
 
 
 def _task(exposures: Expression, task: Task) -> dict[str, Column]:
@@ -231,9 +232,7 @@ def _task(exposures: Expression, task: Task) -> dict[str, Column]:
         typed[f"censored_{task.name}"] = (censored & known).fill_null(False)
     if task.maximum is not None:
         duration = (duration > task.maximum).ifelse(task.maximum, duration)
-    typed[f"task_{task.name}"] = (
-        known.ifelse(duration.try_cast("float32"), None).fill_null(float("nan")).cast("float32")
-    )
+    typed[f"task_{task.name}"] = known.ifelse(float32_of(duration), None).fill_null(float("nan")).cast("float32")
     return typed
 
 

@@ -22,7 +22,8 @@ from genrank.data.manifest import FILE_NAME, DataWarning, Manifest, SplitTimes
 from genrank.data.tables import FeatureTable
 from genrank.folders import new_folder, refuse_occupied
 from genrank.preparation.buckets import Buckets, arrange_buckets, choose_num_buckets, load_bucket
-from genrank.preparation.engine import Column, Engine, Expression, describe_versions, import_ibis
+from genrank.preparation.duckdb_engine import DuckDBEngine
+from genrank.preparation.engine import Column, Engine, Expression, import_ibis
 from genrank.preparation.entities import EntityWriter
 from genrank.preparation.feature_checks import feature_warnings
 from genrank.preparation.fitting import Fitted, fit, split_times
@@ -95,14 +96,16 @@ class _Preparation:
         options = self.options
         for name in ("vocab", "embeddings", "timelines"):
             (self.out / name).mkdir()
-        engine = Engine(self.scratch / "spill", memory_limit=options.memory_limit, threads=options.threads)
+        engine: Engine = DuckDBEngine(
+            self.scratch / "spill", memory_limit=options.memory_limit, threads=options.threads
+        )
         with closing(engine):
             self.report("reading the log")
             relations = self.source.read(engine, self.source.schema)
             schema = relations.schema_of(self.source.schema)
             kept, typed, findings = self._look(engine, relations, schema)
             # An exposure's place in the log: the last thing that orders exposures of one request.
-            staging = stage(engine, relations, kept.select(**typed, row=engine.ibis.row_number()), schema)
+            staging = stage(engine, relations, kept.select(**typed, row=engine.place()), schema)
             self.report(f"numbered {staging.items.num_rows - 1:,} items and {staging.users.num_rows - 1:,} users")
             num_buckets = options.num_buckets or choose_num_buckets(staging.num_rows)
             buckets = arrange_buckets(
@@ -117,7 +120,7 @@ class _Preparation:
                 writer.write("item", staging.items, fitted.item_count, self.out),
                 writer.write("user", staging.users, fitted.user_count, self.out),
             ]
-            threads = engine.threads
+            threads, versions = engine.threads, engine.versions()
         for name, vocabulary in fitted.vocabularies.items():
             vocabulary.write(self.out / "vocab" / f"{bare(name)}.parquet")
         counts = self._write_timelines(buckets, schema, fitted, split, threads)
@@ -129,7 +132,7 @@ class _Preparation:
         edges = {bare(name): boundaries for name, boundaries in fitted.boundaries.items()}
         return Manifest(
             genrank_version=__version__,
-            versions={"python": platform.python_version(), **describe_versions()},
+            versions={"python": platform.python_version(), **versions},
             schema=schema,
             spec=spec,
             base_rates=rates,

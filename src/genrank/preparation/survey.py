@@ -20,6 +20,7 @@ from genrank.preparation.logs import (
     weight_columns,
 )
 from genrank.preparation.times import SCALE
+from genrank.preparation.value_functions import number_of
 from genrank.schema import LogSchema, Task
 
 DAY = 86_400
@@ -246,7 +247,7 @@ def explain_wrong_type(engine: Engine, problem: WrongTypeError) -> LogError:
     if engine.row(problem.table.aggregate(rows=problem.table.count()))["rows"] == 0:
         return LogError(NO_ROWS)
     column = problem.table[problem.column]
-    texts = problem.table.filter(column.try_cast("float64").isnull()) if column.type().is_string() else problem.table
+    texts = problem.table.filter(number_of(column).isnull()) if column.type().is_string() else problem.table
     example = example_of(engine, texts, problem.column)
     if example is None:
         example = example_of(engine, problem.table, problem.column)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from genrank.data.manifest import DataWarning
 from genrank.errors import LogError
 from genrank.preparation.engine import Column, Engine, Expression
+from genrank.preparation.value_functions import matches, number_of
 from genrank.schema import Feature, LogSchema, Owner
 
 # Words that can be no number, so that they are null where one is expected, whatever `null_values` says of ids.
@@ -94,7 +95,7 @@ def tidy(
             continue
         changed[name] = _number(text, schema.csv.decimal)
         questions[f"bad_{name}"] = (_needs_number(text) & changed[name].isnull()).sum()
-        questions[f"grouped_{name}"] = text.re_search(GROUPED[schema.csv.decimal]).sum()
+        questions[f"grouped_{name}"] = matches(text, GROUPED[schema.csv.decimal]).sum()
     tidied = table.mutate(**changed) if changed else table
     if not questions:
         return tidied, []
@@ -129,12 +130,12 @@ def _number(text: Column, decimal: str) -> Column:
     """Numbers, and true and false as 1 and 0; null for the rest."""
     plain = text.strip()
     grouping = "," if decimal == "." else "."
-    plain = plain.re_search(GROUPED[decimal]).ifelse(plain.replace(grouping, ""), plain)
+    plain = matches(plain, GROUPED[decimal]).ifelse(plain.replace(grouping, ""), plain)
     if decimal == ",":
         plain = plain.replace(",", ".")
     truth = plain.lower()
     flag = truth.isin(("true", "t")).ifelse(1.0, truth.isin(("false", "f")).ifelse(0.0, None))
-    return plain.try_cast("float64").coalesce(flag)
+    return number_of(plain).coalesce(flag)
 
 
 def _refuse(engine: Engine, bad: Expression, role: Role, count: int, decimal: str) -> None:

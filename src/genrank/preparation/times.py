@@ -1,7 +1,18 @@
 """Times of any way of writing as seconds since the epoch, UTC. Nothing is run here."""
 
 from genrank.errors import LogError
-from genrank.preparation.engine import Column, floor_division, from_zone, microseconds, parsed_time, with_offset
+from genrank.preparation.engine import Column
+from genrank.preparation.value_functions import (
+    epoch_by_pattern,
+    epoch_in_zone,
+    epoch_of_text,
+    epoch_of_zoned_text,
+    floor_division,
+    matches,
+    microseconds,
+    number_of,
+    whole_of,
+)
 from genrank.schema import Time
 
 SCALE = {"auto": 1, "s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
@@ -20,17 +31,17 @@ def seconds(column: Column, time: Time, role: str = "columns.time") -> Column:
         return _epoch(microseconds(column))
     if kind.is_timestamp():
         moment = microseconds(column) if kind.scale is not None and kind.scale > 6 else column
-        return _epoch(moment if kind.timezone else from_zone(moment, time.zone))
+        return _epoch(moment) if kind.timezone else _local_epoch(moment, time.zone)
     if kind.is_date():
-        return _epoch(from_zone(column.cast("timestamp"), time.zone))
+        return _local_epoch(column.cast("timestamp"), time.zone)
     scale = SCALE[time.unit]
     if kind.is_integer():
         return _whole(column.try_cast("int64"), scale)
     if kind.is_floating() or kind.is_decimal():
         return _whole(_floor(column), scale)
     if kind.is_string():
-        digits = column.re_search(r"^\s*[+-]?\d+\s*$")  # a cast to int64 would round what has a fraction
-        number = digits.ifelse(column, None).try_cast("int64").coalesce(_floor(column.try_cast("float64")))
+        digits = matches(column, r"^\s*[+-]?\d+\s*$")  # a cast to int64 would round what has a fraction
+        number = whole_of(digits.ifelse(column, None)).coalesce(_floor(number_of(column)))
         number = _whole(number, scale)
         return number if time.unit != "auto" else number.coalesce(_of_text(column, time))
     raise LogError(
@@ -46,15 +57,14 @@ def lacks_zone(column: Column, time: Time) -> Column | None:
     if kind.is_date():
         return column.notnull()
     if kind.is_string() and time.unit == "auto":
-        return column.try_cast("float64").isnull() & ~column.re_search(OFFSET) & _of_text(column, time).notnull()
+        return number_of(column).isnull() & ~matches(column, OFFSET) & _of_text(column, time).notnull()
     return None
 
 
 def _of_text(column: Column, time: Time) -> Column:
     if time.format is not None:
-        return _epoch(from_zone(parsed_time(column, time.format), time.zone))
-    local = _epoch(from_zone(column.try_cast("timestamp"), time.zone))
-    return column.re_search(OFFSET).ifelse(_epoch(with_offset(column)), local)
+        return epoch_by_pattern(column, time.format, time.zone)
+    return matches(column, OFFSET).ifelse(epoch_of_zoned_text(column), epoch_of_text(column, time.zone))
 
 
 def _floor(number: Column) -> Column:
@@ -64,6 +74,11 @@ def _floor(number: Column) -> Column:
 
 def _whole(number: Column, scale: int) -> Column:
     return number if scale == 1 else floor_division(number, scale)
+
+
+def _local_epoch(local: Column, zone: str | None) -> Column:
+    """Of timestamps by the clocks of `zone` (None: UTC)."""
+    return _epoch(local) if zone is None else epoch_in_zone(local, zone)
 
 
 def _epoch(moment: Column) -> Column:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from genrank.errors import LogError
 from genrank.preparation.category_columns import texts
 from genrank.preparation.engine import Column, import_ibis
+from genrank.preparation.value_functions import split, text_of, texts_of
 from genrank.preparation.vocabulary import distinct_values
 from genrank.schema import Feature
 
@@ -27,7 +28,7 @@ def weighted_texts(values: Column, weights: Column, feature: Feature) -> Column:
     values, weights = _list(values, str(feature.column), feature), _list(weights, str(feature.weights), feature)
     num_values, num_weights = (column.length().fill_null(0) for column in (values, weights))
     names = texts(values, f"feature {feature.name!r}")
-    pairs = names.zip(weights).map(lambda pair: pair.f1.fill_null("") + MARK + pair.f2.cast("string").fill_null(""))
+    pairs = names.zip(texts_of(weights)).map(lambda pair: pair.f1.fill_null("") + MARK + pair.f2.fill_null(""))
     said = ibis.literal(UNEQUAL) + num_values.cast("string") + " values and " + num_weights.cast("string") + " weights"
     return (num_values == num_weights).ifelse(pairs, ibis.array([said]))
 
@@ -37,8 +38,8 @@ def _list(column: Column, name: str, feature: Feature) -> Column:
     if kind.is_array():
         return column
     if feature.separator is not None and (kind.is_string() or kind.is_numeric()):
-        text = column.cast("string").nullif("")
-        return text.split(feature.separator)
+        text = text_of(column).nullif("")
+        return split(text, feature.separator)
     expected = "lists" if feature.separator is None else f"lists, or text separated by {feature.separator!r}"
     raise LogError(
         f"feature {feature.name!r}: expected {expected} in column {name!r}, found {kind}; set its separator, or name "

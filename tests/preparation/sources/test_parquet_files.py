@@ -10,7 +10,7 @@ import pytest
 
 from exposure_logs import SCHEMA, log
 from genrank.errors import LogError
-from genrank.preparation.engine import Engine
+from genrank.preparation.duckdb_engine import DuckDBEngine as Engine
 from genrank.preparation.sources.files import files, read_table
 
 

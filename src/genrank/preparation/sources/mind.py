@@ -14,6 +14,7 @@ from genrank.errors import LogError
 from genrank.preparation.engine import Engine, Expression
 from genrank.preparation.logs import Relations, Source
 from genrank.preparation.text_files import read_published
+from genrank.preparation.value_functions import epoch_by_pattern, whole_of
 from genrank.schema import Columns, Feature, LogSchema, SideTable, SideTables, Task, Time
 
 BEHAVIORS = dict.fromkeys(("impression", "user", "time", "history", "impressions"), "VARCHAR")
@@ -62,7 +63,7 @@ def _behaviors(engine: Engine, paths: list[Path]) -> Expression:
     parts = []
     for number, path in enumerate(paths):
         rows = read_published(engine, [path], BEHAVIORS, separator="\t", header=False, quote="")
-        seconds = rows.time.as_timestamp(TIME_FORMAT).epoch_seconds().cast("int64")
+        seconds = epoch_by_pattern(rows.time, TIME_FORMAT, None)
         request = engine.ibis.literal(f"{number}:") + rows.impression
         parts.append(rows.select(rows.user, rows.history, rows.impressions, request=request, time=seconds))
     return engine.store(engine.ibis.union(*parts)) if len(parts) > 1 else engine.store(parts[0])
@@ -79,7 +80,7 @@ def _shown(rows: Expression) -> Expression:
         time=shown.time,
         request=shown.request,
         position=shown.position.cast("int64"),
-        click=parts[1].try_cast("int8"),
+        click=whole_of(parts[1]).cast("int8"),
         target=shown.user == shown.user,
     )
 

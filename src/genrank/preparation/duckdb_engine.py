@@ -1,0 +1,178 @@
+"""The embedded engine: Ibis expressions on a DuckDB of one process, which spills to disk."""
+
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from genrank.errors import LogError, OutputError, shown
+from genrank.preparation.engine import BucketFunction, Column, Engine, Expression, import_ibis
+from genrank.preparation.parquet_files import parquet_damage
+from genrank.preparation.value_functions import FUNCTIONS
+
+LONGEST_LINE = 2**24  # bytes of a text file's row; text_scan refuses shorter ones
+
+
+class DuckDBEngine(Engine):
+    """A DuckDB of its own, gone when closed. `scratch`: where it spills what exceeds `memory_limit`, as in "4GB"."""
+
+    def __init__(self, scratch: Path, *, memory_limit: str | None = None, threads: int | None = None) -> None:
+        self.ibis = import_ibis()
+        self.scratch = scratch
+        self.threads = threads or os.cpu_count() or 1
+        settings = {
+            "temp_directory": str(scratch),
+            "memory_limit": memory_limit or half_of_memory(),
+            "disabled_optimizers": "statistics_propagation",
+        }
+        with self._guard():
+            self._connection = self.ibis.duckdb.connect(":memory:", threads=self.threads, **settings)
+            self._hide_progress_bar()
+            for function in FUNCTIONS.values():
+                self._connection.raw_sql(function.macro)
+        self._num_tables = 0
+        self._parquet: list[Path] = []
+
+    def close(self) -> None:
+        """Closes the database."""
+        self._connection.disconnect()
+
+    def fetch(self, expression: Expression) -> pa.Table:
+        """The rows of an expression, in memory."""
+        with self._guard():
+            return self._connection.to_pyarrow(expression)
+
+    def store(self, expression: Expression) -> Expression:
+        """The expression computed once, as a table of the engine."""
+        self._num_tables += 1
+        with self._guard():
+            return self._connection.create_table(f"stored_{self._num_tables}", expression, temp=True)
+
+    def _hide_progress_bar(self) -> None:
+        """It would write over our own output. In Jupyter without ipywidgets it is off, and can't be touched."""
+        if self._connection.raw_sql("SELECT current_setting('enable_progress_bar')").fetchone()[0]:
+            self._connection.raw_sql("SET enable_progress_bar = false")
+
+    def from_arrow(self, table: pa.Table) -> Expression:
+        """An Arrow table, as a table of the engine."""
+        return self.store(self.ibis.memtable(table))
+
+    def parquet(self, paths: list[Path]) -> Expression:
+        """The rows of Parquet files; columns are matched by name. They are read whenever the expression is used."""
+        self._parquet += paths
+        with self._guard():
+            return self._connection.read_parquet([_literal(path) for path in paths], union_by_name=True)
+
+    def text(
+        self,
+        paths: Sequence[Path],
+        *,
+        columns: Mapping[str, str],
+        keep: Sequence[str],
+        header: bool,
+        separator: str,
+        quote: str,
+    ) -> Expression:
+        """See Engine."""
+        options: dict[str, Any] = {
+            "auto_detect": False,
+            "columns": dict(columns),
+            "header": header,
+            "skip": 0,
+            "delim": separator,
+            "quote": quote,
+            "escape": quote,
+            "comment": "",
+            "strict_mode": True,
+            "null_padding": False,
+            "ignore_errors": False,
+            "max_line_size": LONGEST_LINE,
+            "hive_partitioning": False,
+        }
+        with self._guard():
+            rows = self._connection.read_csv([_literal(path) for path in paths], **options)
+            return self.store(rows.select(*keep))
+
+    def looks_like(self, path: Path, names: Sequence[str], *, separator: str) -> dict[str, str]:
+        """The DuckDB type that each column of a text file looks like, by its first rows; text if none."""
+        known = {"int64": "BIGINT", "float64": "DOUBLE", "boolean": "BOOLEAN", "date": "DATE"}
+        try:
+            with self._guard():
+                first = self._connection.read_csv(_literal(path), delim=separator, header=True, skip=0, quote='"')
+        except LogError:
+            return dict.fromkeys(names, "VARCHAR")
+        found = {name: str(kind) for name, kind in first.schema().items()}
+        return {name: known.get(found.get(name, ""), "VARCHAR") for name in names}
+
+    def place(self) -> Column:
+        """The number of the row."""
+        return self.ibis.row_number()
+
+    def map_buckets(
+        self, expression: Expression, key: str, function: BucketFunction, *, num_buckets: int, schema: pa.Schema
+    ) -> Iterator[pa.Table]:
+        """See Engine; a bucket is fetched while the one before is at work."""
+        rows = self.store(expression)
+
+        def work(number: int) -> pa.Table:
+            return function(number, self.fetch(rows.filter(rows[key] % num_buckets == number))).cast(schema)
+
+        with ThreadPoolExecutor(max_workers=min(2, self.threads + 1)) as pool:
+            yield from pool.map(work, range(num_buckets))
+
+    def versions(self) -> dict[str, str]:
+        """See Engine."""
+        import duckdb
+        import numpy as np
+
+        versions = {"ibis": self.ibis.__version__, "duckdb": duckdb.__version__}
+        return versions | {"numpy": np.__version__, "pyarrow": pa.__version__}
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        import duckdb
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # between releases of Ibis and DuckDB, not ours
+            try:
+                yield
+            except duckdb.Error as problem:
+                raise _translated(problem, self._parquet) from problem
+
+
+def half_of_memory() -> str:
+    """Half of this machine's memory, as DuckDB writes it; 4GB where it can't be told."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return "4GB"
+    return f"{max(total // 2**21, 256)}MiB"
+
+
+def _translated(problem: Exception, parquet: Sequence[Path]) -> Exception:
+    """DuckDB's error as one line of ours that says what to do."""
+    text = str(problem)
+    if "No space left" in text or "max_temp_directory_size" in text:
+        return OutputError("no space left on the disk while preparing; free some or choose another --out")
+    if type(problem).__name__ == "OutOfMemoryException":
+        return OutputError("the memory limit is too small; raise it with --memory-limit")
+    for path in parquet:
+        found = parquet_damage(path)
+        if found is not None:
+            return LogError(f"{path}: {found}; write or copy it again")
+    value = re.search(r"'([^']*)'", text.partition("\n")[0])
+    return LogError(
+        f"the log can't be read: a value{f' ({shown(value[1])})' if value else ''} can't be used as its column is "
+        f"({type(problem).__name__}); correct or remove the value, or name another column"
+    )
+
+
+def _literal(path: Path) -> str:
+    """The path as a pattern that fits this path only."""
+    return re.sub(r"([*?\[])", r"[\1]", str(path))
