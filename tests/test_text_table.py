@@ -101,6 +101,12 @@ def test_classes_of_html_cells_come_from_their_column_and_their_text() -> None:
     assert found == [None, None, None, "claim", None, 'verdict not "confirmed"']
 
 
+def test_the_main_row_is_marked() -> None:
+    marked = TextTable(head=["", "AUC"], rows=[["baseline", "0.6"], ["model", "0.7"]], main_row=1)
+    assert '<tr class="main"><td>model</td>' in to_html(marked)
+    assert to_html(marked).count("class=") == 1
+
+
 def test_chosen_columns_keep_how_they_are_set() -> None:
     chosen = TextTable(head=["a", "b", "c"], rows=[["1", "2", "3"]], numeric=[2], unbroken=[0]).only([-1, 0])
     assert (chosen.head, chosen.rows) == (["c", "a"], [["3", "1"]])

@@ -74,14 +74,18 @@ def to_markdown(table: TextTable) -> list[str]:
 
 
 def to_html(table: TextTable, *, classes: Mapping[str, str] = NO_CLASSES) -> str:
-    """The element `table`, without title and caption. classes: column name → CSS class of its cells, {} is the cell."""
+    """The element `table`, without title and caption. The main row has the CSS class `main`.
+
+    classes: column name → CSS class of its cells, where {} stands for the cell.
+    """
     lines = ["<tr>" + "".join(f"<th>{escape(name)}</th>" for name in table.head) + "</tr>"] if any(table.head) else []
-    for row in table.rows:
+    for number, row in enumerate(table.rows):
         cells = []
         for name, cell in zip(table.head, row, strict=True):
             of = f' class="{escape(classes[name].format(cell))}"' if name in classes else ""
             cells.append(f"<td{of}>{escape(cell)}</td>")
-        lines.append(f"<tr>{''.join(cells)}</tr>")
+        main = ' class="main"' if number == table.main_row else ""
+        lines.append(f"<tr{main}>{''.join(cells)}</tr>")
     return "\n".join(["<table>", *lines, "</table>"])
 
 

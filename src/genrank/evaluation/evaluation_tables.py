@@ -1,4 +1,4 @@
-"""Evaluations of rankers and retrievers as tables for the terminal."""
+"""Evaluations of rankers and retrievers as tables."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,14 +21,17 @@ def as_tables(evaluation: Evaluation) -> RenderableType:
     return Group(*parts)
 
 
-def task_table(evaluation: Evaluation, task: str) -> TextTable:
-    """The metrics of a task: the model in the first row, below it the baselines."""
+def task_table(evaluation: Evaluation, task: str, *, bounds: bool = False) -> TextTable:
+    """The metrics of a task: the model in the first row, below it the baselines.
+
+    bounds: intervals as their ends, which needs room, instead of half of their width.
+    """
     model = evaluation.tasks[task]
     columns = BINARY if "auc" in model else ("mae", "xauc")
     return TextTable(
         head=["", *map(_heading, columns)],
         rows=[
-            [name.replace("_", " "), *(_cell(row, column) for column in columns)]
+            [name.replace("_", " "), *(_cell(row, column, bounds=bounds) for column in columns)]
             for name, row in {"model": model, **evaluation.baselines.get(task, {})}.items()
         ],
         title=f"{task}  ({model['num_exposures']:,} exposures)",
@@ -89,10 +92,10 @@ def _heading(column: str) -> str:
     return {"mae": "MAE (s)", "logloss": "log loss"}.get(column, column.upper())
 
 
-def _cell(row: Mapping[str, Any], column: str) -> str:
-    value = row.get(column)
+def _cell(row: Mapping[str, Any], column: str, *, bounds: bool = False) -> str:
+    value, ends = row.get(column), row.get(f"{column}_ci")
     if value is None:
         return "–"
-    bounds = row.get(f"{column}_ci")
-    half = f" ±{(bounds[1] - bounds[0]) / 2:.4f}" if bounds else ""
-    return f"{value:.4f}{half}"
+    if not ends:
+        return f"{value:.4f}"
+    return f"{value:.4f} ({ends[0]:.4f}–{ends[1]:.4f})" if bounds else f"{value:.4f} ±{(ends[1] - ends[0]) / 2:.4f}"

@@ -1,15 +1,19 @@
 """report.html: one self-contained page on a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from genrank.evaluation.evaluation_tables import task_table
 from genrank.evaluation.page import render, require
 from genrank.evaluation.predictions import Predictions
 from genrank.evaluation.ranking_evaluation import Evaluation
 from genrank.folders import replace_text
+from genrank.text_table import TextTable, to_html
+
+NUM_FILES = 12  # of the prepared folder whose digests are shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +42,50 @@ def write_report(path: Path, *, evaluation: Evaluation, predictions: Predictions
         evaluation=evaluation,
         split=run.manifest["split"],
         counts=run.manifest["counts"],
-        settings=sorted(_flat(run.config).items()),
+        tables=_tables(evaluation, run),
         charts=_charts(evaluation, predictions, run),
     )
     replace_text(path, page)
+
+
+def _tables(evaluation: Evaluation, run: ReportRun) -> dict[str, Any]:
+    """Elements of HTML: `metrics` by task, `parts` of the data, `settings` and `lineage`."""
+    from markupsafe import Markup
+
+    return {
+        "metrics": {task: Markup(to_html(task_table(evaluation, task, bounds=True))) for task in evaluation.tasks},
+        "parts": Markup(to_html(_parts_table(run.manifest))),
+        "settings": Markup(to_html(_named_values(sorted(_flat(run.config).items())), classes={"value": "text"})),
+        "lineage": Markup(to_html(_named_values(_lineage(run)), classes={"value": "text"})),
+    }
+
+
+def _parts_table(manifest: Mapping[str, Any]) -> TextTable:
+    counts, split = manifest["counts"], manifest["split"]
+    begins = {"train": split["first_time"], "valid": split["valid_start"], "test": split["test_start"]}
+    return TextTable(
+        head=["part", "from", "exposures", "requests", *counts["train"]["positives"]],
+        rows=[
+            [
+                part,
+                _date(begin),
+                *(_figure(counts[part][name]) for name in ("exposures", "requests")),
+                *map(_figure, counts[part]["positives"].values()),
+            ]
+            for part, begin in begins.items()
+        ],
+    )
+
+
+def _lineage(run: ReportRun) -> list[tuple[str, Any]]:
+    """The environment, where the data came from, and the digests of the first of its files."""
+    source = [(f"source: {name}", value) for name, value in run.manifest["source"].items()]
+    hashes = [(name, f"{digest[:16]}…") for name, digest in list(run.manifest["files"].items())[:NUM_FILES]]
+    return [*run.environment.items(), *source, *hashes]
+
+
+def _named_values(values: Iterable[tuple[str, Any]]) -> TextTable:
+    return TextTable(head=["name", "value"], rows=[[name, str(value)] for name, value in values])
 
 
 def _charts(evaluation: Evaluation, predictions: Predictions, run: ReportRun) -> dict[str, list[Any]]:
