@@ -4,7 +4,6 @@ What is listed in `__all__` is public and keeps its meaning within a minor versi
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,10 +17,7 @@ if TYPE_CHECKING:
     from genrank.runs.run_config import RunConfig
     from genrank.schema import LogSchema
 
-try:
-    __version__ = version("genrank")
-except PackageNotFoundError:  # running from a source tree that is not installed
-    __version__ = "0+source"
+    __version__: str
 
 __all__ = [
     "AsyncClient",
@@ -63,6 +59,17 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     """A public name, imported on first use so that `import genrank` does not import torch."""
+    if name == "__version__":
+        return _installed_version()
     if name in _HOMES:
         return getattr(import_module(f"genrank.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'genrank' has no attribute {name!r}")
+
+
+def _installed_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("genrank")
+    except PackageNotFoundError:  # running from a source tree that is not installed
+        return "0+source"
