@@ -1,16 +1,22 @@
 """Stages and their pipeline: one call is the stages one by one, offline, for many requests at once and over HTTP."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from conftest_service import Running, serve  # noqa: F401 - a fixture
+from genrank.artifacts.bundle import load_bundle
+from genrank.errors import GenRankError
 from genrank.inference.gen_ranker import GenRanker
 from genrank.inference.gen_retriever import GenRetriever
 from genrank.inference.pipeline import Pipeline, PipelineAnswer
 from genrank.inference.retrieval_engine import RetrieveRequest
+from genrank.inference.sqlite_store import SQLiteStore
 from genrank.inference.stages import (
     RETRIEVAL,
     VALUE,
@@ -21,6 +27,11 @@ from genrank.inference.stages import (
     StageRequest,
     ordered,
 )
+from genrank.inference.store import Event
+from genrank.server.core import RankingService
+from genrank.server.recommender import Recommender, RecommendQuery
+from genrank.server.retrieval_service import RetrievalQuery, RetrievalService
+from genrank.server.service_options import ServiceOptions
 
 TIME = 1_790_000_000
 USERS = ("u0000001", "u0000002", "nobody")
@@ -42,6 +53,17 @@ def pipeline(ranker: GenRanker, retriever: GenRetriever) -> Pipeline:
     return Pipeline([RetrievalStage(retriever.engine), RankingStage(ranker.engine), OrderStage()])
 
 
+@pytest.fixture
+def recommender(run: Path, grank: Path) -> Iterator[Recommender]:
+    """The services in this process, without HTTP."""
+    options = ServiceOptions(deadline=60.0)
+    ranking = RankingService(load_bundle(run), store=SQLiteStore(":memory:"), options=options)
+    retrieval = RetrievalService(grank, contexts=ranking.contexts, options=options, clock=ranking.clock)
+    yield Recommender(retrieval, ranking)
+    retrieval.stop()
+    ranking.stop()
+
+
 def request(ranker: GenRanker, user: str, k: int = K) -> StageRequest:
     return StageRequest(
         user=user,
@@ -52,12 +74,40 @@ def request(ranker: GenRanker, user: str, k: int = K) -> StageRequest:
     )
 
 
+def metrics_of(running: Running) -> dict[str, float]:
+    """Samples of /metrics by name and labels."""
+    page = urlopen(f"{running.url}/metrics").read().decode()
+    return {
+        sample.name
+        + "{"
+        + ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+        + "}": sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+
+
 def picks(answer: PipelineAnswer) -> list[tuple[str, float]]:
     found = answer.candidates
     return list(zip(found.ids, np.round(found.columns[VALUE], 6).tolist(), strict=True))
 
 
-def test_a_pipeline_is_its_stages_one_by_one(pipeline: Pipeline, ranker: GenRanker, retriever: GenRetriever) -> None:
+def test_a_pipeline_is_its_stages_one_by_one(pipeline: Pipeline, ranker: GenRanker) -> None:
+    requests = [request(ranker, user) for user in USERS]
+    current = [Candidates.given(())] * len(requests)
+    for stage in pipeline.stages:
+        current = stage.run(requests, current)
+    for answer, by_hand in zip(pipeline.run(requests), current, strict=True):
+        assert list(answer.candidates.ids) == list(by_hand.ids)
+        assert answer.candidates.user == by_hand.user
+        assert answer.candidates.columns.keys() == by_hand.columns.keys()
+        for name, column in by_hand.columns.items():
+            np.testing.assert_array_equal(answer.candidates.columns[name], column)
+
+
+def test_a_pipeline_is_the_calls_of_retriever_and_ranker(
+    pipeline: Pipeline, ranker: GenRanker, retriever: GenRetriever
+) -> None:
     for user in USERS:
         (answer,) = pipeline.run([request(ranker, user)])
         found = retriever.retrieve(user, k=K, time=TIME)
@@ -99,6 +149,80 @@ def test_the_service_recommends_what_the_pipeline_does_offline(
             np.testing.assert_allclose(
                 [place["value"] for place in places], answer.candidates.columns[VALUE], rtol=1e-5
             )
+
+
+def test_handlers_answer_what_the_pipelines_of_the_services_do(recommender: Recommender) -> None:
+    retrieval, ranking = recommender.retrieval.opened.pipeline, recommender.ranking.deployed.pipeline
+    whole = Pipeline([*retrieval.stages, *ranking.stages])
+    weights = recommender.ranking.deployed.bundle.config.value
+    for user in USERS:
+        wanted = RetrieveRequest(user=user, time=TIME, k=K)
+        query = RecommendQuery(retrieval=RetrievalQuery(user=user, k=K, time=TIME), top_k=TOP)
+        served = asyncio.run(recommender.finish(query, recommender.begin(query)))
+        assert served.ranking is not None
+        (answer,) = whole.run([StageRequest(user=user, time=TIME, weights=weights, top_k=TOP, retrieval=wanted)])
+        expected = list(zip(answer.candidates.ids, answer.candidates.columns[VALUE].tolist(), strict=True))
+        assert [(place.item, place.value) for place in served.ranking.places] == expected
+        steps = [*served.retrieval.stages, *served.ranking.stages]
+        assert [(step.stage, step.num_in, step.num_out) for step in steps] == [
+            (step.stage, step.num_in, step.num_out) for step in answer.reports
+        ]
+
+
+def test_all_stages_of_a_recommendation_see_the_same_events(recommender: Recommender) -> None:
+    query = RecommendQuery(retrieval=RetrievalQuery(user="somebody", k=K, time=TIME), top_k=TOP)
+
+    def history_of_ranking(*, meanwhile: bool) -> int:
+        finding = recommender.begin(query)
+        finding.result(60)
+        if meanwhile:
+            recommender.ranking.take_events([Event(user="somebody", item="i00000001", time=TIME - 10)])
+        ranking = asyncio.run(recommender.finish(query, finding)).ranking
+        assert ranking is not None
+        return ranking.num_history
+
+    assert history_of_ranking(meanwhile=True) == 0
+    assert history_of_ranking(meanwhile=False) == 1
+
+
+def test_metrics_tell_candidates_and_seconds_of_every_stage(
+    grank: Path,
+    serve: Callable[..., Running],  # noqa: F811 - the fixture
+) -> None:
+    running = serve("--retriever", str(grank))
+    with running.client() as client:
+        client.recommend(USERS[0], k=K, top_k=TOP, time=TIME)
+        client.retrieve(USERS[0], k=7, time=TIME)
+        client.rank(USERS[0], ["a", "b", "c"], time=TIME)
+    found = metrics_of(running)
+    expected = {"retrieval": (0, K + 7, 2), "ranking": (K + 3, K + 3, 2), "order": (K + 3, TOP + 3, 2)}
+    for stage, (num_in, num_out, runs) in expected.items():
+        assert found[f'genrank_stage_candidates_total{{end="in",stage="{stage}"}}'] == num_in
+        assert found[f'genrank_stage_candidates_total{{end="out",stage="{stage}"}}'] == num_out
+        assert found[f'genrank_stage_seconds_count{{stage="{stage}"}}'] == runs
+
+
+def test_a_ranking_stage_finds_items_by_id_whatever_the_rows_of_the_stage_before(ranker: GenRanker) -> None:
+    ids = [str(name) for name in ranker.items.ids[1:9].to_pylist()]
+    ranking = Pipeline([RankingStage(ranker.engine)])
+    own = ranking.run([request(ranker, USERS[0])], [Candidates.given(ids)])[0].candidates
+    other = Candidates(ids=ids, rows=np.arange(8) + 100)
+    found = ranking.run([request(ranker, USERS[0])], [other])[0].candidates
+    assert found.rows.tolist() == own.rows.tolist() == ranker.items.find(ids).tolist()
+    for task in ranker.spec.tasks:
+        np.testing.assert_array_equal(found.columns[task.name], own.columns[task.name])
+
+
+@pytest.mark.parametrize(
+    ("weight", "said"), [(1.0, r"score \(like\) of item 'b'"), (np.inf, r"score \(value\) of item 'a'")]
+)
+def test_no_order_is_made_of_what_is_no_number_and_columns_of_no_task_may_be_any(weight: float, said: str) -> None:
+    like = np.array([0.1, np.nan if weight == 1.0 else 0.2])
+    given = Candidates(ids=("a", "b"), rows=np.arange(2), columns={"like": like})
+    with pytest.raises(GenRankError, match=said):
+        ordered(given, {"like": weight})
+    whole = given.with_columns({"like": np.array([0.1, 0.2]), RETRIEVAL: np.array([0.0, -np.inf])})
+    assert list(ordered(whole, {"like": 1.0}).ids) == ["b", "a"]
 
 
 def test_a_request_without_candidates_is_carried_through(pipeline: Pipeline, ranker: GenRanker) -> None:

@@ -140,10 +140,9 @@ class GenRanker:
         check_candidates(candidates)
         weights = dict(self.bundle.config.value if value is None else value)
         check_value(weights, self.spec)
-        rows = self.items.find(candidates)
         when = self.bundle.manifest.split.last_time + 1 if time is None else check_time(time)
         request = StageRequest(user=user, time=when, context=context or {}, weights=weights)
-        (answer,) = self.pipeline.run([request], [Candidates(ids=candidates, rows=rows)])
+        (answer,) = self.pipeline.run([request], [Candidates.given(candidates)])
         seen = answer.candidates.user
         return Ranking(
             user=user,

@@ -10,8 +10,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from genrank.inference.stages import Candidates, Stage, StageRequest
 
 
@@ -43,7 +41,7 @@ class Pipeline:
         self, requests: Sequence[StageRequest], candidates: Sequence[Candidates] | None = None
     ) -> list[PipelineAnswer]:
         """The answers, in the order of the requests. candidates: what the first stage starts from; None: nothing."""
-        current = list(candidates) if candidates is not None else [_nothing() for _ in requests]
+        current = list(candidates) if candidates is not None else [Candidates.given(()) for _ in requests]
         reports: list[list[StageReport]] = [[] for _ in requests]
         for stage in self.stages:
             began = time.monotonic()
@@ -55,7 +53,3 @@ class Pipeline:
         return [
             PipelineAnswer(candidates=each, reports=tuple(mine)) for each, mine in zip(current, reports, strict=True)
         ]
-
-
-def _nothing() -> Candidates:
-    return Candidates(ids=(), rows=np.zeros(0, np.int64))

@@ -43,6 +43,7 @@ class EngineRequest:
     items: Ints  # rows of the item table
     time: int  # seconds since the epoch
     context: Mapping[str, Any] = field(default_factory=dict)  # see FeatureEncoder.encode
+    history: UserHistory | None = None  # the user's, of the engine's histories; None: read now
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ class RankingEngine:
     @torch.no_grad()
     def score(self, requests: Sequence[EngineRequest]) -> list[Scored]:
         """Scores of every request's candidates. At least one request, each with at least one candidate."""
-        known = [self.histories.of(request.user) for request in requests]
+        known = [request.history or self.histories.of(request.user) for request in requests]
         builder = self.histories.builder(
             [self._asked(*pair) for pair in zip(known, requests, strict=True)], self.sequence, self.model.config.search
         )

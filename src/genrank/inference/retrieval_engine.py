@@ -40,7 +40,8 @@ class RetrieveRequest:
     """What a user could be shown now. time: seconds since the epoch. k: how many.
 
     without: values by item feature that no answer may have, as in {"author": ["a7"]}. exclude: rows that may not be
-    answered. exclude_seen: None is as the model was trained.
+    answered. exclude_seen: None is as the model was trained. history: the user's, of the engine's histories; None:
+    read now.
     """
 
     user: str
@@ -49,6 +50,7 @@ class RetrieveRequest:
     without: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     exclude: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     exclude_seen: bool | None = None
+    history: UserHistory | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,7 @@ class RetrievalEngine:
 
     def _retrieve(self, requests: Sequence[RetrieveRequest], num_candidates: int) -> list[RetrievedItems]:
         began = time.perf_counter()
-        known = [self.histories.of(request.user) for request in requests]
+        known = [request.history or self.histories.of(request.user) for request in requests]
         taken = [positives(each.timeline, self.task, events=self.model.config.events) for each in known]
         builder = self.histories.builder(
             [self._asked(*pair) for pair in zip(taken, requests, strict=True)], self.sequence, self.model.config.search

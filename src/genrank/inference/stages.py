@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrank.errors import GenRankError, shown
+from genrank.inference.histories import Histories, UserHistory
 from genrank.inference.ranking_engine import EngineRequest, RankingEngine
 from genrank.inference.retrieval_engine import RetrievalEngine, RetrieveRequest
 
@@ -52,16 +53,30 @@ class SeenUser:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """C candidates of one request, in an order once a stage has made one. rows: of the item table, 0 unknown."""
+    """C candidates of one request, in an order once a stage has made one.
+
+    rows: of the item table of the last stage that looked them up, 0 unknown. histories: what the stages have read of
+    the user, so that those behind see the same events, whatever has come to the store since.
+    """
 
     ids: Sequence[str]
     rows: Ints
     columns: Mapping[str, Floats] = field(default_factory=dict)  # (C) each
     user: SeenUser = SeenUser()
     seconds: Mapping[str, float] = field(default_factory=dict)  # what a stage took inside, of its batch
+    histories: Mapping[Histories, UserHistory] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.ids)
+
+    @classmethod
+    def given(cls, ids: Sequence[str], histories: Mapping[Histories, UserHistory] | None = None) -> "Candidates":
+        """Items by id, before any stage."""
+        return cls(ids=ids, rows=np.zeros(len(ids), np.int64), histories=histories or {})
+
+    def history(self, histories: Histories, user: str) -> UserHistory:
+        """The user's history as a stage before has read it there, or as it is now."""
+        return self.histories.get(histories) or histories.of(user)
 
     def take(self, places: Ints) -> "Candidates":
         """The candidates at these places, in that order."""
@@ -96,10 +111,16 @@ class RetrievalStage:
 
     def run(self, requests: Sequence[StageRequest], candidates: Sequence[Candidates]) -> list[Candidates]:
         """See Stage. Every request says in `retrieval` what to find."""
-        wanted = [request.retrieval for request in requests if request.retrieval is not None]
+        known = self.engine.histories
+        read = [each.history(known, request.user) for request, each in zip(requests, candidates, strict=True)]
+        wanted = [
+            replace(request.retrieval, history=history)
+            for request, history in zip(requests, read, strict=True)
+            if request.retrieval is not None
+        ]
         assert len(wanted) == len(requests)
         found = self.engine.retrieve(wanted)
-        ids = self.engine.histories.catalogue.table.ids
+        ids = known.catalogue.table.ids
         return [
             Candidates(
                 ids=[str(ids[row]) for row in each.rows.tolist()],
@@ -109,8 +130,9 @@ class RetrievalStage:
                     known=each.user_known, history_current=each.history_current, num_history=each.num_history
                 ),
                 seconds=each.seconds,
+                histories={**before.histories, known: history},
             )
-            for each in found
+            for each, before, history in zip(found, candidates, read, strict=True)
         ]
 
 
@@ -124,26 +146,32 @@ class RankingStage:
 
     def run(self, requests: Sequence[StageRequest], candidates: Sequence[Candidates]) -> list[Candidates]:
         """See Stage."""
+        known, after = self.engine.histories, list(candidates)
         filled = [number for number, each in enumerate(candidates) if len(each)]
-        asked = [
-            EngineRequest(
-                user=requests[number].user,
-                items=candidates[number].rows,
-                time=requests[number].time,
-                context=requests[number].context,
-            )
-            for number in filled
-        ]
-        scored = list(candidates)
-        for number, found in zip(filled, self.engine.score(asked) if asked else [], strict=True):
+        asked = [self._asked(requests[number], candidates[number]) for number in filled]
+        scored = self.engine.score(asked) if asked else []
+        for number, each, found in zip(filled, asked, scored, strict=True):
+            before = candidates[number]
             user = SeenUser(
                 known=found.user_known,
                 history_current=found.history_current,
                 num_history=found.num_history,
                 num_encoded=found.num_encoded,
             )
-            scored[number] = replace(candidates[number].with_columns(found.scores), user=user)
-        return scored
+            read = before.histories if each.history is None else {**before.histories, known: each.history}
+            after[number] = replace(before.with_columns(found.scores), rows=each.items, user=user, histories=read)
+        return after
+
+    def _asked(self, request: StageRequest, candidates: Candidates) -> EngineRequest:
+        """Items are looked up by id: the stage before may have another item table."""
+        known = self.engine.histories
+        return EngineRequest(
+            user=request.user,
+            items=known.catalogue.find(candidates.ids),
+            time=request.time,
+            context=request.context,
+            history=candidates.history(known, request.user),
+        )
 
 
 class OrderStage:
@@ -164,7 +192,8 @@ class OrderStage:
 
 def ordered(candidates: Candidates, weights: Mapping[str, float], top_k: int = 0) -> Candidates:
     """The candidates in falling order of value with the column VALUE, the first `top_k` of them or all."""
-    values = value_of(candidates.ids, candidates.columns, weights)
+    scores = {name: column for name, column in candidates.columns.items() if name not in (RETRIEVAL, VALUE)}
+    values = value_of(candidates.ids, scores, weights)
     order = np.argsort(-values, kind="stable")
     return candidates.with_columns({VALUE: values}).take(order[:top_k] if top_k else order)
 
@@ -174,7 +203,7 @@ def value_of(ids: Sequence[str], scores: Mapping[str, Floats], weights: Mapping[
     values = np.zeros(len(ids))
     for task, weight in weights.items():
         values = values + weight * scores[task]
-    for task, score in (*scores.items(), (VALUE, values)):
+    for task, score in (*scores.items(), ("value", values)):
         odd = np.flatnonzero(~np.isfinite(score))
         if len(odd):
             raise GenRankError(

@@ -162,7 +162,9 @@ def _retrieval(recommender: Recommender, metrics: Metrics) -> list[BaseRoute]:
 
     async def retrieve(request: Request) -> Response:
         _, finding = await retrieve_bodies.take(request, begin)
-        return _json(written(retrieved(await asyncio.wrap_future(finding))))
+        found = await asyncio.wrap_future(finding)
+        metrics.retrieved(found)
+        return _json(written(retrieved(found)))
 
     def begin_both(body: RecommendBody) -> tuple[RecommendQuery, "Future[RetrieveAnswer]"]:
         query = body.query()
@@ -171,6 +173,7 @@ def _retrieval(recommender: Recommender, metrics: Metrics) -> list[BaseRoute]:
     async def recommend(request: Request) -> Response:
         query, finding = await recommend_bodies.take(request, begin_both)
         answer = await recommender.finish(query, finding)
+        metrics.retrieved(answer.retrieval)
         if answer.ranking is not None:
             metrics.ranked(answer.ranking, len(answer.retrieval.items))
         return _json(written(recommended(answer, query.tasks)))

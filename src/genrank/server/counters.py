@@ -1,13 +1,15 @@
 """What the service counts, for Prometheus."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from genrank.inference.pipeline import StageReport
 from genrank.server.core import RankingService
 from genrank.server.deployment import RankAnswer
+from genrank.server.retrieval_service import RetrieveAnswer
 
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 SIZES = (1, 10, 50, 100, 200, 500, 1000, 2000)
@@ -27,6 +29,12 @@ class Metrics:
         self.candidates = Histogram("genrank_rank_candidates", "candidates a ranking", buckets=SIZES, registry=registry)
         self.history = Counter("genrank_history_events", "history events seen by rankings", ["how"], registry=registry)
         self.events = Counter("genrank_events", "events that were new or changed", registry=registry)
+        self.stage_seconds = Histogram(
+            "genrank_stage_seconds", "time of a stage's batch", ["stage"], buckets=SECONDS, registry=registry
+        )
+        self.stage_candidates = Counter(
+            "genrank_stage_candidates", "candidates into and out of a stage", ["stage", "end"], registry=registry
+        )
         self.registry.register(_Held(service))
 
     def answered(self, route: str, status: int, seconds: float) -> None:
@@ -41,6 +49,17 @@ class Metrics:
         self.candidates.observe(num_candidates)
         self.history.labels("encoded").inc(answer.num_encoded)
         self.history.labels("kept").inc(answer.num_history - answer.num_encoded)
+        self._staged(answer.stages)
+
+    def retrieved(self, answer: RetrieveAnswer) -> None:
+        """A retrieval is done."""
+        self._staged(answer.stages)
+
+    def _staged(self, reports: Sequence[StageReport]) -> None:
+        for each in reports:
+            self.stage_seconds.labels(each.stage).observe(each.seconds)
+            self.stage_candidates.labels(each.stage, "in").inc(each.num_in)
+            self.stage_candidates.labels(each.stage, "out").inc(each.num_out)
 
 
 class _Held(Collector):

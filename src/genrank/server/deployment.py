@@ -9,7 +9,8 @@ import numpy as np
 
 from genrank.artifacts.bundle import Bundle
 from genrank.inference.gen_ranker import RankedItem, check_value, ranked_items
-from genrank.inference.pipeline import Pipeline
+from genrank.inference.histories import Histories, UserHistory
+from genrank.inference.pipeline import Pipeline, PipelineAnswer, StageReport
 from genrank.inference.ranking_engine import Cache, EngineRequest, RankingEngine
 from genrank.inference.serving_context import ServingContext
 from genrank.inference.stages import Candidates, OrderStage, RankingStage, StageRequest
@@ -23,7 +24,8 @@ WARM_USERS = 8
 class RankRequest:
     """What a caller asks. time: seconds since the epoch, None for now. context: see FeatureEncoder.encode.
 
-    of_each: names in `context` whose value is a list with one for each candidate, whatever it looks like.
+    of_each: names in `context` whose value is a list with one for each candidate, whatever it looks like. histories:
+    what has been read of the user already, see Candidates.
     """
 
     user: str
@@ -34,6 +36,7 @@ class RankRequest:
     tasks: tuple[str, ...] = ()  # wanted in the answer; empty: all
     value: Mapping[str, float] | str = ""
     top_k: int = 0  # 0: all
+    histories: Mapping[Histories, UserHistory] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,7 @@ class RankAnswer:
     waited: float
     worked: float
     clock_behind: float = 0.0  # see Clock.behind; 0 where the request brought a time of its own
+    stages: tuple[StageReport, ...] = ()  # what each stage of the pipeline did
 
 
 @dataclass(frozen=True)
@@ -102,18 +106,16 @@ class Deployment:
                 )
                 for asked in batch
             ],
-            [self._candidates(asked.request.candidates) for asked in batch],
+            [Candidates.given(asked.request.candidates, asked.request.histories) for asked in batch],
         )
         worked = time.monotonic() - begun
         return [
-            self._answer(asked, answer.candidates, waited=begun - asked.began, worked=worked)
+            self._answer(asked, answer, waited=begun - asked.began, worked=worked)
             for asked, answer in zip(batch, answers, strict=True)
         ]
 
-    def _candidates(self, ids: Sequence[str]) -> Candidates:
-        return Candidates(ids=ids, rows=self.context.catalogue.find(ids))
-
-    def _answer(self, asked: PendingRanking, ranked: Candidates, *, waited: float, worked: float) -> RankAnswer:
+    def _answer(self, asked: PendingRanking, answer: PipelineAnswer, *, waited: float, worked: float) -> RankAnswer:
+        ranked = answer.candidates
         return RankAnswer(
             user=asked.request.user,
             user_known=ranked.user.known,
@@ -126,6 +128,7 @@ class Deployment:
             waited=waited,
             worked=worked,
             clock_behind=asked.clock_behind,
+            stages=answer.reports,
         )
 
     def warm_up(self) -> None:

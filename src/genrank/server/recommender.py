@@ -26,7 +26,7 @@ class RecommendQuery:
     top_k: int = 0
 
     def ranking(self, found: RetrieveAnswer) -> RankRequest:
-        """The ranking of what was retrieved, at the time of the retrieval."""
+        """The ranking of what was retrieved, at the time of the retrieval and with the events that it saw."""
         return RankRequest(
             user=self.retrieval.user,
             candidates=found.items,
@@ -35,6 +35,7 @@ class RecommendQuery:
             tasks=self.tasks,
             value=self.value,
             top_k=self.top_k,
+            histories=found.histories,
         )
 
 

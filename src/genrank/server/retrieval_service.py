@@ -20,10 +20,11 @@ from genrank.artifacts.index import load_index, newest_index
 from genrank.errors import GenRankError, RequestError
 from genrank.ids import check_id
 from genrank.inference.gen_retriever import check_k
-from genrank.inference.pipeline import Pipeline
+from genrank.inference.histories import Histories, UserHistory
+from genrank.inference.pipeline import Pipeline, PipelineAnswer, StageReport
 from genrank.inference.retrieval_engine import RetrievalEngine, RetrieveRequest, add_items, open_index
 from genrank.inference.serving_context import ServingContext, ServingContexts
-from genrank.inference.stages import RETRIEVAL, Candidates, RetrievalStage, StageRequest
+from genrank.inference.stages import RETRIEVAL, RetrievalStage, StageRequest
 from genrank.inference.store import StoreUnavailable, UpdatesExpired
 from genrank.nn.devices import device_named
 from genrank.server.batcher import Batcher
@@ -65,6 +66,8 @@ class RetrieveAnswer:
     waited: float
     seconds: Mapping[str, float]  # encode, search, rank: of the batch
     clock_behind: float = 0.0  # see RankAnswer
+    stages: tuple[StageReport, ...] = ()  # what each stage of the pipeline did
+    histories: Mapping[Histories, UserHistory] = field(default_factory=dict)  # see Candidates
 
 
 @dataclass(frozen=True)
@@ -225,8 +228,7 @@ class RetrievalService:
         opened, begun = self.opened, time.monotonic()
         answers = opened.pipeline.run([_stage_request(opened, asked) for asked in batch])
         return [
-            _answer(opened, asked, answer.candidates, begun - asked.began)
-            for asked, answer in zip(batch, answers, strict=True)
+            _answer(opened, asked, answer, begun - asked.began) for asked, answer in zip(batch, answers, strict=True)
         ]
 
 
@@ -243,7 +245,8 @@ def _stage_request(opened: _Opened, asked: _PendingRetrieval) -> StageRequest:
     return StageRequest(user=wanted.user, time=asked.time, retrieval=retrieval)
 
 
-def _answer(opened: _Opened, asked: _PendingRetrieval, found: Candidates, waited: float) -> RetrieveAnswer:
+def _answer(opened: _Opened, asked: _PendingRetrieval, answer: PipelineAnswer, waited: float) -> RetrieveAnswer:
+    found = answer.candidates
     return RetrieveAnswer(
         user=asked.wanted.user,
         user_known=found.user.known,
@@ -257,4 +260,6 @@ def _answer(opened: _Opened, asked: _PendingRetrieval, found: Candidates, waited
         waited=waited,
         seconds=found.seconds,
         clock_behind=asked.clock_behind,
+        stages=answer.reports,
+        histories=found.histories,
     )
