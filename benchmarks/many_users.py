@@ -38,12 +38,12 @@ def main() -> int:
             store=SQLiteStore(Path(folder) / "events.sqlite"),
             options=ServiceOptions(cache_bytes=10_000_000, decoded_bytes=10_000_000, deadline=600.0),
         )
-        stage = None
+        retrieval = None
         if options.retriever is not None:
-            stage = RetrievalService(options.retriever, contexts=service.contexts, options=service.options)
+            retrieval = RetrievalService(options.retriever, contexts=service.contexts, options=service.options)
         began, before, most = time.perf_counter(), 0.0, 0.0
         for first in range(0, options.users, BATCH):
-            serve([f"never seen, number {number:012d}" for number in range(first, first + BATCH)], service, stage)
+            serve([f"never seen, number {number:012d}" for number in range(first, first + BATCH)], service, retrieval)
             if first <= options.users // 50:
                 before = most = resident_mib()
             most = max(most, resident_mib())
@@ -51,14 +51,14 @@ def main() -> int:
                 print(f"{first + BATCH:,} users: {resident_mib():.1f} MiB", file=sys.stderr, flush=True)
         found = {"users": options.users, "seconds": round(time.perf_counter() - began), "before_mib": round(before, 1),
                  "most_mib": round(most, 1), "after_mib": round(resident_mib(), 1)}  # fmt: skip
-        if stage is not None:
-            stage.stop()
+        if retrieval is not None:
+            retrieval.stop()
         service.stop()
     print(json.dumps(found | {"grown_mib": round(found["most_mib"] - found["before_mib"], 1)}))
     return 0
 
 
-def serve(users: list[str], service: RankingService, stage: RetrievalService | None) -> None:
+def serve(users: list[str], service: RankingService, retrieval: RetrievalService | None) -> None:
     """What a batch of users does."""
     item = str(service.deployed.context.catalogue.table.ids[1])
     when = service.deployed.bundle.manifest.split.last_time + 1
@@ -67,9 +67,9 @@ def serve(users: list[str], service: RankingService, stage: RetrievalService | N
         service.user(user)
     service.take_events([Event(user=user, item=item, time=when - 1) for user in users[::50]])
     rank(users[::50], service, item, when)
-    if stage is not None:
+    if retrieval is not None:
         for user in users[::100]:
-            stage.retrieve(RetrievalQuery(user=user, k=10, time=when)).result()
+            retrieval.retrieve(RetrievalQuery(user=user, k=10, time=when)).result()
 
 
 def rank(users: list[str], service: RankingService, item: str, when: int) -> None:

@@ -40,13 +40,13 @@ def app(run: Path, grank: Path) -> Iterator[Starlette]:
     bundle = load_bundle(run)
     store, options = SQLiteStore(":memory:"), ServiceOptions(deadline=60.0)
     service = RankingService(bundle, Path(bundle.config.data), store=store, options=options)
-    stage = RetrievalService(grank, contexts=service.contexts, options=options)
+    retrieval = RetrievalService(grank, contexts=service.contexts, options=options)
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH)
     settle_objects()
-    yield build_app(service, stage)
+    yield build_app(service, retrieval)
     sys.setswitchinterval(before)
-    stage.stop()
+    retrieval.stop()
     service.stop()
 
 

@@ -26,8 +26,8 @@ from genrank.inference.sqlite_store import SQLiteStore
 options = ServiceOptions(cache_bytes=10_000_000, decoded_bytes=10_000_000)
 service = RankingService(load_bundle(Path(sys.argv[2])), store=SQLiteStore(sys.argv[3]), options=options)
 if len(sys.argv) > 4:
-    stage = RetrievalService(Path(sys.argv[4]), contexts=service.contexts, options=options)
-    service.readers.append(stage.catch_up)
+    retrieval = RetrievalService(Path(sys.argv[4]), contexts=service.contexts, options=options)
+    service.readers.append(retrieval.catch_up)
 for turn in range(200):
     items = [Item(id=f"item {number}", features={"topic": f"topic {turn % 7}"}) for number in range(1000)]
     assert service.put_items(items) == (1000 if turn == 0 else 0)

@@ -127,12 +127,12 @@ def serve(
     with bind(listening) as taken:
         events = open_store(store or str(data.with_name(data.name + ".events.sqlite")))
         service = RankingService(bundle, history, store=events, options=options, until=until, request_log=request_log)
-        stage = None
+        retrieval = None
         if retriever is not None:
-            stage = RetrievalService(retriever, contexts=service.contexts, options=options, clock=service.clock)
-            service.readers.append(stage.catch_up)
-            service.vital.append(stage.failure)
-        run(service, listening, taken, models=run_folder if published else None, stage=stage)
+            retrieval = RetrievalService(retriever, contexts=service.contexts, options=options, clock=service.clock)
+            service.readers.append(retrieval.catch_up)
+            service.vital.append(retrieval.failure)
+        run(service, listening, taken, models=run_folder if published else None, retrieval=retrieval)
 
 
 def store(

@@ -51,13 +51,13 @@ RANK_BODY, EVENTS_BODY, ITEMS_BODY, RETRIEVE_BODY = 2 * MIB, 4 * MIB, 4 * MIB, M
 
 def build_app(
     service: RankingService,
-    stage: RetrievalService | None = None,
+    retrieval: RetrievalService | None = None,
     *,
     token: str = "",
     max_body: int = 4 * MIB,
     connections: Collector | None = None,
 ) -> Starlette:
-    """The web application over a service. stage: what retrieves; without it there are no such routes.
+    """The web application over a service. retrieval: what retrieves; without it there are no such routes.
 
     token: what callers must bear, empty for none. max_body: bytes, of any path.
     connections: what counts them, for /metrics.
@@ -71,15 +71,15 @@ def build_app(
         watching = asyncio.create_task(lag.watch())
         yield
         watching.cancel()
-        if stage is not None:
-            await asyncio.to_thread(stage.stop)
+        if retrieval is not None:
+            await asyncio.to_thread(retrieval.stop)
         await asyncio.to_thread(service.stop)
 
     def late(expected: Callable[[], float]) -> Callable[[], float]:
         return lambda: lag.seconds + expected() - HEADROOM * service.options.deadline
 
     busy = {"/v1/rank": late(lambda: service.expected_wait)}
-    recommender = None if stage is None else Recommender(stage, service)
+    recommender = None if retrieval is None else Recommender(retrieval, service)
     if recommender is not None:
         busy["/v1/retrieve"] = late(lambda: recommender.retrieval.expected_wait)
         busy["/v1/recommend"] = late(lambda: recommender.expected_wait)
@@ -87,7 +87,7 @@ def build_app(
     routes = [*_ranking(service, metrics), *_health(service, metrics)]
     if recommender is not None:
         routes += _retrieval(recommender, metrics)
-    operations = openapi.RANKING + openapi.HEALTH + (() if stage is None else openapi.RETRIEVAL)
+    operations = openapi.RANKING + openapi.HEALTH + (() if retrieval is None else openapi.RETRIEVAL)
     return Starlette(
         routes=[*routes, *_docs(operations)],
         middleware=[Middleware(Gate, metrics=metrics, token=token, max_body=max_body, busy=busy)],

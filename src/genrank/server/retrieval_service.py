@@ -220,7 +220,7 @@ class RetrievalService:
                     looked = time.monotonic()
                     self.look()
             except StoreUnavailable:
-                continue  # the ranking stage has logged it
+                continue  # the ranking service has logged it
             except Exception as problem:  # noqa: BLE001 - the service must outlive whatever is in the store or the folder
                 self._troubles.say(log.exception, f"retrieval could not learn what is new: {problem!r}")
 

@@ -101,7 +101,7 @@ def run(
     taken: socket.socket,
     *,
     models: Path | None = None,
-    stage: RetrievalService | None = None,
+    retrieval: RetrievalService | None = None,
 ) -> None:
     """Serve on an address that `bind` has taken, until asked to stop. models: a folder to follow (see watch.py)."""
     require_serve()
@@ -120,7 +120,7 @@ def run(
     sys.setswitchinterval(SWITCH)
     settle_objects()
     config = uvicorn.Config(
-        build_app(service, stage, token=listening.token, max_body=listening.max_body, connections=connections),
+        build_app(service, retrieval, token=listening.token, max_body=listening.max_body, connections=connections),
         log_config=None,
         access_log=False,
         backlog=BACKLOG,
