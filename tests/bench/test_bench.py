@@ -80,7 +80,12 @@ def assert_figures(result: dict[str, Any], *names: str) -> None:
         assert result[name]["low"] <= result[name]["value"] <= result[name]["high"]
 
 
-@pytest.mark.parametrize("name", ["data", "optimizer", "scoring", "decomposed", "search"])
+@pytest.mark.parametrize(
+    "name",
+    mostly_slow(
+        ["data", "optimizer", "scoring", "decomposed", "search"], often=["data", "optimizer", "scoring", "search"]
+    ),
+)
 def test_every_named_figure_is_measured(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert_figures(bench(capsys, name), *FIGURES[name])
 
@@ -127,6 +132,7 @@ def test_scoring_a_cached_history_gives_the_logits_of_the_whole_request(capsys: 
         assert_positive({name: row[name] for name in ("p50_ms", "p99_ms", "din_p50_ms", "din_p99_ms", "p99_over_din")})
 
 
+@pytest.mark.slow
 def test_decomposed_attention_gives_what_full_attention_gives_for_less(capsys: pytest.CaptureFixture[str]) -> None:
     result = bench(capsys, "decomposed")
     assert result["deviation"] < 1e-5
@@ -149,6 +155,7 @@ def test_a_retrieval_is_measured_whole_and_in_parts(capsys: pytest.CaptureFixtur
         assert cell["p99_ms"] >= cell["p50_ms"] > 0
 
 
+@pytest.mark.slow
 def test_serving_answers_every_request_under_load_or_refuses_it(capsys: pytest.CaptureFixture[str]) -> None:
     result = bench(capsys, "serve", "--minutes", "0.05")
     assert_positive({name: result[name] for name in ("requests_per_second", "p50_ms", "p99_ms", "requests")})

@@ -48,7 +48,7 @@ def a100(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     return compile_kernels(tmp_path_factory.mktemp("a100"), "--arch", "80", "--weighting", "softmax")
 
 
-@pytest.fixture(scope="module", params=["h100", "a100"])
+@pytest.fixture(scope="module", params=[pytest.param("h100", marks=pytest.mark.slow), "a100"])
 def rows(request: pytest.FixtureRequest) -> list[Row]:
     found: list[Row] = request.getfixturevalue(request.param)
     return found
@@ -68,6 +68,7 @@ def check(rows: list[Row], spilled: dict[str, int]) -> None:
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_the_papers_setting_is_compiled_with_every_kernel(h100: list[Row], a100: list[Row]) -> None:
     softmax, hstu = ["forward", "key_gradient", "query_gradient"], 4
     assert sorted(row["kernel"] for row in a100) == sorted(2 * softmax)

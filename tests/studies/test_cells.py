@@ -87,6 +87,7 @@ def test_finished_cells_are_kept_and_edited_ones_computed_again(world: Path, tmp
     assert {path for path in cells if path.stat().st_mtime_ns != times[path]} == {edited}
 
 
+@pytest.mark.slow
 def test_several_jobs_compute_the_same(world: Path, tmp_path: Path) -> None:
     only = ("--seeds", "1", "--grid", "none", "--only", "genrank")
     one, two = (study(world, tmp_path / jobs, "table1", *only, "--jobs", jobs) for jobs in ("1", "2"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from amounts import mostly_slow
 from genrank.schema import fingerprint
 from genrank.studies.again import judge_again
 from genrank.studies.cell_archive import CELLS, read_archive
@@ -55,7 +56,11 @@ def test_cells_are_as_they_were_computed(place: Path) -> None:
             assert name.endswith(f"-{fingerprint(content['question'])[:16]}.json")
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/*.json")), ids=lambda path: f"{path.parent.name}-{path.stem}")
+STUDIES = sorted(RESULTS.glob("*/*.json"))
+QUICK = [path for path in STUDIES if path.stem != "scaling"]  # a curve is fitted to each of its bootstrap samples
+
+
+@pytest.mark.parametrize("path", mostly_slow(STUDIES, often=QUICK), ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_verdict_follows_from_the_cells_under_the_rules_of_this_code(path: Path) -> None:
     result = json.loads(path.read_text(encoding="utf-8"))
     again = judge_again(result, path.parent / CELLS)
