@@ -17,7 +17,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from genrank.artifacts.bundle import load_bundle
-from genrank.config import override
+from genrank.config import build, override
 from genrank.data.prepared import Part, PreparedData
 from genrank.errors import ConfigError
 from genrank.evaluation.ranking_evaluation import Evaluation
@@ -63,18 +63,23 @@ def prepare(
     schema: str | Path | LogSchema | None = None,
     source: str | None = None,
     settings: Sequence[str] = (),
+    engine: str = "duckdb",
+    master: str | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> PreparedData:
     """Read a log, write the prepared folder `out`, and open it.
 
     logs: files, folders or patterns such as `logs/day=*/*.parquet`. schema: a TOML file or a LogSchema; or instead of
     it `source`, the name of a public data set as its publisher wrote it. settings: "path=value", as --set takes them.
+    engine: "duckdb", or "spark", which gives the same, on `master`, as in "local[2]" or "spark://host:7077".
     report: is told of progress, a line of text at a time. Raises SchemaError, ConfigError, LogError and OutputError.
     """
+    from genrank.preparation.prepare import PrepareOptions
     from genrank.preparation.prepare import prepare as prepare_source
     from genrank.preparation.sources.files import files
     from genrank.preparation.sources.public_data import published
 
+    options = build(PrepareOptions, {"engine": engine, "master": master}, where="prepare")
     paths = [logs] if isinstance(logs, str | Path) else list(logs)
     if (schema is None) == (source is None):
         raise ConfigError("prepare: expected a schema or the name of a source; give one of the two")
@@ -84,7 +89,7 @@ def prepare(
         found = published(str(source), Path(paths[0]))
     else:
         raise ConfigError(f"prepare: source={source!r} reads one folder, found {len(paths)} paths; give that folder")
-    prepare_source(found.with_settings(settings), out=Path(out), report=report)
+    prepare_source(found.with_settings(settings), out=Path(out), options=options, report=report)
     return PreparedData.load(Path(out))
 
 

@@ -62,6 +62,13 @@ def prepare(
             help="a publisher's own layout instead: movielens, mind, kuairand, taobao, sequences", show_default=False
         ),
     ] = None,
+    engine: Annotated[
+        str | None, Option(help="duckdb or spark, which gives the same (default: duckdb)", show_default=False)
+    ] = None,
+    master: Annotated[
+        str | None,
+        Option(help="of Spark, as in local[2] or spark://host:7077 (default: this machine)", show_default=False),
+    ] = None,
     memory_limit: Annotated[
         str | None, Option(help="of the engine, as in 4GB (default: half of the memory)", show_default=False)
     ] = None,
@@ -81,7 +88,7 @@ def prepare(
         schema=schema,
         source=source,
         settings=settings or [],
-        limits={"memory_limit": memory_limit, "threads": threads},
+        limits={"engine": engine, "master": master, "memory_limit": memory_limit, "threads": threads},
         console=console(),
     )
 

@@ -99,6 +99,11 @@ class DuckDBEngine(Engine):
             rows = self._connection.read_csv([_literal(path) for path in paths], **options)
             return self.store(rows.select(*keep))
 
+    def write(self, expression: Expression, path: Path) -> None:
+        """Writes the rows as Parquet, in their order."""
+        with self._guard():
+            self._connection.to_parquet(expression, path)
+
     def looks_like(self, path: Path, names: Sequence[str], *, separator: str) -> dict[str, str]:
         """The DuckDB type that each column of a text file looks like, by its first rows; text if none."""
         known = {"int64": "BIGINT", "float64": "DOUBLE", "boolean": "BOOLEAN", "date": "DATE"}

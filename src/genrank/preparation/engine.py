@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -17,6 +17,7 @@ from genrank.errors import MissingExtraError
 
 Expression = Any  # an ibis.Table; Ibis has no types that mypy could check
 Column = Any  # an ibis.Column
+EngineName = Literal["duckdb", "spark"]
 BucketFunction = Callable[[int, pa.Table], pa.Table]  # of a bucket's number and rows
 
 

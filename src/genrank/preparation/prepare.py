@@ -22,8 +22,8 @@ from genrank.data.manifest import FILE_NAME, DataWarning, Manifest, SplitTimes
 from genrank.data.tables import FeatureTable
 from genrank.folders import new_folder, refuse_occupied
 from genrank.preparation.buckets import Buckets, arrange_buckets, choose_num_buckets, load_bucket
-from genrank.preparation.duckdb_engine import DuckDBEngine
-from genrank.preparation.engine import Column, Engine, Expression, import_ibis
+from genrank.preparation.engine import Column, Engine, EngineName, Expression
+from genrank.preparation.engines import ENGINES, check_engine, open_engine
 from genrank.preparation.entities import EntityWriter
 from genrank.preparation.feature_checks import feature_warnings
 from genrank.preparation.fitting import Fitted, fit, split_times
@@ -46,11 +46,17 @@ OWNERS: tuple[Owner, Owner] = ("item", "user")
 class PrepareOptions:
     """How a log is prepared; nothing here changes what is learned from it."""
 
-    memory_limit: str | None = None  # of the database, as in "4GB"; None: half of the machine's memory
+    engine: EngineName = "duckdb"
+    master: str | None = None  # of Spark, as in local[2] or spark://host:7077; None: this machine
+    memory_limit: str | None = None  # of the engine, as in "4GB"; None: half of the machine's memory
     threads: int | None = None  # None: all cores
     num_buckets: int | None = None  # users are spread over so many files; None: by the size of the log
 
     def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine is {self.engine!r}; it must be one of {', '.join(ENGINES)}")
+        if self.master is not None and self.engine != "spark":
+            raise ValueError(f"master is {self.master!r}, but the engine is {self.engine!r}; set engine to 'spark'")
         if self.memory_limit is not None and not re.fullmatch(r"[0-9.]+ ?[KMGT]i?B", self.memory_limit):
             raise ValueError(f"memory_limit is {self.memory_limit!r}; it must be a size, as in 4GB or 512MiB")
         if self.threads is not None and self.threads < 1:
@@ -70,9 +76,9 @@ def prepare(
 
     Raises an InputError of one line for what the user can fix; then nothing is left behind.
     """
-    import_ibis()
-    refuse_occupied(out)
     options = options or PrepareOptions()
+    check_engine(options.engine)
+    refuse_occupied(out)
     with new_folder(out) as folder:
         with TemporaryDirectory(prefix=".work-", dir=folder) as scratch:
             preparation = _Preparation(source=source, out=folder, scratch=Path(scratch), options=options, report=report)
@@ -96,9 +102,8 @@ class _Preparation:
         options = self.options
         for name in ("vocab", "embeddings", "timelines"):
             (self.out / name).mkdir()
-        engine: Engine = DuckDBEngine(
-            self.scratch / "spill", memory_limit=options.memory_limit, threads=options.threads
-        )
+        limits = {"master": options.master, "memory_limit": options.memory_limit}
+        engine = open_engine(options.engine, self.scratch / "spill", threads=options.threads, **limits)
         with closing(engine):
             self.report("reading the log")
             relations = self.source.read(engine, self.source.schema)

@@ -246,12 +246,11 @@ def _builtin(name: str, kinds: tuple[Any, ...], result: str) -> Any:
 
 def on_batch(name: str, column: pa.Array, constants: tuple[str | int, ...]) -> pa.Array:
     """The function of an Arrow array, computed by a DuckDB of this process."""
-    batch = pa.table({"x": column})
     arguments = ", ".join(["x", *(f"${number + 1}" for number in range(len(constants)))])
-    database = _database().cursor()
-    database.register("batch", batch)
+    database = _database()
+    database.register("batch", pa.table({"x": column}))
     query = f"SELECT {FUNCTIONS[name].sql_name}({arguments}) AS result FROM batch"
-    return database.execute(query, list(constants)).to_arrow_table()["result"].combine_chunks()
+    return database.sql(query, params=list(constants)).to_arrow_table()["result"].combine_chunks()
 
 
 @functools.cache

@@ -1,0 +1,34 @@
+"""What went wrong in Spark, in one line of ours that says what to do."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from genrank.errors import LogError, OutputError, shown
+from genrank.preparation.parquet_files import parquet_damage
+
+OF_A_VALUE = ("ConversionException", "InvalidInputException", "OutOfRangeException")  # of DuckDB, in a worker
+
+
+def translated(problem: Exception, parquet: Sequence[Path]) -> Exception:
+    """An error of Spark, or of the way to it. `parquet`: files that have been read."""
+    text = str(problem)
+    if "No space left on device" in text:
+        return OutputError("no space left on the disk while preparing; free some or choose another --out")
+    if "OutOfMemoryError" in text:
+        return OutputError("Spark's memory is too small; raise it with --memory-limit")
+    for path in parquet:
+        found = parquet_damage(path)
+        if found is not None:
+            return LogError(f"{path}: {found}; write or copy it again")
+    if any(name in text for name in OF_A_VALUE):
+        value = re.search(r"'([^'\n]*)'", text[text.rfind("Exception:") :])
+        return LogError(
+            f"the log can't be read: a value{f' ({shown(value[1])})' if value else ''} can't be used as its column is; "
+            "correct or remove the value, or name another column"
+        )
+    if isinstance(problem, ConnectionError) or type(problem).__name__ == "Py4JNetworkError":
+        return OutputError("Spark has stopped while preparing; look for the reason in its log, and prepare again")
+    reason = next((line.strip() for line in reversed(text.splitlines()) if "Exception" in line or "Error" in line), "")
+    reason = reason or text.partition("\n")[0]
+    return OutputError(f"Spark failed: {shown(reason)}; check --master and Spark's log, or use --engine duckdb")
