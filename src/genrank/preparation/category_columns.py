@@ -49,7 +49,8 @@ def intended_numbers(column: Column) -> Column:
     """A column of numbers as float64, as `intended` has them."""
     if not column.type().is_floating():
         return column.cast("float64")
-    return values.intended(column)
+    double = column.cast("float64")
+    return ((column - column) == 0).ifelse(values.intended(column), double)  # pandas, in Spark, has null for NaN
 
 
 def merging(column: Column) -> Column | None:

@@ -3,8 +3,9 @@
 import os
 import re
 import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -122,14 +123,22 @@ class DuckDBEngine(Engine):
     def map_buckets(
         self, expression: Expression, key: str, function: BucketFunction, *, num_buckets: int, schema: pa.Schema
     ) -> Iterator[pa.Table]:
-        """See Engine; a bucket is fetched while the one before is at work."""
+        """See Engine; threads run the function, on at most as many buckets at a time."""
         rows = self.store(expression)
+        workers = min(self.threads, 4)  # each holds a bucket in memory
 
-        def work(number: int) -> pa.Table:
-            return function(number, self.fetch(rows.filter(rows[key] % num_buckets == number))).cast(schema)
+        def work(number: int, bucket: pa.Table) -> pa.Table:
+            return function(number, bucket).cast(schema) if bucket.num_rows else schema.empty_table()
 
-        with ThreadPoolExecutor(max_workers=min(2, self.threads + 1)) as pool:
-            yield from pool.map(work, range(num_buckets))
+        pending: deque[Future[pa.Table]] = deque()
+        with ThreadPoolExecutor(max_workers=workers) as pool:
+            for number in range(num_buckets):
+                bucket = self.fetch(rows.filter(rows[key] % num_buckets == number))
+                pending.append(pool.submit(work, number, bucket))
+                if len(pending) > workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
 
     def versions(self) -> dict[str, str]:
         """See Engine."""
@@ -171,10 +180,15 @@ def _translated(problem: Exception, parquet: Sequence[Path]) -> Exception:
         found = parquet_damage(path)
         if found is not None:
             return LogError(f"{path}: {found}; write or copy it again")
+    return unusable_value(type(problem).__name__, text)
+
+
+def unusable_value(kind: str, text: str) -> LogError:
+    """The error for a value that DuckDB can't use; `kind` and `text` of DuckDB's."""
     value = re.search(r"'([^']*)'", text.partition("\n")[0])
     return LogError(
         f"the log can't be read: a value{f' ({shown(value[1])})' if value else ''} can't be used as its column is "
-        f"({type(problem).__name__}); correct or remove the value, or name another column"
+        f"({kind}); correct or remove the value, or name another column"
     )
 
 

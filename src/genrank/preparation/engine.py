@@ -85,8 +85,8 @@ class Engine(ABC):
         self, expression: Expression, key: str, function: BucketFunction, *, num_buckets: int, schema: pa.Schema
     ) -> Iterator[pa.Table]:
         """`function` of every bucket's rows, in order of bucket: those whose integer `key` is the bucket's number
-        modulo `num_buckets`, in no order. It yields rows of `schema`, sees no other bucket, and may run elsewhere:
-        it must be a function that can be pickled.
+        modulo `num_buckets`, in no order. It gives rows of `schema`, sees no other bucket, and may run elsewhere: it
+        must be a function that can be pickled. A bucket without rows gives none, unseen.
         """
 
     @abstractmethod

@@ -23,9 +23,10 @@ def map_in_arrow(
     spread = numbered.repartition(num_buckets, BUCKET)
 
     def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        rows = pa.Table.from_batches(list(batches)) if (batches := iter(batches)) else None
-        if rows is None or not rows.num_rows:
+        parts = [batch for batch in batches if batch.num_rows]
+        if not parts:
             return
+        rows = pa.Table.from_batches(parts)
         for number in pc.unique(rows[BUCKET]).to_pylist():
             bucket = rows.filter(pc.equal(rows[BUCKET], number)).drop_columns(BUCKET)
             found = function(number, bucket).cast(schema)

@@ -144,8 +144,11 @@ class SparkEngine(Engine):
         from ibis.backends.pyspark.datatypes import PySparkType
         from pyspark.sql import functions as f
 
-        wanted = {name: PySparkType.from_ibis(kind) for name, kind in expression.schema().items()}
-        frame = self._frame(expression)
+        schema, frame = expression.schema(), self._frame(expression)
+        wanted = {
+            name: frame.schema[name].dataType if kind.is_timestamp() else PySparkType.from_ibis(kind)
+            for name, kind in schema.items()
+        }
         columns = [f.col(_quoted(name)).cast(kind).alias(name) for name, kind in wanted.items()]
         return frame.select(columns)
 
@@ -153,7 +156,8 @@ class SparkEngine(Engine):
         name = f"genrank_{id(self)}_{next(self._numbers)}"
         frame.createOrReplaceTempView(name)
         self._stored.append((name, frame))
-        return self._connection.table(name)
+        table = self._connection.table(name)
+        return table.op().copy(schema=_with_zones(table.schema(), frame)).to_expr()
 
     def _read(self, paths: list[Path]) -> Expression:
         with self._guard():
@@ -169,6 +173,15 @@ class SparkEngine(Engine):
             yield
         except (PySparkException, Py4JError, ConnectionError) as problem:
             raise translated(problem, self._parquet) from problem
+
+
+def _with_zones(schema: Any, frame: Frame) -> Any:
+    """The schema with times of a zone as such: Ibis tells them from others in no frame of Spark."""
+    from pyspark.sql.types import TimestampType
+
+    ibis = import_ibis()
+    zoned = {field.name for field in frame.schema if isinstance(field.dataType, TimestampType)}
+    return ibis.schema({name: "timestamp('UTC')" if name in zoned else kind for name, kind in schema.items()})
 
 
 def _quoted(name: str) -> str:

@@ -1,10 +1,10 @@
 """What went wrong in Spark, in one line of ours that says what to do."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from genrank.errors import LogError, OutputError, shown
+from genrank.preparation.duckdb_engine import unusable_value
 from genrank.preparation.parquet_files import parquet_damage
 
 OF_A_VALUE = ("ConversionException", "InvalidInputException", "OutOfRangeException")  # of DuckDB, in a worker
@@ -22,11 +22,8 @@ def translated(problem: Exception, parquet: Sequence[Path]) -> Exception:
         if found is not None:
             return LogError(f"{path}: {found}; write or copy it again")
     if any(name in text for name in OF_A_VALUE):
-        value = re.search(r"'([^'\n]*)'", text[text.rfind("Exception:") :])
-        return LogError(
-            f"the log can't be read: a value{f' ({shown(value[1])})' if value else ''} can't be used as its column is; "
-            "correct or remove the value, or name another column"
-        )
+        kind, _, said = text[min(place for name in OF_A_VALUE if (place := text.rfind(name)) >= 0) :].partition(":")
+        return unusable_value(kind, said)
     if isinstance(problem, ConnectionError) or type(problem).__name__ == "Py4JNetworkError":
         return OutputError("Spark has stopped while preparing; look for the reason in its log, and prepare again")
     reason = next((line.strip() for line in reversed(text.splitlines()) if "Exception" in line or "Error" in line), "")

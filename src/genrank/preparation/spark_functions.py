@@ -9,7 +9,7 @@ from genrank.preparation.value_functions import FUNCTIONS, on_batch
 
 # Name → arguments and body. Times go as text: a time in pandas' nanoseconds ends in 2262.
 IN_SPARK = {
-    "text": ("x TIMESTAMP_NTZ", "CAST(x AS STRING)"),
+    "moment_text": ("x TIMESTAMP_NTZ", "CAST(x AS STRING)"),
     "zoned_text": ("x TIMESTAMP", "CAST(x AS STRING) || '+00'"),
     "floor_division": (
         "x BIGINT, divisor BIGINT",
@@ -48,6 +48,8 @@ def _on_series(name: str, num_constants: int) -> Callable[..., Any]:
             column = column.cast(pa.string())
         given = tuple(each.iloc[0].item() if hasattr(each.iloc[0], "item") else each.iloc[0] for each in constants)
         result = on_batch(name, column, given)
+        if pa.types.is_list(result.type):
+            return pd.Series(result.to_pylist(), dtype=object)
         return pd.Series(result, dtype=pd.ArrowDtype(result.type))
 
     def one(x: pd.Series) -> pd.Series:

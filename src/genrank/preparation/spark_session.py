@@ -21,14 +21,14 @@ COMPUTING = {
     "spark.sql.legacy.parquet.nanosAsLong": "true",  # spark_files makes times of them
     "spark.sql.execution.arrow.pyspark.enabled": "true",
 }
-LOGGING = """rootLogger.level = error
+LOGGING = """rootLogger.level = fatal
 rootLogger.appenderRef.stderr.ref = stderr
 appender.stderr.type = Console
 appender.stderr.name = stderr
 appender.stderr.target = SYSTEM_ERR
 appender.stderr.layout.type = PatternLayout
 appender.stderr.layout.pattern = %p %c{1}: %m%n
-"""  # errors only, from the first line on
+"""  # a job that fails is told in one line of ours
 
 
 def check_spark() -> None:
@@ -53,16 +53,19 @@ def check_spark() -> None:
 def open_session(
     scratch: Path, *, master: str | None, memory_limit: str | None, threads: int | None
 ) -> tuple[Any, bool]:
-    """The process's session, or a new one of `master` (None: this machine); and whether it is new."""
+    """A session of the process's Spark, or of a new one on `master` (None: this machine); and whether it is new."""
     check_spark()
+    from pyspark import SparkContext
     from pyspark.sql import SparkSession
 
-    session = SparkSession.getActiveSession()
-    new = session is None
-    if session is None:
+    new = SparkContext._active_spark_context is None
+    if new:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers need what this environment has
-        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1") if _is_local(master) else None
+        if _is_local(master):
+            os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         session = _new_session(scratch, master=master, memory_limit=memory_limit, threads=threads)
+    else:
+        session = SparkSession.builder.getOrCreate().newSession()  # with settings and names of its own
     for name, value in COMPUTING.items():
         session.conf.set(name, value)
     return session, new

@@ -49,9 +49,9 @@ class ValueFunction:
 FUNCTIONS = {
     function.name: function
     for function in (
-        ValueFunction(name="text", body="CAST(x AS VARCHAR)", result="string"),
+        ValueFunction(name="moment_text", body="CAST(x AS VARCHAR)", result="string"),
         ValueFunction(name="zoned_text", body="CAST(x AS VARCHAR)", result="string"),
-        ValueFunction(name="decimal_text", body="CAST(x AS VARCHAR)", result="string"),
+        ValueFunction(name="text", body="CAST(x AS VARCHAR)", result="string"),
         ValueFunction(name="float_text", body=FLOAT_TEXT, result="string"),
         ValueFunction(name="bytes_text", body="decode(x)", result="string"),
         ValueFunction(name="texts", body="CAST(x AS VARCHAR[])", result="array<string>"),
@@ -145,9 +145,9 @@ def text_of(column: Column) -> Column:
     kind = column.type()
     if kind.is_integer() or kind.is_string() or kind.is_boolean() or kind.is_date():
         return column.cast("string")
-    if kind.is_decimal():
-        return _call("decimal_text", column)
-    return _call("zoned_text" if kind.is_timestamp() and kind.timezone else "text", column)
+    if kind.is_timestamp():
+        return _call("zoned_text" if kind.timezone else "moment_text", column)
+    return _call("text", column)
 
 
 def text_of_bytes(data: Column) -> Column:
