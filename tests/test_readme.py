@@ -67,6 +67,18 @@ def test_the_line_that_decides_what_a_candidate_sees_is_where_readme_says() -> N
         assert f"def {test}(" in tests
 
 
+def test_readme_names_the_file_and_the_symbol_behind_a_new_task_and_behind_parity() -> None:
+    pointers = {
+        "src/genrank/schema.py": "class Task:",
+        "tests/inference/test_ranking_engine.py": "test_a_stream_of_requests_and_events_scores_as_evaluation_does",
+    }
+    readme = page("README.md")
+    for path, symbol in pointers.items():
+        (paragraph,) = [each for each in re.split(r"\n\n|\n- ", readme) if f"]({path})" in each]
+        assert f"`{symbol.removeprefix('class ').removesuffix(':')}`" in paragraph
+        assert symbol in page(path)
+
+
 def test_the_rooms_that_readme_lists_are_those_that_there_are() -> None:
     listed = set(re.findall(r"^      (\w+)/", page("README.md"), re.M))
     assert listed == {path.parent.name for path in (ROOT / "src" / "genrank").glob("*/__init__.py")}
