@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install dev demo test test-slow test-all coverage check docs clean
+.PHONY: install dev demo test test-slow test-all test-spark coverage check docs clean
 
 install: .venv/.installed
 dev: .venv/.installed-dev
@@ -22,7 +22,7 @@ demo: .venv/.installed
 	$(BIN)/genrank demo --out demo
 
 # A worker a core, and one thread for each: more threads than cores wait in loops for each other.
-test test-slow test-all coverage: export OMP_NUM_THREADS = 1
+test test-slow test-all test-spark coverage: export OMP_NUM_THREADS = 1
 
 test: .venv/.installed-dev
 	$(BIN)/pytest -n auto --dist worksteal
@@ -33,7 +33,11 @@ test-slow: .venv/.installed-dev
 
 # All tests, with all examples of the properties.
 test-all: .venv/.installed-dev
-	$(BIN)/pytest -n auto --dist worksteal -m 'slow or not slow' --hypothesis-profile thorough
+	$(BIN)/pytest -n auto --dist worksteal -m '(slow or not slow) and not spark_all' --hypothesis-profile thorough
+
+# Every comparison of Spark with DuckDB: many small jobs, each of seconds. One process, because each has a Spark.
+test-spark: .venv/.installed-dev
+	$(BIN)/pytest -m spark
 
 # Which lines and branches the fast tests reach: a table, and build/coverage/index.html.
 coverage: .venv/.installed-dev

@@ -1,4 +1,7 @@
-"""Spark prepares every log as DuckDB does: the same files, byte for byte, the same warnings and errors."""
+"""Spark prepares every log as DuckDB does: the same files, byte for byte, the same warnings and errors.
+
+One log with every type of value and one refusal are compared in every run; `make test-spark` compares all.
+"""
 
 import gzip
 import importlib.util
@@ -13,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from amounts import mostly_slow
 from both_engines import same, same_files
 from exposure_logs import CLICK, SCHEMA, START, log
 from genrank.log_settings import CsvSettings, Join, ListSettings
@@ -104,7 +106,7 @@ def item_table(folder: Path) -> SideTables:
     return SideTables(item=SideTable(path="items.parquet", key="item"), user=SideTable(path="users.csv", key="user"))
 
 
-@pytest.mark.slow
+@pytest.mark.spark_all
 def test_side_tables_embeddings_statistics_and_text_of_another_dialect(tmp_path: Path) -> None:
     lines = [
         f"{row % 97:04d};u{row % 4};{row * 7 % 10};2024-01-0{1 + row % 9}T10:{row % 60:02d}:00+0{row % 3}:00;"
@@ -136,7 +138,7 @@ def test_side_tables_embeddings_statistics_and_text_of_another_dialect(tmp_path:
     assert any("were read as" in each["message"] for each in found["manifest: warnings"])
 
 
-@pytest.mark.slow
+@pytest.mark.spark_all
 def test_folders_of_partitions_keep_the_order_of_files_and_rows(tmp_path: Path) -> None:
     whole = pa.table(log(90, time=[START] * 60 + [START + 9] * 30))  # their place in the log tells them apart
     for day in range(3):
@@ -152,7 +154,7 @@ def test_folders_of_partitions_keep_the_order_of_files_and_rows(tmp_path: Path) 
     assert {"vocab/day.parquet", "vocab/hour.parquet"} <= set(found)
 
 
-@pytest.mark.slow
+@pytest.mark.spark_all
 @pytest.mark.parametrize("separator", [None, "|"])
 def test_lists_per_request(separator: str | None, tmp_path: Path) -> None:
     rows: dict[str, Any] = {
@@ -180,7 +182,7 @@ def test_lists_per_request(separator: str | None, tmp_path: Path) -> None:
     assert any(each["message"].startswith("lists: ") for each in found["manifest: warnings"])
 
 
-@pytest.mark.slow
+@pytest.mark.spark_all
 def test_rows_of_actions_are_joined(tmp_path: Path) -> None:
     rows = []
     for row in range(90):
@@ -205,7 +207,7 @@ def test_rows_of_actions_are_joined(tmp_path: Path) -> None:
     assert any(each["message"].startswith("join: 6 ") for each in found["manifest: warnings"])
 
 
-@pytest.mark.slow
+@pytest.mark.spark_all
 def test_features_without_a_side_table_are_those_of_the_first_exposure(tmp_path: Path) -> None:
     columns = log(
         60,
@@ -229,14 +231,17 @@ REFUSED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", mostly_slow(sorted(REFUSED), often=["text for labels"]))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name == "text for labels" else pytest.mark.spark_all) for name in sorted(REFUSED)],
+)
 def test_refusals(name: str, tmp_path: Path) -> None:
     pq.write_table(pa.table(log(60, **REFUSED[name])), tmp_path / "log.parquet")
     found = same_files([tmp_path / "log.parquet"], SCHEMA, tmp_path)
     assert list(found) in (["LogError"], ["SchemaError"])
 
 
-@pytest.mark.slow
+@pytest.mark.spark_all
 def test_a_damaged_parquet_file_is_refused_alike(tmp_path: Path) -> None:
     path = tmp_path / "log.parquet"
     pq.write_table(pa.table(log(5000)), path, compression="snappy")
@@ -247,7 +252,7 @@ def test_a_damaged_parquet_file_is_refused_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.realdata
-@pytest.mark.slow
+@pytest.mark.spark_all
 @pytest.mark.parametrize("name", sorted(path.name for path in CASES.glob("*/")))
 def test_cases(name: str, tmp_path: Path) -> None:
     schema = CASES / name / "schema.toml"
@@ -276,7 +281,7 @@ def _sources() -> dict[str, Callable[[Path], Any]]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.spark_all
 @pytest.mark.parametrize("name", ["kuairand", "mind", "movielens", "sequences", "taobao"])
 def test_public_data_sets(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "published"
@@ -286,7 +291,7 @@ def test_public_data_sets(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.realdata
-@pytest.mark.slow
+@pytest.mark.spark_all
 @pytest.mark.parametrize(
     ("folder", "name"),
     [
