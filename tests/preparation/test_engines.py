@@ -139,22 +139,23 @@ def java(folder: Path, version: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("version", "found"), [("11.0.2", "found 11"), ("1.8.0_1", "found 8"), ("17.0.1", None), (None, "found none")]
-)
+@pytest.mark.parametrize(("version", "found"), [("11.0.2", "found 11"), ("1.8.0_1", "found 8"), (None, "found none")])
 def test_java_is_missing_or_too_old(
-    version: str | None, found: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    version: str | None, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("pyspark")
     home = tmp_path / "none" if version is None else java(tmp_path / "java", version)
     monkeypatch.setenv("JAVA_HOME", str(home))
-    if found is None:
-        check_engine("spark")
-        return
     with pytest.raises(MissingExtraError, match=f"needs Java 17 or later, {found}") as problem:
         prepare(files([], schema=SCHEMA), out=tmp_path / "out", options=PrepareOptions(engine="spark"))
     assert "JAVA_HOME" in str(problem.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_java_of_17_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pyspark")
+    monkeypatch.setenv("JAVA_HOME", str(java(tmp_path / "java", "17.0.1")))
+    check_engine("spark")
 
 
 def test_pyspark_is_missing(
