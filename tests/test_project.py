@@ -67,3 +67,15 @@ def test_what_always_holds_is_tested_by_default() -> None:
         tests = [node for node in ast.parse(text(path)).body if isinstance(node, ast.FunctionDef) and node.name == name]
         assert tests, f"{path}::{name} is not there"
         assert not any("slow" in ast.unparse(mark).split("(")[0] for mark in tests[0].decorator_list), name
+
+
+def test_no_public_class_or_module_has_the_name_of_another() -> None:
+    found: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "src" / "genrank").rglob("*.py")):
+        if path.stem not in ("__init__", "__main__"):
+            found.setdefault(f"module {path.stem}", []).append(str(path))
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(f"class {node.name}", []).append(str(path))
+    assert len(found) > 500
+    assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}

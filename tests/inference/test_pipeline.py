@@ -20,10 +20,10 @@ from genrank.inference.sqlite_store import SQLiteStore
 from genrank.inference.stages import (
     RETRIEVAL,
     VALUE,
-    Candidates,
     OrderStage,
     RankingStage,
     RetrievalStage,
+    StageCandidates,
     StageRequest,
     ordered,
 )
@@ -94,7 +94,7 @@ def picks(answer: PipelineAnswer) -> list[tuple[str, float]]:
 
 def test_a_pipeline_is_its_stages_one_by_one(pipeline: Pipeline, ranker: GenRanker) -> None:
     requests = [request(ranker, user) for user in USERS]
-    current = [Candidates.given(())] * len(requests)
+    current = [StageCandidates.given(())] * len(requests)
     for stage in pipeline.stages:
         current = stage.run(requests, current)
     for answer, by_hand in zip(pipeline.run(requests), current, strict=True):
@@ -205,8 +205,8 @@ def test_metrics_tell_candidates_and_seconds_of_every_stage(
 def test_a_ranking_stage_finds_items_by_id_whatever_the_rows_of_the_stage_before(ranker: GenRanker) -> None:
     ids = [str(name) for name in ranker.items.ids[1:9].to_pylist()]
     ranking = Pipeline([RankingStage(ranker.engine)])
-    own = ranking.run([request(ranker, USERS[0])], [Candidates.given(ids)])[0].candidates
-    other = Candidates(ids=ids, rows=np.arange(8) + 100)
+    own = ranking.run([request(ranker, USERS[0])], [StageCandidates.given(ids)])[0].candidates
+    other = StageCandidates(ids=ids, rows=np.arange(8) + 100)
     found = ranking.run([request(ranker, USERS[0])], [other])[0].candidates
     assert found.rows.tolist() == own.rows.tolist() == ranker.items.find(ids).tolist()
     for task in ranker.spec.tasks:
@@ -218,7 +218,7 @@ def test_a_ranking_stage_finds_items_by_id_whatever_the_rows_of_the_stage_before
 )
 def test_no_order_is_made_of_what_is_no_number_and_columns_of_no_task_may_be_any(weight: float, said: str) -> None:
     like = np.array([0.1, np.nan if weight == 1.0 else 0.2])
-    given = Candidates(ids=("a", "b"), rows=np.arange(2), columns={"like": like})
+    given = StageCandidates(ids=("a", "b"), rows=np.arange(2), columns={"like": like})
     with pytest.raises(GenRankError, match=said):
         ordered(given, {"like": weight})
     whole = given.with_columns({"like": np.array([0.1, 0.2]), RETRIEVAL: np.array([0.0, -np.inf])})
@@ -226,8 +226,8 @@ def test_no_order_is_made_of_what_is_no_number_and_columns_of_no_task_may_be_any
 
 
 def test_a_request_without_candidates_is_carried_through(pipeline: Pipeline, ranker: GenRanker) -> None:
-    nothing = Candidates(ids=(), rows=np.zeros(0, np.int64))
-    some = Candidates(ids=("a", "b"), rows=np.array([1, 2]))
+    nothing = StageCandidates(ids=(), rows=np.zeros(0, np.int64))
+    some = StageCandidates(ids=("a", "b"), rows=np.array([1, 2]))
     ranking = Pipeline([RankingStage(ranker.engine)])
     empty, full = ranking.run([request(ranker, USERS[0])] * 2, [nothing, some])
     assert len(empty.candidates) == 0
@@ -236,7 +236,7 @@ def test_a_request_without_candidates_is_carried_through(pipeline: Pipeline, ran
 
 def test_equal_values_stay_in_the_order_in_which_they_came() -> None:
     columns = {"click": np.array([0.2, 0.5, 0.2, 0.5]), "like": np.array([0.0, 0.0, 0.0, 1.0])}
-    given = Candidates(ids=("a", "b", "c", "d"), rows=np.arange(4), columns=columns)
+    given = StageCandidates(ids=("a", "b", "c", "d"), rows=np.arange(4), columns=columns)
     assert list(ordered(given, {"click": 1.0}).ids) == ["b", "d", "a", "c"]
     assert list(ordered(given, {"click": 1.0, "like": -1.0}, top_k=3).ids) == ["b", "a", "c"]
     assert ordered(given, {"click": 1.0}).rows.tolist() == [1, 3, 0, 2]

@@ -33,7 +33,7 @@ from genrank.inference.catalogue import Catalogue
 from genrank.inference.histories import Histories, PastInMemory, PastOnDisk
 from genrank.inference.pipeline import Pipeline
 from genrank.inference.ranking_engine import RankingEngine
-from genrank.inference.stages import VALUE, Candidates, OrderStage, RankingStage, StageRequest
+from genrank.inference.stages import VALUE, OrderStage, RankingStage, StageCandidates, StageRequest
 from genrank.nn.devices import device_named
 from genrank.schema import DataSpec
 
@@ -142,7 +142,7 @@ class GenRanker:
         check_value(weights, self.spec)
         when = self.bundle.manifest.split.last_time + 1 if time is None else check_time(time)
         request = StageRequest(user=user, time=when, context=context or {}, weights=weights)
-        (answer,) = self.pipeline.run([request], [Candidates.given(candidates)])
+        (answer,) = self.pipeline.run([request], [StageCandidates.given(candidates)])
         seen = answer.candidates.user
         return Ranking(
             user=user,
@@ -168,7 +168,7 @@ class GenRanker:
         return load_statistics(self.data, self.bundle.manifest, self.items)
 
 
-def ranked_items(candidates: Candidates, tasks: Sequence[str]) -> tuple[RankedItem, ...]:
+def ranked_items(candidates: StageCandidates, tasks: Sequence[str]) -> tuple[RankedItem, ...]:
     """The candidates in their order, with their value and the scores of `tasks`."""
     value, columns = candidates.columns[VALUE], candidates.columns
     return tuple(

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from genrank.inference.stages import Candidates, Stage, StageRequest
+from genrank.inference.stages import Stage, StageCandidates, StageRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class StageReport:
 class PipelineAnswer:
     """The candidates of one request after the last stage, and what each stage did."""
 
-    candidates: Candidates
+    candidates: StageCandidates
     reports: tuple[StageReport, ...]
 
 
@@ -38,10 +38,10 @@ class Pipeline:
         self.stages = tuple(stages)
 
     def run(
-        self, requests: Sequence[StageRequest], candidates: Sequence[Candidates] | None = None
+        self, requests: Sequence[StageRequest], candidates: Sequence[StageCandidates] | None = None
     ) -> list[PipelineAnswer]:
         """The answers, in the order of the requests. candidates: what the first stage starts from; None: nothing."""
-        current = list(candidates) if candidates is not None else [Candidates.given(()) for _ in requests]
+        current = list(candidates) if candidates is not None else [StageCandidates.given(()) for _ in requests]
         reports: list[list[StageReport]] = [[] for _ in requests]
         for stage in self.stages:
             began = time.monotonic()

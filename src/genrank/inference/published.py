@@ -31,7 +31,7 @@ from genrank.inference.catalogue import Catalogue
 from genrank.inference.histories import Histories, NoPast
 from genrank.inference.ranking_engine import EngineRequest, RankingEngine
 from genrank.inference.sqlite_store import SQLiteStore
-from genrank.inference.stages import VALUE, Candidates, ordered
+from genrank.inference.stages import VALUE, StageCandidates, ordered
 from genrank.inference.store import Event
 from genrank.inference.traffic import events_of
 from genrank.schema import fingerprint
@@ -181,7 +181,7 @@ def _answered(engine: RankingEngine, golden: GoldenRequest, bundle: Bundle) -> G
     """The request with the answer of `engine`."""
     rows = engine.histories.catalogue.find(golden.candidates)
     (found,) = engine.score([EngineRequest(user=golden.user, items=rows, time=golden.time)])
-    ranked = ordered(Candidates(ids=golden.candidates, rows=rows, columns=found.scores), bundle.config.value)
+    ranked = ordered(StageCandidates(ids=golden.candidates, rows=rows, columns=found.scores), bundle.config.value)
     value = dict(zip(ranked.ids, ranked.columns[VALUE].tolist(), strict=True))
     return replace(
         golden,

@@ -52,7 +52,7 @@ class SeenUser:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidates:
+class StageCandidates:
     """C candidates of one request, in an order once a stage has made one.
 
     rows: of the item table of the last stage that looked them up, 0 unknown. histories: what the stages have read of
@@ -70,7 +70,7 @@ class Candidates:
         return len(self.ids)
 
     @classmethod
-    def given(cls, ids: Sequence[str], histories: Mapping[Histories, UserHistory] | None = None) -> "Candidates":
+    def given(cls, ids: Sequence[str], histories: Mapping[Histories, UserHistory] | None = None) -> "StageCandidates":
         """Items by id, before any stage."""
         return cls(ids=ids, rows=np.zeros(len(ids), np.int64), histories=histories or {})
 
@@ -78,7 +78,7 @@ class Candidates:
         """The user's history as a stage before has read it there, or as it is now."""
         return self.histories.get(histories) or histories.of(user)
 
-    def take(self, places: Ints) -> "Candidates":
+    def take(self, places: Ints) -> "StageCandidates":
         """The candidates at these places, in that order."""
         return replace(
             self,
@@ -87,7 +87,7 @@ class Candidates:
             columns={name: column[places] for name, column in self.columns.items()},
         )
 
-    def with_columns(self, columns: Mapping[str, Floats]) -> "Candidates":
+    def with_columns(self, columns: Mapping[str, Floats]) -> "StageCandidates":
         """With further columns; one of the same name is replaced."""
         return replace(self, columns={**self.columns, **columns})
 
@@ -97,7 +97,7 @@ class Stage(Protocol):
 
     name: str
 
-    def run(self, requests: Sequence[StageRequest], candidates: Sequence[Candidates]) -> list[Candidates]:
+    def run(self, requests: Sequence[StageRequest], candidates: Sequence[StageCandidates]) -> list[StageCandidates]:
         """The candidates that go on. At least one request."""
 
 
@@ -109,7 +109,7 @@ class RetrievalStage:
     def __init__(self, engine: RetrievalEngine):
         self.engine = engine
 
-    def run(self, requests: Sequence[StageRequest], candidates: Sequence[Candidates]) -> list[Candidates]:
+    def run(self, requests: Sequence[StageRequest], candidates: Sequence[StageCandidates]) -> list[StageCandidates]:
         """See Stage. Every request says in `retrieval` what to find."""
         known = self.engine.histories
         read = [each.history(known, request.user) for request, each in zip(requests, candidates, strict=True)]
@@ -122,7 +122,7 @@ class RetrievalStage:
         found = self.engine.retrieve(wanted)
         ids = known.catalogue.table.ids
         return [
-            Candidates(
+            StageCandidates(
                 ids=[str(ids[row]) for row in each.rows.tolist()],
                 rows=each.rows,
                 columns={RETRIEVAL: each.scores.astype(np.float64)},
@@ -144,7 +144,7 @@ class RankingStage:
     def __init__(self, engine: RankingEngine):
         self.engine = engine
 
-    def run(self, requests: Sequence[StageRequest], candidates: Sequence[Candidates]) -> list[Candidates]:
+    def run(self, requests: Sequence[StageRequest], candidates: Sequence[StageCandidates]) -> list[StageCandidates]:
         """See Stage."""
         known, after = self.engine.histories, list(candidates)
         filled = [number for number, each in enumerate(candidates) if len(each)]
@@ -162,7 +162,7 @@ class RankingStage:
             after[number] = replace(before.with_columns(found.scores), rows=each.items, user=user, histories=read)
         return after
 
-    def _asked(self, request: StageRequest, candidates: Candidates) -> EngineRequest:
+    def _asked(self, request: StageRequest, candidates: StageCandidates) -> EngineRequest:
         """Items are looked up by id: the stage before may have another item table."""
         known = self.engine.histories
         return EngineRequest(
@@ -183,14 +183,14 @@ class OrderStage:
 
     name = "order"
 
-    def run(self, requests: Sequence[StageRequest], candidates: Sequence[Candidates]) -> list[Candidates]:
+    def run(self, requests: Sequence[StageRequest], candidates: Sequence[StageCandidates]) -> list[StageCandidates]:
         """See Stage."""
         return [
             ordered(each, request.weights, request.top_k) for request, each in zip(requests, candidates, strict=True)
         ]
 
 
-def ordered(candidates: Candidates, weights: Mapping[str, float], top_k: int = 0) -> Candidates:
+def ordered(candidates: StageCandidates, weights: Mapping[str, float], top_k: int = 0) -> StageCandidates:
     """The candidates in falling order of value with the column VALUE, the first `top_k` of them or all."""
     scores = {name: column for name, column in candidates.columns.items() if name not in (RETRIEVAL, VALUE)}
     values = value_of(candidates.ids, scores, weights)

@@ -13,7 +13,7 @@ from genrank.inference.histories import Histories, UserHistory
 from genrank.inference.pipeline import Pipeline, PipelineAnswer, StageReport
 from genrank.inference.ranking_engine import Cache, EngineRequest, RankingEngine
 from genrank.inference.serving_context import ServingContext
-from genrank.inference.stages import Candidates, OrderStage, RankingStage, StageRequest
+from genrank.inference.stages import OrderStage, RankingStage, StageCandidates, StageRequest
 from genrank.nn.devices import device_named, precision_on
 from genrank.server.service_options import ServiceOptions
 
@@ -25,7 +25,7 @@ class RankRequest:
     """What a caller asks. time: seconds since the epoch, None for now. context: see FeatureEncoder.encode.
 
     of_each: names in `context` whose value is a list with one for each candidate, whatever it looks like. histories:
-    what has been read of the user already, see Candidates.
+    what has been read of the user already, see StageCandidates.
     """
 
     user: str
@@ -106,7 +106,7 @@ class Deployment:
                 )
                 for asked in batch
             ],
-            [Candidates.given(asked.request.candidates, asked.request.histories) for asked in batch],
+            [StageCandidates.given(asked.request.candidates, asked.request.histories) for asked in batch],
         )
         worked = time.monotonic() - begun
         return [

@@ -67,7 +67,7 @@ class RetrieveAnswer:
     seconds: Mapping[str, float]  # encode, search, rank: of the batch
     clock_behind: float = 0.0  # see RankAnswer
     stages: tuple[StageReport, ...] = ()  # what each stage of the pipeline did
-    histories: Mapping[Histories, UserHistory] = field(default_factory=dict)  # see Candidates
+    histories: Mapping[Histories, UserHistory] = field(default_factory=dict)  # see StageCandidates
 
 
 @dataclass(frozen=True)
