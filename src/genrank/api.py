@@ -5,7 +5,7 @@
     report = genrank.evaluate(run)
     ranker = genrank.load(run)
 
-Each raises the errors of genrank/errors.py, of one line that says what to do, and leaves nothing half-made behind.
+Each raises the errors of genrank/errors.py, whose message is a line with the remedy, and leaves no incomplete output.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +38,7 @@ Paths = str | Path | Sequence[str | Path]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A training run: its folder, what it was configured to do, the folder of the prepared data it learned from."""
+    """A training run: its folder, its configuration, and the folder of the prepared data that it was trained on."""
 
     folder: Path
     config: RunConfig
@@ -46,13 +46,13 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> "Run":
-        """The run in a folder. DataError where it holds none."""
+        """The run in a folder. DataError if the folder holds no run."""
         config, data = training.load_run(Path(folder))
         return cls(folder=Path(folder), config=config, data=data)
 
     @property
     def retrieves(self) -> bool:
-        """Whether its model chooses among all items, rather than ranking given ones."""
+        """Whether its model is a retriever, which searches all items, rather than a ranker."""
         return self.config.model.retrieves
 
 
@@ -69,10 +69,10 @@ def prepare(
 ) -> PreparedData:
     """Read a log, write the prepared folder `out`, and open it.
 
-    logs: files, folders or patterns such as `logs/day=*/*.parquet`. schema: a TOML file or a LogSchema; or instead of
-    it `source`, the name of a public data set as its publisher wrote it. settings: "path=value", as --set takes them.
-    engine: "duckdb", or "spark", which gives the same, on `master`, as in "local[2]" or "spark://host:7077".
-    report: is told of progress, a line of text at a time. Raises SchemaError, ConfigError, LogError and OutputError.
+    logs: files, folders or patterns such as `logs/day=*/*.parquet`. schema: a TOML file or a LogSchema. source: instead
+    of a schema, the name of a public data set in its published form. settings: "path=value", as --set takes them.
+    engine: "duckdb" or "spark", with equal results. master: Spark's, as in "local[2]" or "spark://host:7077".
+    report: called with each line of progress. Raises SchemaError, ConfigError, LogError and OutputError.
     """
     from genrank.preparation.prepare import PrepareOptions
     from genrank.preparation.prepare import prepare as prepare_source
@@ -105,10 +105,10 @@ def train(
 ) -> Run:
     """Train a ranker or a retriever into the run folder `out`.
 
-    recipe: a name (`genrank recipes` lists them), whose seed is `seed`, or a whole RunConfig. settings: "path=value".
-    resume: go on from the last checkpoint where `out` holds a run, which keeps its configuration, to the same weights
-    as if it had not been stopped. console: where progress is shown; None: nowhere. Raises ConfigError, DataError,
-    OutputError and TrainingDiverged.
+    recipe: a name (`genrank recipes` lists them), trained with `seed`, or a RunConfig, which has a seed. settings:
+    "path=value". resume: if `out` holds a run, continue from its last checkpoint, with its configuration; the weights
+    will equal those of an uninterrupted run. console: where progress is shown; None: nowhere. Raises ConfigError,
+    DataError, OutputError and TrainingDiverged.
     """
     out = Path(out)
     if not (resume and (out / "config.json").exists()):
@@ -131,9 +131,10 @@ def train(
 def evaluate(
     run: str | Path | Run, *, data: str | Path | PreparedData | None = None, part: Part = "test"
 ) -> Evaluation | dict[str, Any]:
-    """Judge the newest bundle of a run on a part of its data, or of `data`; writes evaluation.json, a ranker's report.
+    """Evaluate the newest bundle of a run on a part of its data, or of `data`.
 
-    A ranker's Evaluation; a retriever's figures as `genrank evaluate --json` prints them.
+    Writes evaluation.json, and report.html for a ranker. Returns the Evaluation of a ranker, and of a retriever the
+    figures that `genrank evaluate --json` prints.
     """
     run = _run(run)
     folder = None if data is None else _folder(data)
@@ -145,9 +146,9 @@ def evaluate(
 def load(
     run: str | Path | Run, *, data: str | Path | PreparedData | None = None, device: str = "cpu"
 ) -> GenRanker | GenRetriever:
-    """What a run, a bundle or a folder of published models has learned, ready to rank or to retrieve.
+    """Load the ranker or retriever of a run, a bundle or a folder of published models.
 
-    data: the prepared folder with the users' histories, where it isn't the one that the run was trained on.
+    data: the prepared folder with the users' histories; None: the one that the run was trained on.
     """
     path = run.folder if isinstance(run, Run) else Path(run)
     path = path / current(path) if is_published(path) else path
@@ -164,12 +165,12 @@ def score(
     value: Mapping[str, float] | None = None,
     device: str = "cpu",
 ) -> pa.Table:
-    """Score the rows of `table` (Arrow, or what pyarrow.table takes, as a dict of lists or a pandas DataFrame).
+    """Score the rows of `table`: an Arrow table, or what pyarrow.table takes, such as a dict of lists or a DataFrame.
 
     One row per candidate, with `user`, `item`, optionally `time` (seconds since the epoch), `request`, and features of
-    the exposure by name; the rows of a user and time are one request. The answer has the same rows in the same order:
-    these keys, `score_<task>` for each task, and `value`. Raises RequestError for missing columns and rows that are no
-    request. Several tables are scored faster by one ranker, from `genrank.load`, in the place of `run`.
+    the exposure by name; the rows of a user and time are one request. Returns the same rows in the same order: these
+    keys, `score_<task>` for each task, and `value`. Raises RequestError for missing columns and for rows that can't be
+    scored. To score several tables faster, load a ranker once (`genrank.load`) and pass it as `run`.
     """
     if isinstance(run, GenRanker):
         ranker = run

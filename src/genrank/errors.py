@@ -5,12 +5,12 @@
     ├── Interrupted              stopped by the user, with a checkpoint (exit code 130)
     └── InputError               the user can fix it (exit code 2)
         ├── ConfigError          a setting: unknown key, wrong type, out of range, unknown recipe
-        ├── SchemaError          the log schema: malformed, or it names what does not exist
+        ├── SchemaError          the log schema: malformed, or it names a column that does not exist
         ├── LogError             the exposure log: empty, damaged, a column that cannot be read
         ├── DataError            a prepared folder: missing, damaged, of another schema
         ├── BundleError          a run or model bundle: missing, damaged, of another schema
         ├── RequestError         a ranking request: unknown candidates, none at all
-        ├── OutputError          a place to write to: not empty, not writable, no space left
+        ├── OutputError          a path to write to: not empty, not writable, no space left
         └── MissingExtraError    an optional dependency that is not installed
 
 A message says, in one line, what was expected, what was found, where, and how to fix it. `shown` writes what was
@@ -33,7 +33,7 @@ class TrainingDiverged(GenRankError):
 
 
 class Interrupted(GenRankError):
-    """The user stopped a run; it left a checkpoint to go on from."""
+    """The user stopped a run; it left a checkpoint from which it can be resumed."""
 
 
 class InputError(GenRankError):
@@ -45,7 +45,7 @@ class ConfigError(InputError):
 
 
 class SchemaError(InputError):
-    """A log schema that is malformed or refers to what does not exist."""
+    """A log schema that is malformed or names a column that does not exist."""
 
 
 class LogError(InputError):
@@ -65,7 +65,7 @@ class RequestError(InputError):
 
 
 class OutputError(InputError):
-    """A place that can't be written to."""
+    """A path that can't be written to."""
 
 
 class MissingExtraError(InputError):
@@ -81,14 +81,14 @@ class _Short(reprlib.Repr):
         self.maxlist = self.maxtuple = self.maxdict = 8
 
     def repr_dict(self, x: dict[Any, Any], level: int) -> str:
-        """The first entries as they come; the inherited one sorts all."""
+        """The first entries in their order; the inherited method sorts all entries."""
         if level <= 0:
             return "{...}"
         shown = [f"{self.repr1(key, level - 1)}: {self.repr1(x[key], level - 1)}" for key in islice(x, self.maxdict)]
         return "{" + ", ".join(shown + ["..."] * (len(x) > self.maxdict)) + "}"
 
     def repr_int(self, x: int, level: int) -> str:
-        """Of a number with more than 200 digits only that it is one: Python refuses to write the longest."""
+        """A description instead of the digits where there are over 198: Python refuses to write the longest."""
         return super().repr_int(x, level) if x.bit_length() < 660 else "a whole number of over 198 digits"
 
 

@@ -21,9 +21,9 @@ class TextTable:
     rows: Sequence[Sequence[str]]
     title: str = ""
     caption: str = ""
-    numeric: Collection[int] = field(default=())  # columns that end in line, by number
-    unbroken: Collection[int] = field(default=())  # columns whose cells keep to one line in a terminal
-    main_row: int | None = None  # the row that the others are compared with: bold, and they are dim
+    numeric: Collection[int] = field(default=())  # numbers of the columns that are aligned right
+    unbroken: Collection[int] = field(default=())  # numbers of the columns that a terminal doesn't wrap
+    main_row: int | None = None  # the row that the others are compared with: bold, the others dim
 
     def __post_init__(self) -> None:
         for number, row in enumerate(self.rows):
@@ -43,7 +43,7 @@ class TextTable:
 
 
 def to_rich(table: TextTable, *, framed: bool = True) -> "rich.table.Table":
-    """For a terminal, brackets shown as they are. framed: lines around every cell, else only one below the head."""
+    """For a terminal; brackets in cells are no markup. framed: lines around every cell, else one below the head."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

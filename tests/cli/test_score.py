@@ -18,8 +18,8 @@ def test_it_says_what_was_scored_as_unknown_and_what_was_not_used(run: Path, tmp
     assert main(["score", str(run), str(tmp_path / "in.csv"), "--out", str(out)]) == 0
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "1 candidates in 1 requests" in captured.err
-    assert "1 rows by their user, 1 by their item" in captured.err
+    assert "1 candidates of 1 requests" in captured.err
+    assert "the user of 1 rows, the item of 1" in captured.err
     assert "unknown to the model: device, item_age" in captured.err
     assert "not used: label" in captured.err
     assert pq.read_table(out).column_names[:3] == ["user", "item", "score_click"]

@@ -57,7 +57,7 @@ def test_prepare_says_how_many_actions_came_after_the_next_request(tmp_path: Pat
         '[[tasks]]\nname = "click"\nkind = "binary"\ncolumn = "click"\n'
     )
     assert main(["prepare", str(tmp_path / "log.parquet"), "--schema", str(schema), "--out", str(tmp_path / "o")]) == 0
-    assert "of 2 exposures (3.3%) the actions were known only after" in " ".join(capsys.readouterr().err.split())
+    assert "2 exposures (3.3%) have actions that became known only" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_known_time_that_is_the_exposures_own_changes_nothing(tmp_path: Path) -> None:

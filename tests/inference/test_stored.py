@@ -66,9 +66,9 @@ def test_events_users_and_items_are_deleted(path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("arguments", "remedy"),
     [
-        (["delete"], "name what by --user or --item"),
-        (["show", "--event", "5/a"], "by --user or --item"),
-        (["delete", "--user", "u", "--user", "v", "--event", "5/a"], "the one --user"),
+        (["delete"], "give --user or --item"),
+        (["show", "--event", "5/a"], "give --user or --item"),
+        (["delete", "--user", "u", "--user", "v", "--event", "5/a"], "exactly one --user"),
         (["repair"], "give the --model"),
     ],
 )

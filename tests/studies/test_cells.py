@@ -142,7 +142,7 @@ def test_an_interrupted_study_loses_the_running_cell_only(number: int, world: Pa
         _, said = process.communicate(timeout=60)
     assert done
     assert process.returncode == 130
-    assert "the same command goes on" in said.splitlines()[-1]
+    assert "run the same command again to continue" in said.splitlines()[-1]
     assert "Traceback" not in said
     assert not list((tmp_path / "tmp").glob("genrank-*"))  # no worker goes on, nothing is left of it
     kept = {path: path.stat().st_mtime_ns for path in finished(tmp_path)}

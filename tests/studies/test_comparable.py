@@ -53,7 +53,7 @@ def judged(
     evidence = Evidence(
         results={"new": new, "old": old},
         seeds=range(SEEDS),
-        counting={"item_rate": cell(0.6, 0.6)},
+        baselines={"item_rate": cell(0.6, 0.6)},
         choices={name: choice(name, "2e-3") for name in ("new", "old")},
         speed={},
     )
@@ -118,7 +118,7 @@ def test_the_last_tenth_is_read_between_validations() -> None:
 
 
 def test_what_cells_are_too_poor_to_tell_is_said() -> None:
-    result = judged(cells(0.75, 0.70, curve=()), cells(0.74, 0.69), counting={})
+    result = judged(cells(0.75, 0.70, curve=()), cells(0.74, 0.69), baselines={})
     assert result["findings"][0]["unchecked"] == ["no count-based baseline", "no validation curve"]
     assert [row["unchecked"] for row in result["rows"]] == [
         ["no count-based baseline", "no validation curve"],

@@ -261,7 +261,7 @@ def test_a_page_marks_figures_of_earlier_code(
     assert main(["results", str(tmp_path)]) == 0
     page = capsys.readouterr().out
     assert "| claim | paper | confirmed if | mine † |" in page
-    assert f"**Of earlier code: these figures were made with code {result['made']['code']}" in page
+    assert f"**Of earlier code: these figures were computed with code {result['made']['code']}" in page
 
 
 def test_cells_keep_their_validation_curve(world: Path, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""What ranking, retrieval and replay have found, as tables for the terminal."""
+"""Results of ranking, retrieval and replay as tables for the terminal."""
 
 from genrank.inference.gen_ranker import Ranking
 from genrank.inference.gen_retriever import RetrievalResult
@@ -11,7 +11,7 @@ NUM_SHOWN = 20  # retrieved items in the terminal
 def ranking_table(ranking: Ranking) -> TextTable:
     """A ranking: a row per candidate, the best first."""
     user = ranking.user if ranking.user_known else f"{ranking.user} (unknown: ranked with an empty history)"
-    missing = f"left out, so unknown to the model: {', '.join(ranking.missing_context)}"
+    missing = f"features that were not given, so unknown to the model: {', '.join(ranking.missing_context)}"
     tasks = list(ranking.places[0].scores)
     rows = []
     for number, place in enumerate(ranking.places, 1):
@@ -27,7 +27,7 @@ def ranking_table(ranking: Ranking) -> TextTable:
 
 
 def found_table(found: RetrievalResult) -> TextTable:
-    """The first of the retrieved items, the best at the top."""
+    """The best retrieved items, at most NUM_SHOWN, the best first."""
     user = found.user if found.user_known else f"{found.user} (unknown: retrieved with an empty history)"
     took = ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in found.seconds.items())
     more = len(found.items) - NUM_SHOWN
@@ -48,7 +48,7 @@ def replay_table(found: Replayed) -> TextTable:
         ["scores", f"{found.scores:,}"],
         ["largest difference", f"{found.largest:.2g}"],
         ["mean difference", f"{found.mean:.2g}"],
-        [f"rankings with one above {found.tolerance:g}", f"{found.different:,}"],
+        [f"rankings with a difference above {found.tolerance:g}", f"{found.different:,}"],
     ]
     for reason, count in found.reasons.items():
         rows.append([f"  where {reason}" if reason != "unknown" else "  for no known reason", f"{count:,}"])
@@ -56,5 +56,5 @@ def replay_table(found: Replayed) -> TextTable:
         rows.append(["lines that can't be read", f"{found.unreadable:,}"])
         rows += [[f"  {place}", ""] for place in found.unreadable_at]
     if found.worst is not None:
-        rows.append(["the worst", f"user {found.worst['user']} at {found.worst['time']}"])
+        rows.append(["ranking with the largest difference", f"user {found.worst['user']} at {found.worst['time']}"])
     return TextTable(title="served against recomputed", head=["", ""], rows=rows, numeric=[1])

@@ -1,4 +1,4 @@
-"""The command line: `genrank COMMAND …`. Exit codes: 0 done, 1 a failure of ours, 2 the user's input.
+"""The command line: `genrank COMMAND …`. Exit codes: 0 success, 1 a failure of genrank, 2 wrong input, 130 interrupted.
 
 Progress and logs go to stderr; with --json stdout holds one JSON document and nothing else.
 """
@@ -17,24 +17,24 @@ from typer.core import TyperCommand
 from genrank.cli import data_commands, run_commands, serving_commands, study_commands
 from genrank.errors import LONGEST_SHOWN, ConfigError, GenRankError, InputError, Interrupted, shown
 
-FAULT = "a fault of genrank's own"
+FAULT = "an internal error of genrank"
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Begin": (data_commands.doctor, data_commands.demo),
     "From logs to data": (data_commands.simulate, data_commands.schema, data_commands.prepare),
-    "Train and judge": (data_commands.recipes, run_commands.train, run_commands.evaluate),
+    "Train and evaluate": (data_commands.recipes, run_commands.train, run_commands.evaluate),
     "Rank and retrieve": (run_commands.rank, run_commands.score, run_commands.index, run_commands.retrieve),
     "Serve": (serving_commands.publish, serving_commands.serve, serving_commands.store, serving_commands.replay),
     "Measure": (study_commands.study, study_commands.results, study_commands.bench),
 }
 
-# OpenMP threads that spin while idle fight a busy neighbour for the core; threads that sleep at once cost a small model
-# half of its speed. So they spin for some microseconds, then sleep. Read when torch is imported, later than this.
+# Idle OpenMP threads that spin take cores from other programs; threads that sleep at once halve the speed of a small
+# model. So they spin for some microseconds, then sleep. OpenMP reads these variables when torch is imported, later on.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000")}
 
 
 class _CheckedCommand(TyperCommand):
-    """A command that refuses text which no file and no answer can hold."""
+    """A command that refuses arguments with NUL or invalid UTF-8, and paths that are too long."""
 
     def invoke(self, ctx: Any) -> Any:
         for name, value in ctx.params.items():
@@ -53,7 +53,7 @@ def _check_text(name: str, text: str | Path) -> None:
         raise ConfigError(f"{name}: expected text in UTF-8 without NUL, found {shown(str(text))}")
     if isinstance(text, Path) and _too_long(text):
         raise ConfigError(
-            f"{name}: no file's name is longer than 255 bytes, no path than 4,000, found {shown(str(text))}"
+            f"{name}: expected a path of at most 4,000 bytes, each name in it at most 255, found {shown(str(text))}"
         )
 
 
@@ -63,7 +63,7 @@ def _too_long(path: Path) -> bool:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from genrank import __version__  # reading it takes a fifth of a start
+        from genrank import __version__  # reading the version takes a fifth of the start-up time
 
         sys.stdout.write(f"genrank {__version__}\n")
         raise typer.Exit
@@ -71,12 +71,10 @@ def _print_version(wanted: bool) -> None:
 
 def _program(
     _version: Annotated[
-        bool, typer.Option("--version", help="print the version and end", is_eager=True, callback=_print_version)
+        bool, typer.Option("--version", help="print the version and exit", is_eager=True, callback=_print_version)
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="say more on stderr")] = False,
-    _traceback: Annotated[
-        bool, typer.Option("--traceback", help="show where in genrank a fault of its own happened")
-    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="print more on stderr")] = False,
+    _traceback: Annotated[bool, typer.Option("--traceback", help="show the traceback of an internal error")] = False,
 ) -> None:
     """Generative ranking for recommender systems."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
@@ -96,12 +94,12 @@ def program() -> Any:
 
 
 def _plain() -> bool:
-    """Whether help goes to a program, which wants it without frames and colours."""
+    """Whether help is printed without frames and colours: where stdout is no terminal."""
     return not sys.stdout.isatty()
 
 
 def with_optional_values(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the value that `--trust-proxy` has where none is given, which Typer has no form for."""
+    """The arguments, with its default put behind a `--trust-proxy` without a value: Typer has no optional values."""
     found = []
     for argument, following in zip_longest(arguments, arguments[1:], fillvalue="-"):
         bare = argument == "--trust-proxy" and following.startswith("-")
@@ -125,25 +123,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except GenRankError as problem:
         return _fail(problem, 1)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader (head, say) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reading program, such as head, has ended
         return 0
     except OSError as problem:
         if problem.filename is None:
             return _fault(problem, given)
-        reason = f"{problem.strerror}; make room, give another path, or change whose it is"
+        reason = f"{problem.strerror}; free some space, give another path, or change the path's owner or permissions"
         return _fail(InputError(f"{os.fsdecode(problem.filename)[-1000:]}: {reason}"), 2)
-    except Exception as problem:  # noqa: BLE001 - told in one line; --traceback shows more
+    except Exception as problem:  # noqa: BLE001 - reported in one line; --traceback shows more
         return _fault(problem, given)
     return code or 0
 
 
 def _said(problem: typer.TyperException) -> str:
-    """What is wrong with the arguments, in a clause."""
+    """Typer's message on wrong arguments, without its capitals and full stop."""
     return problem.format_message().replace("Value error, ", "").replace("Input should be", "it should be").rstrip(".")
 
 
 def _command(arguments: Sequence[str]) -> str:
-    """The command that was called, where there is one of the name."""
+    """The name of the called command and a space; empty if there is no such command."""
     names = [function.__name__ for functions in PANELS.values() for function in functions]
     return next((f"{argument} " for argument in arguments if argument in names), "")
 
@@ -155,7 +153,7 @@ def _fail(problem: Exception, code: int) -> int:
 
 
 def _fault(problem: Exception, arguments: Sequence[str]) -> int:
-    """What should have been refused in words of its own, or should not have happened."""
+    """Report an exception that nothing has foreseen: a bug, or wrong input that lacks its check."""
     if "--traceback" in arguments:
         raise problem
     reason = f"{type(problem).__name__}: {str(problem)[:LONGEST_SHOWN]}"

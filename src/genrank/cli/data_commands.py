@@ -1,4 +1,4 @@
-"""Commands before any training: what is installed, the demo, simulated logs, schemas, prepared folders, recipes.
+"""Commands that come before training: doctor, demo, simulate, schema, prepare, recipes.
 
 A command imports what it needs when it runs, so that all of them start fast.
 """
@@ -15,7 +15,7 @@ from genrank.finite_json import json_text
 
 
 def doctor(json: Json = False) -> None:
-    """Versions, device, threads, what is slow and how to fix it."""
+    """Show versions, device and threads, what is slow here and how to fix it."""
     from rich.console import Console
 
     from genrank.cli.doctor import examine, findings
@@ -29,7 +29,7 @@ def doctor(json: Json = False) -> None:
 def demo(
     out: Annotated[Path, Option(help="folder for everything that the demo makes")] = Path("demo"), seed: Seed = 0
 ) -> None:
-    """The whole way on a simulated feed, in minutes on two CPU cores."""
+    """Run all steps on a simulated feed, in minutes on two CPU cores."""
     from genrank.cli.demo import demo
 
     demo(out, console(), seed=seed)
@@ -42,7 +42,7 @@ def simulate(
     seed: Seed = 0,
     settings: Annotated[list[str] | None, settings_of("a setting of the world, as in num_topics=40")] = None,
 ) -> None:
-    """An exposure log with known click probabilities."""
+    """Write a simulated exposure log with known click probabilities."""
     from genrank.cli.demo import simulate_with_progress
 
     given = {"num_users": users, "num_days": days, "seed": seed}
@@ -59,23 +59,26 @@ def prepare(
     source: Annotated[
         str | None,
         Option(
-            help="a publisher's own layout instead: movielens, mind, kuairand, taobao, sequences", show_default=False
+            help="a public data set as published, instead of --schema: movielens, mind, kuairand, taobao, sequences",
+            show_default=False,
         ),
     ] = None,
     engine: Annotated[
-        str | None, Option(help="duckdb or spark, which gives the same (default: duckdb)", show_default=False)
+        str | None, Option(help="duckdb or spark, with equal results (default: duckdb)", show_default=False)
     ] = None,
     master: Annotated[
         str | None,
-        Option(help="of Spark, as in local[2] or spark://host:7077 (default: this machine)", show_default=False),
+        Option(help="Spark's master, as in local[2] or spark://host:7077 (default: this machine)", show_default=False),
     ] = None,
     memory_limit: Annotated[
-        str | None, Option(help="of the engine, as in 4GB (default: half of the memory)", show_default=False)
+        str | None, Option(help="memory of the engine, as in 4GB (default: half of the memory)", show_default=False)
     ] = None,
-    threads: Annotated[int | None, Option(help="of the engine (default: all cores)", show_default=False)] = None,
+    threads: Annotated[
+        int | None, Option(help="threads of the engine (default: all cores)", show_default=False)
+    ] = None,
     settings: Annotated[list[str] | None, settings_of("a setting of the schema, as in split.test_fraction=0.2")] = None,
 ) -> None:
-    """From exposure logs to timelines."""
+    """Turn exposure logs into a prepared folder for training."""
     from genrank.cli.demo import prepare_with_progress
 
     if (schema is None) == (source is None):
@@ -95,7 +98,10 @@ def prepare(
 
 def schema(
     logs: Annotated[
-        list[Path], Argument(metavar="LOG…", help="as for prepare; only the beginning is read", show_default=False)
+        list[Path],
+        Argument(
+            metavar="LOG…", help="files or a folder, as for prepare; only the beginning is read", show_default=False
+        ),
     ],
     json: Annotated[bool, Option("--json", help="the proposed settings as JSON, without the reasons")] = False,
 ) -> None:
@@ -121,7 +127,7 @@ def recipes(
     ] = None,
     json: Json = False,
 ) -> None:
-    """The named runs that can be trained, and their settings."""
+    """List the recipes that can be trained, or the settings of one."""
     from rich.console import Console
 
     from genrank.cli.recipe_list import described, recipes_table, setting_lines, settings_of

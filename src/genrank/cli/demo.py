@@ -1,4 +1,4 @@
-"""What the command line tells while it simulates and prepares, and `genrank demo`, the whole way at once."""
+"""Simulation and preparation with progress on the terminal, and `genrank demo`, which runs all steps."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ NO_REPORT = "For the report as a page: pip install 'genrank\\[report]', then gen
 
 
 def simulate_with_progress(out: Path, settings: Sequence[str], console: Console) -> SimulationSummary:
-    """`simulate` with a bar, and its summary in a sentence."""
+    """Simulate with a progress bar, then print a summary."""
     config = override(WorldConfig(), settings)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("simulating", total=1.0)
@@ -56,7 +56,7 @@ def prepare_with_progress(
     limits: Mapping[str, Any] | None = None,
     console: Console,
 ) -> Manifest:
-    """`prepare`, and what it found in a few sentences."""
+    """Prepare with progress on the terminal, then print a summary."""
     options = build(PrepareOptions, {k: v for k, v in (limits or {}).items() if v is not None}, where="prepare")
     began = time.monotonic()
     with console.status("preparing") as status:
@@ -70,8 +70,8 @@ def prepare_with_progress(
     )
     if manifest.schema.known_later:
         console.print(
-            f"of {manifest.late_actions:,} exposures ({manifest.late_actions / counts.exposures:.1%}) the actions were "
-            "known only after their user's next request; history has them from then on",
+            f"{manifest.late_actions:,} exposures ({manifest.late_actions / counts.exposures:.1%}) have actions that "
+            "became known only after their user's next request; histories contain them from then on",
             highlight=False,
         )
     for reason, number in manifest.dropped.items():
@@ -92,7 +92,7 @@ def _source(logs: Sequence[Path], schema: Path | None, source: str | None, setti
 
 
 def demo(out: Path, console: Console, *, seed: int = 0) -> None:
-    """Simulate a feed, prepare its log, train GenRank, evaluate and rank; everything lands below `out`."""
+    """Simulate a feed, prepare its log, train GenRank, evaluate and rank; everything is written below `out`."""
     refuse_occupied(out)
     began = time.monotonic()
     feed, data, run = out / "feed", out / "data", out / "run"
@@ -130,7 +130,7 @@ def demo(out: Path, console: Console, *, seed: int = 0) -> None:
 
 
 def draws_pages() -> bool:
-    """Whether what draws report.html is installed."""
+    """Whether the packages that draw report.html are installed."""
     try:
         require(extra="report")
     except MissingExtraError:

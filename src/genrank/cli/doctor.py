@@ -43,7 +43,7 @@ def examine() -> RenderableType:
 
 
 def findings() -> dict[str, Any]:
-    """The same as JSON has it."""
+    """The findings that `examine` shows, as plain values for --json."""
     import torch
 
     rates = measure()
@@ -60,7 +60,7 @@ def findings() -> dict[str, Any]:
 
 
 def kernels() -> str:
-    """Whether the C++ kernels are there, built if need be."""
+    """Whether the C++ kernels can be used; builds them if needed."""
     try:
         build()
     except BuildError as problem:
@@ -69,7 +69,7 @@ def kernels() -> str:
 
 
 def backends() -> dict[str, str]:
-    """Attention backend → what its check on this machine's device has found: see nn/self_check.py."""
+    """Attention backend → the result of its check on this machine's device (nn/self_check.py)."""
     import torch
 
     from genrank.nn.backends import BACKENDS, checked
@@ -88,7 +88,7 @@ def backends() -> dict[str, str]:
 
 
 def measure(size: int = 1024, repeats: int = 5) -> Rates:
-    """The best of a few square matrix products on the CPU."""
+    """The highest rate of a few square matrix products on the CPU."""
     import torch
 
     def rate(dtype: torch.dtype) -> float:
@@ -120,12 +120,12 @@ def _advice(rates: Rates) -> list[str]:
 
 
 def thread_advice() -> list[str]:
-    """What is wrong with how idle threads wait: the command line sets that where the user has not (command_line.py)."""
+    """Advice on how idle OpenMP threads wait, which the command line sets unless the user did (command_line.py)."""
     if os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive":
-        return ["idle threads spin and slow others down: start with OMP_WAIT_POLICY=passive and GOMP_SPINCOUNT=1000"]
+        return ["idle threads spin and slow other programs: set OMP_WAIT_POLICY=passive and GOMP_SPINCOUNT=1000"]
     if "GOMP_SPINCOUNT" not in os.environ:
         return [
-            "idle threads sleep at once, which suits cores that others keep busy; on idle ones a small model is faster "
-            "without OMP_WAIT_POLICY, or with GOMP_SPINCOUNT=1000 beside it"
+            "idle threads sleep at once, which suits cores that other programs use; on free cores a small model is "
+            "faster without OMP_WAIT_POLICY, or with GOMP_SPINCOUNT=1000 as well"
         ]
     return []

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the values that people write into one argument."""
+"""Options that several commands share, and the parsing of arguments that hold several values."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,7 +16,7 @@ RunFolder = Annotated[Path, Argument(metavar="RUN", help="a run's folder", show_
 PreparedFolder = Annotated[Path, Argument(metavar="DATA", help="a prepared folder", show_default=False)]
 OutFolder = Annotated[Path, Option("--out", help="folder to write; it must be new", show_default=False)]
 Histories = Annotated[
-    Path | None, Option("--data", help="prepared data with the histories (default: the run's own)", show_default=False)
+    Path | None, Option("--data", help="prepared data with the histories (default: the run's data)", show_default=False)
 ]
 DEVICES = "where the model computes: cpu, cuda, cuda:1 …"
 Device = Annotated[
@@ -25,7 +25,7 @@ Device = Annotated[
 Json = Annotated[bool, Option("--json", help="print one JSON document on stdout and nothing else")]
 Value = Annotated[
     str,
-    Option("--value", metavar="TASK=WEIGHT,…", help="formula of the order, as in click=1,like=5", show_default=False),
+    Option("--value", metavar="TASK=WEIGHT,…", help="value to order by, as in click=1,like=5", show_default=False),
 ]
 Moment = Annotated[
     int | None, Option("--time", help="seconds since the epoch (default: just after the log's end)", show_default=False)
@@ -46,7 +46,7 @@ def console() -> "Console":
 
 
 def ids(flag: str, text: str) -> list[str]:
-    """Ids between commas, or any ids as they are in a JSON list of text. ConfigError for a list that is neither."""
+    """The ids in `text`: separated by commas, or a JSON list, which can hold any id. ConfigError if it is neither."""
     if not text.lstrip().startswith("["):
         return [item.strip() for item in text.split(",")] if text.strip() else []
     try:
@@ -57,18 +57,18 @@ def ids(flag: str, text: str) -> list[str]:
         return [str(item) for item in found]
     reason = found if isinstance(found, ValueError) else "expected a list of text"
     raise ConfigError(
-        f"{flag} {text[:LONGEST_SHOWN]}: is no JSON list of ids ({reason}); an id that begins with a bracket is "
-        """written in one, as in '["[a"]'"""
+        f"{flag} {text[:LONGEST_SHOWN]}: expected a JSON list of ids ({reason}); an id that begins with a bracket "
+        """must be in such a list, as in '["[a"]'"""
     )
 
 
 def pairs(flag: str, text: str) -> dict[str, Any]:
-    """Values by name: text behind NAME=, or of any type in a JSON object. ConfigError for text that is neither."""
+    """Values by name: from NAME=VALUE,… as text, or from a JSON object of any types. ConfigError if it is neither."""
     if text.lstrip().startswith("{"):
         try:
             given = parse_json(text)
         except ValueError as problem:
-            raise ConfigError(f"{flag} {text[:LONGEST_SHOWN]}: is no JSON object ({problem})") from None
+            raise ConfigError(f"{flag} {text[:LONGEST_SHOWN]}: expected a JSON object ({problem})") from None
         return dict(given)
     found: dict[str, Any] = {}
     for part in filter(None, text.split(",")):
@@ -80,7 +80,7 @@ def pairs(flag: str, text: str) -> dict[str, Any]:
 
 
 def weights_of(value: str) -> dict[str, float] | None:
-    """The weights in a --value, None where there are none. ConfigError for what is no number."""
+    """The weights in a --value, None if it is empty. ConfigError for a weight that is no number."""
     return {name: _number(name, str(text)) for name, text in pairs("--value", value).items()} or None
 
 

@@ -35,7 +35,7 @@ def recipes_table() -> TextTable:
 def settings_of(name: str) -> dict[str, Any]:
     """The settings of a recipe by their path, as model.width. ConfigError names the nearest recipe."""
     values = to_dict(recipe(name))
-    del values["recipe"]  # its name, which is no setting
+    del values["recipe"]  # the recipe's name, which is no setting
     return dict(_flattened(values))
 
 
@@ -54,7 +54,7 @@ def _flattened(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str,
 
 
 def _literal(value: Any) -> str:
-    """As TOML writes it; null, which TOML lacks, for what is not set."""
+    """The value as TOML writes it, and null, which TOML lacks, for a setting without a value."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{name} = {_literal(each)}" for name, each in value.items()) + "}"
     if isinstance(value, list | tuple):

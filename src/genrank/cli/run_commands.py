@@ -1,4 +1,4 @@
-"""Commands of runs: train one, judge it, rank and score with it, embed its items and retrieve them.
+"""Commands that make or use a run: train, evaluate, rank, score, index, retrieve.
 
 A command imports what it needs when it runs, so that all of them start fast.
 """
@@ -36,7 +36,7 @@ def train(
     out: OutFolder,
     recipe: Annotated[str, Option(metavar="NAME", help="a named run; genrank recipes lists them")] = "genrank",
     seed: Seed = 0,
-    resume: Annotated[bool, Option("--resume", help="go on from the last checkpoint in OUT")] = False,
+    resume: Annotated[bool, Option("--resume", help="continue from the last checkpoint in OUT")] = False,
     settings: Annotated[list[str] | None, settings_of("a setting of the recipe, as in model.width=128")] = None,
 ) -> None:
     """Train a recipe on prepared data."""
@@ -64,14 +64,12 @@ def evaluate(
     data: Annotated[
         Path | None, Option(help="prepared data (default: what the run was trained on)", show_default=False)
     ] = None,
-    device: Annotated[
-        str | None, Option(help=f"{DEVICES} (default: the run's own setting)", show_default=False)
-    ] = None,
-    part: Annotated[Part, Option(help="part of the data to judge on")] = "test",
-    trees: Annotated[bool, Option("--trees", help="print gradient-boosted trees beside the model")] = False,
+    device: Annotated[str | None, Option(help=f"{DEVICES} (default: the run's setting)", show_default=False)] = None,
+    part: Annotated[Part, Option(help="part of the data to evaluate on")] = "test",
+    trees: Annotated[bool, Option("--trees", help="also train gradient-boosted trees, as a baseline")] = False,
     json: Json = False,
 ) -> None:
-    """Metrics per task and slice, and report.html."""
+    """Compute metrics per task and slice, and write report.html."""
     from rich.console import Console
 
     from genrank.evaluation.evaluation_tables import as_tables
@@ -80,7 +78,7 @@ def evaluate(
 
     if load_run(run_folder)[0].model.retrieves:
         if trees:
-            raise ConfigError("--trees stand beside a ranker; a retriever has none")
+            raise ConfigError(f"--trees is a baseline of rankers, and {run_folder} is a retriever: leave --trees out")
         _evaluate_retrieval(run_folder, data, part, device, json=json)
         return
     judged = evaluate_run(run_folder, data=data, part=part, trees=trees, device=device)
@@ -111,7 +109,7 @@ def rank(
         str,
         Option(
             metavar="I,I,I",
-            help="""or a JSON list: '["a,b", " c"]' names any id as it is""",
+            help="""item ids, or a JSON list where ids have commas or spaces: '["a,b", " c"]'""",
             show_default=False,
         ),
     ],
@@ -155,7 +153,7 @@ def score(
         Path,
         Argument(
             metavar="CANDIDATES",
-            help="Parquet, CSV or TSV with columns user, item and, where there are, time and features of the exposure",
+            help="Parquet, CSV or TSV with columns user, item, and optionally time and features of the exposure",
             show_default=False,
         ),
     ],
@@ -163,9 +161,9 @@ def score(
     data: Histories = None,
     device: Device = "auto",
     value: Value = "",
-    json: Annotated[bool, Option("--json", help="print what was scored as JSON")] = False,
+    json: Annotated[bool, Option("--json", help="print counts of what was scored as JSON")] = False,
 ) -> None:
-    """Score a file of candidates, one row each, as serving would."""
+    """Score a file of candidates, one per row, as the service would."""
     from dataclasses import asdict
 
     from genrank.inference.batch_scoring import ranker_of_many, score_file
@@ -178,11 +176,11 @@ def score(
     if json:
         sys.stdout.write(json_text(asdict(found) | {"out": str(out)}))
     lines = [
-        f"{found.rows:,} candidates in {found.requests:,} requests scored by model {found.model_version}, in {out}"
+        f"scored {found.rows:,} candidates of {found.requests:,} requests by model {found.model_version}, see {out}"
     ]
     if found.unknown_users or found.unknown_items:
         lines.append(
-            f"scored as unknown: {found.unknown_users:,} rows by their user, {found.unknown_items:,} by their item"
+            f"unknown to the model: the user of {found.unknown_users:,} rows, the item of {found.unknown_items:,}"
         )
     if found.missing_context:
         lines.append(f"no columns for these features, so unknown to the model: {', '.join(found.missing_context)}")
@@ -194,10 +192,10 @@ def score(
 def index(
     run_folder: RunFolder,
     data: Annotated[
-        Path | None, Option(help="prepared data with the items (default: the run's own)", show_default=False)
+        Path | None, Option(help="prepared data with the items (default: the run's data)", show_default=False)
     ] = None,
 ) -> None:
-    """Embed every item, so that a retriever's run can search them."""
+    """Embed all items with a retriever's run, so that they can be retrieved."""
     from genrank.inference.gen_retriever import build_index
 
     folder = build_index(run_folder, data=data)
@@ -207,22 +205,24 @@ def index(
 def retrieve(
     run_folder: RunFolder,
     user: Annotated[str, Option(show_default=False)],
-    k: Annotated[int, Option("--k", help="how many")] = 500,
+    k: Annotated[int, Option("--k", help="number of items")] = 500,
     data: Histories = None,
     time: Moment = None,
     exclude: Annotated[
-        str, Option(metavar="I,I,I", help="items that may not be retrieved, or a JSON list", show_default=False)
+        str, Option(metavar="I,I,I", help="items to leave out, or a JSON list of them", show_default=False)
     ] = "",
     without: Annotated[
         list[str] | None,
         Option(
-            metavar="NAME=A,B", help="values of an item feature to leave out, A,B or a JSON list", show_default=False
+            metavar="NAME=A,B",
+            help="leave out items with these values of a feature: A,B or a JSON list",
+            show_default=False,
         ),
     ] = None,
     precision: Annotated[Literal["float32", "bfloat16", "int8"], Option(help="of the first look")] = "int8",
     json: Json = False,
 ) -> None:
-    """The best of the whole catalogue for a user."""
+    """Retrieve the best items of the whole catalogue for a user."""
     from dataclasses import asdict
 
     from rich.console import Console

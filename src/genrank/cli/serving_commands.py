@@ -1,4 +1,4 @@
-"""Commands around the service: publish a model, serve it, look into its event store, replay what it has served.
+"""Commands around the service: publish a model, serve it, inspect its event store, replay its rankings.
 
 A command imports what it needs when it runs, so that all of them start fast.
 """
@@ -23,10 +23,10 @@ def publish(
     to: Annotated[Path, Option(metavar="MODELS", help="folder of published models", show_default=False)],
     run_folder: Annotated[Path | None, Argument(metavar="RUN", help="a run's folder", show_default=False)] = None,
     roll_back: Annotated[
-        bool, Option("--roll-back", help="instead: back to the version before the current one")
+        bool, Option("--roll-back", help="go back to the version before the current one, instead of publishing a RUN")
     ] = False,
 ) -> None:
-    """Make a run's model the one that services rank with."""
+    """Publish a run's model: services that follow MODELS change to it."""
     from genrank.inference import published
 
     if run_folder is not None and not roll_back:
@@ -52,11 +52,13 @@ def serve(
     ] = None,
     history: Annotated[
         Path | None,
-        Option(help="prepared folder with the users' past (default: the run's own)", show_default=False),
+        Option(help="prepared folder with the users' past (default: the run's data)", show_default=False),
     ] = None,
     until: Annotated[
         int | None,
-        Option(help="seconds since the epoch: leave out the folder's exposures from then on", show_default=False),
+        Option(
+            help="leave out the folder's exposures from this time on, in seconds since the epoch", show_default=False
+        ),
     ] = None,
     store: Annotated[
         str | None,
@@ -76,7 +78,7 @@ def serve(
     token: Annotated[
         str,
         Option(
-            help="bearer token of callers; shows in the list of processes (default: $GENRANK_TOKEN, or none)",
+            help="bearer token of callers; visible in the list of processes (default: $GENRANK_TOKEN, or none)",
             show_default=False,
         ),
     ] = "",
@@ -84,8 +86,7 @@ def serve(
         str,
         Option(
             metavar="[ADDRESSES]",
-            help="believe X-Forwarded-For and -Proto of these proxies, as in 10.0.0.0/8 "
-            f"(without a value: {LOCALHOST})",
+            help=f"trust X-Forwarded-For and -Proto of these proxies, as in 10.0.0.0/8 (without a value: {LOCALHOST})",
             show_default=False,
         ),
     ] = "",
@@ -98,7 +99,7 @@ def serve(
         settings_of("a setting of the service, as in deadline=0.2, cache_bytes=1000000000, precision=bf16"),
     ] = None,
 ) -> None:
-    """Rank over HTTP, from cached histories."""
+    """Serve rankings over HTTP, with cached histories."""
     from genrank.artifacts.bundle import load_bundle
     from genrank.config import build, override
     from genrank.inference.published import check_golden, current, is_published
@@ -144,31 +145,31 @@ def store(
     ],
     action: Annotated[Literal["list", "show", "check", "repair", "delete"], Argument(show_default=False)],
     user: Annotated[
-        list[str] | None, Option(help="whose events to show or delete; may be given again", show_default=False)
+        list[str] | None, Option(help="user whose events to show or delete; may be repeated", show_default=False)
     ] = None,
     event: Annotated[
         list[str] | None,
-        Option(metavar="KEY", help="only this event of the user, as show names it", show_default=False),
+        Option(metavar="KEY", help="delete only this event of the user; show prints its key", show_default=False),
     ] = None,
     item: Annotated[
-        list[str] | None, Option(help="item to show or delete; may be given again", show_default=False)
+        list[str] | None, Option(help="item to show or delete; may be repeated", show_default=False)
     ] = None,
     model: Annotated[
         Path | None,
-        Option(metavar="RUN", help="whose schema must be able to read what is stored", show_default=False),
+        Option(metavar="RUN", help="run with the schema that stored entries must fit", show_default=False),
     ] = None,
-    limit: Annotated[int, Option(help="users and items to list")] = 20,
+    limit: Annotated[int, Option(help="number of users and items to list")] = 20,
     json: Json = False,
 ) -> None:
-    """Look at a store of live events and items, repair it, delete from it."""
+    """Inspect a store of live events and items, repair it, delete from it."""
     from genrank.artifacts.bundle import load_bundle
     from genrank.inference.stored import SchemaCheck, open_existing, shown_events, shown_items, summary
 
     users, items = user or [], item or []
     if action in ("show", "delete") and not users and not items:
-        raise ConfigError(f"genrank store {action}: name what by --user or --item")
+        raise ConfigError(f"genrank store {action}: give --user or --item")
     if event and len(users) != 1:
-        raise ConfigError("genrank store: --event needs the one --user whose event it is")
+        raise ConfigError(f"genrank store: --event needs exactly one --user, found {len(users)}")
     if action == "repair" and model is None:
         raise ConfigError("genrank store repair: give the --model whose schema decides what can be read")
     schema = SchemaCheck(None if model is None else load_bundle(model))
@@ -190,7 +191,7 @@ def store(
 
 
 def _store_lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """What `genrank store` has found, for people: a line for every part of a list, else one for each name."""
+    """The findings of `genrank store` as text: a line per element of a list, and a line per name."""
     for name, value in found.items():
         if isinstance(value, list):
             yield from (json_text(part, indent=None).strip() for part in value)
@@ -205,10 +206,12 @@ def replay(
     run_folder: Annotated[
         Path | None, Option("--run", help="run or published models (default: as logged)", show_default=False)
     ] = None,
-    limit: Annotated[int | None, Option(help="first rankings of the file (default: all)", show_default=False)] = None,
+    limit: Annotated[
+        int | None, Option(help="number of rankings, from the file's start (default: all)", show_default=False)
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Compute served rankings again offline, and compare."""
+    """Compute served rankings again offline, and compare the scores."""
     from rich.console import Console
 
     from genrank.cli.answer_tables import replay_table

@@ -21,27 +21,27 @@ def study(
         ),
     ],
     data: PreparedFolder,
-    out: Annotated[Path, Option(help="folder for cells and pages; the same one goes on", show_default=False)],
-    seeds: Annotated[int, Option(help="how many")] = 3,
-    minutes: Annotated[float, Option(help="budget, 0 for none; what is missing then can be added later")] = 0.0,
-    size: Annotated[str, Option(help="of the recipes: small, full, paper")] = "small",
-    jobs: Annotated[int, Option(help="cells computed at a time, each in a process of its own")] = 1,
+    out: Annotated[Path, Option(help="folder for cells and pages; cells in it are reused", show_default=False)],
+    seeds: Annotated[int, Option(help="number of seeds")] = 3,
+    minutes: Annotated[float, Option(help="time budget, 0 for none; a later call adds the missing cells")] = 0.0,
+    size: Annotated[str, Option(help="size of the recipes: small, full, paper")] = "small",
+    jobs: Annotated[int, Option(help="cells computed at the same time, each in a separate process")] = 1,
     only: Annotated[
-        list[str] | None, Option(metavar="A;B", help="these variants, beside the baseline", show_default=False)
+        list[str] | None, Option(metavar="A;B", help="only these variants, and the baseline", show_default=False)
     ] = None,
     grid: Annotated[
         list[str] | None,
         Option(
             metavar="PATH=A,B,C",
-            help="what to tune, or none (default: learning rate, sparse learning rate, batch; grows at its edges)",
+            help="settings to tune, or none (default: learning rate, sparse learning rate, batch; grows at its edges)",
             show_default=False,
         ),
     ] = None,
-    trials: Annotated[int, Option(help="of tuning, at most, for each ranker")] = 15,
+    trials: Annotated[int, Option(help="most tuning trials of each ranker")] = 15,
     settings: Annotated[list[str] | None, settings_of("a setting of every recipe, as in training.epochs=1")] = None,
     json: Json = False,
 ) -> None:
-    """The paper's tables on prepared data, with seeds and intervals."""
+    """Repeat a table of the paper on prepared data, with seeds and intervals."""
     from rich.console import Console
 
     from genrank.config import build
@@ -67,7 +67,7 @@ def study(
 def results(
     folder: Annotated[Path, Argument(metavar="FOLDER", help="folder of studies", show_default=False)],
     judge: Annotated[
-        bool, Option("--judge", help="first judge every study again from its cells, and write its JSON")
+        bool, Option("--judge", help="first compute all verdicts again from the cells, and write each study's JSON")
     ] = False,
     pack: Annotated[
         bool, Option("--pack", help="put each data set's cells into one compressed file, and print no page")
@@ -80,7 +80,7 @@ def results(
         ),
     ] = False,
 ) -> None:
-    """Markdown of all studies in a folder and those below it."""
+    """Print all studies in a folder and below it, as Markdown."""
     from genrank.studies.again import judge_folder_again
     from genrank.studies.cell_archive import pack_studies
     from genrank.studies.overview import overview, write_overview
@@ -108,15 +108,15 @@ def bench(
     size: Annotated[str, Option(help="tiny, small (width 256), paper (768)")] = "small",
     minutes: Annotated[
         float | None,
-        Option(help="about how long to measure (default: by the bench, 1 to 6)", show_default=False),
+        Option(help="about how long to measure (default: 1 to 6, by benchmark)", show_default=False),
     ] = None,
     seed: Seed = 0,
     run_folder: Annotated[
-        Path | None, Option("--run", help="serve: the run to serve (default: one of its own)", show_default=False)
+        Path | None, Option("--run", help="serve: the run to serve (default: a small new one)", show_default=False)
     ] = None,
     json: Json = False,
 ) -> None:
-    """How fast it is here."""
+    """Measure speed on this machine."""
     from rich.console import Console
 
     from genrank.bench.bench_options import BenchOptions

@@ -1,11 +1,11 @@
-"""Counting: what a model has to beat. Printed beside it every time.
+"""Count-based baselines, which a model has to beat: they are printed beside it in every evaluation.
 
     base rate           the training part's rate
     item rate           (clicks + 5 · base) / (exposures + 5), of the item in the training part
-    item + user rate    logit(item rate) + logit(user's own rate so far) - logit(base rate), point in time
+    item + user rate    logit(item rate) + logit(user rate) - logit(base rate), point in time
 
-The user's rate counts exposures strictly before the request, those of the test part included, smoothed alike. Five
-pseudo-exposures are this baseline's choice for ml-100k.
+The user rate is computed from all known exposures before the request, also those of the test part, with the same
+smoothing. Five pseudo-exposures were chosen for ml-100k.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ def rate_baselines(
 ) -> dict[str, Floats]:
     """Predicted probabilities of the binary `task` for the timelines' `rows`, per baseline.
 
-    visible_end: (N) first row that each exposure's request doesn't see. Training is what lies before valid_start.
+    visible_end: (N) first row that each exposure's request doesn't see. Exposures before valid_start are for training.
     """
     t = timelines
     label, weight = t.tasks[task.name], metric_weights(t, task)
@@ -37,7 +37,7 @@ def rate_baselines(
     base = float(liked.sum() / shown.sum()) if shown.sum() > 0 else 0.5
     item_rate = ((liked + PSEUDO * base) / (shown + PSEUDO))[t.item[rows]]
     user_start = t.offsets[:-1][t.user_of_row()[rows]]
-    counted = known & t.target  # an imported history of clicks only says nothing of a rate
+    counted = known & t.target  # history-only rows may be clicks alone, from which no rate can be computed
     seen = _before(np.where(counted, weight, 0.0), visible_end[rows], user_start)
     done = _before(np.where(counted, label * weight, 0.0), visible_end[rows], user_start)
     user_rate = (done + PSEUDO * base) / (seen + PSEUDO)

@@ -1,4 +1,4 @@
-"""Uncertainty: the bootstrap over users, whose exposures are not independent. Plain and paired."""
+"""Confidence intervals by bootstrap over users, because a user's exposures are not independent. Plain and paired."""
 
 from collections.abc import Iterator
 
@@ -30,7 +30,7 @@ def user_weights(users: Floats, num_replicates: int, seed: int) -> Iterator[Floa
 
 
 def poisson_weights(num_users: int, num_replicates: int, seed: int) -> Floats:
-    """(replicates, users) how often each user was drawn, one by one: for sums over users, which are one product."""
+    """(replicates, users) how often each user was drawn, independently: for sums over users, as one matrix product."""
     return np.random.default_rng(seed).poisson(1.0, (num_replicates, num_users)).astype(float)
 
 
@@ -67,7 +67,7 @@ def gauc_replicates(
     seed: int,
     weights: Floats | None = None,
 ) -> dict[str, list[float]]:
-    """Per named score: replicates of GAUC, paired over the names. Users with one class are never in it."""
+    """Per named score: replicates of GAUC, paired over the names. Users with one class are left out."""
     per_name = {name: user_aucs(score, labels, users, weights) for name, score in scores.items()}
     first = next(iter(per_name.values()))
     replicates: dict[str, list[float]] = {name: [] for name in scores}
@@ -80,5 +80,5 @@ def gauc_replicates(
 
 
 def difference(one: list[float], other: list[float]) -> Interval | None:
-    """The interval of one minus the other, of paired replicates."""
+    """The interval of `one` minus `other`, from paired replicates; None if their numbers differ."""
     return interval([a - b for a, b in zip(one, other, strict=True)]) if len(one) == len(other) else None

@@ -14,7 +14,7 @@ BINARY = ("auc", "gauc", "logloss", "ne", "pcoc", "ece")
 
 
 def as_tables(evaluation: Evaluation) -> RenderableType:
-    """A table per task of the model, the baselines and, where known, the oracle; then verdicts and data warnings."""
+    """A table per task with the model, the baselines and, if known, the oracle; then verdicts and data warnings."""
     parts: list[RenderableType] = [to_rich(task_table(evaluation, task)) for task in evaluation.tasks]
     parts += [Text("• " + sentence) for sentence in evaluation.verdicts]
     parts += [warning_text(found) for found in evaluation.warnings]
@@ -24,7 +24,7 @@ def as_tables(evaluation: Evaluation) -> RenderableType:
 def task_table(evaluation: Evaluation, task: str, *, bounds: bool = False) -> TextTable:
     """The metrics of a task: the model in the first row, below it the baselines.
 
-    bounds: intervals as their ends, which needs room, instead of half of their width.
+    bounds: write intervals by their two ends, in wider cells, instead of as ± half of their width.
     """
     model = evaluation.tasks[task]
     columns = BINARY if "auc" in model else ("mae", "xauc")
@@ -41,7 +41,7 @@ def task_table(evaluation: Evaluation, task: str, *, bounds: bool = False) -> Te
 
 
 def as_retrieval_tables(judged: Mapping[str, Any]) -> RenderableType:
-    """An evaluation of retrieval: the stages side by side, then slices, then what the lists are made of."""
+    """An evaluation of retrieval: the stages side by side, then slices, then the composition of the lists."""
     lists = judged["lists"]
     return Group(
         to_rich(stages_table(judged)),
@@ -84,7 +84,7 @@ def slices_table(judged: Mapping[str, Any]) -> TextTable:
 
 
 def warning_text(found: Mapping[str, str]) -> Text:
-    """A warning of the data in one line."""
+    """A warning about the data in one line."""
     return Text(f"! {found['kind']}: {found['message']}", style="red" if found["kind"] == "leakage" else "yellow")
 
 

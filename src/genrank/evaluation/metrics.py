@@ -1,7 +1,7 @@
 """Metrics of rankings and probabilities, vectorised over exposures; definitions: docs/metrics.md.
 
 All take (N) arrays without unknown labels. A metric that is not defined (one class only, no rows) is None. `weights`:
-(N) for how many exposures each row stands, so that a weight of k gives what k copies of the row would; None: one each.
+(N) how many exposures each row stands for, so that a weight of k has the effect of k copies; None: one each.
 """
 
 from typing import Any, NamedTuple
@@ -15,13 +15,13 @@ Floats = NDArray[Any]
 
 
 def auc(scores: Floats, labels: Floats, weights: Floats | None = None) -> float | None:
-    """P(score of a positive > score of a negative), ties counting half."""
+    """P(score of a positive > score of a negative), with ties as one half."""
     order = np.argsort(scores, kind="stable")
     return sorted_auc(group_starts(scores[order]), labels[order], None if weights is None else weights[order])
 
 
 def sorted_auc(starts: NDArray[np.int64], labels: Floats, weights: Floats | None) -> float | None:
-    """AUC of rows in order of score, `starts` being the runs of equal scores."""
+    """AUC of rows sorted by score. starts: first row of each run of equal scores."""
     if not len(labels):
         return None
     positive = labels.astype(np.float64) if weights is None else labels * weights.astype(np.float64)
@@ -70,7 +70,7 @@ def user_aucs(scores: Floats, labels: Floats, users: NDArray[Any], weights: Floa
 
 
 def gauc(scores: Floats, labels: Floats, users: NDArray[Any], weights: Floats | None = None) -> Gauc:
-    """Σ n_u AUC_u / Σ n_u, its mean over users and its coverage."""
+    """Σ n_u AUC_u / Σ n_u, the unweighted mean over users, and the coverage."""
     per_user = user_aucs(scores, labels, users, weights)
     if not len(per_user.auc):
         return Gauc(None, None, 0.0)
@@ -80,7 +80,7 @@ def gauc(scores: Floats, labels: Floats, users: NDArray[Any], weights: Floats | 
 
 
 def _mean(values: Floats, weights: Floats | None) -> float | None:
-    """None where nothing is there, or has a weight."""
+    """The weighted mean; None without values or without weight."""
     if not len(values) or (weights is not None and weights.sum() <= 0):
         return None
     return float(np.average(values, weights=weights))
@@ -93,7 +93,7 @@ def logloss(probabilities: Floats, labels: Floats, weights: Floats | None = None
 
 
 def normalized_entropy(probabilities: Floats, labels: Floats, weights: Floats | None = None) -> float | None:
-    """Log loss over the entropy of the labels' own rate: below 1 is better than knowing only the rate."""
+    """Log loss over the entropy of the labels' rate: below 1 is better than always predicting that rate."""
     loss, rate = logloss(probabilities, labels, weights), _mean(labels, weights)
     if loss is None or rate is None or not 0 < rate < 1:
         return None
@@ -120,7 +120,7 @@ def calibration(
 ) -> Calibration:
     """Mean prediction and observed rate in bins of equal mass, in order of prediction.
 
-    Whole masses are shared out as numpy.array_split shares rows; a row may lie in two bins in part.
+    Whole masses are split as numpy.array_split splits rows; a row's mass may be divided between two bins.
     """
     order = np.argsort(probabilities, kind="stable")
     weight = np.ones(len(order)) if weights is None else weights[order].astype(np.float64)
@@ -160,7 +160,7 @@ def xauc(
     num_pairs: int = 2_000_000,
     seed: int = 0,
 ) -> float | None:
-    """Share of pairs of unequal durations that are in the right order, ties in prediction counting half.
+    """Share of pairs of unequal durations that are predicted in the right order, with tied predictions as one half.
 
     All pairs up to 1,500 rows; above, `num_pairs` random ones (a standard error of 0.0004 at two million).
     """

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: one look for reports and studies."""
+"""Self-contained HTML pages with one style sheet for reports and studies."""
 
 from collections.abc import Callable, Mapping
 from importlib.resources import files
@@ -17,7 +17,7 @@ def require(*, extra: str) -> None:
 
 
 def render(room: str, template: str, *, filters: Mapping[str, Callable[..., Any]] | None = None, **values: Any) -> str:
-    """The page of `template`, a file of the package `room`, with `style` beside the values."""
+    """The page made from `template`, a file of the package `room`, with `values` and the style sheet as `style`."""
     import jinja2
     from markupsafe import Markup
 

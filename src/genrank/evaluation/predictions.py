@@ -1,4 +1,4 @@
-"""What is evaluated: scores and labels of every exposure of a part, with what slices and baselines need."""
+"""Scores and labels of every exposure of a part, with the columns that slices and baselines need."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ class Predictions:
     censored: Mapping[str, Column]  # bool, duration tasks
     scores: Mapping[str, Column]  # probability, or expected seconds
     oracle: Mapping[str, Column]  # true probabilities, simulated logs only
-    weights: Mapping[str, Column | None] = field(default_factory=dict)  # per task: see metrics.py
+    weights: Mapping[str, Column | None] = field(default_factory=dict)  # per task, as in metrics.py
 
     def __len__(self) -> int:
         return len(self.exposure)

@@ -27,7 +27,7 @@ class Evaluation:
     warnings: list[dict[str, str]] = field(default_factory=list)  # of the data: kind and message
 
     def to_json(self) -> dict[str, Any]:
-        """The contract of `evaluate --json`."""
+        """The document that `genrank evaluate --json` prints."""
         return {
             "tasks": self.tasks,
             "slices": self.slices,
@@ -45,9 +45,9 @@ def evaluate(
     num_bootstrap: int = 200,
     seed: int = 0,
 ) -> Evaluation:
-    """Judge predictions. Intervals are 95 %, by bootstrap over users, paired where model and baseline are compared.
+    """Evaluate predictions. Intervals are 95 %, by bootstrap over users, paired where model and baseline are compared.
 
-    `warnings` of the data stand in the evaluation; where one is of leakage, no verdict says that the model beats.
+    warnings: of the data, copied into the evaluation; after a leakage warning no verdict claims a win of the model.
     """
     leaks = any(warning.kind == "leakage" for warning in warnings)
     tasks, beside, verdicts = {}, {}, []
@@ -95,10 +95,10 @@ def _binary_rows(
         if name != "model":
             row["model_minus_this_auc_ci"] = _list(difference(replicates["model"], replicates[name]))
             row["model_minus_this_gauc_ci"] = _list(difference(gaucs["model"], gaucs[name]))
-    oracle, counting = rows.get("oracle"), rows.get("item_user_rate")
-    if oracle and counting and oracle["auc"] and oracle["auc"] > max(counting["auc"], 0.51):  # else no gap to speak of
-        rows["model"]["gap_closed"] = (rows["model"]["auc"] - counting["auc"]) / (oracle["auc"] - counting["auc"])
-        counting["gap_closed_from_half"] = (counting["auc"] - 0.5) / (oracle["auc"] - 0.5)
+    oracle, rates = rows.get("oracle"), rows.get("item_user_rate")
+    if oracle and rates and oracle["auc"] and oracle["auc"] > max(rates["auc"], 0.51):  # otherwise the gap is tiny
+        rows["model"]["gap_closed"] = (rows["model"]["auc"] - rates["auc"]) / (oracle["auc"] - rates["auc"])
+        rates["gap_closed_from_half"] = (rates["auc"] - 0.5) / (oracle["auc"] - 0.5)
     return rows
 
 

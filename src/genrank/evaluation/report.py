@@ -13,12 +13,12 @@ from genrank.evaluation.ranking_evaluation import Evaluation
 from genrank.folders import replace_text
 from genrank.text_table import TextTable, to_html
 
-NUM_FILES = 12  # of the prepared folder whose digests are shown
+NUM_FILES = 12  # files of the prepared folder whose digests are shown
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportRun:
-    """What the page says of the run itself. `training`: rows of metrics.jsonl; `manifest`: of the prepared folder."""
+    """What the page shows of the run. training: rows of metrics.jsonl; manifest: that of the prepared folder."""
 
     name: str
     recipe: str
@@ -28,7 +28,7 @@ class ReportRun:
     training: Sequence[Mapping[str, Any]]
     manifest: Mapping[str, Any]
     environment: Mapping[str, Any]
-    warnings: Sequence[str] = ()  # of the run itself
+    warnings: Sequence[str] = ()  # about the run, not the data
 
 
 def write_report(path: Path, *, evaluation: Evaluation, predictions: Predictions, run: ReportRun) -> None:
@@ -49,7 +49,7 @@ def write_report(path: Path, *, evaluation: Evaluation, predictions: Predictions
 
 
 def _tables(evaluation: Evaluation, run: ReportRun) -> dict[str, Any]:
-    """Elements of HTML: `metrics` by task, `parts` of the data, `settings` and `lineage`."""
+    """HTML elements: `metrics` by task, `parts` of the data, `settings` and `lineage`."""
     from markupsafe import Markup
 
     return {

@@ -9,7 +9,7 @@ import numpy as np
 from genrank.evaluation import metrics as m
 from genrank.evaluation.predictions import Predictions
 
-# Okabe and Ito's colours, which colour-blind readers can distinguish too.
+# Colours of Okabe and Ito, which colour-blind readers can distinguish.
 BLUE, ORANGE, GREY, GREEN = "#0072b2", "#e69f00", "#8a8f98", "#009e73"
 INK = "#7b828c"  # readable on white and on black
 
@@ -52,7 +52,7 @@ def training(rows: Sequence[Mapping[str, Any]], task: str) -> str:
 
 
 def calibration(p: Predictions, task: str) -> str:
-    """Observed against predicted rate in bins of equal mass, over the distribution of predictions."""
+    """Observed against predicted rate in bins of equal mass; below it the distribution of predictions."""
     known = ~np.isnan(p.labels[task])
     score, label = p.scores[task][known], p.labels[task][known]
     bins = m.calibration(score, label, weights=p.weights_of(task, known))

@@ -1,4 +1,4 @@
-"""Retrieval over the full catalogue: where the targets stand, and what the lists are made of.
+"""Metrics of retrieval over the full catalogue: the targets' ranks, and the composition of the lists.
 
 A request may have several targets. With r the targets' ranks (from 0) in the request's one list:
 
@@ -6,7 +6,7 @@ A request may have several targets. With r the targets' ranks (from 0) in the re
     ndcg@k    Σ_{r < k} 1 / log2(r + 2), over that of a perfect list
     mrr       1 / (1 + min r)
 
-Means are over requests. Ties count half: an item that scores as many others stands in their middle.
+Means are over requests. Items with equal scores all get the middle rank among them.
 """
 
 from collections.abc import Mapping
@@ -29,21 +29,21 @@ DAY = 86400
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievedTargets:
-    """N targets, and the lists they were looked for in."""
+    """N targets, and the retrieved lists of their requests."""
 
-    request: Column  # whose list it is; unique over all users
+    request: Column  # the target's request; unique over all users
     user: Column
     item: Column  # row of items.parquet
     repeated: Column  # bool: the user had it before
     item_age: Column  # seconds since the item's first exposure
     train_count: Column  # exposures of the item in training
-    ranks: Mapping[str, Floats]  # per stage, from 0, infinite where it can't be; the last stage is the answer
+    ranks: Mapping[str, Floats]  # per stage, from 0; infinite: not retrievable; the last stage gives the answer
     top: Column  # (N, K) rows of items.parquet at the head of each list
     catalogue: Column  # rows that could be retrieved
 
 
 def judge(r: RetrievedTargets, popularity: Column, *, num_bootstrap: int = 200, seed: int = 0) -> dict[str, Any]:
-    """`evaluate --json` of a retrieval run. `popularity`: (I) how often every item was a target in training."""
+    """What `genrank evaluate --json` prints for a retriever. popularity: (I) targets of every item in training."""
     *_, last = r.ranks
     by_request = {stage: request_metrics(r.request, ranks) for stage, ranks in r.ranks.items()}
     means = {stage: _means(figures) for stage, figures in by_request.items()}
@@ -80,7 +80,7 @@ def request_metrics(request: Column, ranks: Floats) -> dict[str, Floats]:
 
 
 def list_figures(top: Column, popularity: Column, catalogue: Column) -> dict[str, float]:
-    """What the heads of the lists are made of: how much of the catalogue, how popular, and how unequal."""
+    """Composition of the lists: share of the catalogue, mean popularity percentile, and Gini coefficient."""
     shown = np.bincount(top[top > 0], minlength=len(popularity))[catalogue]
     percentile = np.empty(len(catalogue))
     percentile[np.argsort(popularity[catalogue], kind="stable")] = (np.arange(len(catalogue)) + 0.5) / len(catalogue)

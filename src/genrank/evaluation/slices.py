@@ -1,4 +1,4 @@
-"""Slices: where a ranker is good or bad. Each is a mask over the evaluated exposures."""
+"""Slices of the evaluated exposures, each a mask, to see where a ranker is accurate."""
 
 from typing import Any
 

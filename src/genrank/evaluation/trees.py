@@ -1,8 +1,8 @@
-"""Gradient-boosted trees (LightGBM) on what is known of an exposure before its request: the classical baseline.
+"""Gradient-boosted trees (LightGBM) on features that are known before the request: the classical baseline.
 
 Features: the window statistics where the data has them; category and bucket indices of item, user and exposure
-(ids, multi-valued features and frozen embeddings left out); length of the history, time since the previous request,
-age of the item. Learned on the training part; the number of trees and of leaves is chosen on the validation part.
+(without ids, multi-valued features and frozen embeddings); length of the history, time since the previous request,
+age of the item. Trained on the training part; the numbers of trees and leaves are chosen on the validation part.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from genrank.evaluation.metrics import Floats
 from genrank.schema import TaskSpec
 
 LEAVES = (15, 31, 63)  # the grid; all else is fixed
-MAX_TRAINING_ROWS = 2_000_000  # evenly drawn above that, so that memory stays bounded
+MAX_TRAINING_ROWS = 2_000_000  # a larger training part is sampled uniformly, so that memory stays bounded
 PARAMETERS: Mapping[str, Any] = {
     "objective": "binary",
     "learning_rate": 0.05,
@@ -38,7 +38,7 @@ PARAMETERS: Mapping[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class TreeScores:
-    """Predicted probabilities of one task, and what was chosen on the way."""
+    """Predicted probabilities of one task, and the chosen numbers of leaves and trees."""
 
     scores: Floats
     num_leaves: int
@@ -92,7 +92,7 @@ def tree_baseline(
 
 
 def exposure_features(data: PreparedData, builder: SequenceBuilder, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(rows, features): the categorical ones first, as `categorical_columns` counts them."""
+    """(rows, features), the categorical features first: `categorical_columns` has their numbers."""
     t = data.timelines
     user, item = t.users[builder.user_of_row[rows]], t.item[rows]
     owners = {
@@ -116,7 +116,7 @@ def exposure_features(data: PreparedData, builder: SequenceBuilder, rows: NDArra
 
 
 def categorical_columns(data: PreparedData) -> list[int]:
-    """Which columns of `exposure_features` are categories."""
+    """Numbers of the categorical columns of `exposure_features`."""
     kinds = [f.kind for f in data.manifest.spec.features if f.name not in ("item_id", "user_id")]
     return list(range(kinds.count("categorical")))
 

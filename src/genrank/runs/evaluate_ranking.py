@@ -1,4 +1,4 @@
-"""The evaluation of a run: predictions of a part, metrics beside counting, report.html."""
+"""The evaluation of a run: predictions of a part, metrics of the model and the baselines, report.html."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +54,7 @@ def evaluate_run(
         LoaderConfig(batch_tokens=config.evaluation.batch_tokens, shuffle=False),
     )
     predictions = predict(model, loader, prepared)
-    baselines = counting_baselines(prepared, builder, predictions)
+    baselines = count_baselines(prepared, builder, predictions)
     if trees:
         _add_trees(baselines, prepared, builder, predictions, config.seed)
     judged = evaluate(
@@ -76,8 +76,8 @@ def evaluation_sequence(config: RunConfig) -> SequenceConfig:
     return replace(config.sequence, grouping="user" if config.model.packs_requests else "request")
 
 
-def counting_baselines(data: PreparedData, builder: SequenceBuilder, p: Predictions) -> dict[str, dict[str, Any]]:
-    """Every task's counting baselines for the predicted exposures."""
+def count_baselines(data: PreparedData, builder: SequenceBuilder, p: Predictions) -> dict[str, dict[str, Any]]:
+    """Every task's count-based baselines for the predicted exposures."""
     start = data.manifest.split.valid_start
     return {
         task.name: rate_baselines(

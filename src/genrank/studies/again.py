@@ -1,4 +1,4 @@
-"""A finished study judged again: its cells are read back, and today's rules say what they show."""
+"""Verdicts of a finished study computed again, from its cells, by the rules of this code."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -20,9 +20,9 @@ CLAIMED = ("claim", "kind", "size", "margin", "slice", "than", "relative", "pape
 
 
 def judge_again(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The result with its rows, findings and fits anew. folder: of its cells, loose or packed beside it.
+    """The result with its rows, findings and fits computed again. folder: its cells, as files or packed beside it.
 
-    Raises DataError where one is missing or damaged.
+    Raises DataError where a cell is missing or damaged.
     """
     cells = {
         name: {int(seed): _read(folder, identity) for seed, identity in by_seed.items()}
@@ -31,7 +31,7 @@ def judge_again(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     evidence = Evidence(
         results=cells,
         seeds=range(result["options"]["seeds"]),
-        counting={name: _read(folder, identity) for name, identity in result["counting_cells"].items()},
+        baselines={name: _read(folder, identity) for name, identity in result["counting_cells"].items()},
         choices={values["variant"]: Choice.of(values, result["metrics"][0]) for values in result["tuning"]},
         speed=result["speed"],
         leaks=result["data"].get("leaks", ()),
@@ -41,7 +41,7 @@ def judge_again(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def read_back(result: Mapping[str, Any]) -> Study:
-    """The study that the result is of, its variants known by their cells."""
+    """The study that a result belongs to; its variants have no configurations."""
     findings = [
         Finding(contrast=finding["weights"], **{name: finding[name] for name in CLAIMED})
         for finding in result["findings"]

@@ -1,6 +1,6 @@
 """The studies by name.
 
-A ranking study takes the recipes of one size with the user's settings; what a variant changes comes on top of them.
+A ranking study takes the recipes of one size with the user's settings; a variant's changes are applied after these.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""What studies start from: the recipes of one size with the user's settings, and what the data set offers."""
+"""What studies start from: the recipes of one size with the user's settings, and properties of the data set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ SUFFIX: Mapping[Size, str] = {"small": "-small", "full": "", "paper": "-paper"}
 
 @dataclass(frozen=True, kw_only=True)
 class Bases:
-    """Recipes by ranker: `genrank`, `hstu`, `mlp`, `din`, `sim`. settings: PATH=VALUE, where there is such a path."""
+    """Recipes by ranker: `genrank`, `hstu`, `mlp`, `din`, `sim`. settings: PATH=VALUE, for recipes with that path."""
 
     manifest: Manifest
     size: Size = "small"
@@ -28,7 +28,8 @@ class Bases:
     def recipe(self, ranker: str, *changes: str) -> RunConfig:
         """The ranker's recipe of this size with the user's settings, then `changes`.
 
-        A setting of one kind of ranker only, such as model.num_blocks, is for those; one of no ranker is a ConfigError.
+        A setting that only some rankers have, such as model.num_blocks, is applied to those. ConfigError for a setting
+        that no ranker has.
         """
         name = ranker + SUFFIX[self.size]
         if name not in RECIPES:
@@ -44,7 +45,7 @@ class Bases:
 
     @property
     def spec(self) -> DataSpec:
-        """What the data set has."""
+        """The features and tasks of the data set."""
         return self.manifest.spec
 
     @property
@@ -54,11 +55,11 @@ class Bases:
 
     @property
     def has_categories(self) -> bool:
-        """Whether SIM's hard search has a category to look for."""
+        """Whether items have a category, by which SIM's hard search finds events."""
         return any(f.kind in ("categorical", "multi") and f.name != "item_id" for f in self.spec.of("item"))
 
     def require_binary(self, study: str) -> None:
-        """DataError where there is no binary task to judge by."""
+        """DataError if the data has no binary task, whose AUC a study compares."""
         if not any(task.kind == "binary" for task in self.spec.tasks):
             has = _names(self.spec.tasks)
             raise DataError(f"study {study}: needs a binary task, and the data has {has}; add one under [[tasks]]")
@@ -72,7 +73,7 @@ class Bases:
 
 
 def _often_validated(config: RunConfig, settings: Sequence[str]) -> RunConfig:
-    """With NUM_VALIDATIONS in a run, unless the user says how many or stops by them."""
+    """With at least NUM_VALIDATIONS validations, unless the user sets their interval or early stopping."""
     training = config.training
     if training.patience or any(_path(text) == "training.validate_every" for text in settings):
         return config

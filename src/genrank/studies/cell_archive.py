@@ -1,8 +1,8 @@
-"""The cells of a finished study in one file: cells.jsonl.gz beside the folder `cells` of loose files, one a cell.
+"""The cells of a finished study in one file, cells.jsonl.gz, beside the folder `cells` of loose files, one per cell.
 
-The first line has the format and the files' names; every line after it is the JSON of one of them, in their order.
-Names and keys are sorted and the file carries no time, so that the same cells make the same bytes. A cell is looked for
-among the loose files first: a study writes those, so that they are newer.
+The first line has the format and the files' names; every further line is the JSON of one file, in the same order.
+Names and keys are sorted and no time is stored, so that equal cells give equal bytes. Loose files are read first: they
+are newer, because a study writes loose files only.
 """
 
 import gzip
@@ -27,7 +27,7 @@ RESTORE = "restore it from a copy or from version control, or remove it: the stu
 
 @dataclass(frozen=True, kw_only=True)
 class PackedCells:
-    """What packing did. num_cells: in the archive now; num_added: of them from loose files, which are gone."""
+    """The result of packing. num_cells: cells in the archive; num_added: those of them that were loose files before."""
 
     archive: Path
     num_cells: int
@@ -40,7 +40,7 @@ def archive_of(folder: Path) -> Path:
 
 
 def cell_texts(folder: Path, identity: str) -> Iterator[tuple[str, bytes]]:
-    """Every cell of that identity, loose ones first: the file, for messages, and its JSON. DataError."""
+    """Every stored cell of that identity, loose files first: its file, for messages, and its JSON. Raises DataError."""
     ending = f"-{identity}.json"
     for path in sorted(folder.glob(f"*{ending}")):
         if (text := _bytes(path)) is not None:
@@ -65,7 +65,7 @@ def read_archive(folder: Path) -> Mapping[str, bytes]:
 
 
 def pack_studies(folder: Path) -> list[PackedCells]:
-    """Pack the cells of the studies in `folder` and one folder below; what was packed before is left as it is.
+    """Pack the cells of the studies in `folder` and one folder below; cells that are packed already stay as they are.
 
     Raises DataError where there are no cells, and as `pack` does.
     """
@@ -76,11 +76,11 @@ def pack_studies(folder: Path) -> list[PackedCells]:
 
 
 def pack(folder: Path) -> PackedCells | None:
-    """Move the loose cell files into the folder's archive, beside those that it has; None where there are no files.
+    """Move the loose cell files into the folder's archive, beside the cells that it has; None if there are no files.
 
-    A loose cell takes the place of a packed one of the same identity. The new archive is read back before it takes the
-    name of the old, and the files go last: interrupted anywhere, all cells are there, and packing again goes on. A file
-    that a study writes meanwhile stays. The folder stays too, for a study that is about to write there.
+    A loose cell replaces a packed one of the same identity. The new archive is read back before it replaces the old
+    one, and the files are deleted last: after an interruption at any point all cells exist, and packing can be
+    repeated. A file that a study writes meanwhile is kept, and so is the folder, because a study may write into it.
 
     Raises DataError where a cell or the archive is damaged, OutputError where the archive can't be written or another
     process is packing.
@@ -104,7 +104,7 @@ def pack(folder: Path) -> PackedCells | None:
 
 
 def _bytes(path: Path) -> bytes | None:
-    """What a loose file holds; None where it has just been packed."""
+    """The content of a loose file; None if it has just been packed."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -114,7 +114,7 @@ def _bytes(path: Path) -> bytes | None:
 
 
 def _remove(path: Path, stamp: tuple[int, ...]) -> None:
-    """Remove a file that is packed, unless it was written anew."""
+    """Remove a file that is packed, unless it was written again meanwhile."""
     try:
         if _stamp(path) == stamp:
             path.unlink()
@@ -130,7 +130,7 @@ def _compressed(cells: Mapping[str, bytes]) -> bytes:
 
 
 def _checked(text: bytes, where: Path | str, remedy: str) -> bytes:
-    """The cell as an archive has it. DataError where it isn't as it was computed."""
+    """The cell's line in an archive. DataError if the content doesn't match its digest."""
     try:
         content = parse_json(text)
         digest = content.pop("digest")
@@ -149,7 +149,7 @@ def _check_holds(path: Path, cells: Mapping[str, bytes]) -> None:
 
 @lru_cache(maxsize=4)
 def _read_once(path: Path, _stamp: tuple[int, ...]) -> Mapping[str, bytes]:
-    """A file that was replaced has another stamp, and is read anew."""
+    """Cached by the file's stamp, so that a file that was replaced is read again."""
     return _read(path)
 
 
@@ -170,11 +170,11 @@ def _read(path: Path) -> dict[str, bytes]:
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """What changes when the file does."""
+    """A value that changes when the file is written or replaced."""
     status = path.stat()
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _identity(name: str) -> str:
-    """Of a cell, from the name of its file."""
+    """The identity of a cell, from the name of its file."""
     return name.removesuffix(".json").rpartition("-")[2]

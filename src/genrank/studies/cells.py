@@ -1,9 +1,9 @@
-"""A cell of a study: one run under one seed, or a classical baseline, as a JSON file that any study may use again.
+"""A cell of a study: one run under one seed, or a classical baseline, as a JSON file that every study can reuse.
 
-A cell is named for its question: the configuration with its seed, the data, the version of this file's format. How it
-was computed (threads, device, the recipe's name) is not part of that. Each file carries the versions and the digest of
-the code that computed it, and a digest of its own content: one that was edited or cut short, that answers another
-question or is of other code is computed again instead of trusted.
+A cell's name is a hash of its question: the configuration with its seed, the data, the version of this file's format.
+How it was computed (threads, device, the recipe's name) is not part of the question. Each file has the versions and the
+digest of the code that computed it, and a digest of its content. A cell that was edited or cut short, has another
+question or was computed by other code is computed again.
 """
 
 import json
@@ -22,12 +22,12 @@ from genrank.studies.code import code_digest, made_with
 from genrank.studies.study import ClassicalBaseline
 
 FORMAT = 1
-HOW = ("recipe", "threads", "device", "evaluation")  # of a RunConfig: no part of what is computed
+HOW = ("recipe", "threads", "device", "evaluation")  # fields of a RunConfig that are no part of a cell's question
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """What is to be computed on the data set with the hash `data`."""
+    """A computation on the data set with the hash `data`: a run (`config`) or a classical baseline."""
 
     data: str
     seed: int
@@ -36,7 +36,7 @@ class Cell:
 
     @property
     def question(self) -> dict[str, Any]:
-        """Everything that decides the figures."""
+        """Everything that determines the figures."""
         values = None if self.config is None else to_dict(replace(self.config, seed=self.seed))
         if values is not None:
             values = {name: value for name, value in values.items() if name not in HOW}
@@ -47,12 +47,12 @@ class Cell:
 
     @property
     def identity(self) -> str:
-        """A name that cells share only if they ask the same."""
+        """A hash of the question."""
         return fingerprint(self.question)[:16]
 
     @property
     def file_name(self) -> str:
-        """Of the cell's JSON."""
+        """Name of the cell's JSON file."""
         what = self.classical or (self.config.recipe if self.config else "")
         return f"{what}-{self.seed}-{self.identity}.json"
 
@@ -79,16 +79,16 @@ def write_cell(folder: Path, cell: Cell, result: CellResult) -> None:
 
 
 def read_cell(folder: Path, cell: Cell) -> CellResult | None:
-    """The cell's result, from its file or the folder's archive; None where there is none that can be trusted.
+    """The cell's result, from its file or the folder's archive; None if there is none that this code computed.
 
-    Raises DataError where the archive is damaged: what it holds may be hours of work.
+    Raises DataError where the archive is damaged, because it may hold hours of work.
     """
     found = (_trusted(text, cell) for _, text in cell_texts(folder, cell.identity))
     return next((result for result in found if result is not None), None)
 
 
 def _trusted(text: bytes, cell: Cell) -> CellResult | None:
-    """The result in a cell's file, where it is as this code computed it for that question."""
+    """The result in a cell's file; None if it is damaged, has another question or was computed by other code."""
     try:
         content = parse_json(text)
         digest = content.pop("digest")

@@ -1,7 +1,7 @@
-"""Which code made a figure: versions, and a digest of the modules that decide it.
+"""Which code computed a figure: versions, and a digest of the modules that the figure depends on.
 
-The modules are those that computing a cell imports, found by their import statements; what only draws, words or stores
-figures is left out. Comments, docstrings and blank lines are no part of the digest.
+These are the modules that computing a cell imports, found by their import statements, without those that only draw,
+phrase or store figures. Comments, docstrings and blank lines are not part of the digest.
 """
 
 import ast
@@ -30,7 +30,7 @@ NATIVE = (".cpp", ".h")
 
 
 def made_with() -> dict[str, Any]:
-    """What a cell says of its making: the code's digest, and versions."""
+    """What a cell records of the code that computed it: the digest, and versions."""
     return {
         "code": code_digest(),
         "versions": {
@@ -44,7 +44,7 @@ def made_with() -> dict[str, Any]:
 
 @cache
 def code_digest(module: str = CELL) -> str:
-    """Of the code that `module` runs through; the same for code that differs in comments and docstrings only."""
+    """Digest of `module` and all that it imports; the same for code that differs in comments and docstrings only."""
     texts = {}
     for name, path in sorted(modules(module).items()):
         texts[name] = significant(path.read_text(encoding="utf-8"))
@@ -55,7 +55,7 @@ def code_digest(module: str = CELL) -> str:
 
 
 def modules(name: str) -> dict[str, Path]:
-    """`name` and every module of genrank that it imports, directly or not, but for those that decide nothing."""
+    """`name` and every module of genrank that it imports, directly or indirectly, except DECIDES_NOTHING."""
     found: dict[str, Path] = {}
     waiting = [name]
     while waiting:

@@ -1,8 +1,8 @@
-"""May a variant be compared at all? Has it learnt enough, and were both sides given their best?
+"""Whether variants can be compared: were they trained enough, and did the losing side have tuning and its main inputs?
 
-A model on its plateau loses to anything, which says nothing about its design. So a contrast is *not comparable* where
-one of its variants is within `NEAR` of the count-based baseline's AUC, or was still rising when its training ended. And
-a win over a side that was not tuned to an interior optimum, or lacks its strongest inputs, is not confirmed.
+A model that has hardly learned loses to any other, which says nothing about its design. So a contrast is *not
+comparable* where one of its variants is within `NEAR` of the count-based baseline's AUC, or was still improving when
+its training ended. A win over a side that was not tuned to an interior optimum, or lacks a main input, is *undecided*.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,39 +13,39 @@ import numpy as np
 
 from genrank.studies.cells import CellResult
 from genrank.studies.judging import ALL
-from genrank.studies.study import COUNTING, MARGIN, RANKING, Finding, Study, Variant
+from genrank.studies.study import COUNT_BASED, MARGIN, RANKING, Finding, Study, Variant
 from genrank.studies.tuning import Choice
 
 NEAR = 0.03  # AUC
-LAST = 0.1  # of the exposures that were trained on
+LAST = 0.1  # share of the exposures trained on
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparability:
-    """Whether a variant may be compared: `why` not, empty where it may; what its cells are too poor to tell."""
+    """Whether a variant can be compared. why: the reason against it, or empty; unchecked: data that checks lacked."""
 
     why: str = ""
     unchecked: tuple[str, ...] = ()
 
 
-def counted(cells: Mapping[str, CellResult]) -> float | None:
-    """AUC of the best count-based baseline, from its cells by name; None where there is none."""
+def best_baseline_auc(cells: Mapping[str, CellResult]) -> float | None:
+    """AUC of the best count-based baseline, from the cells by baseline; None if there are none."""
     figures = [cell.figures["test"][ALL]["auc"] for cell in cells.values() if not cell.failed]
     return max((value for value in figures if value is not None), default=None)
 
 
-def standing(variant: Variant, cells: Mapping[int, CellResult], counting: float | None) -> Comparability:
-    """Of a ranker, from its finished cells."""
+def standing(variant: Variant, cells: Mapping[int, CellResult], baseline_auc: float | None) -> Comparability:
+    """Comparability of a ranker, by its finished cells. baseline_auc: of the best count-based baseline."""
     figures = [cell.figures for cell in cells.values() if not cell.failed]
-    if variant.classical in COUNTING or not figures:
+    if variant.classical in COUNT_BASED or not figures:
         return Comparability()
     aucs = [found["test"][ALL].get("auc") for found in figures]
     if None in aucs:
         return Comparability()
     unchecked = []
-    if counting is None:
+    if baseline_auc is None:
         unchecked.append("no count-based baseline")
-    elif (above := float(np.mean(aucs)) - counting) < NEAR:
+    elif (above := float(np.mean(aucs)) - baseline_auc) < NEAR:
         return Comparability(why=f"{variant.name} is {_apart(above)} the count-based baseline")
     if variant.classical is None:
         rises = [last_rise(found.get("curve", ()), "auc") for found in figures]
@@ -60,7 +60,7 @@ def standing(variant: Variant, cells: Mapping[int, CellResult], counting: float 
 
 
 def last_rise(curve: Sequence[Mapping[str, Any]], metric: str) -> float | None:
-    """How much the figure rose over the last tenth of the run, between validations linearly; None without a curve."""
+    """The figure's rise over the last tenth of the run, interpolated between validations; None without a curve."""
     points = [(point["exposures"], point[metric]) for point in curve if point[metric] is not None]
     if len(points) < 2:
         return None
@@ -69,16 +69,16 @@ def last_rise(curve: Sequence[Mapping[str, Any]], metric: str) -> float | None:
 
 
 def standings(
-    study: Study, results: Mapping[str, Mapping[int, CellResult]], counting: float | None
+    study: Study, results: Mapping[str, Mapping[int, CellResult]], baseline_auc: float | None
 ) -> dict[str, Comparability]:
-    """Of every variant; retrievers are not held against counting."""
+    """Comparability of every variant. Retrievers have no count-based baseline and are always comparable."""
     if study.metrics != RANKING:
         return {variant.name: Comparability() for variant in study.variants}
-    return {variant.name: standing(variant, results[variant.name], counting) for variant in study.variants}
+    return {variant.name: standing(variant, results[variant.name], baseline_auc) for variant in study.variants}
 
 
 def doubts(study: Study, finding: Finding, choices: Mapping[str, Choice]) -> list[str]:
-    """Why the finding can't be confirmed whatever its figures: its losing side was not given its best."""
+    """Why the finding can't be confirmed, whatever its figures: the losing side lacks tuning or an input."""
     said = []
     for name in losing(study, finding):
         variant, tuner = study.variant(name), study.tuner(name)
@@ -94,7 +94,7 @@ def doubts(study: Study, finding: Finding, choices: Mapping[str, Choice]) -> lis
 
 
 def losing(study: Study, finding: Finding) -> list[str]:
-    """The variants that the claim has lose to variants of another tuning; contrasts within one tuning have none."""
+    """The variants that lose if the claim is true. A contrast of variants with the same tuned settings has none."""
     by_tuner: dict[str, float] = {}
     for name, weight in finding.contrast.items():
         by_tuner[study.tuner(name)] = by_tuner.get(study.tuner(name), 0.0) + weight

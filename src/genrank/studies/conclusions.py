@@ -1,4 +1,4 @@
-"""What the finished cells of a study say: rows, findings with verdicts, fits, the machinery's own sanity."""
+"""Conclusions from the finished cells of a study: rows, findings with verdicts, fits, the result of an A/A study."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from genrank.studies.cells import CellResult
-from genrank.studies.comparable import Comparability, counted, doubts, standings
+from genrank.studies.comparable import Comparability, best_baseline_auc, doubts, standings
 from genrank.studies.contrasts import (
     Contrast,
     VariantFigure,
@@ -25,21 +25,21 @@ from genrank.studies.scaling import power_law
 from genrank.studies.study import Finding, Study, Variant
 from genrank.studies.tuning import Choice
 
-NUM_ASKED = 2  # of a study's figures, the main one first: a claim has to hold in all of them
-Results = Mapping[str, Mapping[int, CellResult]]  # variant -> seed -> cell; seed -1: the same for any
+NUM_TESTED = 2  # a claim is tested on a study's first two figures, and must hold for both
+Results = Mapping[str, Mapping[int, CellResult]]  # variant -> seed -> cell; seed -1: the cell doesn't depend on a seed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """All that a study's cells gave. counting: the count-based baselines' cells by name; none for retrieval.
+    """All results of a study's cells. baselines: the count-based baselines' cells by name; none for retrieval.
 
-    leaks: what preparation warned of that makes no comparison on the data one to trust. slices: in which order they are
-    shown, where that is known: packed cells have lost theirs.
+    leaks: the data's leakage warnings, which make its findings not comparable. slices: the order in which they are
+    shown, if known: packed cells don't keep it.
     """
 
     results: Results
     seeds: Sequence[int]
-    counting: Mapping[str, CellResult]
+    baselines: Mapping[str, CellResult]
     choices: Mapping[str, Choice]
     speed: Mapping[str, Any]
     leaks: Sequence[str] = ()
@@ -47,17 +47,17 @@ class Evidence:
 
 
 def conclude(study: Study, evidence: Evidence) -> dict[str, Any]:
-    """Rows, findings, fits and sanity from whatever cells there are."""
+    """Rows, findings, fits and the A/A check, from the cells that exist."""
     results, seeds = evidence.results, evidence.seeds
     parts = _parts(results, evidence.slices) if study.slices else [ALL]
-    counting = counted(evidence.counting)
-    standing = standings(study, results, counting)
+    baseline_auc = best_baseline_auc(evidence.baselines)
+    standing = standings(study, results, baseline_auc)
     rows = [_row(study, variant, evidence, parts, standing[variant.name]) for variant in study.variants]
     concluded: dict[str, Any] = {
         "baseline": study.baseline,
         "metrics": list(study.metrics),
         "slices": parts,
-        "counting": counting,
+        "counting": baseline_auc,
         "rows": rows,
         "findings": [_finding(study, finding, evidence, standing) for finding in study.findings],
     }
@@ -81,7 +81,7 @@ def _parts(results: Results, order: Sequence[str]) -> list[str]:
 def _figures(
     results: Results, names: Sequence[str], seeds: Sequence[int], metric: str, part: str
 ) -> tuple[dict[str, VariantFigure], list[int]] | None:
-    """Figures of the variants under the seeds that all of them have; None without any."""
+    """Figures of the variants under the seeds that all of them have, and these seeds; None without any."""
     common = [
         seed
         for seed in seeds
@@ -146,7 +146,7 @@ def _row(
 def _finding(
     study: Study, finding: Finding, evidence: Evidence, standing: Mapping[str, Comparability]
 ) -> dict[str, Any]:
-    """What the finding claims, and per figure what was measured; `why` a verdict is less than the figures alone say."""
+    """The finding, what was measured per figure, and its verdict. why: reasons for a weaker verdict than by figures."""
     about: dict[str, Any] = {**asdict(finding), "weights": dict(finding.contrast)}
     del about["contrast"]
     if finding.kind == "faster":
@@ -154,7 +154,7 @@ def _finding(
         return about | {"ratio": ratio, "verdict": speed_verdict(ratio), "why": ""}
     found: dict[str, Contrast | None] = {}
     seeds: list[int] = []
-    for metric in study.metrics[:NUM_ASKED]:
+    for metric in study.metrics[:NUM_TESTED]:
         found[metric], common = _contrast(finding, evidence.results, evidence.seeds, metric)
         seeds = seeds or common
     verdicts = [
@@ -183,7 +183,7 @@ def _finding(
 def _contrast(
     finding: Finding, results: Results, seeds: Sequence[int], metric: str
 ) -> tuple[Contrast | None, list[int]]:
-    """The finding's contrast of one figure, and the seeds that it is of."""
+    """The finding's contrast of one figure, and the seeds that it uses."""
     sides = []
     for part in (finding.slice or ALL, *([finding.than] if finding.than else [])):
         found = _figures(results, list(finding.contrast), seeds, metric, part)

@@ -1,8 +1,8 @@
-"""From cells to contrasts: how large is a difference, how sure is it, and does it bear out a claim?
+"""From cells to contrasts: how large is a difference, how certain is it, and does it confirm a claim?
 
 Two things vary from one comparison to the next: the seeds of training, and the users that happen to be in the test
-part. The deviation over seeds gives a paired t-test (are these recipes different on these users?); the bootstrap over
-users gives an interval for these weights (would other users say the same?). A verdict needs both, so it rests on
+part. The deviation over seeds gives a paired t-test (do these recipes differ on these users?); the bootstrap over users
+gives an interval for these trained models (would other users give the same result?). A verdict needs both, so it uses
 an interval whose variance is the sum of the two, with Satterthwaite's degrees of freedom.
 
 Shapes: S seeds, R bootstrap replicates.
@@ -39,7 +39,7 @@ class Contrast:
     mean: float
     per_seed: tuple[float, ...]
     interval: tuple[float, float] | None  # 95 %, seeds and users together
-    user_interval: tuple[float, float] | None  # 95 %, users resampled, these weights
+    user_interval: tuple[float, float] | None  # 95 %, users resampled, the trained models fixed
     p_value: float | None  # paired t-test over seeds, of a difference of 0
 
     @property
@@ -49,7 +49,7 @@ class Contrast:
 
 
 def measured(cells: Mapping[int, CellResult], seeds: Sequence[int], *, metric: str, part: str) -> VariantFigure | None:
-    """A variant's figure under the seeds, in one slice; None where it is not defined. cells: by seed, -1 is any."""
+    """A variant's figure under the seeds in one slice; None where undefined. cells: by seed, -1: without a seed."""
     values, replicates = [], []
     for seed in seeds:
         row = cells[seed if seed in cells else -1].figures["test"].get(part)
@@ -105,7 +105,7 @@ def both_intervals(differences_S: NDArray[np.float64], users_R: NDArray[np.float
 
 
 def relative(found: VariantFigure, metric: str) -> VariantFigure | None:
-    """log(figure - chance), so that differences are of shares; None where a figure is no better than chance."""
+    """log(figure - chance), so that differences are relative; None where a figure is no better than chance."""
     chance = CHANCE.get(metric, 0.0)
     if (found.value_S <= chance).any() or (found.users_SR <= chance).any():
         return None
@@ -113,20 +113,20 @@ def relative(found: VariantFigure, metric: str) -> VariantFigure | None:
 
 
 def less(found: VariantFigure, other: VariantFigure) -> VariantFigure:
-    """The figure less that of other exposures; replicates are not paired, so the interval is as of independent ones."""
+    """The figure minus that of another slice. Replicates are not paired: the interval treats both as independent."""
     users = found.users_SR - other.users_SR if found.users_SR.shape == other.users_SR.shape else found.users_SR[:, :0]
     return VariantFigure(found.value_S - other.value_S, users)
 
 
 def joint(verdicts: Sequence[Verdict]) -> Verdict:
-    """Of a claim that is asked of several figures, the main one first: confirmed where all bear it out."""
+    """The verdict of a claim from its verdicts per figure, the main one first: confirmed where all are confirmed."""
     if verdicts[0] == "not measured" or "not confirmed" in verdicts:
         return "not confirmed" if "not confirmed" in verdicts else "not measured"
     return "confirmed" if set(verdicts) == {"confirmed"} else "undecided"
 
 
 def verdict(finding: Finding, found: Contrast | None, *, size: float | None = None) -> Verdict:
-    """Whether one figure's interval bears the claim out. See Finding for what each kind claims; size: the paper's."""
+    """The verdict by one figure's interval. Finding explains the kinds of claims; size: the effect in the paper."""
     if found is None or found.interval is None:
         return "not measured"
     low, high = found.interval
@@ -145,7 +145,7 @@ def verdict(finding: Finding, found: Contrast | None, *, size: float | None = No
 
 
 def speed_verdict(ratio: Mapping[str, Any] | None) -> Verdict:
-    """Of a throughput ratio with quartiles over interleaved rounds."""
+    """The verdict of a throughput ratio, by its quartiles over interleaved rounds."""
     if ratio is None:
         return "not measured"
     if ratio["low"] > 1:

@@ -1,4 +1,4 @@
-"""GRank's ablation (arXiv 2510.15299): what the auxiliary, the ranker, length, candidates and size each bring."""
+"""GRank's ablation (arXiv 2510.15299): auxiliary loss, ranker, sequence length, number of candidates, width."""
 
 from genrank.studies.bases import Bases
 from genrank.studies.study import RETRIEVAL, Finding, Study, Variant
@@ -12,7 +12,7 @@ ADVANTAGE = 1.3
 
 
 def grank(bases: Bases) -> Study:
-    """The parts one by one, two towers beside them; then sequence length, the ranker's candidates, embedding size."""
+    """The parts one by one, and two towers; then sequence length, the ranker's candidates, embedding size."""
     changes = {
         WHOLE: (),
         AUXILIARY: ("model.ranker=0",),
@@ -26,8 +26,8 @@ def grank(bases: Bases) -> Study:
     own = (WHOLE, PURE, TOWERS)
     return Study(
         name="grank",
-        title="GRank: what each part of the retriever brings",
-        question="Does a target-aware auxiliary make a better query, and a cross-attention ranker a better list?",
+        title="GRank: the effect of each part of the retriever",
+        question="Does a target-aware auxiliary loss improve the query vector, and a cross-attention ranker the list?",
         variants=tuple(
             Variant(
                 name=name,
@@ -39,17 +39,18 @@ def grank(bases: Bases) -> Study:
         baseline=PURE,
         metrics=RETRIEVAL,
         findings=(
-            _finding("The auxiliary helps the pure generator", {AUXILIARY: 1, PURE: -1}, 0.1768 - 0.1190),
+            _finding("The auxiliary loss helps the pure generator", {AUXILIARY: 1, PURE: -1}, 0.1768 - 0.1190),
             _finding("The ranker helps the pure generator", {RANKER: 1, PURE: -1}, 0.1363 - 0.1190),
-            _finding("The auxiliary helps beside the ranker", {WHOLE: 1, RANKER: -1}, 0.2346 - 0.1363),
-            _finding("The ranker helps beside the auxiliary", {WHOLE: 1, AUXILIARY: -1}, 0.2346 - 0.1768),
+            _finding("The auxiliary loss helps a generator with ranker", {WHOLE: 1, RANKER: -1}, 0.2346 - 0.1363),
+            _finding("The ranker helps a generator with auxiliary loss", {WHOLE: 1, AUXILIARY: -1}, 0.2346 - 0.1768),
             _finding("GRank beats two towers", {WHOLE: 1, TOWERS: -1}, 0.2346 - 0.1068),
             _finding("GRank beats two towers by more than 30 %", {WHOLE: 1, TOWERS: -ADVANTAGE}, None),
         ),
         notes=(
-            "The paper uses its auxiliary at inference in the row that is compared here; ours only trains with it.",
-            "Two towers are searched exactly, which no approximate index can better.",
-            "Positives of the first binary task count, or every event. What a user had before is not retrieved.",
+            "In the paper's row that is compared here, the auxiliary is also used at inference; here only in training.",
+            "Two towers are searched exactly; an approximate index could not be more accurate.",
+            "Targets are the positives of the first binary task, or all events of data without tasks. Items that a "
+            "user had before are not retrieved.",
         ),
         slices=True,
         regimes={},

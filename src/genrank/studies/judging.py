@@ -1,8 +1,8 @@
-"""The figures that a cell keeps: metrics of the first binary task, over all exposures and by the item's age; of a
-retriever recall and its like over the full catalogue.
+"""The figures that a cell keeps: metrics of the first binary task, over all exposures and by the item's age; for a
+retriever recall, NDCG, HR and MRR over the full catalogue.
 
-Beside each figure stand its bootstrap replicates over users. All cells of a data set draw the same users, so that
-replicates of two cells are paired, and differences get intervals without keeping predictions.
+Figures have bootstrap replicates over users. All cells of a data set draw the same users, so that the replicates of two
+cells are paired, and differences get intervals without stored predictions.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ FIRST_DAY = "first day"
 
 
 def slices_by_age(p: Predictions) -> dict[str, NDArray[np.bool_]]:
-    """Name → mask; those without any exposure are left out."""
+    """Slice → mask; slices without exposures are left out."""
     masks = {ALL: np.ones(len(p), bool), FIRST_DAY: p.item_age < DAY}
     masks |= {name: (p.item_age >= low) & (p.item_age < high) for name, low, high in AGES}
     return {name: mask for name, mask in masks.items() if mask.any()}
@@ -64,7 +64,7 @@ def _judge(score: Floats, label: Floats, user: NDArray[Any], weights: Floats | N
 
 
 def judge_retrieval(r: RetrievedTargets) -> dict[str, Any]:
-    """Per slice of the targets, of the last stage: the figures of RETRIEVAL, num_exposures, and their replicates."""
+    """Per slice of the targets: the last stage's figures of RETRIEVAL, num_exposures, and replicates of the figures."""
     *_, last = r.ranks
     masks = {ALL: np.ones(len(r.item), bool), **{name: m for group in slices(r).values() for name, m in group.items()}}
     users = np.unique(r.user)

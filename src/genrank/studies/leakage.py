@@ -1,7 +1,7 @@
-"""What it costs to ignore when actions became known: late likes, and pages that were asked for ahead.
+"""The cost of ignoring when actions became known: late likes, and pages that were requested in advance.
 
-A log without the actions' own times shows a request what its user did only later. Trained on that or not, a ranker is
-judged twice: as it is served, on what was known at each request, and as an evaluation says that leaks in the same way.
+In a log without times of actions, a request's history contains actions that came after the request. A ranker is trained
+with or without this leak and evaluated twice: as it is served, with what was known at each request, and with the leak.
 """
 
 from genrank.errors import DataError
@@ -14,16 +14,16 @@ LEAKS = {KNOWN: "none", KNOWN_LEAKING: "evaluation", IGNORED: "training", IGNORE
 
 
 def leakage(bases: Bases) -> Study:
-    """One ranker, trained with and without known times, judged as served and by a leaking evaluation."""
+    """One ranker, trained with and without known times, evaluated as served and by a leaking evaluation."""
     if not bases.spec.known_later:
         raise DataError(
-            "study leakage: needs actions that have times of their own, and the data has none; name them in the schema "
-            "([columns] known_at, [[tasks]] time, [history] settle) and prepare again"
+            "study leakage: needs actions that become known later than their exposure, and the data has none; give "
+            "their times in the schema ([columns] known_at, [[tasks]] time, [history] settle) and prepare again"
         )
     return Study(
         name="leakage",
-        title="Known times: what an evaluation promises that ignores them, and what is served",
-        question="How far is offline AUC from served AUC where history shows actions before they were known?",
+        title="Known times: AUC by an evaluation that ignores them, and AUC as served",
+        question="How far is offline AUC from served AUC if histories contain actions before they were known?",
         variants=tuple(
             Variant(
                 name=name,
@@ -35,16 +35,17 @@ def leakage(bases: Bases) -> Study:
         baseline=KNOWN,
         findings=(
             _finding(
-                "A leaking evaluation promises more than is served, of the ranker that was trained on the leak",
+                "Of the ranker that was trained with the leak, a leaking evaluation reports a higher AUC than is "
+                "served",
                 {IGNORED_LEAKING: 1, IGNORED: -1},
             ),
             _finding(
-                "A leaking evaluation prefers the ranker that was trained on the leak",
+                "By a leaking evaluation, the ranker that was trained with the leak is better",
                 {IGNORED_LEAKING: 1, KNOWN_LEAKING: -1},
             ),
-            _finding("Served, the ranker that was trained with known times is better", {KNOWN: 1, IGNORED: -1}),
+            _finding("As served, the ranker that was trained with known times is better", {KNOWN: 1, IGNORED: -1}),
         ),
-        notes=("Validation leaks where training does, as it would. Window statistics respect known times throughout.",),
+        notes=("Where training leaks, validation leaks too. Window statistics respect known times in all variants.",),
         regimes={},
     )
 

@@ -1,11 +1,11 @@
-"""What is learnt from, what history sees, and in which order samples come (arXiv 2505.04180, section 3.1)."""
+"""Which positions have a loss, which history they see, and the order of samples (arXiv 2505.04180, section 3.1)."""
 
 from genrank.studies.bases import GENRANK, Bases
 from genrank.studies.study import Finding, Study, Variant
 
 
 def mechanisms(bases: Bases) -> Study:
-    """Section 3.1: what is learnt from, what history sees, and in which order samples come."""
+    """Section 3.1: which positions have a loss, which history they see, and the order of samples."""
     by_request = "sequence.grouping=request"
     return Study(
         name="mechanisms",
@@ -42,12 +42,12 @@ def mechanisms(bases: Bases) -> Study:
         baseline="grouped by request",
         findings=(
             Finding(
-                claim="Loss on history positions too costs accuracy",
+                claim="A loss on history positions as well costs accuracy",
                 contrast={"grouped by request": 1, "loss on history too": -1},
                 size=0.0100,
             ),
             Finding(
-                claim="Loss on history costs accuracy where each label is shown once",
+                claim="A loss on history costs accuracy where each label is trained on once",
                 contrast={"grouped by request": 1, "loss on history, each label once": -1},
                 paper=False,
             ),
@@ -57,7 +57,7 @@ def mechanisms(bases: Bases) -> Study:
                 size=0.0015,
             ),
             Finding(
-                claim="Pointwise order costs only little",
+                claim="Pointwise order costs only a little accuracy",
                 contrast={"grouped by request": 1, "pointwise order": -1},
                 kind="at_most",
                 margin=0.002,
@@ -70,9 +70,9 @@ def mechanisms(bases: Bases) -> Study:
             ),
         ),
         notes=(
-            '"Only a slight fall" is taken as at most 0.002 AUC; the paper gives no figure.',
-            "Loss on history: a history position sees the requests before its own, as a candidate does; it never sees "
-            "its own request. What differs from a candidate is how often its label is shown: in every sample whose "
-            "window holds it. The variant with each label once keeps the samples and shows each label in one of them.",
+            '"Only a little" means at most 0.002 AUC; the paper speaks of a slight fall and gives no figure.',
+            "Loss on history: a history position sees the requests before its request, as a candidate does, and not "
+            "its request. The difference is how often its label is trained on: in every sample whose window contains "
+            "it. The variant with each label once has the same samples, and trains on each label in one of them.",
         ),
     )

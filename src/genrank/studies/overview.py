@@ -1,4 +1,4 @@
-"""What the studies in a folder show: verdicts side by side, then every table with the command that made it."""
+"""The results of all studies in a folder: verdicts side by side, then every table with the command that made it."""
 
 import os
 import shlex
@@ -19,7 +19,7 @@ from genrank.studies.study_tables import findings, is_older
 from genrank.studies.tuning import DEFAULT_GRID
 from genrank.text_table import TextTable, to_markdown
 
-NOTES = "notes.md"  # in the folder and beside the results of a data set: what a person adds to them
+NOTES = "notes.md"  # in the folder and beside the results of a data set: notes written by hand
 EARLIER = " †"
 BySet = dict[Path, list[dict[str, Any]]]
 
@@ -33,9 +33,9 @@ def overview(folder: Path) -> str:
 
 
 def write_overview(folder: Path) -> list[Path]:
-    """Write the verdicts to FOLDER.md and each data set's tables to FOLDER/NAME.md; the files.
+    """Write the verdicts to FOLDER.md and each data set's tables to FOLDER/NAME.md. Returns these files.
 
-    Raises DataError where there are no results, or those of one data set only, whose page is all there is.
+    Raises DataError if there are no results, or if the folder is that of one data set.
     """
     folder, by_set = _found(folder)
     if folder in by_set:
@@ -49,7 +49,7 @@ def write_overview(folder: Path) -> list[Path]:
 
 
 def _found(folder: Path) -> tuple[Path, BySet]:
-    """The folder by its whole name, and its results."""
+    """The folder's absolute path, and its results."""
     whole = Path(os.path.abspath(folder))
     places = [whole, *sorted(whole.iterdir())] if whole.is_dir() else []
     by_set = {place: found for place in places if (found := list(_results(place)))}
@@ -59,7 +59,7 @@ def _found(folder: Path) -> tuple[Path, BySet]:
 
 
 def _summary(folder: Path, by_set: BySet, *, linked: bool) -> str:
-    """How many verdicts there are of each kind, what a person notes, and every verdict. linked: to the sets' pages."""
+    """The number of verdicts of each kind, the notes, and all verdicts. linked: with links to the data sets' pages."""
     lines = ["# Results", "", *to_markdown(_counts(folder, by_set, linked=linked)), ""]
     if any(is_older(result) for results in by_set.values() for result in results):
         lines += [
@@ -101,7 +101,7 @@ def _notes(place: Path) -> list[str]:
 
 
 def command(result: dict[str, Any], place: Path) -> str:
-    """What made the result, with DATA for the prepared folder."""
+    """The command that made the result, with DATA for the prepared folder."""
     options = result["options"]
     words = ["genrank", "study", result["study"], "DATA", "--out", place.name, "--seeds", str(options["seeds"])]
     if options["size"] != "small":

@@ -91,21 +91,22 @@ def markdown(result: Result, *, level: int = 1) -> str:
 
 
 READING = (
-    "± is the deviation over seeds. Differences are paired by seed; their 95 % interval is of seeds and users, "
-    "p is of the paired t-test over seeds. Neither is corrected for the number of comparisons.",
-    "Confirmed: the intervals of both figures lie on the claimed side (beyond the margin where one is given), be the "
-    "effect smaller than the paper's or not. Not confirmed: one lies on the other side, or the first below half of the "
-    "paper's figure. Undecided: neither, or the losing side was not given its best.",
+    "± is the standard deviation over seeds. Differences are paired by seed; their 95 % intervals cover seeds and "
+    "users, and p is that of the paired t-test over seeds. Neither is corrected for the number of comparisons.",
+    "Confirmed: the intervals of both figures lie on the claimed side (beyond the margin where one is given); the "
+    "effect may be smaller than the paper's. Not confirmed: one interval lies on the other side, or the first below "
+    "half of the paper's figure. Undecided: neither of these; or the losing side was not tuned to an interior optimum, "
+    "or its main input was switched off.",
     "Not comparable: a variant is within 0.03 AUC of the count-based baseline, or its validation AUC still rose by "
-    "more than 0.001 over the last tenth of its training. Such a model has not learnt enough to be judged. Nor is "
-    "anything comparable on data that preparation warned of leakage in.",
-    "Every ranker is tuned by validation under seed 0, with as many trials as the others; a grid that ends at its best "
-    "point grows there. Figures in % are of what a model has above chance, log(AUC - 0.5).",
+    "more than 0.001 over the last tenth of its training: it has hardly learned. Also not comparable: all findings on "
+    "data with a leakage warning.",
+    "Every ranker is tuned on the validation part under seed 0, with the same number of trials; a grid whose best "
+    "point is at an edge is extended there. Differences in % are relative: they are of log(AUC - 0.5).",
 )
 
 
 def summary(result: Result) -> "list[Table]":
-    """Tables for a terminal: the findings, and of the variants what fits."""
+    """Tables for a terminal: the findings, and the columns of the variants that fit."""
     judged = [findings(result).only([0, 3, 4, -2])] if result["findings"] else []
     variants = table(result).only([0, 1, 2, 4, -1])  # variant, main figure, its difference, the second figure, seeds
     return [to_rich(shown, framed=False) for shown in (*judged, variants)]

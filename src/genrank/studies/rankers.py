@@ -1,4 +1,4 @@
-"""All rankers beside one another, gradient-boosted trees and counting."""
+"""All rankers compared, with gradient-boosted trees and count-based baselines."""
 
 from genrank.studies.bases import GENRANK, HSTU, Bases
 from genrank.studies.study import Finding, Study, Variant
@@ -13,7 +13,7 @@ def overall(bases: Bases) -> Study:
     opponents = [name for name in rankers if name != GENRANK]
     weakness = "" if bases.spec.statistics else "window statistics, its main input, are off in this data"
     notes = [
-        "HSTU here has its own SiLU block as well; Table 1 compares over one block.",
+        "HSTU also has its SiLU block here; the study table1 compares it over GenRank's block.",
         "The trees' grid is 15, 31 and 63 leaves with early stopping.",
     ]
     if weakness:
@@ -25,7 +25,7 @@ def overall(bases: Bases) -> Study:
     return Study(
         name="overall",
         title="All rankers and the classical baselines",
-        question="Does a generative ranker beat the production rankers and counting on this data?",
+        question="Does a generative ranker beat the production rankers and the count-based baselines on this data?",
         variants=(
             *(
                 Variant(

@@ -24,7 +24,7 @@ from genrank.studies.cells import Cell, CellResult
 from genrank.studies.code import made_with
 from genrank.studies.conclusions import Evidence, Results, conclude
 from genrank.studies.schedule import Schedule
-from genrank.studies.study import COUNTING, RANKING, Study, Variant
+from genrank.studies.study import COUNT_BASED, RANKING, Study, Variant
 from genrank.studies.study_progress import StudyProgress
 from genrank.studies.throughput import measure
 from genrank.studies.tuning import DEFAULT_GRID, SEED, Choice, Grid, Point, TuningSearch, in_turn, parse_grid, tuned
@@ -36,8 +36,8 @@ MAX_MEASURING_SECONDS = 120.0
 class StudyOptions:
     """How a study is run.
 
-    seeds: their number; minutes: 0 for no limit; trials: of tuning, at most, for each ranker; only: variants to keep,
-    beside the baseline.
+    seeds: number of seeds; minutes: time budget, 0 for none; trials: most tuning trials of each ranker; only: variants
+    to keep, besides the baseline.
     """
 
     name: str
@@ -58,10 +58,10 @@ class StudyOptions:
 
 
 def run_study(data: Path, out: Path, options: StudyOptions, console: Console) -> dict[str, Any]:
-    """Run the study on a prepared folder as far as its budget goes, and its result in plain values.
+    """Run the study on a prepared folder within its budget, and return its result in plain values.
 
     Cells are kept in `out`/cells, or packed beside it, where later studies of the same data find them. Raises
-    ConfigError and DataError before anything is trained where the data or the settings don't serve; Interrupted on
+    ConfigError and DataError before any training if the data or the settings don't suit the study; Interrupted on
     SIGINT and SIGTERM.
     """
     began = time.monotonic()
@@ -80,13 +80,18 @@ def run_study(data: Path, out: Path, options: StudyOptions, console: Console) ->
     with _stoppable(study.name, out):
         with StudyProgress(console, study.name, _num_cells(study, grid, options)) as progress:
             choices = _tune(study, grid, data_hash, options.trials, schedule, progress)
-            asked = _asked(study, choices, seeds, data_hash)
-            results = _cells(study, asked, schedule, progress)
+            cells = _cells(study, choices, seeds, data_hash)
+            results = _computed(study, cells, schedule, progress)
             baselines = _baselines(study, data_hash)
-            counting = _counting(baselines, schedule, progress)
+            baseline_results = _computed_baselines(baselines, schedule, progress)
         speed = _speed(study, choices, results, data, out, options)
     evidence = Evidence(
-        results=results, seeds=seeds, counting=counting, choices=choices, speed=speed, leaks=leaks(manifest)
+        results=results,
+        seeds=seeds,
+        baselines=baseline_results,
+        choices=choices,
+        speed=speed,
+        leaks=leaks(manifest),
     )
     return {
         "study": study.name,
@@ -100,28 +105,28 @@ def run_study(data: Path, out: Path, options: StudyOptions, console: Console) ->
         "seconds": round(time.monotonic() - began, 1),
         **conclude(study, evidence),
         "tuning": [choice.to_json() for choice in choices.values()],
-        "cells": _identities(asked, results),
-        "counting_cells": {name: baselines[name].identity for name in counting},
+        "cells": _identities(cells, results),
+        "counting_cells": {name: baselines[name].identity for name in baseline_results},
         "speed": speed,
     }
 
 
 @contextmanager
 def _stoppable(name: str, out: Path) -> Iterator[None]:
-    """SIGTERM ends a study as Ctrl-C does: its workers too, and with a line that says how to go on."""
+    """SIGTERM stops a study as Ctrl-C does: it ends the workers, and the message says how to continue."""
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted(
-            f"study {name} stopped; what was finished is in {out / 'cells'}, and the same command goes on from there"
+            f"study {name} stopped; finished cells are in {out / 'cells'}; run the same command again to continue"
         ) from None
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
 def planned(manifest: Manifest, options: StudyOptions) -> Study:
-    """The study's variants on this data. Raises ConfigError and DataError where they make no sense there."""
+    """The study with its variants for this data. Raises ConfigError and DataError if the data doesn't suit it."""
     bases = Bases(manifest=manifest, size=options.size, settings=options.settings)
     if options.name not in OF_RETRIEVAL:
         bases.require_binary(options.name)
@@ -144,7 +149,7 @@ def planned(manifest: Manifest, options: StudyOptions) -> Study:
 
 
 def check(study: Study, grid: Grid, manifest: Manifest) -> None:
-    """What would fail in a cell is said before the first one: settings, data, missing packages."""
+    """Check settings, data and installed packages before the first cell is computed."""
     require(extra="studies")
     try:
         import scipy  # noqa: F401
@@ -163,7 +168,7 @@ def check(study: Study, grid: Grid, manifest: Manifest) -> None:
 
 
 def _first_points(variant: Variant, grid: Grid) -> list[Point]:
-    """The start of the variant's grid, and every value of an axis beside the others' start."""
+    """The start of the variant's grid, and every other value of one axis with the rest of the start."""
     if variant.config is None:
         return []
     own = grid.of(variant.config, variant.axes)
@@ -176,9 +181,9 @@ def _first_points(variant: Variant, grid: Grid) -> list[Point]:
 
 
 def _num_cells(study: Study, grid: Grid, options: StudyOptions) -> int:
-    """At most: tuning ends sooner where every ranker's optimum is interior sooner."""
+    """The largest possible number of cells: tuning ends earlier if every ranker's optimum is interior."""
     tables = sum(len(_seeds_of(variant, range(options.seeds))) for variant in study.variants)
-    tables += len(COUNTING) if study.metrics == RANKING else 0
+    tables += len(COUNT_BASED) if study.metrics == RANKING else 0
     return tables + options.trials * sum(_is_tuned(variant, grid) for variant in study.variants)
 
 
@@ -189,7 +194,7 @@ def _is_tuned(variant: Variant, grid: Grid) -> bool:
 def _tune(
     study: Study, grid: Grid, data_hash: str, trials: int, schedule: Schedule, progress: StudyProgress
 ) -> dict[str, Choice]:
-    """A round that the budget cuts short counts for nobody: all have had as many trials."""
+    """Tune all rankers. A round that the budget cuts short is dropped, so that all have the same number of trials."""
     searches = [
         TuningSearch.of(variant.name, variant.config, grid.of(variant.config, variant.axes))
         for variant in study.variants
@@ -202,14 +207,14 @@ def _tune(
             if v.config is not None and not v.tuned_as
         }
     spent = 0
-    for asked in in_turn(searches, trials):
-        cells = [Cell(data=data_hash, seed=SEED, config=tuned(search.config, point)) for search, point in asked]
-        names = [f"{search.variant}, {' '.join(point)}" for search, point in asked]
+    for proposed in in_turn(searches, trials):
+        cells = [Cell(data=data_hash, seed=SEED, config=tuned(search.config, point)) for search, point in proposed]
+        names = [f"{search.variant}, {' '.join(point)}" for search, point in proposed]
         results = schedule.run(list(zip(names, cells, strict=True)), progress)
-        spent += len(asked)
+        spent += len(proposed)
         if any(cell.identity not in results for cell in cells):
             break
-        for (search, point), cell in zip(asked, cells, strict=True):
+        for (search, point), cell in zip(proposed, cells, strict=True):
             found = results[cell.identity]
             search.tried[point] = None if found.failed else found.figures["valid"][study.metrics[0]]
     progress.known(trials * len(searches) - spent)
@@ -218,48 +223,50 @@ def _tune(
 
 
 def _baselines(study: Study, data_hash: str) -> dict[str, Cell]:
-    """The count-based baselines, which say whether a ranker has learnt anything; none for retrieval."""
+    """Cells of the count-based baselines, which show whether a ranker has learned anything; none for retrieval."""
     if study.metrics != RANKING:
         return {}
-    return {name: Cell(data=data_hash, seed=-1, classical=name) for name in COUNTING}
+    return {name: Cell(data=data_hash, seed=-1, classical=name) for name in COUNT_BASED}
 
 
-def _counting(baselines: Mapping[str, Cell], schedule: Schedule, progress: StudyProgress) -> dict[str, CellResult]:
+def _computed_baselines(
+    baselines: Mapping[str, Cell], schedule: Schedule, progress: StudyProgress
+) -> dict[str, CellResult]:
     results = schedule.run(list(baselines.items()), progress)
     return {name: results[cell.identity] for name, cell in baselines.items() if cell.identity in results}
 
 
-def _asked(
+def _cells(
     study: Study, choices: Mapping[str, Choice], seeds: Sequence[int], data_hash: str
 ) -> dict[tuple[str, int], Cell]:
-    """Variant and seed -> cell, seed by seed, so that a study that runs out of time has whole tables of fewer seeds."""
-    asked = {}
+    """(variant, seed) -> cell, seed by seed, so that a study that runs out of time has full tables of fewer seeds."""
+    cells = {}
     for seed in [-1, *seeds]:
         for variant in study.variants:
             config = _chosen(study, variant, choices)
             if seed in _seeds_of(variant, seeds) and (config is not None or variant.classical):
-                asked[variant.name, seed] = Cell(data=data_hash, seed=seed, config=config, classical=variant.classical)
-    return asked
+                cells[variant.name, seed] = Cell(data=data_hash, seed=seed, config=config, classical=variant.classical)
+    return cells
 
 
-def _cells(
-    study: Study, asked: Mapping[tuple[str, int], Cell], schedule: Schedule, progress: StudyProgress
+def _computed(
+    study: Study, cells: Mapping[tuple[str, int], Cell], schedule: Schedule, progress: StudyProgress
 ) -> dict[str, dict[int, CellResult]]:
-    results = schedule.run([(name, cell) for (name, _), cell in asked.items()], progress)
+    results = schedule.run([(name, cell) for (name, _), cell in cells.items()], progress)
     table: dict[str, dict[int, CellResult]] = {variant.name: {} for variant in study.variants}
-    for (name, seed), cell in asked.items():
+    for (name, seed), cell in cells.items():
         if cell.identity in results:
             table[name][seed] = results[cell.identity]
     return table
 
 
-def _identities(asked: Mapping[tuple[str, int], Cell], results: Results) -> dict[str, dict[str, str]]:
-    """Where the figures can be found again: variant -> seed -> cell."""
-    return {name: {str(seed): asked[name, seed].identity for seed in by_seed} for name, by_seed in results.items()}
+def _identities(cells: Mapping[tuple[str, int], Cell], results: Results) -> dict[str, dict[str, str]]:
+    """The cells that hold the figures: variant -> seed -> identity."""
+    return {name: {str(seed): cells[name, seed].identity for seed in by_seed} for name, by_seed in results.items()}
 
 
 def _seeds_of(variant: Variant, seeds: Sequence[int]) -> Sequence[int]:
-    return [-1] if variant.classical not in (None, "trees") else seeds  # counting knows no seeds
+    return [-1] if variant.classical not in (None, "trees") else seeds  # count-based baselines have no seed
 
 
 def _chosen(study: Study, variant: Variant, choices: Mapping[str, Choice]) -> Any:
@@ -293,7 +300,7 @@ def _speed(
 
 
 def leaks(manifest: Manifest) -> list[str]:
-    """What preparation warned of leakage."""
+    """The leakage warnings of preparation."""
     return [found.message for found in manifest.warnings if found.kind == "leakage"]
 
 

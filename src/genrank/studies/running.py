@@ -1,4 +1,4 @@
-"""Computes one cell: trains and judges a run, or judges a classical baseline."""
+"""Computes one cell: trains and evaluates a run, or evaluates a classical baseline."""
 
 import io
 import shutil
@@ -23,7 +23,7 @@ from genrank.evaluation.predictions import Predictions
 from genrank.evaluation.trees import tree_baseline
 from genrank.models.ranker import Ranker
 from genrank.retrieval.retriever import Retriever
-from genrank.runs.evaluate_ranking import counting_baselines, evaluation_sequence
+from genrank.runs.evaluate_ranking import count_baselines, evaluation_sequence
 from genrank.runs.evaluate_retrieval import located
 from genrank.runs.predict import predict, predictions_of
 from genrank.runs.run_config import RunConfig
@@ -36,9 +36,9 @@ from genrank.studies.study import RETRIEVAL
 
 
 def compute(cell: Cell, data: Path, workplace: Path, *, threads: int) -> CellResult:
-    """The cell's result; a failure that a retry would meet again becomes a result that says so.
+    """The cell's result. A failure that a retry would repeat is a result with its error.
 
-    workplace: a folder for the run while it is being made; removed at the end. Raises Interrupted.
+    workplace: temporary folder of the run, removed at the end. Raises Interrupted, and InputError for bad input.
     """
     torch.set_num_threads(threads)
     try:
@@ -47,7 +47,7 @@ def compute(cell: Cell, data: Path, workplace: Path, *, threads: int) -> CellRes
         raise
     except GenRankError as problem:
         return CellResult(figures={}, error=str(problem))
-    except Exception as problem:  # noqa: BLE001 - one cell's bug must not take the study with it; the page shows it
+    except Exception as problem:  # noqa: BLE001 - a bug in one cell must not end the study; the page shows it
         place = traceback.extract_tb(problem.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno}"
         return CellResult(figures={}, error=f"{type(problem).__name__} at {where}: {problem}")
@@ -110,7 +110,7 @@ def _validation(run: Path, task: str, config: RunConfig, data: PreparedData) -> 
 
 
 def _best(run: Path, config: RunConfig, data: PreparedData) -> dict[str, float]:
-    """Validation figures of the weights of a retriever that were kept."""
+    """Validation figures of the retriever's weights that were kept."""
     kept = _kept(run, config, data, ("ndcg@10", 1))
     return {metric: kept[metric] for metric in RETRIEVAL}
 
@@ -123,7 +123,7 @@ def _kept(run: Path, config: RunConfig, data: PreparedData, default: Figure) -> 
 
 
 def _curve(run: Path, names: Mapping[str, str]) -> list[dict[str, float | None]]:
-    """The main figure of every validation, by exposures trained on. names: of the figure, here and in the metrics."""
+    """The main figure of every validation, by exposures trained on. names: figure -> its name in metrics.jsonl."""
     return [
         {"exposures": row["exposures"], **{name: row.get(key) for name, key in names.items()}}
         for row in _validations(run)
@@ -136,7 +136,7 @@ def _validations(run: Path) -> list[dict[str, Any]]:
 
 
 def _classical(cell: Cell, data: Path) -> dict[str, Any]:
-    """Trees and counting, judged on the same exposures as the runs."""
+    """Figures of trees or of a count-based baseline, on the same exposures as those of the runs."""
     began = time.monotonic()
     prepared = PreparedData.load(data)
     builder = prepared.builder(SequenceConfig(grouping="user"))
@@ -149,7 +149,7 @@ def _classical(cell: Cell, data: Path) -> dict[str, Any]:
         scores, about = found.scores, {"leaves": found.num_leaves, "trees": found.num_trees}
     else:
         assert cell.classical is not None
-        scores, about = counting_baselines(prepared, builder, predictions)[task][cell.classical], {}
+        scores, about = count_baselines(prepared, builder, predictions)[task][cell.classical], {}
     return {"test": judge(predictions, task, scores), "seconds": round(time.monotonic() - began, 2), **about}
 
 
@@ -159,5 +159,5 @@ def _empty(builder: SequenceBuilder, data: PreparedData) -> Predictions:
 
 
 def first_binary(data: PreparedData) -> str:
-    """The task that studies judge by."""
+    """The task by which studies compare rankers."""
     return next(task.name for task in data.manifest.spec.tasks if task.kind == "binary")

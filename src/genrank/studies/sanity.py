@@ -1,8 +1,8 @@
-"""Is the machinery itself sound? A recipe against itself, many times, and with a planted effect.
+"""A check of the tests: a recipe is compared with itself many times, without and with an artificial effect.
 
-From a pool of runs of one recipe that differ in their seeds only, two disjoint groups are drawn and compared, again and
-again: without an effect, a test at 5 % should find one in about 5 % of the comparisons; with `EFFECT` added to the AUC
-of one group, as often as the power says that is computed from the pool's own deviation.
+From a pool of runs of one recipe that differ in their seeds only, two disjoint groups are drawn and compared, many
+times. Without an effect, a test at 5 % should find a difference in about 5 % of the comparisons; with `EFFECT` added to
+the AUC of one group, in the share that the test's power predicts from the deviation of the pool.
 """
 
 from collections.abc import Sequence
@@ -40,10 +40,10 @@ def compare_with_itself(
     num_comparisons: int = NUM_COMPARISONS,
     seed: int = 0,
 ) -> dict[str, Any] | None:
-    """Shares of comparisons that find a difference, per planted effect; None with fewer than 2 runs a side.
+    """Shares of comparisons that find a difference, per artificial effect; None with fewer than 2 runs a side.
 
-    value_N: AUC of N runs; users_NR: their bootstrap replicates. `test`: the paired t-test over seeds; `verdict`: the
-    interval of seeds and users, on which verdicts rest.
+    value_N: AUC of N runs; users_NR: their bootstrap replicates. `test`: by the paired t-test over seeds; `verdict`: by
+    the interval of seeds and users, which verdicts use.
     """
     size = min(GROUP, len(value_N) // 2)
     if size < 2:

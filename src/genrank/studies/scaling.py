@@ -12,15 +12,15 @@ from genrank.models.sequence_config import SequenceRankerConfig
 from genrank.studies.bases import Bases
 from genrank.studies.study import Finding, Study, Variant
 
-WIDTHS = (0.25, 0.5, 2.0)  # times the recipe's
+WIDTHS = (0.25, 0.5, 2.0)  # multiples of the recipe's width
 SHARES = (0.125, 0.25, 0.5)  # of the users
-WINDOWS = (0.0625, 0.125, 0.25, 0.5)  # times the recipe's
+WINDOWS = (0.0625, 0.125, 0.25, 0.5)  # multiples of the recipe's window
 NUM_RESAMPLES = 200
-EXPONENTS = (0.0, 5.0)  # between which a power law is looked for
+EXPONENTS = (0.0, 5.0)  # bounds of the fitted exponent
 
 
 def scaling(bases: Bases) -> Study:
-    """One axis at a time, the others as the recipe has them."""
+    """Variants that change one axis at a time, with the recipe's values on the others."""
     base = bases.recipe("genrank")
     model, window = cast(SequenceRankerConfig, base.model), base.sequence.max_history
     by_width = {
@@ -43,7 +43,7 @@ def scaling(bases: Bases) -> Study:
     return Study(
         name="scaling",
         title="Scaling: parameters, exposures, history",
-        question="Does a larger ranker, more data or a longer history still pay at this size?",
+        question="Does a larger ranker, more data or a longer history still improve accuracy at this size?",
         variants=(Variant(name="genrank", config=base), *variants),
         baseline="genrank",
         findings=(
@@ -74,16 +74,15 @@ def scaling(bases: Bases) -> Study:
             "share of the users' exposures": {"genrank": 1.0, **dict(zip(by_share, SHARES, strict=True))},
             "history window": {"genrank": window, **windows},
         },
-        notes=("The paper publishes no scaling curve of its own; the claims are ours.",),
+        notes=("The paper publishes no scaling curve; the claims are ours.",),
     )
 
 
 def power_law(x: Sequence[float], loss_SX: NDArray[np.float64], *, seed: int = 0) -> dict[str, Any] | None:
     """Fit of loss = floor + scale · x^(-exponent), and the 95 % interval of the exponent.
 
-    None below four points, where the loss doesn't fall, and where the exponent or its interval sits on a bound: such
-    points don't determine it. loss_SX: (seeds, points). The interval resamples seeds at
-    every point.
+    None for fewer than four points, where the loss doesn't fall, and where the exponent or its interval lies on a
+    bound: such points don't determine it. loss_SX: (seeds, points). The interval resamples seeds at every point.
     """
     points = np.asarray(x, np.float64)
     if len(points) < 4:

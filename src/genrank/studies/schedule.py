@@ -1,7 +1,7 @@
-"""Computes many cells: those that are there are kept, the rest run one after another or in several processes.
+"""Computes many cells: stored results are reused, the rest is computed one by one or in several processes.
 
-A study that is stopped loses the cells that are running, nothing else. A budget ends it between cells: none is started
-that, going by those before it, would not end in time.
+A study that is stopped loses only the cells that were running. With a time budget, a cell is started only if it is
+expected to end in time, judging by the cells before it.
 """
 
 import json
@@ -27,7 +27,7 @@ BAD_INPUT = 2  # exit code of a worker
 
 @dataclass(kw_only=True)
 class Schedule:
-    """How the cells of a study are computed. jobs: processes at a time; 1 computes in this one. deadline: monotonic."""
+    """How the cells of a study are computed. jobs: processes; 1: only this one. deadline: a time.monotonic()."""
 
     data: Path
     cells: Path
@@ -40,17 +40,17 @@ class Schedule:
         """CPU threads of one cell."""
         return max((os.cpu_count() or 1) // self.jobs, 1)
 
-    def run(self, wanted: Sequence[tuple[str, Cell]], progress: StudyProgress) -> dict[str, CellResult]:
-        """Results by the cells' identity, as far as the budget goes. `wanted`: (name, cell), in order of importance."""
+    def run(self, cells: Sequence[tuple[str, Cell]], progress: StudyProgress) -> dict[str, CellResult]:
+        """Results by the cells' identity, within the budget. cells: (name, cell), in order of importance."""
         results, missing = {}, {}
-        for name, cell in wanted:
+        for name, cell in cells:
             found = read_cell(self.cells, cell)
             if found is not None and not found.failed:  # a failure is tried again
                 results[cell.identity] = found
             else:
                 missing[cell.identity] = (name, cell)
         progress.known(len(results))
-        results |= self._compute(missing, progress) if self.jobs == 1 else self._compute_apart(missing, progress)
+        results |= self._compute(missing, progress) if self.jobs == 1 else self._compute_in_jobs(missing, progress)
         return results
 
     def _compute(self, missing: Mapping[str, tuple[str, Cell]], progress: StudyProgress) -> dict[str, CellResult]:
@@ -65,7 +65,9 @@ class Schedule:
             self._note(name, results[identity], time.monotonic() - began, progress)
         return results
 
-    def _compute_apart(self, missing: Mapping[str, tuple[str, Cell]], progress: StudyProgress) -> dict[str, CellResult]:
+    def _compute_in_jobs(
+        self, missing: Mapping[str, tuple[str, Cell]], progress: StudyProgress
+    ) -> dict[str, CellResult]:
         results: dict[str, CellResult] = {}
         waiting, running = list(missing.items()), dict[str, _Job]()
         try:
@@ -96,7 +98,7 @@ class Schedule:
 
 
 class _Job:
-    """A cell in a process of its own."""
+    """A cell that is computed in a separate process."""
 
     def __init__(self, name: str, cell: Cell, schedule: Schedule):
         self.name, self.cell, self.cells, self.began = name, cell, schedule.cells, time.monotonic()
@@ -114,7 +116,7 @@ class _Job:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "OMP_NUM_THREADS": str(schedule.threads)},
-                start_new_session=True,  # Ctrl-C is for the study, which then ends its workers
+                start_new_session=True,  # Ctrl-C reaches the study only, which then ends its workers
             )
 
     @property
@@ -136,7 +138,7 @@ class _Job:
         return failed
 
     def stop(self) -> None:
-        """End it and remove what it had begun."""
+        """End the process and remove its unfinished files."""
         self.process.kill()
         self.process.wait()
         shutil.rmtree(self.workplace, ignore_errors=True)

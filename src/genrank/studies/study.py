@@ -1,7 +1,7 @@
 """What a study is: variants to train, and the paper's findings as contrasts between them.
 
-A finding is put so that the paper's claim is a positive figure: "causal history is better than fully visible history"
-is causal - full > 0.
+A finding is written so that the paper's claim is a positive figure: "causal history is better than fully visible
+history" is causal - full > 0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from genrank.runs.run_config import RunConfig
 ClassicalBaseline = Literal["trees", "item_rate", "item_user_rate"]
 Claim = Literal["above", "at_most", "parity", "not_below", "faster"]
 AS_TRAINED = "as trained"
-COUNTING: tuple[ClassicalBaseline, ...] = ("item_user_rate", "item_rate")
+COUNT_BASED: tuple[ClassicalBaseline, ...] = ("item_user_rate", "item_rate")
 MARGIN = 0.001  # an AUC difference that counts as significant in the paper
 RANKING = ("auc", "gauc", "neg_logloss")
 RETRIEVAL = ("recall@500", "ndcg@10", "hr@10", "recall@50", "mrr")
@@ -21,15 +21,15 @@ RETRIEVAL = ("recall@500", "ndcg@10", "hr@10", "recall@50", "mrr")
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A row of the study's table: a run under several seeds, or something that is not trained by the trainer.
+    """A row of the study's table: a run under several seeds, or a classical baseline.
 
-    One that is read back from a result has neither config nor classical baseline: it is known by its cells.
+    A variant that is read back from a result has no config.
     """
 
     name: str
     config: RunConfig | None = None  # seed 0, before the tuned settings; None: `classical`
     classical: ClassicalBaseline | None = None
-    axes: Mapping[str, Sequence[str]] = field(default_factory=dict)  # what is tuned of it beside the grid
+    axes: Mapping[str, Sequence[str]] = field(default_factory=dict)  # axes that are tuned besides those of the grid
     weakness: str = ""  # why a win over it proves nothing, as "window statistics are off"
     tuned_as: str = ""  # the variant whose tuned settings it takes; empty: it is tuned itself
 
@@ -42,13 +42,13 @@ class Variant:
 class Finding:
     """A claim, and the contrast Σ weight · figure of the variants that decides on it.
 
-    above: the contrast is above 0; the paper has it at `size`. parity: it lies within ± margin. not_below: it is above
+    above: the contrast is above 0; in the paper it is `size`. parity: it lies within ± margin. not_below: it is above
     -margin. at_most: it is below margin. faster: the first variant's training throughput over the second's (the study's
-    baseline) is above 1 in a `regime` of the study. A claim on accuracy is asked of the study's two main figures, AUC
-    and GAUC, and is confirmed where both bear it out; `size` is the paper's for the first.
+    baseline) is above 1 in a `regime` of the study. A claim on accuracy is tested on the study's two main figures, AUC
+    and GAUC, and must hold for both; `size` is the paper's effect on the first.
 
-    than: a slice whose contrast is taken off: is the gain larger here than there? relative: figures are compared as
-    log(AUC - 0.5), so that gains of models at different levels are shares of what each has above chance.
+    than: a slice whose contrast is subtracted: is the gain larger in `slice` than in `than`? relative: figures are
+    compared as log(AUC - 0.5), so that gains are relative to what each model has above chance.
     """
 
     claim: str  # a sentence
@@ -56,7 +56,7 @@ class Finding:
     kind: Claim = "above"
     size: float | None = None  # in the paper
     margin: float = MARGIN
-    slice: str = ""  # of SLICES; empty: all exposures
+    slice: str = ""  # name of a slice; empty: all exposures
     than: str = ""
     relative: bool = False
     paper: bool = True  # whether the paper claims it
@@ -71,8 +71,8 @@ class Study:
     title: str
     question: str
     variants: tuple[Variant, ...]
-    baseline: str  # the variant that differences in the table are from
-    metrics: tuple[str, ...] = RANKING  # of every part, the main one first: what is tuned by
+    baseline: str  # the variant that is subtracted from the others in the table
+    metrics: tuple[str, ...] = RANKING  # the figures; the first is the main one, by which variants are tuned
     findings: tuple[Finding, ...] = ()
     slices: bool = False  # whether the table shows slices by the item's age
     notes: tuple[str, ...] = ()  # what the data or the paper leaves open

@@ -26,7 +26,7 @@ def drawn(result: Result) -> list[str]:
 
 
 def differences(result: Result, rows: Sequence[Mapping[str, Any]]) -> str:
-    """The main figure less the baseline's, with the interval of seeds and users; a dot per seed."""
+    """The main figure minus the baseline's, with the interval of seeds and users; a bar per seed."""
     main = metrics_of(result)[0]
     others = [row for row in rows if row["parts"]["all"][main].get("difference")]
     with draw(1, 1, (8.4, 0.9 + 0.3 * len(others))) as (figure, axis):
@@ -41,7 +41,7 @@ def differences(result: Result, rows: Sequence[Mapping[str, Any]]) -> str:
         axis.set_yticks(range(len(others)), [row["variant"] for row in others])
         axis.set_ylim(len(others) - 0.5, -0.5)
         axis.set_xlabel(
-            f"{METRIC_NAMES[main]} less that of {result['baseline']}; 95 % interval of seeds and users, a bar per seed"
+            f"{METRIC_NAMES[main]} minus that of {result['baseline']}; 95 % interval of seeds and users, a bar per seed"
         )
         return svg(figure)
 

@@ -33,7 +33,7 @@ class StudyProgress:
         self.bar.stop()
 
     def known(self, count: int) -> None:
-        """`count` cells were there already."""
+        """`count` cells need no computing: they are stored already, or turned out not to be needed."""
         self.done += count
         self.bar.update(self.task, completed=self.done)
 

@@ -1,4 +1,4 @@
-"""The tables of a study's page, and what it says in sentences."""
+"""The tables and sentences of a study's page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,40 +16,40 @@ Result = Mapping[str, Any]
 
 
 def metrics_of(result: Result) -> Sequence[str]:
-    """The figures that it is judged by, the main one first."""
+    """The figures of the study, the main one first."""
     metrics: Sequence[str] = result.get("metrics", RANKING)
     return metrics
 
 
 def of_retrieval(result: Result) -> bool:
-    """Whether it is about retrievers."""
+    """Whether the study compares retrievers."""
     return tuple(metrics_of(result)) == RETRIEVAL
 
 
 def about(result: Result) -> str:
-    """Data, seeds, machine and time in a sentence."""
+    """Data, seeds and machine in a few sentences."""
     data, machine, options = result["data"], result["machine"], result["options"]
-    judged = f"task {data['task']}" if data["task"] else "every event"
+    targets = f"task {data['task']}" if data["task"] else "every event"
     return (
-        f"{data['name']}: {data['exposures']:,} exposures, {data['users']:,} users, {data['items']:,} items; judged on "
-        f"the {data['test_exposures']:,} exposures of the test part, {judged}. Up to {options['seeds']} "
+        f"{data['name']}: {data['exposures']:,} exposures, {data['users']:,} users, {data['items']:,} items; evaluated "
+        f"on the {data['test_exposures']:,} exposures of the test part, {targets}. Up to {options['seeds']} "
         f"seeds, size {options['size']}. {machine['processor']}, {machine['cores']} cores, torch {machine['torch']}."
     )
 
 
 def is_older(result: Result) -> bool:
-    """Whether its figures are of other code than this."""
+    """Whether its figures were computed by other code than the current code."""
     made: Mapping[str, Any] = result.get("made", {})
     return made.get("code") != code_digest()
 
 
 def age(result: Result) -> str:
-    """A warning where the figures are of earlier code, else empty."""
+    """A warning if the figures are of earlier code, else empty."""
     if not is_older(result):
         return ""
     made = result.get("made")
     of = f"code {made['code']}, genrank {made['versions']['genrank']}" if made else "code that was not recorded"
-    return f"Of earlier code: these figures were made with {of}; running the study again computes them anew."
+    return f"Of earlier code: these figures were computed with {of}; run the study again to update them."
 
 
 def table(result: Result) -> TextTable:
@@ -101,7 +101,7 @@ def cost_table(result: Result) -> TextTable:
 
 
 def slice_heading(result: Result) -> str:
-    """Of the table of slices."""
+    """The heading of the table of slices."""
     main = METRIC_NAMES[metrics_of(result)[0]]
     return f"{main} by slice" if of_retrieval(result) else f"{main} by the item's age"
 
@@ -119,17 +119,17 @@ def slice_table(result: Result) -> TextTable:
 
 
 def findings(result: Result) -> TextTable:
-    """A row per finding: claim, paper, what is asked, the measured figures, seeds, verdict, why."""
-    asked = list(metrics_of(result)[:2])
-    figures = [f"{METRIC_NAMES[m]} (95 %)" for m in asked]
+    """A row per finding: claim, the paper's effect, the condition, the measured figures, seeds, verdict, why."""
+    tested = list(metrics_of(result)[:2])
+    figures = [f"{METRIC_NAMES[m]} (95 %)" for m in tested]
     rows = []
     for finding in result["findings"]:
         if finding["kind"] == "faster":
             paper = f"{finding['size']:.2f}×" if finding["paper"] else "ours"
-            measured, seeds = [_times(finding["ratio"]), *["–"] * (len(asked) - 1)], "–"
+            measured, seeds = [_times(finding["ratio"]), *["–"] * (len(tested) - 1)], "–"
         else:
             paper, seeds = _claimed(finding), str(finding["seeds"])
-            measured = [_difference(finding["contrasts"][metric], percent=finding["relative"]) for metric in asked]
+            measured = [_difference(finding["contrasts"][metric], percent=finding["relative"]) for metric in tested]
         where = f" ({finding['slice']})" if finding["slice"] and finding["slice"] not in finding["claim"] else ""
         about = [finding["claim"] + where, paper, _condition(finding)]
         rows.append([*about, *measured, seeds, finding["verdict"], _reasons(finding)])
@@ -137,7 +137,7 @@ def findings(result: Result) -> TextTable:
 
 
 def _condition(finding: Mapping[str, Any]) -> str:
-    """What both figures' intervals have to do."""
+    """Where the intervals of both figures must lie."""
     if finding["kind"] == "faster":
         return "> 1"
     margin = f"{100 * finding['margin']:.1f} %" if finding["relative"] else f"{finding['margin']:.4f}"
@@ -147,7 +147,7 @@ def _condition(finding: Mapping[str, Any]) -> str:
 
 
 def _reasons(finding: Mapping[str, Any]) -> str:
-    """Why the verdict is no better than it is, and what a confirmed one could not check."""
+    """Why a verdict is not "confirmed", and what could not be checked for a confirmed one."""
     said = [finding["why"]] if finding["why"] else []
     verdicts: Mapping[str, str] = finding.get("verdicts", {})
     if len(set(verdicts.values())) > 1 and finding["verdict"] != "not comparable":
@@ -165,8 +165,10 @@ def standing(result: Result) -> list[str]:
     said += [f"No win over {', '.join(names)} is confirmed: {why}." for why, names in weak.items() if why]
     unchecked = [row["variant"] for row in rows if "no validation curve" in row["unchecked"]]
     if unchecked:
-        who = "any variant" if len(unchecked) == len(rows) else ", ".join(unchecked)
-        said.append(f"These cells have no validation curve of {who}: whether it was still rising was not checked.")
+        who = "all variants" if len(unchecked) == len(rows) else ", ".join(unchecked)
+        said.append(
+            f"The cells of {who} have no validation curve, so whether validation AUC was still rising was not checked."
+        )
     if any("no count-based baseline" in row["unchecked"] for row in rows):
         said.append("There is no cell of a count-based baseline, so the distance to it was not checked.")
     elif result["counting"] is not None:
@@ -183,7 +185,7 @@ def _claimed(finding: Mapping[str, Any]) -> str:
 
 
 def tuning(result: Result) -> TextTable:
-    """A row per tuned variant: its trials, the winner by validation, and all that was tried."""
+    """A row per tuned variant: the number of trials, the best settings by validation, and every trial's figure."""
     main = metrics_of(result)[0]
     name = METRIC_NAMES[main]
     head = ["tuned, seed 0", "trials", "chosen", f"validation {name}", "optimum", f"{name} of the trials"]
@@ -242,7 +244,7 @@ def sanity(result: Result) -> list[str]:
 
 
 def failures(result: Result) -> list[str]:
-    """What is missing and why."""
+    """Which cells are missing, and why."""
     said = []
     for row in result["rows"]:
         said += [f"{row['variant']} failed: {error}" for error in row["errors"]]

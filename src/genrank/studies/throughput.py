@@ -19,7 +19,7 @@ from genrank.studies.cell_archive import cell_texts
 from genrank.studies.cells import Cell
 from genrank.studies.code import code_digest
 
-NUM_BATCHES = 3  # the first of the run's own order, which is shuffled
+NUM_BATCHES = 3  # the first batches of the run, in its shuffled order
 
 
 def measure(
@@ -27,7 +27,7 @@ def measure(
 ) -> dict[str, Any]:
     """Per variant: exposures a second, the ratio to the baseline's (medians and quartiles), FLOPs an exposure.
 
-    Kept in `folder`, or in its archive, and read back where all configurations, the code and the machine are the same.
+    Stored in `folder`, or in its archive, and reused if all configurations, the code and the machine are the same.
     """
     data_hash = fingerprint(data.manifest.files)
     questions = {name: Cell(data=data_hash, seed=0, config=config).identity for name, config in configs.items()}

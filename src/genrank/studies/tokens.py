@@ -1,4 +1,4 @@
-"""What GenRank's tokens and biases bring (arXiv 2505.04180, Table 1 and section 3.1)."""
+"""The effect of GenRank's tokens and biases (arXiv 2505.04180, Table 1 and section 3.1)."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -17,7 +17,7 @@ CORNERS: Mapping[str, tuple[str, str]] = {  # organization, encoding
 CORNER = "interleaved, hstu bias"
 OFFICIAL = "HSTU, later official code"  # sums item and action; its own bias and block
 NOT_BELOW_OFFICIAL = Finding(
-    claim="GenRank is at least as accurate as HSTU as its later official code has it",
+    claim="GenRank is at least as accurate as HSTU in its later official code",
     contrast={GENRANK: 1, OFFICIAL: -1},
     kind="not_below",
     paper=False,
@@ -30,7 +30,7 @@ def table1(bases: Bases) -> Study:
     return Study(
         name="table1",
         title="Table 1: token organization × position and time biases",
-        question="What do action-oriented tokens and GenRank's biases each bring over HSTU's, at equal blocks?",
+        question="How do action-oriented tokens and GenRank's biases each compare with HSTU's, over the same block?",
         variants=(
             *(
                 Variant(
@@ -87,24 +87,24 @@ def table1(bases: Bases) -> Study:
         ),
         regimes={AS_TRAINED: (), BY_REQUEST: ("sequence.grouping=request",)},
         notes=(
-            "Speed is of training on this data set's own samples. One request a sample is the paper's regime: the "
+            "Speed is that of training on samples of this data set. One request a sample is the paper's regime: the "
             "history is given and only the last few positions are predicted. As trained here, a user's requests are "
-            "packed and every exposure is predicted: HSTU's bias lets its own item tokens predict, and both "
-            "organizations have two tokens an exposure; interleaved tokens with GenRank's biases need a copy of each "
-            "candidate, the third. `genrank bench training` times the paper's 480 positions.",
-            "HSTU as its later official code has it differs in the block too: SiLU attention, no feed-forward.",
+            "packed and every exposure is predicted. With HSTU's bias the item tokens themselves predict, so that both "
+            "organizations have two tokens per exposure; interleaved tokens with GenRank's biases need a copy of each "
+            "candidate as a third token. `genrank bench training` measures the paper's 480 positions.",
+            "HSTU in its later official code differs in the block too: SiLU attention, no feed-forward.",
         ),
     )
 
 
 def official_hstu(bases: Bases) -> Variant:
-    """HSTU with one token an exposure, as its later official ranking code has it."""
+    """HSTU with one token per exposure, as in its later official ranking code."""
     config = bases.recipe(HSTU, "model.organization=action")
     return Variant(name=OFFICIAL, config=config, axes=hstu_axes(bases, config))
 
 
 def hstu_axes(bases: Bases, config: RunConfig) -> dict[str, tuple[str, ...]]:
-    """HSTU's first weights and input, which validation chooses like a learning rate; the recipe's own come first."""
+    """HSTU's initial weights and input, tuned by validation like a learning rate; the recipe's values come first."""
     first = cast(SequenceRankerConfig, config.model).first_weights
     starts = (first, *(name for name in ("official", "uniform") if name != first))
     axes = {"model.start": starts, "model.input": ("norm", "scaled")}
@@ -125,7 +125,7 @@ def biases(bases: Bases) -> Study:
     return Study(
         name="biases",
         title="Position and time: the three embeddings and ALiBi",
-        question="Which of GenRank's cheap biases does the accuracy rest on?",
+        question="Which of GenRank's embeddings and biases does its accuracy depend on?",
         variants=(
             Variant(name=base, config=bases.recipe(GENRANK)),
             *(
@@ -137,7 +137,7 @@ def biases(bases: Bases) -> Study:
         findings=(
             *(
                 Finding(
-                    claim=f"Leaving out costs accuracy: {name}",
+                    claim=f"Accuracy is lower with {name}",
                     contrast={base: 1, name: -1},
                     paper=name != "neither embeddings nor ALiBi",
                 )
@@ -150,5 +150,5 @@ def biases(bases: Bases) -> Study:
                 for name in other
             ),
         ),
-        notes=("The paper has all three embeddings and ALiBi, and gives no ablation of each; the claims are ours.",),
+        notes=("The paper uses all three embeddings and ALiBi, without an ablation of each; the claims are ours.",),
     )

@@ -1,10 +1,10 @@
-"""Tuning: every ranker of a study is searched over the same axes with the same number of trials, judged on the
+"""Tuning: the settings of every ranker of a study are searched on the same axes, with the same number of trials, by the
 validation part under one seed.
 
-A search begins at the recipe's own values and tries what lies beside the best point so far, one axis at a time. A grid
-that ends at its best point grows there by the same factor, until the best point has worse ones on both sides of every
-axis. All rankers take trials in turn until each is there or the trials are spent; one that is there early tries points
-further off. Variants that change one thing about a ranker take over what that ranker chose.
+A search begins at the recipe's values and tries the neighbours of the best point so far, one axis at a time. A grid
+whose best point is at an edge is extended there by the same factor, until the best point has worse neighbours on both
+sides of every axis. All rankers take trials in turn until every search is finished or the trials are used up; a search
+that finishes early tries points further away. Variants that change one thing about a ranker use its tuned settings.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from genrank.runs.run_config import RunConfig
 
 SEED = 0  # of the runs that are compared
 Point = tuple[str, ...]  # settings, PATH=VALUE
-LARGEST_STEP = 4.0  # of a grid that grows
+LARGEST_STEP = 4.0  # largest factor between an edge and the next value of an extended grid
 PAIR = 2  # points that a search tries at a time: both sides of an axis
 
 
@@ -29,11 +29,11 @@ class Grid:
     values: Mapping[str, Sequence[str]]
 
     def of(self, config: RunConfig, more: Mapping[str, Sequence[str]]) -> "Grid":
-        """With a variant's own axes, and its own value first where an axis has it. Empty stays empty."""
+        """The grid with a variant's `more` axes, each with the value of `config` first. Empty stays empty."""
         if not self.values:
             return self
         axes = {**more, **self.values}
-        return Grid(values={path: _own_first(config, path, values) for path, values in axes.items()})
+        return Grid(values={path: _current_first(config, path, values) for path, values in axes.items()})
 
     @property
     def start(self) -> Point:
@@ -54,9 +54,9 @@ DEFAULT_GRID = (
 
 
 def parse_grid(texts: Sequence[str], fixed: Sequence[str] = ()) -> Grid:
-    """From PATH=A,B,C texts; `none` alone is the empty grid. ConfigError where one is not of that form.
+    """The grid of PATH=A,B,C texts; `none` alone is the empty grid. ConfigError for a text of another form.
 
-    fixed: settings that the user gives; the default grid leaves their axes out.
+    fixed: settings that the user gives; the default grid leaves out their axes.
     """
     values: dict[str, list[str]] = {}
     given = {setting.partition("=")[0].strip() for setting in fixed} if tuple(texts) == DEFAULT_GRID else set()
@@ -81,7 +81,7 @@ def tuned(config: RunConfig, point: Point) -> RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What tuning gave for one variant: each trial's validation figure (None: it failed), and the winner."""
+    """The tuning of one variant: each trial's validation figure (None: it failed), and the best settings."""
 
     variant: str
     tried: Mapping[Point, float | None]
@@ -90,7 +90,7 @@ class Choice:
 
     @property
     def edges(self) -> list[str]:
-        """The winner's settings beyond which no value was tried."""
+        """The best settings that are at an edge of the values tried."""
         found = []
         for place, setting in enumerate(self.best):
             values = {number for point in self.tried if (number := _number(point[place])) is not None}
@@ -109,14 +109,14 @@ class Choice:
 
     @classmethod
     def of(cls, values: Mapping[str, Any], metric: str) -> "Choice":
-        """What `to_json` wrote."""
+        """The choice that `to_json` wrote."""
         tried = {tuple(trial["settings"]): trial[f"valid_{metric}"] for trial in values["tried"]}
         return cls(variant=values["variant"], tried=tried, best=tuple(values["best"]), metric=metric)
 
 
 @dataclass(kw_only=True)
 class TuningSearch:
-    """One variant's search. axes: setting -> its values; numbers are put in order and grow."""
+    """One variant's search. axes: setting -> its values; numbers are sorted, and values are added at the edges."""
 
     variant: str
     config: RunConfig
@@ -126,7 +126,7 @@ class TuningSearch:
 
     @classmethod
     def of(cls, variant: str, config: RunConfig, grid: Grid) -> "TuningSearch":
-        """At its start."""
+        """A search that has tried nothing yet."""
         axes = {path: _ordered(values) for path, values in grid.values.items()}
         return cls(variant=variant, config=config, start=grid.start, axes=axes)
 
@@ -138,33 +138,33 @@ class TuningSearch:
 
     @property
     def is_interior(self) -> bool:
-        """Whether all that lies beside the best point was tried."""
-        return self.best is not None and all(point in self.tried for point in self._beside(self.best))
+        """Whether all neighbours of the best point were tried."""
+        return self.best is not None and all(point in self.tried for point in self._neighbours(self.best))
 
     def next(self, count: int) -> list[Point]:
-        """The next points to try: beside the best one, then ever further off."""
+        """The next points to try: neighbours of the best one, then points further and further away."""
         if not self.tried:
             return [self.start]
         ring = [self.best or self.start]
         seen, found = set(ring), list[Point]()
         while ring and len(found) < count:
-            ring = list(dict.fromkeys(p for middle in ring for p in self._beside(middle) if p not in seen))
+            ring = list(dict.fromkeys(p for middle in ring for p in self._neighbours(middle) if p not in seen))
             seen.update(ring)
             found += [point for point in ring if point not in self.tried]
         return found[:count]
 
     def choice(self, metric: str) -> Choice | None:
-        """The winner; None where nothing could be trained."""
+        """The trials and the best settings; None if no trial could be trained."""
         best = self.best
         return None if best is None else Choice(variant=self.variant, tried=self.tried, best=best, metric=metric)
 
-    def _beside(self, point: Point) -> Iterator[Point]:
+    def _neighbours(self, point: Point) -> Iterator[Point]:
         for place, setting in enumerate(point):
             path, _, value = setting.partition("=")
-            for other in self._neighbours(path, value):
+            for other in self._neighbouring_values(path, value):
                 yield (*point[:place], f"{path}={other}", *point[place + 1 :])
 
-    def _neighbours(self, path: str, value: str) -> list[str]:
+    def _neighbouring_values(self, path: str, value: str) -> list[str]:
         values = self.axes[path]
         if len(values) == 1:
             return []
@@ -179,16 +179,17 @@ class TuningSearch:
 
 
 def short(setting: str) -> str:
-    """Without the parts of the configuration that it is of: learning_rate=1e-3."""
+    """The setting without the first parts of its path: learning_rate=1e-3."""
     path, _, value = setting.partition("=")
     return f"{path.rpartition('.')[2]}={value}"
 
 
-def _own_first(config: RunConfig, path: str, values: Sequence[str]) -> list[str]:
-    own: Any = to_dict(config)
+def _current_first(config: RunConfig, path: str, values: Sequence[str]) -> list[str]:
+    """The values with that of `config` first; if it is not among them, the middle one first."""
+    current: Any = to_dict(config)
     for name in path.split("."):
-        own = own.get(name) if isinstance(own, Mapping) else None
-    same = [text for text in values if text == own or _number(text) == own]
+        current = current.get(name) if isinstance(current, Mapping) else None
+    same = [text for text in values if text == current or _number(text) == current]
     middle = same or [values[(len(values) - 1) // 2]]
     return [middle[0], *(text for text in values if text != middle[0])]
 
@@ -199,7 +200,7 @@ def _ordered(values: Sequence[str]) -> list[str]:
 
 
 def _beyond(edge: str, before: str) -> str:
-    """The value after the edge of a grid, in the step that led there. Whole numbers stay whole."""
+    """The next value beyond the edge of a grid, by the factor between the last two. Whole numbers stay whole."""
     last, previous = float(edge), float(before)
     step = min(max(last / previous if previous else LARGEST_STEP, 1 / LARGEST_STEP), LARGEST_STEP)
     whole = edge.isdigit() and before.isdigit()
@@ -214,7 +215,7 @@ def _number(text: str) -> float | None:
 
 
 def in_turn(searches: Sequence[TuningSearch], trials: int) -> Iterator[list[tuple[TuningSearch, Point]]]:
-    """Rounds of points to try, as many for each search, until all are interior or have had `trials`.
+    """Rounds of points to try, the same number for each search, until all are interior or have had `trials`.
 
     Between rounds the caller enters the figures in `tried`, or stops.
     """

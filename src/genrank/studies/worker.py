@@ -1,4 +1,4 @@
-"""One cell in a process of its own: python -m genrank.studies.worker FOLDER, which holds order.json."""
+"""Computes one cell in a separate process: python -m genrank.studies.worker FOLDER, which holds order.json."""
 
 import sys
 from pathlib import Path
