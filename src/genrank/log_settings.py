@@ -21,12 +21,16 @@ class CsvSettings:
     )
     quote: str | None = None  # one character, or "" for none
     decimal: str = "."  # "," where numbers are written as 1.234,5
+    columns: tuple[str, ...] = ()  # all column names in their order, where the files have no line of names
 
     def __post_init__(self) -> None:
         if self.separator is not None and (len(self.separator) != 1 or self.separator in "\r\n"):
             raise ValueError(f"csv.separator is {self.separator!r}; it must be one character, as in ';' or '\\t'")
         if self.quote is not None and (len(self.quote) > 1 or self.quote in ("\r", "\n", self.separator)):
             raise ValueError(f"csv.quote is {self.quote!r}; it must be one character, or empty for none")
+        for name in self.columns:
+            if not name or self.columns.count(name) > 1:
+                raise ValueError(f"csv.columns has the name {name!r}, empty or twice; give every column its own name")
         if self.decimal not in (".", ","):
             raise ValueError(f"csv.decimal is {self.decimal!r}; it must be '.' or ','")
         try:
@@ -48,6 +52,12 @@ class ListSettings:
     acted: tuple[str, ...] = ()  # columns that list the items acted on; as a task's column: 1 for those, 0 for others
     follows: dict[str, str] = field(default_factory=dict)  # column of values → the column of `acted` they belong to
     separator: str | None = None  # where lists are text, as in "i3 i8 i1"
+    label: str | None = None  # where items carry a label, as in "i3-0 i8-1": the column that it becomes, for a task
+    label_separator: str = "-"  # between item and label; the last one counts
+
+    def __post_init__(self) -> None:
+        if not self.label_separator:
+            raise ValueError("lists.label_separator is empty; it must be what is between item and label, as in '-'")
 
 
 @dataclass(frozen=True, kw_only=True)

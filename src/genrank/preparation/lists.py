@@ -1,5 +1,6 @@
 """From one row per request, with lists of what was shown and acted on, to one row per exposure."""
 
+import re
 from typing import Any
 
 from genrank.config import nearest
@@ -24,7 +25,7 @@ def one_row_per_exposure(
     if name not in rows.columns:
         return rows, {}, []
     if settings.separator is None and not rows[name].type().is_array():
-        if settings.acted or settings.follows:
+        if settings.acted or settings.follows or settings.label:
             raise LogError(
                 f"lists: expected lists in column {name!r}, found {rows[name].type()}; set lists.separator where "
                 "lists are text, or leave lists out"
@@ -33,9 +34,11 @@ def one_row_per_exposure(
     for column in (*settings.acted, *settings.follows):
         if column not in rows.columns:
             raise SchemaError(f"lists: there is no column {column!r} in the log; {nearest(column, rows.columns)}")
-    lists = {column: _as_list(rows[column], settings.separator) for column in (name, *settings.acted)}
+    lists = {column: as_list(rows[column], settings.separator) for column in (name, *settings.acted)}
+    if settings.label is not None:
+        rows, lists = _with_labels(rows, lists, schema)
     values = _lists_of_values(rows, schema)
-    lists |= {column: _as_list(rows[column], settings.separator) for column, whole in values.items() if whole}
+    lists |= {column: as_list(rows[column], settings.separator) for column, whole in values.items() if whole}
     request = engine.place() if schema.columns.request is None else None
     rows = rows.mutate(**lists, **({} if request is None else {REQUEST: request}))
     rows = engine.store(rows.mutate(**{ITEMS: rows[name]}))
@@ -59,16 +62,36 @@ def one_row_per_exposure(
     )
 
 
-def _as_list(column: Column, separator: str | None) -> Column:
-    """A list of ids; text is split, brackets around it and spaces and quotes around its parts left out."""
+def as_list(column: Column, separator: str | None, setting: str = "lists") -> Column:
+    """A column of lists; text is split, brackets around it and spaces and quotes around its parts left out.
+
+    Raises LogError, which names the settings' group, for a column of single values where no separator is given.
+    """
     if column.type().is_array():
         return column
     if separator is None:
         raise LogError(
-            f"lists: expected lists in column {column.get_name()!r}, found {column.type()}; set lists.separator where "
-            "lists are text"
+            f"{setting}: expected lists in column {column.get_name()!r}, found {column.type()}; set "
+            f"{setting}.separator where lists are text"
         )
     return listed(text_of(column), separator)
+
+
+def _with_labels(rows: Expression, lists: dict[str, Column], schema: LogSchema) -> tuple[Expression, dict[str, Column]]:
+    """The items' labels as a list of their own in `lists.label`, null where an item has none."""
+    name, label = schema.columns.item, str(schema.lists.label)
+    if label in rows.columns:
+        raise SchemaError(f"lists.label: there is a column {label!r} in the log already; choose another name")
+    if not lists[name].type().value_type.is_string():
+        raise LogError(
+            f"lists.label: expected items with labels, as in i3{schema.lists.label_separator}1, in column {name!r}, "
+            f"found {lists[name].type()}; leave lists.label out"
+        )
+    mark = re.escape(schema.lists.label_separator)
+    pairs, pattern = lists[name], f"^(.*){mark}(.*?)$"  # the first group takes as much as it can
+    items = pairs.map(lambda pair: pair.re_search(pattern).ifelse(pair.re_extract(pattern, 1), pair))
+    labels = pairs.map(lambda pair: pair.re_search(pattern).ifelse(pair.re_extract(pattern, 2), None))
+    return rows.mutate(**{label: labels}), lists | {name: items}
 
 
 def _lists_of_values(rows: Expression, schema: LogSchema) -> dict[str, bool]:

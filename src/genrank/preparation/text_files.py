@@ -33,7 +33,7 @@ def read_text(
     encodings: dict[Path, str] = {}
     for path in paths:
         encodings[path], sample = beginning(path, given.encoding)
-        dialect = _dialect(path, sample, given, wanted)
+        dialect = (_without_names if given.columns else _dialect)(path, sample, given, wanted)
         names[path] = dialect.names
         alike.setdefault(dialect, []).append(path)
     parts = []
@@ -90,7 +90,11 @@ def _dialect(path: Path, sample: str, given: CsvSettings, wanted: Sequence[str])
     if wanted and not set(names) & set(wanted):
         found = shown(", ".join(names[:8]))
         before = _lines_before_names(sample, separators, wanted)
-        remedy = f"they are in line {before + 1}: take out what is before," if before else "add a line of column names,"
+        remedy = (
+            f"they are in line {before + 1}: take out what is before,"
+            if before
+            else "add a line of column names, or set csv.columns,"
+        )
         raise LogError(
             f"{path}: expected columns such as {wanted[0]!r} in its first line, found {found} (separator "
             f"{separator!r}); {remedy} correct the schema's, or set [csv] separator or encoding"
@@ -99,6 +103,25 @@ def _dialect(path: Path, sample: str, given: CsvSettings, wanted: Sequence[str])
         if names.count(name) > 1 and name in wanted:
             raise LogError(f"{path}: the column {name!r} is there {names.count(name)} times; rename all but one")
     return Dialect(separator=separator, quote=quote, names=_unique(names), quote_given=given.quote is not None)
+
+
+def _without_names(path: Path, sample: str, given: CsvSettings, wanted: Sequence[str]) -> Dialect:
+    """The dialect of a file without a line of names: the separator that makes most rows as long as `csv.columns`."""
+    names = given.columns
+    separators = (given.separator,) if given.separator is not None else SEPARATORS
+    quotes = (given.quote,) if given.quote is not None else ('"', "")
+    tried = [(separator, quote, _parsed(sample, separator, quote)) for separator in separators for quote in quotes]
+    separator, quote, rows = max(tried, key=lambda attempt: sum(len(row) == len(names) for row in attempt[2]))
+    if not any(len(row) == len(names) for row in rows):
+        raise LogError(
+            f"{path}: expected rows of {len(names)} values, one for each of csv.columns, found {len(rows[0])} "
+            f"(separator {separator!r}); name all columns in their order, or set [csv] separator"
+        )
+    if _stripped(rows[0]) == list(names):
+        raise LogError(f"{path}: its first line holds the names in csv.columns; leave csv.columns out")
+    if wanted and not set(names) & set(wanted):
+        raise LogError(f"{path}: csv.columns names none of the schema's columns, such as {wanted[0]!r}; correct one")
+    return Dialect(separator=separator, quote=quote, names=names, header=False, quote_given=given.quote is not None)
 
 
 def _lines_before_names(sample: str, separators: Sequence[str], wanted: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from exposure_logs import SCHEMA, START, Prepared, log, prepare_log
 from genrank.errors import ConfigError, LogError, SchemaError
+from genrank.log_settings import CsvSettings
 from genrank.preparation.prepare import prepare
 from genrank.preparation.sources.files import files
 
@@ -130,3 +131,37 @@ def test_a_schema_may_be_given_as_a_value(tmp_path: Path) -> None:
     pq.write_table(pa.table(log()), tmp_path / "a.parquet")
     renamed = replace(SCHEMA, name="renamed")
     assert prepare(files([tmp_path / "a.parquet"], schema=renamed), out=tmp_path / "out").schema == renamed
+
+
+@pytest.mark.parametrize("separator", [",", "\t", "|"])
+def test_files_without_a_line_of_names_are_read_by_the_names_of_the_schema(tmp_path: Path, separator: str) -> None:
+    named, bare = tmp_path / "named", tmp_path / "bare"
+    for folder, header in ((named, True), (bare, False)):
+        folder.mkdir()
+        (folder / "a.csv").write_text(lines(range(60), separator, header))
+    schema = replace(SCHEMA, csv=CsvSettings(columns=tuple(log())))
+    out = tmp_path / "out"
+    made = Prepared(out, prepare(files([bare / "a.csv"], schema=schema), out=out))
+    assert made.rows() == prepared(named, [named / "a.csv"]).rows()
+
+
+@pytest.mark.parametrize(
+    ("columns", "header", "said"),
+    [
+        (("user", "item", "time"), False, r"expected rows of 3 values, one for each of csv\.columns, found 4"),
+        (("user", "item", "time", "click"), True, r"its first line holds the names in csv\.columns"),
+        (("a", "b", "c", "d"), False, r"csv\.columns names none of the schema's columns, such as 'user'"),
+    ],
+)
+def test_names_that_do_not_fit_the_file_are_refused(
+    tmp_path: Path, columns: tuple[str, ...], header: bool, said: str
+) -> None:
+    (tmp_path / "a.csv").write_text(lines(range(60), header=header))
+    schema = replace(SCHEMA, csv=CsvSettings(columns=columns))
+    with pytest.raises(LogError, match=said):
+        prepare(files([tmp_path / "a.csv"], schema=schema), out=tmp_path / "out")
+
+
+def test_a_name_may_be_given_to_one_column_only() -> None:
+    with pytest.raises(ValueError, match=r"csv\.columns has the name 'a', empty or twice"):
+        CsvSettings(columns=("a", "a"))
