@@ -10,7 +10,7 @@ from rich.console import Console
 
 from genrank.cli import main
 from genrank.cli.doctor import Rates, examine, thread_advice
-from genrank.nn.native.library import BuildError
+from genrank.native import BuildError
 
 
 @pytest.fixture(autouse=True)

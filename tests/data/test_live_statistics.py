@@ -11,7 +11,8 @@ from exposure_logs import prepare_log
 from genrank.data.live_statistics import LiveStatistics
 from genrank.data.request import load_statistics
 from genrank.data.requests import request_times
-from genrank.data.statistics import Events, WindowStatistics
+from genrank.data.statistics import Events
+from genrank.data.window_statistics import WindowStatistics
 
 
 class Log:

@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from genrank.nn.native.library import BuildError, build
+from genrank.native import BuildError
+from genrank.nn.native.library import build
 from genrank.runs.train import environment
 from genrank.text_table import TextTable, to_rich
 
@@ -64,7 +65,8 @@ def kernels() -> str:
     try:
         build()
     except BuildError as problem:
-        return f"none: {problem}; attention, dropout and embedding updates run in PyTorch, which is slower"
+        instead = "attention, dropout and embedding updates run in PyTorch, window statistics in NumPy"
+        return f"none: {problem}; {instead}, which is slower"
     return "built for this processor"
 
 

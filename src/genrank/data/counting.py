@@ -1,78 +1,169 @@
 """Counting events by key and time: how many, and with what sums, before a moment and since another.
 
 The only counting of window statistics, in `prepare` and when ranking. Everything is an integer, so that the order in
-which events come changes nothing.
+which events come changes nothing. Sorting and looking up run in C++ (counting.cpp) where there is a compiler, else in
+NumPy, with the same results.
 
-Shapes: E events, Q questions, V summed values.
+Shapes: E events, K distinct keys, P distinct pairs of key and time (places), Q questions, D distinct ones, V summed
+values, W windows.
 """
 
-from collections.abc import Sequence
+import ctypes
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genrank.batch import Jagged
 from genrank.data.groups import changes
-from genrank.data.timelines import offsets_of, ranges
+from genrank.native import build_library, or_none
 
 Ints = NDArray[np.int64]
+PIECE = (
+    5000  # questions at a time, few enough for the cache; no power of two, whose columns would evict one another; ours
+)
+
+
+class Questions:
+    """Distinct questions (key, time), in order: the exposures of one request ask the same of their user."""
+
+    def __init__(self, keys: Ints, times: Ints):
+        """`keys`, `times`: (Q) in any order."""
+        order = sorted_rows(keys, times)
+        keys, times = (column[order].astype(np.int64, copy=False) for column in (keys, times))
+        distinct = changes(keys) | changes(times)
+        self.keys, self.times = keys[distinct], times[distinct]  # (D)
+        self.number = np.empty(len(order), np.int64)  # (Q) which of the D distinct ones a question is
+        self.number[order] = np.cumsum(distinct) - 1
+
+    def __len__(self) -> int:
+        return len(self.keys)
 
 
 class EventCounts:
-    """Events sorted by (key, time) with running sums of their values: 8 bytes an event, and 8 more per value."""
+    """Events by (key, time), in order, with running sums of their values: 8 bytes a place, and 8 more per value."""
 
-    def __init__(self, keys: Ints, rows: Ints, *, times: Ints, values: Sequence[NDArray[np.integer]]):
-        """`keys`: (E) in any order; event e has the time and the values of row `rows[e]`."""
-        order = np.lexsort((times[rows], keys))
-        keys, rows = keys[order], rows[order]
-        times = times[rows]
+    def __init__(self, keys: Ints, times: Ints, values: NDArray[np.int32]):
+        """`keys`, `times`: (E), in any order. `values`: (E, V)."""
+        order = sorted_rows(keys, times)
+        keys, times = (column[order].astype(np.int64, copy=False) for column in (keys, times))
         first = changes(keys)
-        self.keys = keys[first]
-        self.first_time = int(times.min()) if len(times) else 0
-        self.span = int(times.max()) - self.first_time + 2 if len(times) else 2
-        self.place = (np.cumsum(first) - 1) * self.span + (times - self.first_time)
-        self.sums = np.zeros((len(keys) + 1, len(values)), np.int64)
-        for number, value in enumerate(values):
-            np.cumsum(value[rows], out=self.sums[1:, number])
+        places = np.flatnonzero(first | changes(times))
+        self.keys = keys[first]  # (K)
+        self.times = times[places]  # (P)
+        self.starts = np.append(np.flatnonzero(first[places]), len(places))  # (K + 1)
+        self.sums = _running_sums(values, order, np.append(places, len(keys))[1:])  # (P + 1, V)
 
-    def between(self, keys: Ints, begins: Sequence[Ints | None], ends: Ints) -> list[Ints]:
-        """Per begin: (Q, V) sums over each key's events with begin <= time < end; None begins with the first."""
-        if not len(self.keys):
-            return [np.zeros((len(keys), self.sums.shape[1]), np.int64) for _ in begins]
-        rank = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        # Questions in order of key and time find their places several times faster than at random.
-        order = np.argsort(rank * self.span + self._since_first(ends))
-        rank, ends, known = rank[order], ends[order], (self.keys[rank] == keys)[order]
-        upto = self.sums[self._before(rank, ends)]
-        answers = []
-        for begin in begins:
-            start = np.full(len(keys), self.first_time) if begin is None else begin[order]
-            answer = np.empty_like(upto)
-            answer[order] = np.where(known[:, None], upto - self.sums[self._before(rank, start)], 0)
-            answers.append(answer)
-        return answers
+    def within(self, keys: Ints, times: Ints, windows: Sequence[int | None], *, by_question: bool = False) -> Ints:
+        """(W, V, Q) sums over each key's events with time - window <= their time < time; None: over all before.
 
-    def _before(self, rank: Ints, times: Ints) -> Ints:
-        """(Q) how many of all sorted events stand before each (key, time)."""
-        found: Ints = np.searchsorted(self.place, rank * self.span + self._since_first(times))
+        `keys`, `times`: (Q); questions in order are answered fastest. by_question: (Q, W, V).
+        """
+        rank, (library, found) = self._rank(keys), (_library(), np.empty(0, np.int64))
+        if library is None:
+            found = self._plain_within(rank, times, windows)
+            return np.ascontiguousarray(found.transpose(2, 0, 1)) if by_question else found
+        shape, num_values = (len(keys), len(windows), self.sums.shape[1]), self.sums.shape[1]
+        found = np.empty(shape if by_question else (*shape[1:], len(keys)), np.int64)
+        steps = (len(windows) * num_values, 1) if by_question else (1, len(keys))
+        seconds = np.array([-1 if window is None else window for window in windows], np.int64)
+        library.sums_within(
+            _at(self.starts), _at(self.times), _at(self.sums), _size(num_values), _at(rank), _at(times),
+            _size(len(keys)), _at(seconds), _size(len(windows)), _at(found), *map(_size, steps),
+        )  # fmt: skip
         return found
 
-    def _since_first(self, times: Ints) -> Ints:
-        """Seconds since the first event, kept within the room that a key has: later than its last is `span - 1`."""
-        clipped: Ints = np.clip(times - self.first_time, 0, self.span - 1)
-        return clipped
+    def _rank(self, keys: Ints) -> Ints:
+        """(Q) the number of each key, -1 where it has no events."""
+        if not len(self.keys):
+            return np.full(len(keys), -1)
+        first = changes(keys)
+        distinct = keys[first]
+        rank = np.minimum(np.searchsorted(self.keys, distinct), len(self.keys) - 1)
+        found: Ints = np.where(self.keys[rank] == distinct, rank, -1)[np.cumsum(first) - 1]
+        return found
+
+    def _plain_within(self, rank: Ints, times: Ints, windows: Sequence[int | None]) -> Ints:
+        found = np.zeros((len(windows), self.sums.shape[1], len(rank)), np.int64)
+        if not len(self.times):
+            return found
+        first_time = int(self.times.min())
+        span = int(self.times.max()) - first_time + 2
+        place = np.repeat(np.arange(len(self.keys)), np.diff(self.starts)) * span + (self.times - first_time)
+
+        def before(moments: Ints) -> NDArray[np.intp]:
+            since = np.clip(moments - first_time, 0, span - 1)  # later than a key's last event is span - 1
+            return np.searchsorted(place, rank * span + since)
+
+        upto = self.sums[before(times)]
+        for number, window in enumerate(windows):
+            begin = self.starts[rank] if window is None else before(times - window)
+            found[number] = np.where(rank[:, None] < 0, 0, upto - self.sums[begin]).T
+        return found
 
 
-def spread(values: Jagged, rows: NDArray[np.integer]) -> tuple[Ints, Ints]:
-    """The values of the given rows one after another, and their offsets."""
-    lengths = np.diff(values.offsets)[rows]
-    return values.values[ranges(values.offsets[:-1][rows], lengths)].astype(np.int64), offsets_of(lengths)
+def sorted_rows(keys: Ints, times: Ints) -> Ints:
+    """(E) the rows in order of (key, time), of equal ones the first row first."""
+    keys, times = (np.ascontiguousarray(column, np.int64) for column in (keys, times))
+    library = _library()
+    if library is None:
+        return np.lexsort((times, keys))
+    order, scratch = np.empty(len(keys), np.int64), np.empty(4 * len(keys), np.int64)
+    library.sort_rows(_at(keys), _at(times), ctypes.c_int64(len(keys)), _at(order), _at(scratch))
+    return order
 
 
-def summed(parts: Ints, offsets: Ints) -> Ints:
-    """(Q, V) sums of consecutive rows of `parts`."""
-    if np.array_equal(offsets, np.arange(len(parts) + 1)):
-        return parts
-    total = np.concatenate([np.zeros((1, parts.shape[1]), np.int64), np.cumsum(parts, axis=0)])
-    sums: Ints = total[offsets[1:]] - total[offsets[:-1]]
+def pieces(count: int) -> Iterator[slice]:
+    """The rows in short runs."""
+    return (slice(begin, min(begin + PIECE, count)) for begin in range(0, count, PIECE))
+
+
+def summed(parts: Ints, number: Ints, offsets: Ints) -> Ints:
+    """(..., N): row n is the sum of parts[number[i]] over i = offsets[n] .. offsets[n + 1]. `parts`: (D, ...)."""
+    library, shape = _library(), (*parts.shape[1:], len(offsets) - 1)
+    if library is None:
+        total = np.concatenate([np.zeros((1, *parts.shape[1:]), np.int64), np.cumsum(parts[number], axis=0)])
+        return np.ascontiguousarray(np.moveaxis(total[offsets[1:]] - total[offsets[:-1]], 0, -1))
+    sums, num_columns = np.empty(shape, np.int64), int(np.prod(parts.shape[1:]))
+    library.sum_rows(_at(parts), _size(num_columns), _at(number), _at(offsets), _size(len(offsets) - 1), _at(sums))
     return sums
+
+
+def copy_rows(rows: NDArray[np.float16], number: Ints, out: NDArray[np.float16]) -> None:
+    """out[q] = rows[number[q]]. `rows`: (D, C); `out`: (Q, C), which may be columns of a wider array."""
+    library = _library()
+    if library is None:
+        out[:] = rows[number]
+        return
+    library.copy_rows(
+        _at(rows, np.float16), _size(rows.strides[0]), _at(number), _size(len(number)),
+        ctypes.c_void_p(out.ctypes.data), _size(out.strides[0]),
+    )  # fmt: skip
+
+
+def _running_sums(values: NDArray[np.int32], order: Ints, ends: Ints) -> Ints:
+    """(P + 1, V): row p + 1 is the sum of the values of the events order[0 .. ends[p])."""
+    library, num_values = _library(), values.shape[1]
+    sums = np.empty((len(ends) + 1, num_values), np.int64)
+    if library is None:
+        sums[0] = 0
+        sums[1:] = np.cumsum(values[order], axis=0, dtype=np.int64)[ends - 1]
+    else:
+        library.sum_places(_at(values, np.int32), _size(num_values), _at(order), _at(ends), _size(len(ends)), _at(sums))
+    return sums
+
+
+_size = ctypes.c_int64
+
+
+def _at(array: NDArray[Any], kind: type = np.int64) -> ctypes.c_void_p:
+    assert array.dtype == kind
+    assert array.flags.c_contiguous
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    return or_none(lambda: build_library([Path(__file__).with_suffix(".cpp")]), instead="window statistics use NumPy")

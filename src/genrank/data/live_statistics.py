@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from genrank.data.counting import Ints
-from genrank.data.statistics import Entity, Events, Halves, Rows, WindowStatistics
+from genrank.data.statistics import Entity, Events, Halves
+from genrank.data.window_statistics import Rows, WindowStatistics
 
 RATIO = 8
 Residuals = Mapping[Entity, Mapping[str, Ints]]

@@ -17,11 +17,12 @@ from genrank.batch import Jagged
 from genrank.config import nearest
 from genrank.data.categories import Categories, intended
 from genrank.data.manifest import Manifest
-from genrank.data.statistics import Events, WindowStatistics, statistics_tasks
+from genrank.data.statistics import Events, statistics_tasks
 from genrank.data.tables import FeatureTable
 from genrank.data.timeline_files import load_timelines, timelines_of
 from genrank.data.timelines import Timelines, gather, joined, offsets_of
 from genrank.data.weights import LARGEST_WEIGHT
+from genrank.data.window_statistics import WindowStatistics
 from genrank.errors import DataError, RequestError, shown
 from genrank.schema import DataSpec, FeatureSpec, Owner
 

@@ -24,9 +24,9 @@ from genrank.config import nearest
 from genrank.data.categories import id_text
 from genrank.data.manifest import Manifest
 from genrank.data.request import load_statistics
-from genrank.data.statistics import WindowStatistics
 from genrank.data.tables import FeatureTable
 from genrank.data.weights import LARGEST_WEIGHT
+from genrank.data.window_statistics import WindowStatistics
 from genrank.errors import RequestError, shown
 from genrank.ids import check_id
 from genrank.inference.catalogue import Catalogue

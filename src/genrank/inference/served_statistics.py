@@ -10,7 +10,8 @@ from genrank.data.live_statistics import LiveStatistics
 from genrank.data.manifest import Manifest
 from genrank.data.request import load_events
 from genrank.data.requests import request_times
-from genrank.data.statistics import Events, WindowStatistics, statistics_tasks
+from genrank.data.statistics import Events, statistics_tasks
+from genrank.data.window_statistics import WindowStatistics
 from genrank.inference.histories import Histories, known_time, request_id, requests_of
 from genrank.inference.names import NameNumbers
 from genrank.inference.store import Change, Event

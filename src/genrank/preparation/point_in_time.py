@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from genrank.data.manifest import SplitTimes
 from genrank.data.statistics import (
     Events,
-    WindowStatistics,
     base_rates,
+    label_counts,
     statistics_columns,
     statistics_tasks,
 )
 from genrank.data.tables import FeatureTable
+from genrank.data.window_statistics import WindowStatistics
 from genrank.preparation.arranging import array
 from genrank.preparation.buckets import Buckets
 from genrank.preparation.fitting import Sample
@@ -47,7 +48,7 @@ def write_statistics(
     """Writes the statistics of every bucket below `folder`; the base rates they are measured against."""
     (folder / "statistics").mkdir()
     events = _events(buckets, statistics_tasks(schema))
-    rates = base_rates(schema, events, split.valid_start)
+    rates = base_rates(schema, label_counts(schema, events, split.valid_start))
     statistics = WindowStatistics(schema, events, rates=rates, item_features=items.features)
     ends = np.cumsum([0, *(bucket.num_rows for bucket in buckets)])
     shape = len(statistics_columns(schema))
@@ -60,14 +61,13 @@ def write_statistics(
 
     stop = 0
     for entity in statistics.entities:
-        start, stop = stop, stop + len(statistics.names(entity))
+        start, stop = stop, stop + statistics.formulas.width
         report(f"counting window statistics, {stop} of {shape} columns")
         index = statistics.index(entity)  # one in memory at a time
         for file, (begin, end) in zip(files, pairwise(ends), strict=True):
             rows = slice(begin, end)
-            file[:, start:stop] = statistics.block(
-                entity, [index], events.user[rows], events.item[rows], events.request_time[rows]
-            )
+            asked = (events.user[rows], events.item[rows], events.request_time[rows])
+            statistics.answer(entity, [index], *asked, file[:, start:stop])
     for file in files:
         file.flush()
     return rates
