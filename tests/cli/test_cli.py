@@ -184,7 +184,7 @@ def test_data_with_other_window_statistics_is_refused(run, feed, tmp_path, capsy
 def test_damaged_timelines_are_refused(data, run, tmp_path, capsys) -> None:
     copy = tmp_path / "data"
     shutil.copytree(data, copy)
-    path = next((copy / "timelines").glob("*/*.parquet"))
+    path = next((copy / "timelines").rglob("*.parquet"))
     path.write_bytes(path.read_bytes()[:-50])
     assert "damaged" in refused(capsys, "evaluate", run, "--data", copy)
 

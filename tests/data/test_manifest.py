@@ -32,6 +32,7 @@ def test_the_manifest_says_what_the_contract_promises(text: str) -> None:
     assert set(values) == {
         *("format", "genrank_version", "versions", "schema", "schema_hash", "spec", "spec_hash", "boundaries"),
         *("split", "counts", "dropped", "warnings", "files", "source", "base_rates", "late_actions", "manifest_hash"),
+        "layout",
     }
     assert set(values["counts"]["test"]) == {"exposures", "requests", "positives"}
 
@@ -39,7 +40,7 @@ def test_the_manifest_says_what_the_contract_promises(text: str) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ('"format": 3', '"format": 4', "expected format 3, found 4"),
+        ('"format": 4', '"format": 5', "expected format 4, found 5"),
         ('"name": "tiny"', '"name": "tinny"', "schema_hash"),
         ('"size": 11', '"size": 12', "spec_hash"),
         ('"exposures": 60', '"exposures": "many"', "expected int"),

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amounts import examples
+from genrank.data.arranging import arrange, array, drop_duplicates
 from genrank.data.requests import number_requests, request_times, requests_by_gap
 from genrank.log_settings import RequestSettings
-from genrank.preparation.arranging import arrange, array
 
 ROWS = st.lists(st.tuples(*(st.integers(0, 3) for _ in range(5)), st.booleans()), max_size=30)
 
@@ -14,7 +14,8 @@ ROWS = st.lists(st.tuples(*(st.integers(0, 3) for _ in range(5)), st.booleans())
 def bucket(rows: list[tuple]) -> pa.Table:
     """`rows`: (user, time, request, position, item, click) in the order of the log."""
     names = ("user", "time", "request", "position", "item", "row", "task_click")
-    placed = sorted((*row[:5], place, row[5]) for place, row in enumerate(rows))
+    numbered = [(*row[:5], place, row[5]) for place, row in enumerate(rows)]
+    placed = sorted(numbered, key=lambda row: (row[0], row[1], row[3], row[5]))  # stored order
     columns = list(zip(*placed, strict=True)) or [()] * 7
     types = (pa.int32(), pa.int64(), pa.int64(), pa.int32(), pa.int32(), pa.int64(), pa.int8())
     return pa.table({n: pa.array([int(v) for v in c], t) for n, c, t in zip(names, columns, types, strict=True)})
@@ -42,7 +43,9 @@ def plain_requests(kept: dict[tuple, tuple], max_gap: int) -> tuple[list[list[tu
 def test_arranging_equals_a_plain_loop(rows: list[tuple], max_gap: int, settle: int) -> None:
     table = bucket(rows)
     known_at = array(table, "time") + array(table, "row") % (settle + 1)
-    found = arrange(table.append_column("known_at", pa.array(known_at)), RequestSettings(max_gap_seconds=max_gap))
+    table = table.append_column("known_at", pa.array(known_at)).drop("row")
+    kept_rows, num_duplicates = drop_duplicates(table)
+    found = arrange(kept_rows, RequestSettings(max_gap_seconds=max_gap))
     kept: dict[int, dict[tuple, tuple]] = {}
     for row, (user, *key, click) in enumerate(rows):
         mine, new = kept.setdefault(user, {}), (int(click), key[0] + row % (settle + 1), -row)
@@ -57,9 +60,10 @@ def test_arranging_equals_a_plain_loop(rows: list[tuple], max_gap: int, settle: 
                 late += known >= min(later, default=known + 1)
                 expected.append((user, known, time, number, position, row, item, click, request[0][0]))
     names = ("user", "known_at", "time", "request", "position", "item", "task_click", "request_time")
+    assert array(kept_rows, "item")[found.order].tolist() == array(found.table, "item").tolist()
     got = list(zip(*(array(found.table, name).tolist() for name in names), strict=True))
     assert got == [(*each[:5], *each[6:]) for each in sorted(expected)]
-    assert (found.num_duplicates, found.num_recurring, found.num_late) == (len(rows) - len(got), again, late)
+    assert (num_duplicates, found.num_recurring, found.num_late) == (len(rows) - len(got), again, late)
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40)), min_size=1, max_size=30), st.integers(0, 10))
@@ -96,5 +100,5 @@ def test_a_requests_time_is_that_of_its_first_exposure() -> None:
 
 def test_an_empty_bucket_stays_empty() -> None:
     found = arrange(bucket([]), RequestSettings())
-    assert (found.table.num_rows, found.num_duplicates, found.num_recurring, found.num_late) == (0, 0, 0, 0)
+    assert (found.table.num_rows, found.num_recurring, found.num_late) == (0, 0, 0)
     assert found.table.schema.field("request").type == pa.int32()

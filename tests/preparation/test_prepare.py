@@ -70,7 +70,7 @@ def test_users_are_spread_over_buckets_by_their_row(tmp_path: Path) -> None:
     prepared = prepare_log(tmp_path, log(), options=PrepareOptions(num_buckets=3, threads=1))
     users = {
         path.parent.name: pq.ParquetFile(path).read()["user"].to_pylist()
-        for path in (prepared.folder / "timelines").glob("*/*")
+        for path in (prepared.folder / "timelines").glob("*/*/*")
     }
     assert users == {"bucket=0000": [3], "bucket=0001": [1, 4], "bucket=0002": [2]}
 

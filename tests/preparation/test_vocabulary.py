@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -7,23 +8,83 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genrank.batch import Jagged
+from genrank.data.vocabulary_files import NEVER, IndexReader, StoredVocabulary
+from genrank.preparation import admission
+from genrank.preparation.admission import PeriodCounts, Periods, admit, first_sight
 from genrank.preparation.fitting import SAMPLE, Sample, bucket_means
-from genrank.preparation.vocabulary import Vocabulary, bucket_of, encode, multi_codes, quantile_edges, split_values
+from genrank.preparation.vocabulary import bucket_of, encode, quantile_edges, split_values
 
+DAYS = Periods(ends=np.array([100, 200, 300, 400]))
 NUMBERS = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60)
 
 
+def admitted(values: list[str], seen: list[tuple[int, int]], **options: Any) -> StoredVocabulary:
+    """The vocabulary after code and period were `seen`, with a day for a period."""
+    counts = PeriodCounts(len(values) + 1, len(DAYS))
+    for code, period in seen:
+        counts.add(np.array([code]), np.array([period]))
+    return admit(pa.array(values, pa.string()), counts, DAYS, **options)
+
+
 def test_equal_counts_are_in_order_of_text() -> None:
-    vocabulary = Vocabulary.fit(pa.array(["a", "b", "c", "d"]), np.array([99, 2, 5, 2, 1]), min_count=2)
-    assert vocabulary.values.to_pylist() == ["b", "a", "c"]
-    assert vocabulary.index_of_code.tolist() == [0, 2, 1, 3, 0]
-    assert vocabulary.size == 4
+    seen = [(1, 0)] * 2 + [(2, 0)] * 5 + [(3, 0)] * 2 + [(4, 0), (0, 0)]
+    vocabulary = admitted(["c", "b", "a", "d"], seen, min_count=2)
+    assert vocabulary.index.tolist() == [3, 1, 2, 0]
+    assert vocabulary.admitted.tolist() == [100, 100, 100, NEVER]
+    assert vocabulary.size_at(100) == 4
+
+
+def test_a_value_is_admitted_when_it_was_seen_often_enough_and_keeps_its_index() -> None:
+    seen = [(1, 0), (2, 1), (2, 1), (1, 2), (3, 2), (3, 2), (3, 2)]
+    vocabulary = admitted(["a", "b", "c"], seen, min_count=2)
+    assert vocabulary.index.tolist() == [3, 1, 2]  # of one day, the one that was seen more often on it
+    assert vocabulary.count.tolist() == [2, 2, 3]
+    assert [vocabulary.size_at(time) for time in (99, 100, 200, 300)] == [1, 1, 2, 4]
+    assert vocabulary.index_of_code(2).tolist() == [0, 0, 1, 0]
+    assert list(vocabulary.categories(3).items()) == [("b", 1), ("c", 2)]
+    late = admitted(["a", "b", "c", "d"], [(4, 1), (4, 1), (1, 0)], min_count=2, known=vocabulary)
+    assert late.index.tolist() == [3, 1, 2, 4]
+    assert late.count.tolist() == [2, 2, 3, 2]
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 3)), max_size=40), st.integers(1, 3), st.integers(1, 3))
+def test_vocabularies_grow_to_what_they_are_at_once(seen: list[tuple[int, int]], cut: int, min_count: int) -> None:
+    values = ["e", "a", "d", "b", "c"]
+    whole = admitted(values, seen, min_count=min_count)
+    first = admitted(values, [each for each in seen if each[1] < cut], min_count=min_count)
+    grown = admitted(values, [each for each in seen if each[1] >= cut], min_count=min_count, known=first)
+    assert grown.index.tolist() == whole.index.tolist()
+    assert grown.count.tolist() == whole.count.tolist()
+    assert grown.admitted.tolist() == whole.admitted.tolist()
+
+
+def test_counts_are_the_same_whether_few_or_all_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes, periods = np.array([3, 1, 3, 2]), np.array([0, 1, 0, 1])
+    found = []
+    for dense in (2**22, -1):
+        monkeypatch.setattr(admission, "DENSE", dense)
+        counts = PeriodCounts(100, 2)
+        for _ in range(2):
+            counts.add(codes, periods)
+        found.append([part.tolist() for part in (*counts.seen(), counts.until(1))])
+    assert found[0] == found[1]
+    assert found[0][:3] == [[1, 2, 3], [1, 1, 0], [2, 2, 4]]
 
 
 def test_values_that_training_never_saw_are_unknown_whatever_min_count(tmp_path: Path) -> None:
-    vocabulary = Vocabulary.fit(pa.array(["a", "b"]), np.array([0, 0, 3]), min_count=0)
+    vocabulary = admitted(["a", "b"], [(2, 0)] * 3, min_count=0)
     vocabulary.write(tmp_path / "v.parquet")
-    assert pq.read_table(tmp_path / "v.parquet").to_pylist() == [{"value": "b", "index": 1, "count": 3}]
+    stored = [{"value": "a", "index": 0, "count": 0, "admitted": None}]
+    stored.append({"value": "b", "index": 1, "count": 3, "admitted": 100})
+    assert pq.read_table(tmp_path / "v.parquet").to_pylist() == stored
+    again = StoredVocabulary.load(tmp_path / "v.parquet")
+    assert (again.index.tolist(), again.admitted.tolist()) == ([0, 1], [NEVER, 100])
+
+
+def test_first_sight_orders_by_day_and_text() -> None:
+    values = first_sight([pa.array(["b", "a"]), pa.array(["c", "b"])], [np.array([2, 1]), np.array([1, 0])])
+    assert values.to_pylist() == ["b", "a", "c"]
 
 
 def test_codes_follow_the_order_of_text_with_zero_for_null() -> None:
@@ -42,9 +103,14 @@ def test_lists_with_nulls_lose_them() -> None:
     assert lists.to_pylist() == [["x", "y"], [], []]
 
 
-def test_the_limit_counts_known_values_only() -> None:
-    codes = multi_codes(pa.array([["a", "b", "c"], ["c"], []]), pa.array(["a", "b", "c"]))
-    assert codes.mapped(np.array([0, 0, 7, 8], np.int32), max_values=1).to_pylist() == [[7], [8], []]
+def test_the_limit_counts_known_values_only(tmp_path: Path) -> None:
+    (tmp_path / "vocab").mkdir()
+    vocabulary = admitted(["a", "b", "c"], [(2, 0), (2, 0), (3, 0)], max_values=1)
+    vocabulary.write(tmp_path / "vocab" / "tags.parquet")
+    codes = Jagged(np.array([1, 2, 3, 3], np.int32), np.array([0, 3, 4, 4]), np.array([0.5, 1, 2, 3], np.float32))
+    found = IndexReader(tmp_path).lists("tags", 3, codes)
+    assert (found.values.tolist(), found.offsets.tolist()) == ([1, 2], [0, 1, 2, 2])
+    assert found.weights.tolist() == [1.0, 3.0]
 
 
 @given(NUMBERS, st.integers(2, 20))

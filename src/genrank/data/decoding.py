@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from genrank.batch import Jagged
 from genrank.data.manifest import Manifest
-from genrank.data.request import read_vocabulary
 from genrank.data.timelines import Timelines
+from genrank.data.vocabulary_files import read_vocabulary
 from genrank.schema import FeatureSpec
 
 
@@ -22,11 +22,11 @@ class Decoder:
     def __init__(self, folder: Path, manifest: Manifest):
         self.spec, self.boundaries = manifest.spec, manifest.boundaries
         spec = self.spec
-        named = [f.name for f in spec.of("exposure") if f.kind in ("categorical", "multi")]
-        named += [part.name for part in spec.feedback]
+        sizes = {f.name: f.size for f in spec.of("exposure") if f.kind in ("categorical", "multi")}
+        sizes |= {part.name: part.size for part in spec.feedback}
         self.values = {
-            name: {index: value for value, index in read_vocabulary(folder / "vocab" / f"{name}.parquet").items()}
-            for name in named
+            name: {index: value for value, index in read_vocabulary(folder, name, size).items()}
+            for name, size in sizes.items()
         }
 
     def contexts(self, t: Timelines, rows: NDArray[np.int64]) -> list[dict[str, Any]]:

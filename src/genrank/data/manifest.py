@@ -15,7 +15,8 @@ from genrank.documents import read_json
 from genrank.errors import DataError, shown
 from genrank.schema import DataSpec, LogSchema, fingerprint
 
-FORMAT = 3
+FORMAT = 4
+READABLE = (3, 4)  # format 3 is read, and can't be extended
 FILE_NAME = "manifest.json"
 
 
@@ -63,6 +64,18 @@ class Counts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How timelines are spread over files: users over `num_buckets`, days of UTC over partitions of `days_per_part`.
+
+    `last_day` (days since the epoch): later ones may be added; that of format 3 is -1.
+    """
+
+    num_buckets: int
+    days_per_part: int
+    last_day: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a prepared folder says of itself; the fields are described in docs/architecture.md."""
 
@@ -76,6 +89,7 @@ class Manifest:
     warnings: tuple[DataWarning, ...]
     files: dict[str, str]
     source: dict[str, Any]
+    layout: Layout = field(default_factory=lambda: Layout(num_buckets=0, days_per_part=0, last_day=-1))
     late_actions: int = 0  # exposures whose actions were known only after their user's next request
     base_rates: dict[str, float] = field(default_factory=dict)  # of training, per task that window statistics count
     versions: dict[str, str] = field(default_factory=dict)
@@ -94,14 +108,15 @@ class Manifest:
         path = Path(folder) / FILE_NAME
         values = _read(path)
         found = values.get("format")
-        if found != FORMAT:
+        if found not in READABLE:
             raise DataError(f"{path}: expected format {FORMAT}, found {shown(found)}; run genrank prepare again")
         whole = values.pop("manifest_hash", None)  # folders of before it was introduced have none
         hashes = {"manifest_hash": whole or fingerprint(values)}
+        # Of what the file has: a version with more settings reads it with their defaults.
         computed = {"manifest_hash": fingerprint(values)}
         hashes |= {name: values.pop(name, None) for name in ("schema_hash", "spec_hash")}
+        computed |= {f"{name}_hash": fingerprint(values.get(name)) for name in ("schema", "spec")}
         manifest = build(cls, values, where=str(path), error=DataError)
-        computed |= {"schema_hash": fingerprint(to_dict(manifest.schema)), "spec_hash": manifest.spec.fingerprint()}
         for name in ("schema_hash", "spec_hash", "manifest_hash"):
             if hashes[name] != computed[name]:
                 raise DataError(f"{path}: {name} doesn't match its contents; it was edited; run genrank prepare again")

@@ -9,37 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from genrank.batch import Jagged
 from genrank.config import nearest
-from genrank.data.categories import Categories, intended
+from genrank.data.categories import intended
 from genrank.data.manifest import Manifest
 from genrank.data.statistics import Events, statistics_tasks
 from genrank.data.tables import FeatureTable
-from genrank.data.timeline_files import load_timelines, timelines_of
+from genrank.data.timeline_files import load_timelines
 from genrank.data.timelines import Timelines, gather, joined, offsets_of
+from genrank.data.vocabulary_files import read_vocabulary
 from genrank.data.weights import LARGEST_WEIGHT
 from genrank.data.window_statistics import WindowStatistics
-from genrank.errors import DataError, RequestError, shown
+from genrank.errors import RequestError, shown
 from genrank.schema import DataSpec, FeatureSpec, Owner
-
-
-def load_user(folder: Path, user: int, spec: DataSpec) -> Timelines:
-    """The timeline of one user (row of users.parquet); without exposures if the user has none."""
-    try:
-        buckets = sorted((folder / "timelines").glob("bucket=*"))
-        bucket = buckets[user % len(buckets)] if buckets else folder / "timelines"  # as prepare spreads users
-        table = pq.read_table(bucket, filters=[("user", "==", user)], partitioning=None)
-    except (pa.ArrowException, OSError) as problem:
-        raise DataError(f"{folder}: timelines can't be read ({problem}); run genrank prepare again") from None
-    if table.num_rows == 0:
-        schema = table.schema
-        columns = {f.name: pa.array([user if f.name == "user" else []], f.type) for f in schema}
-        table = pa.table(columns, schema=schema)
-    return timelines_of(table, spec)
 
 
 def with_request(
@@ -152,7 +136,7 @@ class FeatureEncoder:
         self.null_values = manifest.schema.null_values
         self.features = {feature.name: feature for feature in manifest.schema.features}
         self.vocabularies = {
-            feature.name: read_vocabulary(folder / "vocab" / f"{feature.name}.parquet")
+            feature.name: read_vocabulary(folder, feature.name, feature.size)
             for feature in self.specs
             if feature.kind in ("categorical", "multi")
         }
@@ -274,10 +258,3 @@ def numeric_bucket(name: str, value: Any, boundaries: Sequence[float]) -> int:
     except (TypeError, ValueError, OverflowError):
         raise RequestError(f"{name} must be a number, found {shown(value)}; leave it out if it is unknown") from None
     return 1 + int(np.searchsorted(boundaries, number, side="right")) if np.isfinite(number) else 0
-
-
-def read_vocabulary(path: Path) -> Categories:
-    """The values of a file that `prepare` wrote."""
-    table = pq.ParquetFile(path).read()
-    values = table.column("value").cast(pa.string()).to_pylist()
-    return Categories(zip(values, table.column("index").to_pylist(), strict=True))

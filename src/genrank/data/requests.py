@@ -44,13 +44,16 @@ def number_requests(
 
 
 def _number_runs(user: Ints, key: Ints, time: Ints, max_gap: int) -> NDArray[np.int32] | None:
-    """The numbers where every run of equal keys is a request: keys and first times rise from run to run. Else None."""
+    """The numbers where every run of equal keys is a request of its own, in order of first times. Else None."""
     begins = ~repeats([user, key])
     opening = np.flatnonzero(begins)
     same_user = user[opening[1:]] == user[opening[:-1]]
-    rising = (key[opening[1:]] > key[opening[:-1]]) & (time[opening[1:]] > time[opening[:-1]])
-    if np.any(same_user & ~rising) or np.any(~begins[1:] & (np.diff(time) > max_gap)):
+    if np.any(same_user & (time[opening[1:]] <= time[opening[:-1]])) or np.any(~begins[1:] & (np.diff(time) > max_gap)):
         return None
+    if np.any(same_user & (key[opening[1:]] <= key[opening[:-1]])):  # rising keys differ; others are compared
+        order = np.lexsort((key[opening], user[opening]))
+        if np.any(repeats([user[opening][order], key[opening][order]])):
+            return None
     new_user = np.flatnonzero(np.append(True, ~same_user)) if len(opening) else opening
     run = np.arange(len(opening)) - np.repeat(new_user, np.diff(np.append(new_user, len(opening))))
     numbers: NDArray[np.int32] = run[np.cumsum(begins) - 1].astype(np.int32)

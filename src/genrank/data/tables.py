@@ -50,7 +50,7 @@ class FeatureTable:
         return self._categories[name]
 
     def find(self, ids: list[str]) -> NDArray[np.int64]:
-        """Row of every id, 0 where there is none. `ids` is in order after row 0."""
+        """Row of every id, 0 where there is none."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -63,12 +63,13 @@ class FeatureTable:
         import pyarrow.parquet as pq
 
         from genrank.data.timeline_files import feature_columns
+        from genrank.data.vocabulary_files import IndexReader
 
         path = folder / f"{owner}s.parquet"
         try:
             table = pq.ParquetFile(path).read()
             columns = {name: table.column(name).combine_chunks() for name in table.column_names}
-            features = feature_columns(spec.of(owner), columns)
+            features = feature_columns(spec.of(owner), columns, IndexReader(folder))
             for feature in spec.of(owner):
                 if feature.kind == "embedding":
                     features[feature.name] = np.load(

@@ -1,7 +1,17 @@
-"""Timelines and feature columns from a prepared folder's Parquet files: what needs Arrow, which Timelines doesn't."""
+"""Timelines from a prepared folder's Parquet files: what needs Arrow, which Timelines doesn't.
 
+    timelines/day=YYYY-MM-DD/bucket=NNNN/part-K.parquet    rows in stored order (data/arranging.py), lists per user
+    statistics/day=YYYY-MM-DD/bucket=NNNN/part-K.npy       (rows of the part, columns) float16
+
+A bucket's parts are put together on reading: requests are numbered, and rows brought in the order of their known times,
+over all days. The day is the first one of the part's partition. Format 3 has one part per bucket,
+`bucket=NNNN/part-0.parquet`, whose rows are in order already.
+"""
+
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -11,109 +21,234 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from genrank.batch import Jagged
+from genrank.data.arranging import arrange, array, drop_duplicates, in_stored_order, take
+from genrank.data.groups import group_starts
 from genrank.data.requests import request_times
-from genrank.data.timelines import Timelines
+from genrank.data.timelines import Timelines, joined
+from genrank.data.vocabulary_files import IndexReader
 from genrank.errors import DataError
+from genrank.log_settings import RequestSettings
 from genrank.schema import DataSpec, FeatureSpec
 
 WEIGHTS = ":weights"  # behind the name of a multi-valued feature: the column of its values' weights
+SETTINGS = b"genrank"  # in a part's metadata; format 3 has none
+EPOCH = date(1970, 1, 1).toordinal()
+ROW = "place_in_files"  # while a bucket is put together: where a row's statistics are
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartSettings:
+    """What a part says of its folder: `num_buckets`, and by which settings rows are requests."""
+
+    num_buckets: int
+    requests: RequestSettings
+
+    @classmethod
+    def of(cls, schema: pa.Schema) -> "PartSettings | None":
+        """Those of a file's schema; None for format 3."""
+        found = (schema.metadata or {}).get(SETTINGS)
+        if found is None:
+            return None
+        values = json.loads(found)
+        return cls(num_buckets=values.pop("num_buckets"), requests=RequestSettings(**values))
+
+    def metadata(self) -> dict[bytes, str]:
+        """What a file's schema has of it."""
+        requests = {"gap_seconds": self.requests.gap_seconds, "max_gap_seconds": self.requests.max_gap_seconds}
+        return {SETTINGS: json.dumps({"num_buckets": self.num_buckets} | requests)}
+
+
+def part_path(folder: Path, first_day: int, bucket: int, number: int = 0) -> Path:
+    """Where a part lies, below `timelines` or, with another ending, `statistics`; `first_day` since the epoch."""
+    return folder / f"day={date.fromordinal(EPOCH + first_day)}" / f"bucket={bucket:04d}" / f"part-{number}.parquet"
+
+
+def num_buckets(folder: Path) -> int:
+    """Over how many buckets users are spread. DataError where there are no timelines."""
+    path = next((folder / "timelines").glob("**/*.parquet"), None)
+    if path is None:
+        raise DataError(f"{folder}: no timelines/day=*/bucket=*/*.parquet; run genrank prepare again")
+    try:
+        settings = PartSettings.of(pq.read_schema(path))
+    except (pa.ArrowException, OSError) as problem:
+        raise DataError(f"{path}: can't be read ({problem}); run genrank prepare again") from None
+    return settings.num_buckets if settings is not None else len(list((folder / "timelines").glob("bucket=*")))
 
 
 def load_timelines(folder: Path, spec: DataSpec) -> Timelines:
     """A prepared folder's timelines: the columns that `spec` names. Raises DataError where a file can't be read."""
-    paths = sorted((folder / "timelines").glob("bucket=*/*.parquet"))
-    if not paths:
-        raise DataError(f"{folder}: no timelines/bucket=*/*.parquet; run genrank prepare again")
+    reader = IndexReader(folder)
+    parts = [_load(folder, number, spec, reader) for number in range(num_buckets(folder))]
+    names = next((part.oracle for part in parts if len(part.users)), {})
+    oracle = {name: np.concatenate([part.oracle[name] for part in parts if len(part.users)]) for name in names}
+    return replace(joined(parts), oracle=oracle)
+
+
+def load_bucket(folder: Path, number: int, spec: DataSpec) -> Timelines:
+    """The timelines of the users of a bucket."""
+    return _load(folder, number, spec, IndexReader(folder))
+
+
+def load_user(folder: Path, user: int, spec: DataSpec) -> Timelines:
+    """The timeline of one user (row of users.parquet), without statistics; without exposures if the user has none."""
+    found = _load(folder, user % num_buckets(folder), spec, IndexReader(folder), user=user)
+    return found if len(found.users) else Timelines.empty(spec, user)
+
+
+def _load(folder: Path, number: int, spec: DataSpec, reader: IndexReader, *, user: int | None = None) -> Timelines:
     try:
-        table = pa.concat_tables([_read(path, spec) for path in paths])
-        timelines = timelines_of(table, spec)
-        return replace(timelines, statistics=_statistics(folder, timelines.num_exposures, spec))
+        paths = _parts(folder, number)
+        if not paths:
+            return _nobody(spec)
+        table, settings = _read_parts(paths, spec, user)
+        total = table.num_rows
+        if settings is not None:
+            if len({path.parent for path in paths}) < len(paths):  # rows that came late, or the rest of a partition
+                table = drop_duplicates(in_stored_order(table), but=ROW)[0]
+            elif len(paths) > 1:
+                table = take(table, np.argsort(array(table, "user"), kind="stable"))
+            table = arrange(table, settings.requests).table
+        statistics = _statistics(folder, paths, array(table, ROW), total, spec) if user is None else None
+        return _timelines(table, spec, reader, statistics)
     except (pa.ArrowException, OSError, KeyError, ValueError) as problem:
         raise DataError(f"{folder}: timelines can't be read ({problem}); run genrank prepare again") from None
 
 
-def timelines_of(table: pa.Table, spec: DataSpec) -> Timelines:
-    """Timelines from a table with one row per user and list columns."""
+def _nobody(spec: DataSpec) -> Timelines:
+    empty = Timelines.empty(spec, 0)
+    return replace(empty, users=empty.users[:0], offsets=empty.offsets[:1])
+
+
+def _parts(folder: Path, bucket: int) -> list[Path]:
+    """The parts of a bucket in order of days, and of number."""
+    paths = [*folder.glob(f"timelines/day=*/bucket={bucket:04d}/part-*.parquet")]
+    paths += folder.glob(f"timelines/bucket={bucket:04d}/part-*.parquet")
+    return sorted(paths, key=lambda path: (path.parts[-3], int(path.stem.partition("-")[2])))
+
+
+def _read_parts(paths: Sequence[Path], spec: DataSpec, user: int | None) -> tuple[pa.Table, PartSettings | None]:
+    """A row per exposure of all parts, and what they say; None for format 3, whose rows are arranged already."""
+    filters = None if user is None else [("user", "==", user)]
+    tables, settings = [], None
+    for path in paths:
+        schema = pq.read_schema(path)
+        settings = PartSettings.of(schema)
+        names = _wanted(schema.names, spec)
+        lists = pq.read_table(path, columns=names, filters=filters, partitioning=None).combine_chunks()
+        columns = {name: lists.column(name).combine_chunks() for name in names if name != "user"}
+        lengths = np.diff(_offsets(columns["time"]))
+        users = np.repeat(_array(lists.column("user"), np.int32), lengths)
+        flat = {name: column.flatten() for name, column in columns.items()}
+        tables.append(pa.table({"user": pa.array(users)} | flat))
+    table = pa.concat_tables(tables).combine_chunks()
+    return table.append_column(ROW, pa.array(np.arange(table.num_rows))), settings
+
+
+def _timelines(
+    table: pa.Table, spec: DataSpec, reader: IndexReader, statistics: NDArray[np.float16] | None
+) -> Timelines:
+    """Timelines from arranged rows, with indices for codes."""
     columns = {name: table.column(name).combine_chunks() for name in table.column_names}
-    flat = {name: _flatten(column) for name, column in columns.items() if name != "user"}
+    user = _array(columns["user"], np.int32)
+    starts = group_starts(user)
+    offsets = np.append(starts, len(user))
+    request = _array(columns["request"], np.int32)
     durations = [task.name for task in spec.tasks if task.kind == "duration"]
     oracle = [name for name in table.column_names if name.startswith("oracle_")]
+    if "request_time" in columns:
+        times = _array(columns["request_time"], np.int64)
+    else:
+        ordinal = np.repeat(np.arange(len(starts)), np.diff(offsets))
+        times = request_times(ordinal, request, _array(columns["time"], np.int64))
+    none = np.zeros((len(user), len(spec.statistics)), np.float16)
     return Timelines(
-        users=columns["user"].to_numpy(zero_copy_only=False).astype(np.int32),
-        offsets=_offsets(columns["time"]),
-        time=_array(flat["time"], np.int64),
-        request=_array(flat["request"], np.int32),
-        position=_array(flat["position"], np.int32),
-        item=_array(flat["item"], np.int32),
-        target=_array(flat["target"], np.bool_),
+        users=user[starts],
+        offsets=offsets.astype(np.int64),
+        time=_array(columns["time"], np.int64),
+        request=request,
+        position=_array(columns["position"], np.int32),
+        item=_array(columns["item"], np.int32),
+        target=_array(columns["target"], np.bool_),
         tasks={
-            t.name: _array(flat[f"task_{t.name}"], np.int8 if t.kind == "binary" else np.float32) for t in spec.tasks
+            t.name: _array(columns[f"task_{t.name}"], np.int8 if t.kind == "binary" else np.float32) for t in spec.tasks
         },
-        censored={name: _array(flat[f"censored_{name}"], np.bool_) for name in durations},
-        feedback={f.name: _array(flat[f"feedback_{f.name}"], np.int32) for f in spec.feedback},
-        features=feature_columns(spec.of("exposure"), flat, prefix="feature_"),
-        statistics=np.zeros((len(flat["time"]), len(spec.statistics)), np.float16),
-        oracle={name.removeprefix("oracle_"): _array(flat[name], np.float32) for name in oracle},
-        known_at=_array(flat["known_at"], np.int64) if spec.known_later else None,
-        weight=_array(flat["weight"], np.float32) if spec.weighted else None,
-        request_time=request_times(
-            np.repeat(np.arange(len(columns["time"])), np.diff(_offsets(columns["time"]))),
-            _array(flat["request"], np.int32),
-            _array(flat["time"], np.int64),
-        ),
+        censored={name: _array(columns[f"censored_{name}"], np.bool_) for name in durations},
+        feedback={
+            f.name: reader.indices(f.name, f.size, _array(columns[f"feedback_{f.name}"], np.int32))
+            for f in spec.feedback
+        },
+        features=feature_columns(spec.of("exposure"), columns, reader, prefix="feature_"),
+        statistics=none if statistics is None else statistics,
+        oracle={name.removeprefix("oracle_"): _array(columns[name], np.float32) for name in oracle},
+        known_at=_array(columns["known_at"], np.int64) if spec.known_later else None,
+        weight=_array(columns["weight"], np.float32) if spec.weighted else None,
+        request_time=times,
     )
 
 
 def feature_columns(
-    specs: Sequence[FeatureSpec], columns: Mapping[str, pa.Array], *, prefix: str = ""
+    specs: Sequence[FeatureSpec], columns: Mapping[str, pa.Array], reader: IndexReader, *, prefix: str = ""
 ) -> dict[str, Any]:
     """Feature columns from Arrow: int32 indices, or Jagged int32 for multi-valued ones. Embeddings are left out."""
     loaded: dict[str, Any] = {}
     for spec in specs:
+        if spec.kind == "embedding":
+            continue
+        column = columns[prefix + spec.name]
         if spec.kind == "multi":
-            column = columns[prefix + spec.name]
             weights = None
             if spec.weighted:
-                weights = _array(_flatten(columns[prefix + spec.name + WEIGHTS]), np.float32)
-            loaded[spec.name] = Jagged(_array(_flatten(column), np.int32), _offsets(column), weights)
-        elif spec.kind != "embedding":
-            loaded[spec.name] = _array(columns[prefix + spec.name], np.int32)
+                weights = _array(columns[prefix + spec.name + WEIGHTS].flatten(), np.float32)
+            codes = Jagged(_array(column.flatten(), np.int32), _offsets(column), weights)
+            loaded[spec.name] = reader.lists(spec.name, spec.size, codes)
+        elif spec.kind == "categorical":
+            loaded[spec.name] = reader.indices(spec.name, spec.size, _array(column, np.int32))
+        else:
+            loaded[spec.name] = _array(column, np.int32)
     return loaded
 
 
-def _read(path: Path, spec: DataSpec) -> pa.Table:
-    """The columns of one file that the spec asks for."""
-    file = pq.ParquetFile(path)
+def _wanted(names: Sequence[str], spec: DataSpec) -> list[str]:
+    """The columns of a file that the spec asks for."""
     wanted = {"user", "time", "known_at", "weight", "request", "position", "item", "target"}
     wanted |= {f"{prefix}_{task.name}" for prefix in ("task", "censored") for task in spec.tasks}
     wanted |= {f"feedback_{part.name}" for part in spec.feedback}
     wanted |= {f"feature_{feature.name}{end}" for feature in spec.of("exposure") for end in ("", WEIGHTS)}
-    names = file.schema_arrow.names
-    return file.read(columns=[name for name in names if name in wanted or name.startswith("oracle_")])
+    return [name for name in names if name in wanted or name.startswith("oracle_")]
 
 
-def _statistics(folder: Path, num_rows: int, spec: DataSpec) -> NDArray[np.float16]:
+def _statistics(
+    folder: Path, paths: Sequence[Path], rows: NDArray[np.int64], total: int, spec: DataSpec
+) -> NDArray[np.float16] | None:
+    """The statistics of the given ones of a bucket's `total` rows; None where there are none."""
     if not spec.statistics:
-        return np.zeros((num_rows, 0), np.float16)
-    paths = sorted((folder / "statistics").glob("bucket=*.npy"))
-    parts = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
-    whole = np.concatenate(parts) if parts else np.zeros((num_rows, 0), np.float16)
-    if whole.shape != (num_rows, len(spec.statistics)):
-        expected = (num_rows, len(spec.statistics))
+        return None
+    files = [statistics_path(folder, path) for path in paths]
+    for path in files:
+        if not path.is_file():
+            raise DataError(f"{path}: missing; run genrank prepare again")
+    whole = np.concatenate([np.load(path, mmap_mode="r", allow_pickle=False) for path in files])
+    expected = (total, len(spec.statistics))
+    if whole.shape != expected:
         raise DataError(
             f"{folder}/statistics: expected {expected} numbers, found {whole.shape}; run genrank prepare again"
         )
-    return whole
+    taken: NDArray[np.float16] = whole if np.array_equal(rows, np.arange(total)) else whole[rows]
+    return taken
+
+
+def statistics_path(folder: Path, part: Path) -> Path:
+    """Where the statistics of a part's rows are."""
+    below = part.relative_to(folder / "timelines")
+    if len(below.parts) == 2:  # format 3
+        return folder / "statistics" / f"{below.parts[0]}.npy"
+    return (folder / "statistics" / below).with_suffix(".npy")
 
 
 def _offsets(column: pa.Array) -> NDArray[np.int64]:
     offsets: NDArray[np.int64] = np.asarray(column.offsets.to_numpy(), dtype=np.int64)
     relative: NDArray[np.int64] = offsets - offsets[0]
     return relative
-
-
-def _flatten(column: pa.Array) -> pa.Array:
-    return column.flatten()
 
 
 def _array(column: pa.Array, dtype: Any) -> NDArray[Any]:

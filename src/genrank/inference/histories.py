@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from genrank.data.manifest import Manifest
 from genrank.data.past_search import SearchConfig
-from genrank.data.request import FeatureEncoder, exposures, index_in, load_user, read_vocabulary
+from genrank.data.request import FeatureEncoder, exposures, index_in
 from genrank.data.requests import number_requests, request_times, requests_by_gap
 from genrank.data.sequence import SequenceBuilder, SequenceConfig
 from genrank.data.tables import FeatureTable
-from genrank.data.timeline_files import load_timelines
+from genrank.data.timeline_files import load_timelines, load_user
 from genrank.data.timelines import Timelines, joined
+from genrank.data.vocabulary_files import read_vocabulary
 from genrank.errors import RequestError, shown
 from genrank.inference.cache import ByteBudgetCache
 from genrank.inference.catalogue import Catalogue
@@ -134,9 +135,7 @@ class Histories:
         self.catalogue, self.user_table = catalogue, users
         self.users = {name: row for row, name in enumerate(users.ids.to_pylist()) if row}
         self.context = FeatureEncoder(folder, manifest, "exposure")
-        self.feedback = {
-            part.name: read_vocabulary(folder / "vocab" / f"{part.name}.parquet") for part in self.spec.feedback
-        }
+        self.feedback = {part.name: read_vocabulary(folder, part.name, part.size) for part in self.spec.feedback}
         self._kept: ByteBudgetCache[str, tuple[tuple[int, int], UserHistory]] = ByteBudgetCache(
             max_bytes - max_bytes // 4, size=entry_bytes
         )
@@ -275,7 +274,7 @@ class Histories:
         )
 
     def _in_order(self, user: str, found: _Exposures) -> UserHistory:
-        """The exposures as `prepare` would arrange them (preparation/arranging.py)."""
+        """The exposures as `prepare` would arrange them (data/arranging.py)."""
         t = found.timeline
         nobody, ties = np.zeros(t.num_exposures, np.int64), (t.position, found.identity)
         number = requests_of(nobody, found.request, t.time, ties, self.schema)

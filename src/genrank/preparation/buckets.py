@@ -1,26 +1,29 @@
 """The log in buckets of users, arranged and kept as Arrow files, so that memory holds a bucket or two."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from genrank.data.arranging import Arranged, arrange, array, drop_duplicates
 from genrank.data.timeline_files import WEIGHTS
-from genrank.preparation.arranging import arrange, array
+from genrank.preparation.admission import DAY, first_sight
 from genrank.preparation.engine import Engine
 from genrank.preparation.fitting import Sample
 from genrank.preparation.staging import Staging
-from genrank.preparation.vocabulary import split_values
+from genrank.preparation.vocabulary import encode, split_values
 from genrank.preparation.weighted import split_weighted
-from genrank.preparation.writing import target_of
+from genrank.preparation.writing import BucketCounts, target_of
 from genrank.schema import LogSchema
 
-DAY = 86_400  # seconds
+EXPOSURES_PER_PARTITION = 2**18  # at least so many, over all buckets, lie in the files of one partition; ours
+DAYS_PER_PART = (1, 7, 28, 364, 36400)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,10 @@ class Buckets:
     """Arranged buckets on disk. `times`: (a sample of) the target exposures' times; `num_rows`: without duplicates.
 
     `num_recurring`, `num_late`: see Arranged. `dates_only`: all times are at one time of day, over several days.
-    `multi_values`: multi-valued column → its values in order of text.
+    `multi_values`: multi-valued column → its values in order of code.
+
+    A bucket has the columns of the stored log; besides them `request_time`, `request_key` where the log has requests,
+    and `place`: where the exposure stands in stored order.
     """
 
     paths: tuple[Path, ...]
@@ -41,6 +47,7 @@ class Buckets:
     last_time: int
     times: NDArray[np.int64]
     multi_values: dict[str, pa.Array]
+    counts: tuple[BucketCounts, ...] = ()  # where a folder is extended: by how much each bucket grows
 
     def __iter__(self) -> Iterator[pa.Table]:
         return (load_bucket(path) for path in self.paths)
@@ -55,6 +62,27 @@ def choose_num_buckets(num_rows: int) -> int:
     return int(2 ** np.ceil(np.log2(max(8.0, wanted))))
 
 
+@dataclass(frozen=True, kw_only=True)
+class ArrangedBucket:
+    """What is stored of a bucket, and what was found in it; `grown`: where a folder is extended, by how much."""
+
+    table: pa.Table
+    num_duplicates: int = 0
+    num_recurring: int
+    num_late: int
+    grown: tuple[BucketCounts, ...] = ()
+
+
+class Earlier(Protocol):
+    """A prepared folder that new rows are added to. `lists`: multi-valued column → its values in order of code."""
+
+    lists: Mapping[str, pa.Array]
+
+    def arrange(self, number: int, table: pa.Table, schema: LogSchema) -> ArrangedBucket:
+        """The new rows of a bucket, from stored order to timelines, among those that it has."""
+        ...
+
+
 def arrange_buckets(
     engine: Engine,
     staging: Staging,
@@ -63,11 +91,17 @@ def arrange_buckets(
     *,
     num_buckets: int,
     report: Callable[[str], None],
+    earlier: Earlier | None = None,
 ) -> Buckets:
-    """Sorts every bucket, drops duplicates, numbers requests, and stores the result in `folder`."""
+    """Drops duplicates in every bucket, numbers requests, and stores the result in `folder`.
+
+    `earlier`: of the folder that is extended.
+    """
     sample = Sample(staging.num_rows)
     multi = {f"feature_{f.name}": f for f in schema.features if f.owner == "exposure" and f.kind == "multi"}
     values: dict[str, list[pa.Array]] = {name: [] for name in multi}
+    days: dict[str, list[NDArray[np.int64]]] = {name: [] for name in multi}
+    grown: list[BucketCounts] = []
     paths, counts, first, last, hours = [], np.zeros(4, np.int64), [], [], set()
     for number, table in enumerate(_prefetched(lambda n: engine.fetch(staging.bucket(n, num_buckets)), num_buckets)):
         for name, feature in multi.items():
@@ -78,13 +112,17 @@ def arrange_buckets(
                 lists, weights = split_weighted(texts, feature)
                 table = table.append_column(name + WEIGHTS, weights)
             table = table.set_column(table.column_names.index(name), name, lists)
-        found = arrange(table.combine_chunks(), schema.requests)
+        table, repeated = drop_duplicates(table.combine_chunks())
+        for name in multi:
+            found_values, found_days = _first_days(table, name)
+            values[name].append(found_values)
+            days[name].append(found_days)
+        found = _arrange(table, schema) if earlier is None else earlier.arrange(number, table, schema)
         arranged = found.table
-        for name, parts in values.items():
-            parts.append(pc.unique(arranged.column(name).combine_chunks().flatten()))
+        grown += found.grown
         paths.append(folder / f"bucket-{number}.arrow")
         _save(arranged, paths[-1])
-        counts += [arranged.num_rows, found.num_duplicates, found.num_recurring, found.num_late]
+        counts += [arranged.num_rows, repeated + found.num_duplicates, found.num_recurring, found.num_late]
         if arranged.num_rows:
             time = array(arranged, "time")
             sample.add(time[target_of(arranged)])
@@ -103,8 +141,41 @@ def arrange_buckets(
         first_time=min(first),
         last_time=max(last),
         times=sample.values(),
-        multi_values={name: _distinct(parts) for name, parts in values.items()},
+        multi_values={
+            name: _distinct(parts, days[name], earlier.lists.get(name) if earlier is not None else None)
+            for name, parts in values.items()
+        },
+        counts=tuple(grown),
     )
+
+
+def choose_days_per_part(buckets: Buckets) -> int:
+    """A day where a day has exposures enough for files of their own; else up to all days of any log."""
+    days = buckets.last_time // DAY - buckets.first_time // DAY + 1
+    wanted = EXPOSURES_PER_PARTITION * days / max(1, buckets.num_rows)
+    return next((number for number in DAYS_PER_PART if number >= wanted), DAYS_PER_PART[-1])
+
+
+def _arrange(table: pa.Table, schema: LogSchema) -> ArrangedBucket:
+    found = arrange(table, schema.requests)
+    return ArrangedBucket(table=with_place(found, table), num_recurring=found.num_recurring, num_late=found.num_late)
+
+
+def with_place(found: Arranged, stored: pa.Table) -> pa.Table:
+    """The arranged rows of a table in stored order, with `place` and, where there are requests, `request_key`."""
+    table = found.table.append_column("place", pa.array(found.order))
+    if "request" in stored.column_names:
+        table = table.append_column("request_key", stored.column("request").take(pa.array(found.order)))
+    return table
+
+
+def _first_days(table: pa.Table, name: str) -> tuple[pa.Array, NDArray[np.int64]]:
+    """The distinct values of a list column, and the first day of each."""
+    lists = table.column(name).combine_chunks()
+    values, codes = encode(lists.flatten())
+    first = np.full(len(values) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(first, codes, np.repeat(array(table, "time") // DAY, pc.list_value_length(lists).to_numpy()))
+    return values, first[1:]
 
 
 def load_bucket(path: Path) -> pa.Table:
@@ -129,6 +200,9 @@ def _prefetched(fetch: Callable[[int], pa.Table], count: int) -> Iterator[pa.Tab
             yield table
 
 
-def _distinct(parts: list[pa.Array]) -> pa.Array:
-    values = pc.unique(pa.concat_arrays(parts))
-    return values.take(pc.sort_indices(values))
+def _distinct(parts: list[pa.Array], days: list[NDArray[np.int64]], known: pa.Array | None) -> pa.Array:
+    """All values in order of code: those that are known, then the new ones."""
+    values = first_sight(parts, days)
+    if known is None:
+        return values
+    return pa.concat_arrays([known, values.filter(pc.invert(pc.is_in(values, known)))])

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from genrank.data.arranging import array
 from genrank.data.manifest import DataWarning, SplitTimes
 from genrank.data.tables import FeatureTable
-from genrank.preparation.arranging import array
 from genrank.preparation.buckets import Buckets
 from genrank.preparation.vocabulary import encode
 from genrank.preparation.writing import target_of

@@ -3,7 +3,7 @@
 Works on arranged buckets, one after another, as NumPy columns.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,10 +13,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from genrank.data.arranging import array
 from genrank.data.manifest import SplitTimes
+from genrank.data.vocabulary_files import StoredVocabulary
 from genrank.errors import ConfigError, LogError
-from genrank.preparation.arranging import array
-from genrank.preparation.vocabulary import Vocabulary, bucket_of, count_codes, multi_codes, quantile_edges
+from genrank.preparation.admission import PeriodCounts, Periods, admit
+from genrank.preparation.vocabulary import bucket_of, multi_codes, quantile_edges
 from genrank.schema import LogSchema
 
 SAMPLE = 2**23  # values that a quantile is taken over at most, evenly spaced in the order of users and times
@@ -92,14 +94,22 @@ def _date(time: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """Exposures' vocabularies and boundaries by column, and the training part's exposures per user and item row."""
+    """Exposures' vocabularies and boundaries by column, and how often users and items were shown in each period."""
 
-    vocabularies: dict[str, Vocabulary]
-    values: dict[str, pa.Array]  # the values of multi-valued features, in order of code
+    vocabularies: dict[str, StoredVocabulary]
     boundaries: dict[str, tuple[float, ...]]
     means: dict[str, tuple[float, ...]]  # of the training part's values in each bucket
-    user_count: NDArray[np.int64]
-    item_count: NDArray[np.int64]
+    users: PeriodCounts
+    items: PeriodCounts
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedBefore:
+    """What the preparation of a folder that is extended has fitted: vocabularies grow, the rest stays. By column."""
+
+    vocabularies: dict[str, StoredVocabulary]
+    boundaries: dict[str, tuple[float, ...]]
+    means: dict[str, tuple[float, ...]]
 
 
 def fit(
@@ -108,34 +118,56 @@ def fit(
     *,
     values: dict[str, pa.Array],
     num_rows: dict[str, int],
-    is_training: Callable[[NDArray[np.int64]], NDArray[np.bool_]],
+    periods: Periods,
+    valid_start: int,
+    before: FittedBefore | None = None,
 ) -> Fitted:
-    """Counts the training part. `values`: category or multi-valued column → its values in order of code;
-    `num_rows`: rows of "user" and "item" tables, and "log"."""
-    counts = {name: np.zeros(len(part) + 1, np.int64) for name, part in values.items()}
-    counts |= {name: np.zeros(num_rows[name], np.int64) for name in ("user", "item")}
-    numbers = {name: Sample(num_rows["log"]) for name in _number_columns(schema)}
+    """Counts values by period, and fits boundaries to the training part, unless `before` has them.
+
+    `values`: category or multi-valued column → its values in order of code; `num_rows`: rows of "user" and "item"
+    tables, and "log".
+    """
+    counts = {name: PeriodCounts(len(part) + 1, len(periods)) for name, part in values.items()}
+    counts |= {name: PeriodCounts(num_rows[name], len(periods)) for name in ("user", "item")}
+    numbers = {name: Sample(num_rows["log"]) for name in _number_columns(schema)} if before is None else {}
     for bucket in buckets:
-        training = is_training(array(bucket, "time"))
+        time = array(bucket, "time")
+        period = periods.of_times(time)
         for name, sample in numbers.items():
-            sample.add(_finite(array(bucket, name)[training]))
+            sample.add(_finite(array(bucket, name)[time < valid_start]))
         for name, count in counts.items():
-            count += count_codes(_codes(bucket, name, values)[_repeat(bucket, name, training)], len(count) - 1)
+            count.add(*_codes(bucket, name, values, period))
     edges = {
         name: boundaries or quantile_edges(numbers[name].values(), num_buckets)
         for name, (boundaries, num_buckets) in _number_columns(schema).items()
+        if name in numbers
     }
-    min_counts = {f"feedback_{part.name}": part.min_count for part in schema.feedback}
-    min_counts |= {f"feature_{feature.name}": feature.min_count for feature in schema.features}
-    vocabularies = {n: Vocabulary.fit(part, counts[n], min_count=min_counts[n]) for n, part in values.items()}
+    means = {name: bucket_means(sample.values(), edges[name]) for name, sample in numbers.items()}
+    old = before.vocabularies if before is not None else {}
+    vocabularies = {}
+    for name, part in values.items():
+        min_count, most = _limits(schema)[name]
+        vocabularies[name] = admit(
+            part, counts[name], periods, min_count=min_count, known=old.get(name), max_values=most
+        )
     return Fitted(
         vocabularies=vocabularies,
-        values=values,
-        boundaries=edges,
-        means={name: bucket_means(sample.values(), edges[name]) for name, sample in numbers.items()},
-        user_count=counts["user"],
-        item_count=counts["item"],
+        boundaries=edges if before is None else before.boundaries,
+        means=means if before is None else before.means,
+        users=counts["user"],
+        items=counts["item"],
     )
+
+
+def _limits(schema: LogSchema) -> dict[str, tuple[int, int | None]]:
+    """Column → its vocabulary's `min_count` and `max_values`."""
+    limits: dict[str, tuple[int, int | None]] = {
+        f"feedback_{part.name}": (part.min_count, None) for part in schema.feedback
+    }
+    for feature in schema.features:
+        most = feature.max_values if feature.kind == "multi" else None
+        limits[f"feature_{feature.name}"] = (feature.min_count, most)
+    return limits
 
 
 def bucket_means(values: NDArray[Any], boundaries: tuple[float, ...]) -> tuple[float, ...]:
@@ -165,15 +197,11 @@ def _is_list(bucket: pa.Table, name: str) -> bool:
     return bool(pa.types.is_list(bucket.schema.field(name).type))
 
 
-def _codes(bucket: pa.Table, name: str, values: dict[str, pa.Array]) -> NDArray[np.int32]:
-    if _is_list(bucket, name):
-        return multi_codes(bucket.column(name).combine_chunks(), values[name]).codes
-    return array(bucket, name)
-
-
-def _repeat(bucket: pa.Table, name: str, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The rows' mask, for a list column repeated for every value."""
+def _codes(
+    bucket: pa.Table, name: str, values: dict[str, pa.Array], period: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The codes of a column and the period of each; of a list column, of every value."""
     if not _is_list(bucket, name):
-        return mask
-    offsets = bucket.column(name).combine_chunks().offsets.to_numpy()
-    return np.repeat(mask, np.diff(offsets))
+        return array(bucket, name), period
+    multi = multi_codes(bucket.column(name).combine_chunks(), values[name])
+    return multi.codes, period[multi.rows]

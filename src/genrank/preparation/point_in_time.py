@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from genrank.data.arranging import array
 from genrank.data.manifest import SplitTimes
 from genrank.data.statistics import (
     Events,
@@ -26,7 +27,6 @@ from genrank.data.statistics import (
 )
 from genrank.data.tables import FeatureTable
 from genrank.data.window_statistics import WindowStatistics
-from genrank.preparation.arranging import array
 from genrank.preparation.buckets import Buckets
 from genrank.preparation.fitting import Sample
 from genrank.preparation.writing import target_of

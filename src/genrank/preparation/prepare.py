@@ -8,9 +8,7 @@ import functools
 import operator
 import platform
 import re
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,24 +16,22 @@ from tempfile import TemporaryDirectory
 
 from genrank import __version__
 from genrank.data.integrity import hash_folder
-from genrank.data.manifest import FILE_NAME, DataWarning, Manifest, SplitTimes
+from genrank.data.manifest import FILE_NAME, DataWarning, Layout, Manifest, SplitTimes
 from genrank.data.tables import FeatureTable
 from genrank.folders import new_folder, refuse_occupied
-from genrank.preparation.buckets import Buckets, arrange_buckets, choose_num_buckets, load_bucket
-from genrank.preparation.engine import Column, Engine, EngineName, Expression
+from genrank.preparation.admission import DAY, Periods
+from genrank.preparation.buckets import Buckets, arrange_buckets, choose_days_per_part, choose_num_buckets
+from genrank.preparation.engine import Engine, EngineName
 from genrank.preparation.engines import ENGINES, check_engine, open_engine
 from genrank.preparation.entities import EntityWriter
 from genrank.preparation.feature_checks import feature_warnings
-from genrank.preparation.fitting import Fitted, fit, split_times
-from genrank.preparation.joining import repeated_exposures
-from genrank.preparation.logs import Relations, Source, WrongTypeError, check_side_tables, typed_columns
+from genrank.preparation.fitting import split_times
+from genrank.preparation.log_reading import read_log
+from genrank.preparation.logs import Source
 from genrank.preparation.point_in_time import with_duration_groups, write_statistics
-from genrank.preparation.staging import Staging, stage
+from genrank.preparation.storing import fit_log, move_statistics, write_timelines, write_vocabularies
 from genrank.preparation.summary import bare, check_classes, data_spec, one_class_tasks, order_warnings, total_counts
-from genrank.preparation.survey import Findings, drop_reasons, explain_wrong_type, survey
-from genrank.preparation.time_checks import days_of, has_placeholders, time_warnings
-from genrank.preparation.value_checks import check_values
-from genrank.preparation.writing import BucketCounts, count_bucket, write_bucket
+from genrank.preparation.writing import count_bucket
 from genrank.schema import LogSchema, Owner
 
 Report = Callable[[str], None]
@@ -51,6 +47,7 @@ class PrepareOptions:
     memory_limit: str | None = None  # of the engine, as in "4GB"; None: half of the machine's memory
     threads: int | None = None  # None: all cores
     num_buckets: int | None = None  # users are spread over so many files; None: by the size of the log
+    days_per_part: int | None = None  # a file holds so many days of its users; None: by the exposures of a day
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
@@ -63,6 +60,8 @@ class PrepareOptions:
             raise ValueError(f"threads is {self.threads}; it must be at least 1")
         if self.num_buckets is not None and not 1 <= self.num_buckets <= 9999:
             raise ValueError(f"num_buckets is {self.num_buckets}; it must be 1 to 9999")
+        if self.days_per_part is not None and not 1 <= self.days_per_part <= 99999:
+            raise ValueError(f"days_per_part is {self.days_per_part}; it must be 1 to 99999")
 
 
 def prepare(
@@ -102,15 +101,9 @@ class _Preparation:
         options = self.options
         for name in ("vocab", "embeddings", "timelines"):
             (self.out / name).mkdir()
-        limits = {"master": options.master, "memory_limit": options.memory_limit}
-        engine = open_engine(options.engine, self.scratch / "spill", threads=options.threads, **limits)
-        with closing(engine):
-            self.report("reading the log")
-            relations = self.source.read(engine, self.source.schema)
-            schema = relations.schema_of(self.source.schema)
-            kept, typed, findings = self._look(engine, relations, schema)
-            # An exposure's place in the log: the last thing that orders exposures of one request.
-            staging = stage(engine, relations, kept.select(**typed, row=engine.place()), schema)
+        with closing(opened_engine(options, self.scratch)) as engine:
+            log = read_log(engine, self.source, self.report)
+            schema, staging = log.schema, log.stage(engine)
             self.report(f"numbered {staging.items.num_rows - 1:,} items and {staging.users.num_rows - 1:,} users")
             num_buckets = options.num_buckets or choose_num_buckets(staging.num_rows)
             buckets = arrange_buckets(
@@ -118,22 +111,37 @@ class _Preparation:
             )
             split = split_times(schema, buckets.times, buckets.first_time, buckets.last_time)
             schema, left_out = self._learnable(buckets, schema, split)
-            fitted = _fit(buckets, staging, schema, split)
-            log = functools.partial(_raw_log, kept, typed)
-            writer = EntityWriter(engine=engine, schema=schema, relations=relations, log=log, folder=self.source.folder)
+            layout = Layout(
+                num_buckets=num_buckets,
+                days_per_part=options.days_per_part or choose_days_per_part(buckets),
+                last_day=buckets.last_time // DAY,
+            )
+            periods = Periods.of(split, buckets.first_time, buckets.last_time)
+            fitted = fit_log(buckets, staging, schema, periods, split)
+            writer = EntityWriter(
+                engine=engine,
+                schema=schema,
+                relations=log.relations,
+                log=log.raw,
+                folder=self.source.folder,
+                periods=periods,
+                split=split,
+            )
             entities = [
-                writer.write("item", staging.items, fitted.item_count, self.out),
-                writer.write("user", staging.users, fitted.user_count, self.out),
+                writer.write("item", staging.items, fitted.items, self.out),
+                writer.write("user", staging.users, fitted.users, self.out),
             ]
             threads, versions = engine.threads, engine.versions()
-        for name, vocabulary in fitted.vocabularies.items():
-            vocabulary.write(self.out / "vocab" / f"{bare(name)}.parquet")
-        counts = self._write_timelines(buckets, schema, fitted, split, threads)
-        spec = data_spec(schema, fitted, entities)
+        write_vocabularies(fitted, self.out)
+        spec = data_spec(schema, fitted, entities, split.valid_start)
+        self.report("writing timelines")
+        write_timelines(buckets, schema, fitted, layout, self.out, threads=threads)
+        counts = [count_bucket(bucket, schema, split) for bucket in buckets]
         items, users = (FeatureTable.load(self.out, owner, spec) for owner in OWNERS)
         spec, rates = with_duration_groups(spec, buckets, schema, items, split), {}
         if schema.statistics.enabled:
-            rates = write_statistics(buckets, schema, items, split, self.out, report=self.report)
+            rates = write_statistics(buckets, schema, items, split, self.scratch, report=self.report)
+            move_statistics(buckets, layout, self.scratch, self.out)
         edges = {bare(name): boundaries for name, boundaries in fitted.boundaries.items()}
         return Manifest(
             genrank_version=__version__,
@@ -142,14 +150,15 @@ class _Preparation:
             spec=spec,
             base_rates=rates,
             split=split,
+            layout=layout,
             counts=total_counts(counts, users=staging.users.num_rows - 1, items=staging.items.num_rows - 1),
             boundaries=functools.reduce(operator.or_, (part.boundaries for part in entities), edges),
-            dropped=findings.dropped | ({"duplicate": buckets.num_duplicates} if buckets.num_duplicates else {}),
+            dropped=log.findings.dropped | ({"duplicate": buckets.num_duplicates} if buckets.num_duplicates else {}),
             late_actions=buckets.num_late,
             warnings=(
                 *left_out,
-                *relations.warnings,
-                *findings.warnings,
+                *log.relations.warnings,
+                *log.findings.warnings,
                 *staging.warnings,
                 *(warning for part in entities for warning in part.warnings),
                 *order_warnings(buckets, schema),
@@ -157,29 +166,8 @@ class _Preparation:
                 *feature_warnings(buckets, schema, {"item": items, "user": users}, split),
             ),
             files={},
-            source=self.source.description | {"rows": findings.rows},
+            source=self.source.description | {"rows": log.findings.rows},
         )
-
-    def _look(
-        self, engine: Engine, relations: Relations, schema: LogSchema
-    ) -> tuple[Expression, dict[str, Column], Findings]:
-        """The rows to keep, their typed columns, and what was found."""
-        exposures, now = relations.exposures, int(time.time())
-        try:
-            typed = typed_columns(exposures, schema)
-            check_side_tables(relations, schema)
-        except WrongTypeError as problem:
-            raise explain_wrong_type(engine, problem) from None
-        days = days_of(engine, exposures, typed["time"])
-        reasons = drop_reasons(exposures, typed, schema, now, self.source.period, placeholders=has_placeholders(days))
-        findings = survey(engine, exposures, typed, schema, reasons)
-        self.report(f"read {findings.rows:,} rows")
-        if findings.dropped:
-            exposures = exposures.filter(~functools.reduce(operator.or_, reasons.values()))
-        more = check_values(engine, exposures, schema)
-        more += time_warnings(engine, relations.exposures, schema, days, now)
-        more += repeated_exposures(engine, exposures, typed, schema, findings.rows)
-        return exposures, typed, replace(findings, warnings=(*findings.warnings, *more))
 
     def _learnable(self, buckets: Buckets, schema: LogSchema, split: SplitTimes) -> tuple[LogSchema, list[DataWarning]]:
         """The schema without optional tasks that have one class only in training, and what was left out."""
@@ -200,30 +188,8 @@ class _Preparation:
         ]
         return replace(schema, tasks=tasks), warnings
 
-    def _write_timelines(
-        self, buckets: Buckets, schema: LogSchema, fitted: Fitted, split: SplitTimes, threads: int
-    ) -> list[BucketCounts]:
-        def write(number: int) -> BucketCounts:
-            bucket = load_bucket(buckets.paths[number])
-            path = self.out / "timelines" / f"bucket={number:04d}" / "part-0.parquet"
-            write_bucket(bucket, schema, fitted, path)
-            return count_bucket(bucket, schema, split)
 
-        self.report("writing timelines")
-        with ThreadPoolExecutor(max_workers=min(threads, 4)) as pool:  # each holds a bucket in memory
-            return list(pool.map(write, range(len(buckets.paths))))
-
-
-def _fit(buckets: Buckets, staging: Staging, schema: LogSchema, split: SplitTimes) -> Fitted:
-    return fit(
-        buckets,
-        schema,
-        values=staging.categories | buckets.multi_values,
-        num_rows={"user": staging.users.num_rows, "item": staging.items.num_rows, "log": staging.num_rows},
-        is_training=lambda times: times < split.valid_start,
-    )
-
-
-def _raw_log(kept: Expression, typed: dict[str, Column]) -> Expression:
-    """The log's own columns and the typed user, item and time."""
-    return kept.mutate(genrank_user=typed["user"], genrank_item=typed["item"], genrank_time=typed["time"])
+def opened_engine(options: PrepareOptions, scratch: Path) -> Engine:
+    """The engine of these options, which spills into `scratch`."""
+    limits = {"master": options.master, "memory_limit": options.memory_limit}
+    return open_engine(options.engine, scratch / "spill", threads=options.threads, **limits)

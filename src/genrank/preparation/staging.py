@@ -1,36 +1,53 @@
 """The relational part of preparation: from a log of any types to rows of small integers in one stored table.
 
-Users and items become their rows of users.parquet and items.parquet; categories become codes, numbered from 1 in order
-of their text (0: missing). Codes don't depend on the split; vocabularies are fitted to them later.
+Users and items become their rows of users.parquet and items.parquet, categories codes from 1 (0: missing). Both are
+numbered in order of first sight, by (day of UTC, text), behind those that are known already; the rows of a side table
+come first. So what is added later changes no number.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from genrank.data.arranging import PLACE
 from genrank.data.manifest import DataWarning
 from genrank.errors import LogError, SchemaError
 from genrank.preparation.category_columns import identity
 from genrank.preparation.engine import Column, Engine, Expression
 from genrank.preparation.logs import Relations
 from genrank.preparation.value_checks import refuse_merged
-from genrank.schema import LogSchema, SideTable
+from genrank.preparation.value_functions import floor_division, text_key
+from genrank.schema import LogSchema, Owner, SideTable
 
+DAY = 86_400  # seconds
+BEFORE_ALL = -1  # the day of side tables' rows: they are numbered before what the log shows
 MOST = 0.9  # share of the log's ids below which a side table is warned of; ours
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identities:
-    """Ids of one owner. `rows`: stored (id, row, first_time), row from 1 in order of id; `keys`: stored (key, row).
+    """Ids of one owner. `rows`: stored (id, row, first_time), row from 1; `keys`: stored (key, row).
 
-    `num_rows` includes row 0, the unknown.
+    `num_rows` includes row 0, the unknown; the first `num_known` were known before.
     """
 
     rows: Expression
     keys: Expression
     num_rows: int
+    num_known: int
     warnings: tuple[DataWarning, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownValues:
+    """What a prepared folder has numbered already, as text in order of row from 1, or of code. `categories`: by column;
+    they don't include lists."""
+
+    ids: Mapping[Owner, pa.Array]
+    categories: Mapping[str, pa.Array]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +65,19 @@ class Staging:
     categories: dict[str, pa.StringArray]
 
     def bucket(self, number: int, num_buckets: int) -> Expression:
-        """One bucket's rows in order of user, time, request, position, item, row."""
+        """One bucket's rows in stored order."""
         log = self.log.filter(self.log.user % num_buckets == number)
-        keys = [name for name in ("user", "time", "request", "position", "item", "row") if name in log.columns]
-        return log.order_by(keys)
+        return log.order_by([name for name in (*PLACE, "row") if name in log.columns]).drop("row")
 
 
-def stage(engine: Engine, relations: Relations, clean: Expression, schema: LogSchema) -> Staging:
-    """Stores the log with ids and categories replaced by numbers."""
-    users = _identities(engine, clean, "user", relations.users, schema.tables.user)
-    items = _identities(engine, clean, "item", relations.items, schema.tables.item)
+def stage(
+    engine: Engine, relations: Relations, clean: Expression, schema: LogSchema, known: KnownValues | None = None
+) -> Staging:
+    """Stores the log with ids and categories replaced by numbers, which continue those of `known`."""
+    ids: Mapping[Owner, pa.Array] = known.ids if known is not None else {}
+    old = known.categories if known is not None else {}
+    users = _identities(engine, clean, "user", relations.users, schema.tables.user, ids.get("user"))
+    items = _identities(engine, clean, "item", relations.items, schema.tables.item, ids.get("item"))
     columns: dict[str, Column] = {name: clean[name] for name in clean.columns}
     log = clean
     for name, owner in (("user", users), ("item", items)):
@@ -65,14 +85,11 @@ def stage(engine: Engine, relations: Relations, clean: Expression, schema: LogSc
         log, columns[name] = log.inner_join(numbers, clean[name] == numbers.key), numbers.row
     categories = {}
     for name in _category_columns(schema):
-        codes = _codes(engine, clean[name])
-        categories[name] = engine.fetch(codes.order_by("code").select(value=codes.value.cast("string")))["value"]
+        codes = _codes(engine, clean, name, old.get(name))
+        categories[name] = _in_order_of_code(engine, codes, old.get(name))
         log, columns[name] = _with_code(log, clean[name], codes)
-    if "request" in columns and not _fits_int64(clean.request):
-        requests = _codes(engine, clean.request)
-        log, columns["request"] = _with_code(log, clean.request, requests)
     if "request" in columns:
-        columns["request"] = _request_key(columns["request"], clean.request, clean.time)
+        columns["request"] = _request_key(clean.request, clean.time)
     stored = engine.store(log.select(**columns))
     return Staging(
         log=stored,
@@ -80,7 +97,7 @@ def stage(engine: Engine, relations: Relations, clean: Expression, schema: LogSc
         num_rows=engine.row(stored.aggregate(rows=stored.count()))["rows"],
         users=users,
         items=items,
-        categories={name: values.combine_chunks() for name, values in categories.items()},
+        categories=categories,
     )
 
 
@@ -97,25 +114,48 @@ def _columns(side: Expression) -> str:
 
 
 def _identities(
-    engine: Engine, clean: Expression, name: str, side: Expression | None, table: SideTable | None
+    engine: Engine,
+    clean: Expression,
+    name: Owner,
+    side: Expression | None,
+    table: SideTable | None,
+    known: pa.Array | None,
 ) -> Identities:
     key = clean[name]
     seen = clean.group_by(key=key).aggregate(first_time=clean.time.min())
     seen = engine.store(seen.mutate(id=seen.key.cast("string")))
-    ids = seen.select("id")
+    ids = seen.select("id", day=floor_division(seen.first_time, DAY))
     warnings: list[DataWarning] = []
     if side is not None and table is not None:
-        known = with_id(side, table, f"tables.{name}")
+        listed = with_id(side, table, f"tables.{name}")
         refuse_merged(engine, side, {f"tables.{name}.key": table.key})
-        _check_unique(engine, known, table)
-        warnings = _check_keys(engine, seen, known, name, table)
-        ids = ids.union(known.select(id=known.genrank_id), distinct=True)
-    row = engine.ibis.row_number().over(order_by=ids.id) + 1
-    numbered = engine.store(ids.select("id", row=row.cast("int32")))
+        _check_unique(engine, listed, table)
+        warnings = _check_keys(engine, seen, listed, name, table)
+        unlisted = ids.anti_join(listed, ids.id == listed.genrank_id)
+        ids = listed.select(id=listed.genrank_id, day=engine.ibis.literal(BEFORE_ALL, "int64")).union(unlisted)
+    num_known = 0 if known is None else len(known)
+    old = None if known is None else engine.from_arrow(_numbered(known, "id", "row"))
+    if old is not None:
+        ids = ids.anti_join(old, ids.id == old.id)
+    row = engine.ibis.row_number().over(order_by=[ids.day, ids.id]) + 1 + num_known
+    numbered = ids.select("id", row=row.cast("int32"))
+    numbered = engine.store(numbered if old is None else old.union(numbered))
     rows = numbered.left_join(seen, numbered.id == seen.id).select(numbered.id, numbered.row, seen.first_time)
     keys = numbered.inner_join(seen, numbered.id == seen.id).select(seen.key, numbered.row)
     total = engine.row(numbered.aggregate(rows=numbered.count()))["rows"]
-    return Identities(rows=engine.store(rows), keys=engine.store(keys), num_rows=total + 1, warnings=tuple(warnings))
+    return Identities(
+        rows=engine.store(rows),
+        keys=engine.store(keys),
+        num_rows=total + 1,
+        num_known=num_known,
+        warnings=tuple(warnings),
+    )
+
+
+def _numbered(values: pa.Array, name: str, number: str) -> pa.Table:
+    """Texts with numbers from 1."""
+    numbers = pa.array(np.arange(1, len(values) + 1, dtype=np.int32))
+    return pa.table({name: values.cast(pa.string()), number: numbers})
 
 
 def _check_unique(engine: Engine, known: Expression, table: SideTable) -> None:
@@ -154,14 +194,29 @@ def _category_columns(schema: LogSchema) -> list[str]:
     return [f"feedback_{part.name}" for part in schema.feedback] + [f"feature_{name}" for name in features]
 
 
-def _codes(engine: Engine, column: Column) -> Expression:
-    """Stored (value, code) of a column's distinct values, code from 1 in order of the values as text."""
-    table = column.as_table().distinct()
-    value = table[table.columns[0]]
-    distinct = table.filter(value.notnull())
-    value = distinct[distinct.columns[0]]
-    code = engine.ibis.row_number().over(order_by=value.cast("string")) + 1
-    return engine.store(distinct.select(value=value, code=code.cast("int32")))
+def _codes(engine: Engine, clean: Expression, name: str, known: pa.Array | None) -> Expression:
+    """Stored (value, code) of a column's distinct values: codes of those that are known, and new ones behind them."""
+    pairs = clean.select(value=clean[name], time=clean.time)
+    pairs = pairs.filter(pairs.value.notnull())
+    seen = pairs.group_by("value").aggregate(first=pairs.time.min())
+    text = seen.value.cast("string")
+    if known is None:
+        code = engine.ibis.row_number().over(order_by=[floor_division(seen["first"], DAY), text]) + 1
+        return engine.store(seen.select(value=seen.value, code=code.cast("int32")))
+    seen = engine.store(seen.mutate(text=text))
+    old = engine.from_arrow(_numbered(known, "text", "code"))
+    new = seen.anti_join(old, seen.text == old.text)
+    order = [floor_division(new["first"], DAY), new.text]
+    new = new.select("value", code=(engine.ibis.row_number().over(order_by=order) + 1 + len(known)).cast("int32"))
+    return engine.store(seen.inner_join(old, seen.text == old.text).select("value", "code").union(new))
+
+
+def _in_order_of_code(engine: Engine, codes: Expression, known: pa.Array | None) -> pa.Array:
+    """All values as text: those that are known, then the new ones."""
+    first = 0 if known is None else len(known)
+    new = codes.filter(codes.code > first).order_by("code")
+    values = engine.fetch(new.select(value=new.value.cast("string")))["value"].combine_chunks().cast(pa.string())
+    return values if known is None else pa.concat_arrays([known.cast(pa.string()), values])
 
 
 def _with_code(log: Expression, value: Column, codes: Expression) -> tuple[Expression, Column]:
@@ -175,6 +230,10 @@ def _fits_int64(column: Column) -> bool:
     return bool(kind.is_integer()) and not kind.is_uint64()
 
 
-def _request_key(number: Column, request: Column, time: Column) -> Column:
-    """The request's number; exposures without one belong to the request of their user and second."""
-    return request.isnull().ifelse(-2 - time, number.cast("int64"))
+def _request_key(request: Column, time: Column) -> Column:
+    """A number that equals that of another exposure's request where both are equal, whatever else a log holds.
+
+    Exposures without a request belong to that of their user and second.
+    """
+    key = request.cast("int64") if _fits_int64(request) else text_key(request.cast("string"))
+    return request.isnull().ifelse(-2 - time, key)

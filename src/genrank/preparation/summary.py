@@ -17,14 +17,15 @@ def bare(column: str) -> str:
     return column.partition("_")[2]
 
 
-def data_spec(schema: LogSchema, fitted: Fitted, entities: Iterable[Entities]) -> DataSpec:
-    """The resolved features, tasks and feedback: items' features, users', the exposures'."""
+def data_spec(schema: LogSchema, fitted: Fitted, entities: Iterable[Entities], valid_start: int) -> DataSpec:
+    """The resolved features, tasks and feedback: items' features, users', the exposures'. Sizes are those that the
+    training part has learned."""
     features = [spec for part in entities for spec in part.specs]
     for feature in schema.features:
         if feature.owner == "exposure":
             name = f"feature_{feature.name}"
             edges = fitted.boundaries.get(name)
-            size = fitted.vocabularies[name].size if edges is None else len(edges) + 2
+            size = fitted.vocabularies[name].size_at(valid_start) if edges is None else len(edges) + 2
             weighted = feature.weights is not None
             features.append(
                 FeatureSpec(name=feature.name, owner="exposure", kind=feature.kind, size=size, weighted=weighted)
@@ -43,7 +44,7 @@ def data_spec(schema: LogSchema, fitted: Fitted, entities: Iterable[Entities]) -
             for task in schema.tasks
         ),
         feedback=tuple(
-            FeedbackSpec(name=part.name, size=fitted.vocabularies[f"feedback_{part.name}"].size)
+            FeedbackSpec(name=part.name, size=fitted.vocabularies[f"feedback_{part.name}"].size_at(valid_start))
             for part in schema.feedback
         ),
         statistics=statistics_columns(schema),

@@ -77,6 +77,7 @@ FUNCTIONS = {
         ValueFunction(name="matches", body="regexp_matches(x, pattern)", result="boolean", constants=("pattern",)),
         ValueFunction(name="split", body="str_split(x, separator)", result="array<string>", constants=("separator",)),
         ValueFunction(name="listed", body=LISTED, result="array<string>", constants=("separator",)),
+        ValueFunction(name="text_key", body="CAST(md5_number_lower(x) >> 1 AS BIGINT)", result="int64"),
         ValueFunction(name="sampled", body="hash(x) % every = 0", result="boolean", constants=("every",)),
         ValueFunction(
             name="microseconds", body="make_timestamp(genrank_floor_division(epoch_ns(x), 1000))", result="timestamp"
@@ -189,6 +190,11 @@ def listed(text: Column, separator: str) -> Column:
 def sampled(column: Column, every: int) -> Column:
     """Whether a value is of one of `every` equal shares of all values."""
     return _call("sampled", column, every)
+
+
+def text_key(text: Column) -> Column:
+    """63 bits of the text's MD5, by which texts are told apart without numbering them."""
+    return _call("text_key", text)
 
 
 def floor_division(number: Column, divisor: int) -> Column:

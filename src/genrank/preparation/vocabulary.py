@@ -1,53 +1,15 @@
-"""Vocabularies and boundaries, fitted to the training part; index 0 is "unknown or missing".
-
-Values come as codes: 0 is missing, code c stands for the c-th value in order of the values' text.
-"""
+"""Values as codes: 0 is missing, code c stands for the c-th value; lists of values; numbers as buckets."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 Codes = NDArray[np.int32]
 Counts = NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Vocabulary:
-    """Known values in order of index, from 1: most frequent first, then in order of text.
-
-    `index_of_code`: (codes + 1) int32, 0 for the missing and the rare.
-    """
-
-    values: pa.Array
-    counts: Counts
-    index_of_code: Codes
-
-    @property
-    def size(self) -> int:
-        """Number of indices, 0 included."""
-        return len(self.values) + 1
-
-    @classmethod
-    def fit(cls, values: pa.Array, counts: Counts, *, min_count: int = 1) -> "Vocabulary":
-        """`values` in order of code, from 1; `counts` (values + 1) in training, that of code 0 is ignored."""
-        counts = counts[1:]
-        known = np.flatnonzero(counts >= max(1, min_count))
-        known = known[np.argsort(-counts[known], kind="stable")]
-        index = np.zeros(len(counts) + 1, np.int32)
-        index[known + 1] = np.arange(1, len(known) + 1)
-        return cls(values=values.take(pa.array(known)), counts=counts[known], index_of_code=index)
-
-    def write(self, path: Path) -> None:
-        """Writes value, index, count; index 0 has no row."""
-        index = np.arange(1, self.size, dtype=np.int32)
-        columns = {"value": self.values, "index": pa.array(index), "count": pa.array(self.counts)}
-        pq.write_table(pa.table(columns), path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,24 +23,6 @@ class MultiCodes:
     def rows(self) -> NDArray[np.int64]:
         """The row of every code."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
-
-    def mapped(self, index_of_code: Codes, *, max_values: int) -> pa.ListArray:
-        """The known values' indices, at most `max_values` per row, the first ones."""
-        kept, offsets = self._kept(index_of_code, max_values)
-        return pa.ListArray.from_arrays(offsets, pa.array(index_of_code[self.codes[kept]], pa.int32()))
-
-    def beside(self, weights: pa.ListArray, index_of_code: Codes, *, max_values: int) -> pa.ListArray:
-        """Of weights beside the codes, those of the values that `mapped` keeps."""
-        kept, offsets = self._kept(index_of_code, max_values)
-        return pa.ListArray.from_arrays(offsets, weights.flatten().take(pa.array(kept)))
-
-    def _kept(self, index_of_code: Codes, max_values: int) -> tuple[NDArray[np.int64], pa.Array]:
-        """Places of the codes that are kept, and the rows' offsets among them."""
-        known = np.flatnonzero(index_of_code[self.codes] > 0)
-        row = self.rows[known]
-        first = np.arange(len(row)) - np.searchsorted(row, row) < max_values
-        counts = np.bincount(row[first], minlength=len(self.offsets) - 1)
-        return known[first], pa.array(np.append(0, np.cumsum(counts)).astype(np.int32))
 
 
 def encode(column: pa.Array) -> tuple[pa.Array, Codes]:

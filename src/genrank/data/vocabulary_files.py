@@ -1,0 +1,130 @@
+"""Vocabularies on disk: what the codes in timelines and tables mean, and which of them have an index since when.
+
+    vocab/<name>.parquet    value (string), index (int32), count (int64), admitted (int64, seconds; null: not yet)
+
+A file's row c - 1 is the value of code c; code 0 is missing. Codes are given in order of first sight, and indices in
+order of admission: at the end of the first day, or part of the split, by which the value had been seen often enough. So
+neither changes its meaning when days are added, and who has learned until a time knows just the indices up to a size.
+Files of format 3 have no `admitted`, and rows in order of index: their codes are indices.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from genrank.batch import Jagged
+from genrank.data.categories import Categories
+from genrank.data.timelines import offsets_of
+
+NEVER = np.iinfo(np.int64).max  # of values that aren't admitted yet
+MAX_VALUES = b"max_values"  # of a multi-valued feature, in the file's metadata
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredVocabulary:
+    """V values in order of code. `count`: how often each was seen until it was admitted, or until now."""
+
+    values: pa.Array  # (V) string
+    index: NDArray[np.int32]  # (V) from 1; 0: not admitted
+    count: Ints  # (V)
+    admitted: Ints  # (V) seconds since the epoch; NEVER: not yet
+    max_values: int | None = None  # of a multi-valued feature: a row has at most so many known values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def size_at(self, time: int) -> int:
+        """Number of indices, 0 included, that who has learned until `time` (seconds) knows."""
+        return 1 + int((self.admitted <= time).sum())
+
+    def index_of_code(self, size: int) -> NDArray[np.int32]:
+        """(V + 1) the index of every code; 0 for those that a vocabulary of `size` indices doesn't know."""
+        known = np.where(self.index < size, self.index, 0)
+        return np.append(np.int32(0), known).astype(np.int32)
+
+    def categories(self, size: int) -> Categories:
+        """The known values and their indices."""
+        rows = np.flatnonzero((self.index > 0) & (self.index < size))
+        rows = rows[np.argsort(self.index[rows])]
+        values = self.values.take(pa.array(rows)).to_pylist()
+        return Categories(zip(values, self.index[rows].tolist(), strict=True))
+
+    @classmethod
+    def load(cls, path: Path) -> "StoredVocabulary":
+        """A vocabulary that `prepare` wrote."""
+        table = pq.ParquetFile(path).read()
+        metadata = table.schema.metadata or {}
+        index = table.column("index").to_numpy().astype(np.int32)
+        admitted = np.zeros(len(index), np.int64)
+        if "admitted" in table.column_names:
+            admitted = table.column("admitted").fill_null(NEVER).to_numpy()
+        return cls(
+            values=table.column("value").cast(pa.string()).combine_chunks(),
+            index=index,
+            count=table.column("count").to_numpy(),
+            admitted=admitted,
+            max_values=int(metadata[MAX_VALUES]) if MAX_VALUES in metadata else None,
+        )
+
+    def write(self, path: Path) -> None:
+        """Writes the file; code 0 has no row."""
+        table = pa.table(
+            {
+                "value": self.values,
+                "index": pa.array(self.index),
+                "count": pa.array(self.count),
+                "admitted": pa.array(self.admitted, mask=self.admitted == NEVER),
+            }
+        )
+        if self.max_values is not None:
+            table = table.replace_schema_metadata({MAX_VALUES: str(self.max_values)})
+        pq.write_table(table, path)
+
+
+def vocabulary_path(folder: Path, name: str) -> Path:
+    """The vocabulary of a feature, feedback, or of `item_id` and `user_id`."""
+    return folder / "vocab" / f"{name}.parquet"
+
+
+def read_vocabulary(folder: Path, name: str, size: int) -> Categories:
+    """The values that a vocabulary of `size` indices knows."""
+    return StoredVocabulary.load(vocabulary_path(folder, name)).categories(size)
+
+
+class IndexReader:
+    """Codes of a prepared folder to the indices of a vocabulary of some size, name by name; files are read once."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._stored: dict[str, StoredVocabulary] = {}
+
+    def indices(self, name: str, size: int, codes: NDArray[np.int32]) -> NDArray[np.int32]:
+        """The index of every code."""
+        found: NDArray[np.int32] = self._vocabulary(name).index_of_code(size)[codes]
+        return found
+
+    def lists(self, name: str, size: int, codes: Jagged) -> Jagged:
+        """The known values of every row, at most `max_values`, the first ones."""
+        vocabulary = self._vocabulary(name)
+        index = vocabulary.index_of_code(size)[codes.values]
+        lengths = np.diff(codes.offsets)
+        most = vocabulary.max_values
+        if len(index) == 0 or (index.min() > 0 and (most is None or lengths.max() <= most)):
+            return Jagged(index, codes.offsets, codes.weights)
+        known = np.flatnonzero(index > 0)
+        row = np.repeat(np.arange(len(lengths)), lengths)[known]
+        if most is not None:
+            first = np.arange(len(row)) - np.searchsorted(row, row) < most
+            known, row = known[first], row[first]
+        weights = None if codes.weights is None else codes.weights[known]
+        return Jagged(index[known], offsets_of(np.bincount(row, minlength=len(lengths))), weights)
+
+    def _vocabulary(self, name: str) -> StoredVocabulary:
+        if name not in self._stored:
+            self._stored[name] = StoredVocabulary.load(vocabulary_path(self.folder, name))
+        return self._stored[name]
