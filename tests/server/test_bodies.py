@@ -101,7 +101,7 @@ def test_a_large_body_is_refused_by_its_size() -> None:
 
 def test_features_of_the_candidates_own_do_not_multiply() -> None:
     candidates = [{"item": str(n), "context": {f"f{n}": 1}} for n in range(129)]
-    with pytest.raises(RequestError, match="129 features among them, at most 128"):
+    with pytest.raises(RequestError, match="129 different features, at most 128"):
         ranked(candidates=candidates)
 
 

@@ -70,7 +70,7 @@ def test_a_batcher_that_dies_is_seen_and_nobody_waits_for_it(
     status, headers, body = get(app, "/health/ready")
     assert status == 503
     assert headers["retry-after"]
-    assert "ranking: the thread that works has ended: SystemExit: the work has ended the thread" in body["error"]
+    assert "ranking: the worker thread has ended: SystemExit: the work has ended the thread" in body["error"]
     assert get(app, "/health/live")[0] == 200
     assert "the work has ended the thread" in caplog.text
 

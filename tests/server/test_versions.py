@@ -140,9 +140,9 @@ def test_a_version_that_fails_its_check_is_not_served(
     spoilt = spoil(models, second)
     assert not watcher.look()
     assert service.version == first
-    assert f"stays with {first}" in caplog.text
+    assert f"keeps model {first}" in caplog.text
     assert not watcher.look()
-    assert caplog.text.count("stays with") == 1  # said once
+    assert caplog.text.count("keeps model") == 1  # said once
     shutil.rmtree(models / spoilt)
     (models / "current").write_text(first)
     assert not watcher.look()  # back to what it serves
@@ -279,7 +279,7 @@ def test_a_current_version_that_is_missing_is_logged_once_and_followed_again_whe
         moved.write_bytes(b"\xff\xfe\x00")
     for _ in range(20):
         assert not watcher.look()
-    assert caplog.text.count(f"stays with {first}") == 1
+    assert caplog.text.count(f"keeps model {first}") == 1
     if trouble == "binary pointer":
         moved.unlink()
     aside.rename(moved)

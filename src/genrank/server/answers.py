@@ -1,4 +1,4 @@
-"""What goes over HTTP: the bodies of answers."""
+"""The bodies of HTTP answers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ _ENCODER = msgspec.json.Encoder()
 
 
 class RankedItemBody(Struct):
-    """A candidate in the order. known: false where the item is in no table and its features are unknown."""
+    """A ranked candidate. known: false if the item is in no table, so that its features are unknown."""
 
     item: str
     value: float
@@ -24,10 +24,10 @@ class RankedItemBody(Struct):
 
 
 class RankAnswerBody(Struct, kw_only=True):
-    """The order, best first. `encoded` of the `history` events had to be encoded for this answer.
+    """The ranked candidates, best first. `encoded` of the `history` events had to be encoded for this answer.
 
-    history_current: false where the store of events was out of reach, so that the newest events may be missing.
-    clock_behind: seconds that the service's clock, and so `time`, is behind a time that there has been; 0: it isn't.
+    history_current: false if the event store could not be reached, so that the newest events may be missing.
+    clock_behind: seconds by which the service's clock, and so `time`, is behind the latest time seen; normally 0.
     """
 
     user: str
@@ -51,7 +51,7 @@ class RetrievedItemBody(Struct):
 
 
 class RetrieveAnswerBody(Struct, kw_only=True):
-    """Items, best first; fewer than k where no more may be retrieved. Times in ms: of the batch that it was part of."""
+    """Items, best first; fewer than k if no more can be retrieved. Times in ms are those of the whole batch."""
 
     user: str
     user_known: bool
@@ -69,7 +69,7 @@ class RetrieveAnswerBody(Struct, kw_only=True):
 
 
 class RecommendAnswerBody(Struct, kw_only=True):
-    """The ranker's order of what was retrieved. ranking: null where nothing was."""
+    """The retrieved items in the ranker's order. ranking: null if nothing was retrieved."""
 
     retrieved: int
     retriever: str
@@ -79,14 +79,14 @@ class RecommendAnswerBody(Struct, kw_only=True):
 
 
 class EventsAnswerBody(Struct, kw_only=True):
-    """received: all that came; changed: those that were new or replaced another."""
+    """received: all events of the call; changed: those that were new or replaced an earlier one."""
 
     received: int
     changed: int
 
 
 class ItemsAnswerBody(Struct, kw_only=True):
-    """received: all that came; new: those that were not known before."""
+    """received: all items of the call; new: those that were not known before."""
 
     received: int
     new: int
@@ -95,7 +95,7 @@ class ItemsAnswerBody(Struct, kw_only=True):
 class UserAnswerBody(Struct, kw_only=True):
     """A user's history as the model would see it now, newest last: items (empty: unknown), times, actions.
 
-    current: false where the store of events is out of reach, so that the newest events may be missing.
+    current: false if the event store can't be reached, so that the newest events may be missing.
     """
 
     user: str
@@ -118,7 +118,7 @@ def written(body: Struct) -> bytes:
 
 
 def ranked(answer: RankAnswer, tasks: tuple[str, ...]) -> RankAnswerBody:
-    """The answer with the scores of `tasks`, of all where there are none."""
+    """The body of a ranking, with the scores of `tasks`; empty: of all tasks."""
     return RankAnswerBody(
         user=answer.user,
         user_known=answer.user_known,
@@ -140,7 +140,7 @@ def _place(place: RankedItem, tasks: frozenset[str]) -> RankedItemBody:
 
 
 def retrieved(found: RetrieveAnswer) -> RetrieveAnswerBody:
-    """The answer as it is sent."""
+    """The body of a retrieval."""
     return RetrieveAnswerBody(
         user=found.user,
         user_known=found.user_known,
@@ -157,7 +157,7 @@ def retrieved(found: RetrieveAnswer) -> RetrieveAnswerBody:
 
 
 def recommended(answer: RecommendAnswer, tasks: tuple[str, ...]) -> RecommendAnswerBody:
-    """Both stages' answer."""
+    """The body of a recommendation, from the answers of both stages."""
     found = answer.retrieval
     return RecommendAnswerBody(
         retrieved=len(found.items),

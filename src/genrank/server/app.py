@@ -1,11 +1,11 @@
 """The ranking service over HTTP.
 
-    POST /v1/rank        candidates in, order out           PUT /v1/items       new and changed items
-    POST /v1/events      what users saw and did             GET /v1/users/{id}  a history as the model sees it
+    POST /v1/rank        rank candidates                    PUT /v1/items       add or change items
+    POST /v1/events      store exposures and actions        GET /v1/users/{id}  a history as the model sees it
     GET  /health/live, /health/ready, /metrics, /openapi.json, /docs
-    POST /v1/retrieve    the best of the whole catalogue    POST /v1/recommend  retrieved, then ranked
+    POST /v1/retrieve    retrieve from the catalogue        POST /v1/recommend  retrieve, then rank
 
-Over load it answers 503 with Retry-After at once. Errors are {"error": …, "request_id": …}.
+Under overload it answers 503 with Retry-After at once. Errors are {"error": …, "request_id": …}.
 """
 
 import asyncio
@@ -57,10 +57,10 @@ def build_app(
     max_body: int = 4 * MIB,
     connections: Collector | None = None,
 ) -> Starlette:
-    """The web application over a service. retrieval: what retrieves; without it there are no such routes.
+    """The web application over a service. retrieval: behind /v1/retrieve and /v1/recommend; None: no such routes.
 
-    token: what callers must bear, empty for none. max_body: bytes, of any path.
-    connections: what counts them, for /metrics.
+    token: bearer token that callers must send; empty: none. max_body: largest body of any path, bytes.
+    connections: the counts of connections for /metrics.
     """
     metrics, lag = Metrics(service), Lag()
     if connections is not None:

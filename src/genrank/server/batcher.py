@@ -1,11 +1,11 @@
-"""Requests of many callers, done a batch at a time by one thread, with a queue that is short or says no.
+"""Requests of many callers, computed in batches by one thread, with a short queue that refuses what it can't finish.
 
-A job that can't be done before its deadline is refused at once, going by how fast the work has been so far: a caller
-that hears no within a millisecond can ask elsewhere, one that hears it after the deadline can't. What has waited past
-its deadline is dropped unworked.
+A job that would miss its deadline, judging by the measured speed, is refused at once: a caller that is refused within a
+millisecond can ask another instance, one that is refused after the deadline can't. A job that has waited past its
+deadline is dropped.
 
-Whatever the work raises is its callers' to see. Should the thread end nevertheless, then the cause is logged, nobody
-waits for it, and `failure` says so.
+An exception of the work is raised to its callers. If the thread ends nevertheless, the cause is logged, waiting callers
+get an error at once, and `failure` has the cause.
 """
 
 import logging
@@ -23,9 +23,9 @@ from genrank.errors import GenRankError
 log = logging.getLogger("genrank.server")
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
-MEMORY = 0.9  # of the measured rate, per batch
-HEADROOM = 0.6  # of the time that a job has, to be promised away: the rate falls and the web slows as the load rises
-STUCK = 60.0  # seconds at one batch, after which it counts as not working
+MEMORY = 0.9  # weight of earlier batches in the measured rate
+HEADROOM = 0.6  # share of a job's time that may be planned: under load the rate falls and HTTP becomes slower
+STUCK = 60.0  # seconds on one batch, after which the thread counts as stuck
 
 
 class Overloaded(GenRankError):
@@ -37,7 +37,7 @@ class Overloaded(GenRankError):
 
 
 class Stopped(GenRankError):
-    """The service is going down, or a part of it has."""
+    """The service is shutting down, or its worker thread has ended."""
 
 
 @dataclass
@@ -60,12 +60,12 @@ class Batcher(Generic[Job, Answer]):
         wait: float = 0.001,
         clock: Callable[[], float] = time.monotonic,
     ):
-        """batch_cost: of the jobs of one batch, but for a single larger one. wait: seconds for others to join."""
+        """batch_cost: largest cost of a batch of several jobs. wait: seconds that a batch waits for more jobs."""
         self._work, self._cost, self.batch_cost, self.wait, self._clock = work, cost, batch_cost, wait, clock
         self._queue: deque[_Waiting[Job, Answer]] = deque()
         self._changed = threading.Condition()
         self._stopping = False
-        self._cause = ""  # of its end, where that came unasked
+        self._cause = ""  # why the thread has ended, if it failed
         self._batch: list[_Waiting[Job, Answer]] = []  # what is being worked on
         self._begun: float | None = None
         self._pending = 0.0  # cost of what waits or is being worked on
@@ -75,28 +75,28 @@ class Batcher(Generic[Job, Answer]):
 
     @property
     def expected_wait(self) -> float:
-        """Seconds until a job that came now would be begun; 0 before anything has been measured."""
+        """Seconds until a job that came now would be started; 0 before the first measurement."""
         return 0.0 if self.rate is None else self._pending / self.rate
 
     @property
     def failure(self) -> str:
-        """Why no job will be done, or none for now; empty where all is well."""
+        """Why no jobs are done any more, or at present; empty if all is well."""
         if self._cause:
-            return f"the thread that works has ended: {self._cause}; start the service again"
+            return f"the worker thread has ended: {self._cause}; start the service again"
         begun = self._begun
         if begun is not None and self._clock() - begun > STUCK:
-            return f"the thread that works has been at one batch for {self._clock() - begun:.0f} s"
+            return f"the worker thread has been computing one batch for {self._clock() - begun:.0f} s"
         return ""
 
     def submit(self, job: Job, *, within: float) -> "Future[Answer]":
-        """The job's answer to come, within that many seconds. Raises Overloaded and Stopped."""
+        """The future answer to the job. within: seconds until its deadline. Raises Overloaded and Stopped."""
         cost = self._cost(job)
         future: Future[Answer] = Future()
         with self._changed:
             if self._cause:
-                raise Stopped("the service can't work any more, its log says why; ask another instance")
+                raise Stopped("the service has failed, its log has the reason; ask another instance")
             if self._stopping:
-                raise Stopped("the service is going down; ask another instance")
+                raise Stopped("the service is shutting down; ask another instance")
             wait = self.expected_wait
             if self._queue and wait + (0.0 if self.rate is None else cost / self.rate) > HEADROOM * within:
                 raise Overloaded(max(wait - HEADROOM * within, 0.0) + 0.05)
@@ -106,7 +106,7 @@ class Batcher(Generic[Job, Answer]):
         return future
 
     def stop(self, *, timeout: float = 10.0) -> None:
-        """Take no more jobs, finish those that wait."""
+        """Accept no more jobs, and finish those that wait."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -122,11 +122,11 @@ class Batcher(Generic[Job, Answer]):
                     self._pending -= sum(each.cost for each in batch)
                     if not self._queue:
                         self._pending = 0.0
-        except BaseException as problem:  # noqa: BLE001 - nobody else would hear of it, and callers would wait for ever
+        except BaseException as problem:  # noqa: BLE001 - otherwise callers would wait for ever, and nothing be logged
             self._end(problem)
 
     def _end(self, problem: BaseException) -> None:
-        log.critical("the thread that works has ended, no job is taken from here on", exc_info=problem)
+        log.critical("the worker thread has ended, no job is accepted any more", exc_info=problem)
         with self._changed:
             self._cause = f"{type(problem).__name__}: {problem}"[:200]
             left = [*self._batch, *self._queue]
@@ -134,7 +134,7 @@ class Batcher(Generic[Job, Answer]):
             self._pending, self._begun = 0.0, None
         for each in left:
             with suppress(InvalidStateError):
-                each.future.set_exception(Stopped("the service can't work any more; ask another instance"))
+                each.future.set_exception(Stopped("the service has failed; ask another instance"))
 
     def _work_on(self, batch: Sequence[_Waiting[Job, Answer]], began: float) -> None:
         alive = []
@@ -147,10 +147,10 @@ class Batcher(Generic[Job, Answer]):
                 each.future.set_exception(Overloaded(self.expected_wait))
         if alive:
             self._answer(alive)
-            self._learn(sum(each.cost for each in alive), self._clock() - began)
+            self._measure(sum(each.cost for each in alive), self._clock() - began)
 
     def _next(self) -> list[_Waiting[Job, Answer]] | None:
-        """The jobs of the next batch; None when there are no more to come."""
+        """The jobs of the next batch; None if no more will come."""
         with self._changed:
             while not self._queue:
                 if self._stopping:
@@ -174,18 +174,18 @@ class Batcher(Generic[Job, Answer]):
             answers = self._work([each.job for each in batch])
             if len(answers) != len(batch):
                 raise RuntimeError(f"{len(answers)} answers to {len(batch)} jobs")
-        except Exception as problem:  # noqa: BLE001 - whatever it is, it is the caller's to see
+        except Exception as problem:  # noqa: BLE001 - every exception is raised to the caller
             if len(batch) == 1:
-                with suppress(InvalidStateError):  # somebody else has answered it
+                with suppress(InvalidStateError):  # it has been answered already
                     batch[0].future.set_exception(problem)
                 return
-            for each in batch:  # one bad job must not take the others with it
+            for each in batch:  # one bad job must not fail the others
                 self._answer([each])
             return
         for each, answer in zip(batch, answers, strict=True):
             with suppress(InvalidStateError):
                 each.future.set_result(answer)
 
-    def _learn(self, cost: float, seconds: float) -> None:
+    def _measure(self, cost: float, seconds: float) -> None:
         rate = cost / max(seconds, 1e-6)
         self.rate = rate if self.rate is None else MEMORY * self.rate + (1 - MEMORY) * rate

@@ -1,8 +1,8 @@
-"""From the bytes of a body to what a handler takes, with every limit held before the work that it bounds.
+"""From the bytes of a body to the value that a handler takes. Each limit is checked before the work that it bounds.
 
-Sizes are asked before a body is read, marks of structure are counted before it is parsed, and features stay bytes
-until they are decoded map by map (see wire.py). Large bodies are worked on in a thread, which gives way to the event
-loop between any two of those steps: no step takes longer than the tests in tests/attack allow.
+The size is checked before a body is read, brackets and commas are counted before it is parsed, and features stay bytes
+until they are decoded map by map (see wire.py). Large bodies are handled in a thread, which lets the event loop run
+between any two of these steps: no step takes longer than the tests in tests/attack allow.
 """
 
 import asyncio
@@ -18,16 +18,16 @@ from genrank.errors import RequestError, shown
 
 Body = TypeVar("Body")
 Made = TypeVar("Made")
-INLINE = 16 * 2**10  # bytes up to which a body is worked on at once: a thread costs a small request more than it saves
-LEAST_ROWS = 50  # structure that a call may always have, whatever its rows
-OBJECTS, LISTS = 8, 16  # { and [ a candidate, event or item
+INLINE = 16 * 2**10  # bytes up to which a body is handled without a thread, which would cost more than it saves
+LEAST_ROWS = 50  # rows whose structure is always allowed, also where fewer rows are
+OBJECTS, LISTS = 8, 16  # most { and [ per candidate, event or item
 
 UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
 
 
 class MalformedBody(RequestError):
-    """The body is no JSON, or not that of this path."""
+    """The body is not JSON, or not of the form that this path takes."""
 
 
 class BodyTooLarge(RequestError):
@@ -36,19 +36,19 @@ class BodyTooLarge(RequestError):
 
 @dataclass(frozen=True, kw_only=True)
 class BodyLimits:
-    """What a path takes. size: bytes; rows: candidates, events or items; values: commas a row."""
+    """Limits on the bodies of a path. size: bytes; rows: candidates, events or items; values: commas per row."""
 
     size: int
     rows: int
     values: int
 
     def check_size(self, size: int) -> None:
-        """BodyTooLarge where a body of `size` bytes is not taken."""
+        """BodyTooLarge if a body of `size` bytes is too large."""
         if size > self.size:
             raise BodyTooLarge(f"the body has {size} bytes, at most {self.size} are taken here; send less at once")
 
     def check_structure(self, body: bytes) -> None:
-        """RequestError where there is more in a body than `rows` can need: every object costs 25 times its bytes."""
+        """RequestError if a body has more structure than `rows` can need: an object takes 25 times its bytes."""
         if len(body) <= INLINE:
             return
         for mark, each in ((b"{", OBJECTS), (b"[", LISTS), (b",", self.values)):
@@ -67,7 +67,7 @@ class BodyReader(Generic[Body]):
         self._decoder = msgspec.json.Decoder(kind)
 
     async def take(self, request: Request, use: Callable[[Body], Made]) -> Made:
-        """What `use` makes of the body; a large one is decoded and used in a thread.
+        """The result of `use` on the body; a large body is decoded and used in a thread.
 
         Raises BodyTooLarge, MalformedBody, RequestError, and what `use` raises.
         """
@@ -85,7 +85,7 @@ class BodyReader(Generic[Body]):
 
 
 def decoded(decoder: "msgspec.json.Decoder[Made]", body: bytes | msgspec.Raw, where: str = "") -> Made:
-    """What the decoder makes of the bytes, which stand at `where` of a body. MalformedBody names the field."""
+    """The decoded value of the bytes, which are at `where` in a body. MalformedBody names the field."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as problem:

@@ -1,4 +1,4 @@
-"""The time of day as a service takes it. It may be set back; then rankings do not see what was told before."""
+"""The service's clock. If the machine's clock is set back, rankings miss the newest events; the service reports it."""
 
 import logging
 import threading
@@ -10,11 +10,11 @@ from genrank.inference.store import Event
 
 log = logging.getLogger("genrank.server")
 AHEAD = 86_400  # seconds that an event may be ahead of the clock, as in a log that is prepared (preparation/survey.py)
-TOLERANCE = 2.0  # seconds: clocks that are kept right are set back by less
+TOLERANCE = 2.0  # seconds: synchronized clocks are set back by less
 
 
 class Clock:
-    """Safe to use from several threads. `earliest`: it can't be before that (seconds since the epoch)."""
+    """Safe to use from several threads. earliest: a time that has been, seconds since the epoch."""
 
     def __init__(self, earliest: float = 0.0, *, now: Callable[[], float] = time.time):
         self._latest, self._now = earliest, now
@@ -22,16 +22,16 @@ class Clock:
         self._lock = threading.Lock()
 
     def of(self, given: int | None) -> tuple[int, float]:
-        """The time of a request, and how far the clock is behind; a request that brings a time needs no clock."""
+        """The time of a request, and by how many seconds the clock is behind; 0 if the request has a time."""
         return (given, 0.0) if given is not None else (self.now(), self.behind)
 
     def now(self) -> int:
-        """Seconds since the epoch, as the machine has it."""
+        """Seconds since the epoch by the machine's clock."""
         now, behind = self._look()
         if behind and not self._behind:
             log.error(
-                "the clock is %.0f s behind a time that there has been; rankings without a time of their own miss what "
-                "was told since; set the clock, or start the service again if the time before was wrong",
+                "the clock is %.0f s behind the latest time seen; rankings without a given time miss the events since; "
+                "set the clock, or start the service again if the earlier time was wrong",
                 behind,
             )
         self._behind = bool(behind)
@@ -39,11 +39,11 @@ class Clock:
 
     @property
     def behind(self) -> float:
-        """Seconds that it is behind the latest time that there has been; 0 while it goes on as it should."""
+        """Seconds by which the clock is behind the latest time seen; 0 within the tolerance."""
         return self._look()[1]
 
     def check(self, event: Event) -> None:
-        """RequestError for an event that is further ahead than any clock goes wrong."""
+        """RequestError for an event that is more than AHEAD seconds in the future."""
         with self._lock:
             latest = int(self._latest)
         now = max(self.now(), latest)

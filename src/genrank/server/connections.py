@@ -1,8 +1,7 @@
-"""Which connections are kept: how many there may be, for how long one may be slow, and which goes where room is needed.
+"""Which connections are kept: how many there may be, how long one may be slow, and which is closed when room is needed.
 
-Half of the room is for connections that have not yet brought a request which was admitted: a flood of those takes the
-place of one another, never of callers that are served. Beyond the cap there are a few more places, in which only
-questions after the service's health are answered.
+Half of the room is for connections without an admitted request so far: if there are too many, they replace one another,
+and never connections of callers that are served. Beyond the cap there are a few more places, for health checks only.
 """
 
 import asyncio
@@ -19,17 +18,17 @@ from genrank.errors import ConfigError
 from genrank.server.service_options import ConnectionLimits
 
 log = logging.getLogger("genrank.server")
-DEFAULT = 1024  # connections at most, where nothing else is said
+DEFAULT = 1024  # most connections, unless set otherwise
 SPARE = 16  # places beyond the cap
-RESERVE = 32  # descriptors for files: the store's, logs, a bundle that is being read
+RESERVE = 32  # descriptors for files: the store, logs, a bundle that is being read
 MOST_DESCRIPTORS = 65536
-TICK = 1.0  # seconds between looks at who is too slow
+TICK = 1.0  # seconds between checks for slow connections
 LOG_PERIOD = 10.0  # seconds between lines that say how many were closed
 MAX_HELD = 256 * 2**20  # bytes of bodies whose requests aren't answered yet
 
 
 class Connection(Protocol):
-    """What is known of one. since: when the present head or body began, or the last answer ended."""
+    """One connection. since: when the present head or body began, or the last answer ended."""
 
     since: float
     held: int  # bytes of bodies
@@ -40,7 +39,7 @@ class Connection(Protocol):
         """Whether a request is complete and not answered."""
 
     def overdue(self, now: float) -> str:
-        """Why it has taken too long; empty where it hasn't."""
+        """Why it is too slow; empty if it is not."""
 
     def leave(self, reason: str) -> None:
         """Close it."""
@@ -50,10 +49,10 @@ class Connection(Protocol):
 
 
 class Connections(Collector):
-    """All that are open. Lives in the event loop's thread, but for `collect`."""
+    """All open connections. Used in the event loop's thread only, except `collect`."""
 
     def __init__(self, limits: ConnectionLimits, most: int):
-        """most: how many may be open, but for those that ask after the service's health."""
+        """most: how many may be open, apart from those for health checks."""
         self.limits, self.most = limits, most
         self.open: set[Connection] = set()
         self.leaving: set[Connection] = set()
@@ -65,11 +64,11 @@ class Connections(Collector):
 
     @property
     def crowded(self) -> bool:
-        """Whether more are open than there should be."""
+        """Whether more than `most` are open."""
         return len(self.open) > self.most
 
     def add(self, new: Connection) -> None:
-        """A connection has been made; another may have to go for it, or it itself."""
+        """Add a new connection; another one may be closed for it, or it is refused."""
         self.open.add(new)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(TICK, self._tick)
@@ -77,7 +76,7 @@ class Connections(Collector):
             new.refuse(503, "more connections than can be served; try again later", "crowded")
 
     def has_room(self, new: Connection) -> bool:
-        """Whether its requests are taken, if need be in place of another's; else only health is spoken of."""
+        """Whether its requests are accepted, if needed by closing another connection; else only health checks are."""
         if not self.crowded or new.admitted:
             return True
         if (other := self._dispensable(new)) is None:
@@ -86,7 +85,7 @@ class Connections(Collector):
         return not self.crowded
 
     def ended(self, connection: Connection, reason: str) -> None:
-        """The service ends it: it has no place from here on, and the log and the metrics count the reason."""
+        """The service closes the connection: it no longer takes room, and log and metrics count the reason."""
         self.open.discard(connection)
         self.leaving.add(connection)
         if reason:
@@ -94,13 +93,13 @@ class Connections(Collector):
             self._say()
 
     def gone(self, connection: Connection) -> None:
-        """It is closed."""
+        """The connection has been closed."""
         self.release(connection)
         self.open.discard(connection)
         self.leaving.discard(connection)
 
     def hold(self, connection: Connection, size: int) -> None:
-        """So many bytes of a body have come; where all bodies take too much, the largest that isn't complete goes."""
+        """`size` bytes of a body have come. If bodies take too much memory, the largest incomplete one is closed."""
         connection.held += size
         self.held += size
         if self.held > MAX_HELD:
@@ -109,7 +108,7 @@ class Connections(Collector):
                 max(unfinished, key=lambda each: each.held).leave("body_memory")
 
     def release(self, connection: Connection) -> None:
-        """Its bodies are done with."""
+        """Its bodies are no longer needed."""
         self.held -= connection.held
         connection.held = 0
 
@@ -125,7 +124,7 @@ class Connections(Collector):
         yield ended
 
     def _dispensable(self, new: Connection) -> Connection | None:
-        """The one that has made no progress for longest, of those that may go."""
+        """The connection without progress for longest, of those that may be closed."""
         strangers = [each for each in self.open if not each.admitted]
         callers = [each for each in self.open if each.admitted]
         pools = (strangers, callers) if len(strangers) > self.most // 2 else (callers, strangers)
@@ -146,7 +145,7 @@ class Connections(Collector):
             self._say()
 
     def _say(self) -> None:
-        """One line now, and what came since in one line later."""
+        """Log a line now, and later ones at most every LOG_PERIOD seconds."""
         now = asyncio.get_running_loop().time()
         if now < self._quiet_until:
             return
@@ -159,9 +158,9 @@ class Connections(Collector):
 
 
 def room_for_connections(wanted: int) -> int:
-    """How many connections may be open, as the limit on open files goes, which is raised as far as may be.
+    """How many connections may be open under the limit on open files, which is raised as far as possible.
 
-    ConfigError where there's no room for those that are wanted (0: as many as by default).
+    ConfigError if there is no room for the `wanted` number (0: the default).
     """
     import resource
 
@@ -170,7 +169,7 @@ def room_for_connections(wanted: int) -> int:
     if soft != resource.RLIM_INFINITY and soft < limit:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     used = len(os.listdir("/dev/fd"))
-    room = limit - 2 * used - RESERVE - SPARE  # twice: a new model is opened beside the old
+    room = limit - 2 * used - RESERVE - SPARE  # twice: a new model is opened beside the old one
     if room < max(wanted, 8):
         raise ConfigError(
             f"the limit on open files, {limit}, has room for {max(room, 0)} connections, {max(wanted, 8)} are needed; "

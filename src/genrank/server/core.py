@@ -1,4 +1,4 @@
-"""The ranking service without its web: one model, its users' histories, the queue in front of it."""
+"""The ranking service without HTTP: one model, its users' histories, the queue in front of it."""
 
 import logging
 import threading
@@ -29,13 +29,13 @@ from genrank.server.rarely import Rarely
 from genrank.server.service_options import ServiceOptions
 
 log = logging.getLogger("genrank.server")
-FOLLOW_PERIOD = 0.2  # seconds between looks for what other processes wrote
-ATTEMPTS = 3  # at deploying a model while much comes to the store
-REQUEST_COST = 50.0  # of a request, in candidates
+FOLLOW_PERIOD = 0.2  # seconds between reads of what other processes wrote
+ATTEMPTS = 3  # attempts to deploy a model while many events are written to the store
+REQUEST_COST = 50.0  # fixed cost of a request, in the cost of one candidate
 
 
 class RankingService:
-    """Ranks, and learns of events and items while it does. Safe to use from several threads."""
+    """Ranks candidates, and takes events and items meanwhile. Safe to use from several threads."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class RankingService:
         until: int | None = None,
         request_log: RequestLog | None = None,
     ):
-        """`data`: see ServingContext; by default what each model was trained on. request_log: takes every ranking."""
+        """data: see ServingContext; None: the data that each model was trained on. request_log: logs every ranking."""
         if options.threads:
             torch.set_num_threads(options.threads)
         self.data, self.store, self.options = data, store, options
@@ -56,12 +56,12 @@ class RankingService:
         self.cache: Cache = history_cache(options.cache_bytes)
         self._swapping, self._putting = threading.Lock(), threading.Lock()
         self._troubles = Rarely()
-        self.readers: list[Callable[[], None]] = []  # called when the store has something new
-        self.vital: list[Callable[[], str]] = [self.failure]  # each says what has failed, nothing while all is well
+        self.readers: list[Callable[[], None]] = []  # called after events or items were stored
+        self.vital: list[Callable[[], str]] = [self.failure]  # each returns what has failed, or an empty text
         self.deployed: Deployment
         self._deploy(bundle)
         logged = 0 if until is not None else self.deployed.bundle.manifest.split.last_time
-        self.clock = Clock(earliest=max(logged, store.last_written()))  # it can't be earlier than what is there
+        self.clock = Clock(earliest=max(logged, store.last_written()))  # now is not before the newest data
         self._batcher: Batcher[PendingRanking, RankAnswer] = Batcher(
             self._work,
             cost=lambda asked: REQUEST_COST + len(asked.request.candidates),
@@ -75,18 +75,18 @@ class RankingService:
 
     @property
     def device(self) -> torch.device:
-        """That the model ranks on."""
+        """The device of the model that ranks."""
         return self.deployed.engine.device
 
     @property
     def version(self) -> str:
-        """Of the model that ranks."""
+        """The version of the model that ranks."""
         return self.deployed.bundle.version
 
     def swap(self, bundle: Bundle) -> None:
-        """Rank with another model from the next batch on; requests in flight end with the one before.
+        """Rank with another model from the next batch on; requests in flight are finished by the earlier one.
 
-        Raises what Deployment raises, and the service goes on with the model that it has.
+        Raises what Deployment raises; the service then keeps its model.
         """
         with self._swapping:
             before = self.deployed.bundle.version
@@ -98,7 +98,7 @@ class RankingService:
             try:
                 self._deploy_once(bundle)
                 return
-            except UpdatesExpired:  # more has come meanwhile than is told: begin again with all of it
+            except UpdatesExpired:  # more updates came meanwhile than the store keeps: begin again with all of it
                 if attempt == ATTEMPTS - 1:
                     raise
 
@@ -110,16 +110,16 @@ class RankingService:
         self.deployed = made
 
     def catch_up(self) -> None:
-        """Learn what has come to the store, from this process or another. Raises StoreUnavailable."""
+        """Read what is new in the store, written by this process or another. Raises StoreUnavailable."""
         try:
             self.deployed.context.catch_up()
         except UpdatesExpired:
             with self._swapping:
                 try:
-                    self.deployed.context.catch_up()  # somebody else may have deployed it anew meanwhile
+                    self.deployed.context.catch_up()  # another thread may have deployed the model again meanwhile
                 except UpdatesExpired:
                     self._deploy(self.deployed.bundle)
-                    self.cache.remove_where(lambda _: True)  # a store that lost its past counts revisions anew
+                    self.cache.remove_where(lambda _: True)  # a store that lost its content restarts its revisions
 
     @property
     def expected_wait(self) -> float:
@@ -127,13 +127,13 @@ class RankingService:
         return self._batcher.expected_wait
 
     def failure(self) -> str:
-        """Why no ranking is done any more, or none of what other processes wrote; empty where all is well."""
+        """Why rankings, or reads of what other processes wrote, have stopped; empty if all is well."""
         if self.store.shared and not self._stopping.is_set() and not self._follower.is_alive():
             return "the thread that follows the store has ended; start the service again"
         return self._batcher.failure and f"ranking: {self._batcher.failure}"
 
     def rank(self, request: RankRequest) -> "Future[RankAnswer]":
-        """The answer to come. Raises RequestError for what can't be ranked, Overloaded where there's no time for it."""
+        """The future answer. Raises RequestError for a bad request, Overloaded if there is no time for it."""
         deployed = self.deployed
         if request.of_each:
             context = deployed.context.histories.context.of_each(request.context, request.of_each)
@@ -148,7 +148,7 @@ class RankingService:
         return future
 
     def take_events(self, events: Sequence[Event]) -> int:
-        """Keep the events; how many were new or changed. All or none: RequestError where one makes no sense."""
+        """Store the events; returns how many were new or changed. All or none: RequestError if one is invalid."""
         if len(events) > self.options.max_events:
             raise RequestError(f"{len(events)} events in one call; send at most {self.options.max_events}")
         for event in events:
@@ -157,29 +157,29 @@ class RankingService:
             self.clock.check(event)
             self.deployed.context.histories.check(event)
         changes = self.store.append(events)
-        self._learn()
+        self._read_store()
         return len(changes)
 
     def put_items(self, items: Sequence[Item]) -> int:
-        """Add or change items; how many were new. All or none: RequestError."""
+        """Add or change items; returns how many were new. All or none: RequestError if one is invalid."""
         if len(items) > self.options.max_items:
             raise RequestError(f"{len(items)} items in one call; send at most {self.options.max_items}")
         for item in items:
             self.deployed.context.catalogue.check(item)
         names = list({item.id: item for item in items})
         new = int((self.deployed.context.catalogue.find(names) == 0).sum())
-        with self._putting:  # each call is learned before the next: a model that lags far behind is deployed anew
+        with self._putting:  # the model reads each call before the next: if far behind, it would be deployed again
             self._check_room(new)
             self.store.put_items(items)
-            self._learn()
+            self._read_store()
         return new
 
     def _check_room(self, new: int) -> None:
         added, most = self.deployed.context.catalogue.num_added, self.options.max_new_items
         if new and added + new > most:
             raise RequestError(
-                f"{new} new items beside {added} that came since the data was prepared, at most {most} are taken; "
-                "prepare the data anew, or raise --set max_new_items"
+                f"{new} new items after {added} that were added since the data was prepared, at most {most} are taken; "
+                "prepare the data again, or raise --set max_new_items"
             )
 
     def user(self, user: str) -> dict[str, Any]:
@@ -206,7 +206,7 @@ class RankingService:
         }
 
     def stop(self) -> None:
-        """Finish what waits, take no more, close the store."""
+        """Finish the waiting requests, accept no more, close the store."""
         self._batcher.stop()
         self._stopping.set()
         if self._follower.is_alive():
@@ -232,16 +232,16 @@ class RankingService:
         )
         self.request_log.note(ranking, asked.deployed.bundle.folder)
 
-    def _learn(self) -> None:
-        """What is in the store now. It is kept, so that the caller must not hear of trouble, which is tried again."""
-        for learn in (self.catch_up, *self.readers):
+    def _read_store(self) -> None:
+        """Read what was stored. Failures are logged, not raised, because the data is stored and will be read later."""
+        for read in (self.catch_up, *self.readers):
             try:
-                learn()
+                read()
             except GenRankError as problem:
-                self._troubles.say(log.error, f"what came to the store is kept, but not learned yet: {problem}")
+                self._troubles.say(log.error, f"new events and items are stored, but could not be read yet: {problem}")
 
     def _follow(self) -> None:
-        """Learn what other processes have written, until stopped."""
+        """Read what other processes write to the store, until stopped."""
         reached = True
         while not self._stopping.wait(FOLLOW_PERIOD):
             try:
@@ -251,10 +251,10 @@ class RankingService:
                 reached = True
             except StoreUnavailable as problem:
                 if reached:
-                    log.error("%s; until it does, rankings take users' events as they were last seen", problem)
+                    log.error("%s; until then, rankings use the events that were read before", problem)
                 reached = False
-            except Exception as problem:  # noqa: BLE001 - the service must outlive whatever is in the store
-                trouble = f"the service could not learn what is new in the store: {type(problem).__name__}: {problem}"
+            except Exception as problem:  # noqa: BLE001 - nothing in the store may end this thread
+                trouble = f"the service could not read what is new in the store: {type(problem).__name__}: {problem}"
                 self._troubles.say(log.exception, trouble)
 
     def _check(self, deployed: Deployment, request: RankRequest) -> None:
@@ -267,7 +267,7 @@ class RankingService:
         tasks = [task.name for task in deployed.spec.tasks]
         for task in request.tasks:
             if task not in tasks:
-                raise RequestError(f"tasks: there is no task {shown(task)}; there is {', '.join(tasks)}")
+                raise RequestError(f"tasks: there is no task {shown(task)}; choose from {', '.join(tasks)}")
         if request.top_k < 0:
             raise RequestError(f"top_k is {request.top_k}; it must be 0 (all) or more")
         deployed.context.histories.context.encode(request.context, len(request.candidates))
@@ -278,12 +278,14 @@ class RankingService:
             return value
         if value and value not in self.options.values:
             known = ", ".join(self.options.values) or "none"
-            raise RequestError(f"value: there is no formula {shown(value)}; there is {known}; or give weights by task")
+            raise RequestError(
+                f"value: there is no formula {shown(value)} ({known}); choose one, or give weights by task"
+            )
         return self.options.values[value] if value else deployed.bundle.config.value
 
     def _work(self, batch: Sequence[PendingRanking]) -> list[RankAnswer]:
         answers: dict[int, RankAnswer] = {}
-        for deployed in dict.fromkeys(asked.deployed for asked in batch):  # two, if the model was swapped just now
+        for deployed in dict.fromkeys(asked.deployed for asked in batch):  # two, if the model was just swapped
             own = [place for place, asked in enumerate(batch) if asked.deployed is deployed]
             answers |= zip(own, deployed.rank([batch[place] for place in own]), strict=True)
         return [answers[place] for place in range(len(batch))]

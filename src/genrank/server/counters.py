@@ -1,4 +1,4 @@
-"""What the service counts, for Prometheus."""
+"""The service's metrics, for Prometheus."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,7 +16,7 @@ SIZES = (1, 10, 50, 100, 200, 500, 1000, 2000)
 
 
 class Metrics:
-    """A registry of its own, so that several services in one process don't mix."""
+    """Metrics in a separate registry, so that several services in one process don't mix."""
 
     def __init__(self, service: RankingService):
         self.registry = registry = CollectorRegistry()
@@ -35,15 +35,15 @@ class Metrics:
         self.stage_candidates = Counter(
             "genrank_stage_candidates", "candidates into and out of a stage", ["stage", "end"], registry=registry
         )
-        self.registry.register(_Held(service))
+        self.registry.register(_CurrentState(service))
 
     def answered(self, route: str, status: int, seconds: float) -> None:
-        """A request has its answer."""
+        """Count a request that was answered."""
         self.requests.labels(route, str(status)).inc()
         self.seconds.labels(route).observe(seconds)
 
     def ranked(self, answer: RankAnswer, num_candidates: int) -> None:
-        """A ranking is done."""
+        """Count a finished ranking."""
         self.waited.observe(answer.waited)
         self.worked.observe(answer.worked)
         self.candidates.observe(num_candidates)
@@ -52,7 +52,7 @@ class Metrics:
         self._staged(answer.stages)
 
     def retrieved(self, answer: RetrieveAnswer) -> None:
-        """A retrieval is done."""
+        """Count a finished retrieval."""
         self._staged(answer.stages)
 
     def _staged(self, reports: Sequence[StageReport]) -> None:
@@ -62,8 +62,8 @@ class Metrics:
             self.stage_candidates.labels(each.stage, "out").inc(each.num_out)
 
 
-class _Held(Collector):
-    """What is true at the moment of asking."""
+class _CurrentState(Collector):
+    """Metrics that are read from the service when Prometheus asks."""
 
     def __init__(self, service: RankingService):
         self.service = service
@@ -71,29 +71,32 @@ class _Held(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         """See Collector."""
         counts = self.service.cache.counts()
-        yield GaugeMetricFamily("genrank_cache_bytes", "encoded histories", counts.num_bytes)
+        yield GaugeMetricFamily("genrank_cache_bytes", "bytes of encoded histories", counts.num_bytes)
         yield GaugeMetricFamily("genrank_cache_entries", "encoded histories", counts.entries)
         yield CounterMetricFamily("genrank_cache_hits", "look-ups that found a history", counts.hits)
-        yield CounterMetricFamily("genrank_cache_misses", "look-ups that found none", counts.misses)
-        yield CounterMetricFamily("genrank_cache_evictions", "histories that had to leave", counts.evictions)
+        yield CounterMetricFamily("genrank_cache_misses", "look-ups that found no history", counts.misses)
+        yield CounterMetricFamily("genrank_cache_evictions", "evicted histories", counts.evictions)
         yield GaugeMetricFamily(
-            "genrank_expected_wait_seconds", "of a ranking that came now", self.service.expected_wait
+            "genrank_expected_wait_seconds", "wait of a ranking that came now", self.service.expected_wait
         )
         context = self.service.deployed.context
         yield GaugeMetricFamily("genrank_items", "known items", len(context.catalogue))
-        yield GaugeMetricFamily("genrank_new_items", "beyond the prepared data", context.catalogue.num_added)
-        yield GaugeMetricFamily("genrank_decoded_bytes", "histories before encoding", context.histories.num_bytes)
+        added = context.catalogue.num_added
+        yield GaugeMetricFamily("genrank_new_items", "items added since the data was prepared", added)
+        decoded = context.histories.num_bytes
+        yield GaugeMetricFamily("genrank_decoded_bytes", "bytes of histories before encoding", decoded)
         if context.statistics is not None:
             counted = context.statistics.live.num_events
-            yield GaugeMetricFamily("genrank_counted_events", "in window statistics, beyond the prepared data", counted)
+            about = "events added to window statistics since the data was prepared"
+            yield GaugeMetricFamily("genrank_counted_events", about, counted)
         if self.service.request_log is not None:
             yield CounterMetricFamily(
-                "genrank_request_log_dropped", "rankings that went unlogged", self.service.request_log.dropped
+                "genrank_request_log_dropped", "rankings that were not logged", self.service.request_log.dropped
             )
         yield GaugeMetricFamily(
-            "genrank_clock_behind_seconds", "of the latest time that there has been", self.service.clock.behind
+            "genrank_clock_behind_seconds", "time by which the clock was set back", self.service.clock.behind
         )
-        left_out = GaugeMetricFamily("genrank_left_out", "stored, but can't be read", labels=["kind"])
+        left_out = GaugeMetricFamily("genrank_left_out", "stored entries that can't be read", labels=["kind"])
         for kind in ("event", "item"):
             parts = (context.left_out, self.service.store.left_out)
             left_out.add_metric([kind], sum(part.counts.get(kind, 0) for part in parts))

@@ -22,10 +22,10 @@ WARM_USERS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class RankRequest:
-    """What a caller asks. time: seconds since the epoch, None for now. context: see FeatureEncoder.encode.
+    """A request for a ranking. time: seconds since the epoch, None for now. context: see FeatureEncoder.encode.
 
-    of_each: names in `context` whose value is a list with one for each candidate, whatever it looks like. histories:
-    what has been read of the user already, see StageCandidates.
+    of_each: names in `context` whose value is a list with one value per candidate, even if it could be read otherwise.
+    histories: the user's histories that were read already, see StageCandidates.
     """
 
     user: str
@@ -41,11 +41,11 @@ class RankRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class RankAnswer:
-    """Candidates in falling order of value, and how the answer came about. Times in seconds."""
+    """Candidates in falling order of value, and how they were computed. Times in seconds."""
 
     user: str
     user_known: bool
-    history_current: bool  # false: the store was out of reach, and events may be missing
+    history_current: bool  # false: the store could not be reached, and events may be missing
     time: int
     num_history: int
     num_encoded: int
@@ -53,15 +53,15 @@ class RankAnswer:
     model_version: str
     waited: float
     worked: float
-    clock_behind: float = 0.0  # see Clock.behind; 0 where the request brought a time of its own
+    clock_behind: float = 0.0  # see Clock.behind; 0 if the request has a time
     stages: tuple[StageReport, ...] = ()  # what each stage of the pipeline did
 
 
 @dataclass(frozen=True)
 class PendingRanking:
-    """A request on its way, with what was settled when it came."""
+    """A request that waits for its answer, with what was decided when it came."""
 
-    deployed: "Deployment"  # at the time of asking: its tasks and features are what the request was checked for
+    deployed: "Deployment"  # the model when the request came, against whose tasks and features it was checked
     request: RankRequest
     time: int
     weights: Mapping[str, float]
@@ -70,10 +70,10 @@ class PendingRanking:
 
 
 class Deployment:
-    """One model ready to rank: what is known of users and items, its engine, and the pipeline of scoring and order."""
+    """One model ready to rank: its users and items, its engine, and the pipeline of scoring and ordering."""
 
     def __init__(self, bundle: Bundle, context: ServingContext, *, cache: Cache, options: ServiceOptions):
-        """Raises BundleError and RequestError for a damaged bundle or a value formula that isn't its own."""
+        """Raises BundleError for a damaged bundle, RequestError for a value formula with tasks that it doesn't have."""
         self.bundle, self.spec, self.context = bundle, bundle.manifest.spec, context
         for weights in (bundle.config.value, *options.values.values()):
             check_value(weights, self.spec)
@@ -132,9 +132,9 @@ class Deployment:
         )
 
     def warm_up(self) -> None:
-        """Requests of nobody's, so that the first one of somebody's finds everything loaded.
+        """Rank for an unknown user, so that the first real request finds everything loaded.
 
-        On an accelerator also of a few users, whose histories are what kernels are compiled for.
+        On an accelerator also for a few users: kernels are compiled for the sizes of their histories.
         """
         users = [] if self.engine.device.type == "cpu" else self.context.users.ids[1 : 1 + WARM_USERS].to_pylist()
         after = self.bundle.manifest.split.last_time + 1

@@ -1,4 +1,4 @@
-"""The page /docs: the OpenAPI document for readers. It is whole in itself: no script, and nothing from elsewhere."""
+"""The page /docs: the OpenAPI document for readers. It is self-contained, without scripts and external files."""
 
 import json
 from html import escape
@@ -17,7 +17,7 @@ def page(document: dict[str, Any]) -> str:
     """HTML of an OpenAPI document as openapi.py builds it."""
     info, schemas = document["info"], document["components"]["schemas"]
     parts = [HEAD, f"<h1>{escape(info['title'])} {escape(info['version'])}</h1>"]
-    parts.append('<p>The same for machines: <a href="/openapi.json">/openapi.json</a>. Errors are an ErrorBody.</p>')
+    parts.append('<p>Machine-readable: <a href="/openapi.json">/openapi.json</a>. Errors are an ErrorBody.</p>')
     for path, methods in document["paths"].items():
         parts += [_operation(method.upper(), path, each) for method, each in methods.items()]
     parts.append("<h2>Bodies</h2>")

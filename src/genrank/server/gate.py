@@ -1,6 +1,6 @@
-"""What stands in front of the application: request ids, the token, sizes, refusals over load, the log, the counts.
+"""The middleware in front of the application: request ids, token, sizes, refusals under overload, log, metrics.
 
-It is plain ASGI and looks at headers only, so that a refusal costs a fraction of what a ranking does.
+It is plain ASGI and reads headers only, so that a refusal costs a fraction of a ranking.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ from genrank.server.batcher import Overloaded
 from genrank.server.counters import Metrics
 
 log = logging.getLogger("genrank.server")
-OPEN = ("/health/live", "/health/ready")  # without a token
-LONGEST_PATH = 200  # characters that the log has of it
-PERIOD = 0.02  # seconds between looks at how late the event loop is
+OPEN = ("/health/live", "/health/ready")  # paths that need no token
+LONGEST_PATH = 200  # characters of a path in the log
+PERIOD = 0.02  # seconds between measurements of the event loop's delay
 
 
 class Lag:
-    """How long the event loop takes to come round: what has arrived waits for so long before anybody looks at it."""
+    """The delay of the event loop: so long waits a request that has arrived before it is read."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -71,12 +71,12 @@ class Gate:
             self._note(scope, request_id, status, time.perf_counter() - began)
 
     def _refusal(self, scope: Scope, headers: MutableMapping[bytes, bytes]) -> Response | None:
-        """An answer that needs no look at the body, None where there is none."""
+        """The refusal of a request by its headers; None if it is admitted."""
         path, request_id, state = scope["path"], scope["state"]["id"], scope["state"]
         if path not in OPEN and "crowded" in state:  # see connections.py
             message = "more connections than can be served; try again later"
             return JSONResponse(error_body(message, request_id), 503, {"retry-after": "1", "connection": "close"})
-        if self.token and path not in OPEN and not self._bears_it(headers.get(b"authorization", b"")):
+        if self.token and path not in OPEN and not self._has_token(headers.get(b"authorization", b"")):
             message = "a bearer token is needed, in the header Authorization: Bearer …"
             return JSONResponse(error_body(message, request_id), 401, {"www-authenticate": "Bearer"})
         state["admitted"] = path not in OPEN
@@ -95,7 +95,7 @@ class Gate:
             return JSONResponse(error_body(str(problem), request_id), 503, {"retry-after": retry_after(problem)})
         return None
 
-    def _bears_it(self, authorization: bytes) -> bool:
+    def _has_token(self, authorization: bytes) -> bool:
         scheme, _, token = authorization.partition(b" ")
         return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(b" "), self.token)
 

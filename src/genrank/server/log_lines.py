@@ -1,4 +1,4 @@
-"""What the service logs: one JSON object a line on stderr, requests and troubles alike, uvicorn's own among them."""
+"""The service's log: one JSON object per line on stderr, for requests and errors, including uvicorn's."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class JsonLines(logging.Formatter):
-    """`time`, `level` and `message`, or in place of the message what the caller gave as `extra={"fields": {…}}`."""
+    """`time`, `level` and `message`, or instead of the message the fields given as `extra={"fields": {…}}`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
@@ -22,7 +22,7 @@ class JsonLines(logging.Formatter):
 
 
 def log_as_json() -> None:
-    """Send the lines of the service and of uvicorn to stderr as JSON, and what a thread has died of."""
+    """Log the service, uvicorn, and exceptions that end threads to stderr as JSON."""
     threading.excepthook = _died
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())

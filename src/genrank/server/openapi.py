@@ -1,4 +1,4 @@
-"""What the service offers, as an OpenAPI document, from the types that read bodies and write answers."""
+"""The OpenAPI document of the service, made from the types that read bodies and write answers."""
 
 import re
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ PLACE = "#/components/schemas/{name}"
 ERRORS = (400, 401, 404, 405, 411, 413, 415, 422, 503)
 EVENT = {"user": "u1", "item": "i9", "time": 1750000000, "actions": {"click": True, "dwell": 12.5}}
 ITEM = {"item": "i9", "features": {"author": "a17", "length": 30}}
-WANTED = {"user": "u1", "k": 100, "without": {"author": ["a3"]}}
+QUERY = {"user": "u1", "k": 100, "without": {"author": ["a3"]}}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One method of one path. body, answer: None where there is none, or none of JSON; example: a body."""
+    """One method of one path. body, answer: types of the JSON bodies, None for no JSON; example: a body."""
 
     name: str
     method: str
@@ -45,15 +45,15 @@ class Operation:
 
 RANKING = (
     Operation(
-        name="rank", method="post", path="/v1/rank", about="Candidates in, order out", body=RankBody,
+        name="rank", method="post", path="/v1/rank", about="Rank candidates for a user", body=RankBody,
         answer=RankAnswerBody, example={"user": "u1", "candidates": ["i1", "i2"], "context": {"device": "phone"}},
     ),
     Operation(
-        name="events", method="post", path="/v1/events", about="What users saw and did", body=EventsBody,
+        name="events", method="post", path="/v1/events", about="Store exposures and actions of users", body=EventsBody,
         answer=EventsAnswerBody, example={"events": [EVENT]},
     ),
     Operation(
-        name="items", method="put", path="/v1/items", about="New and changed items", body=ItemsBody,
+        name="items", method="put", path="/v1/items", about="Add or change items", body=ItemsBody,
         answer=ItemsAnswerBody, example={"items": [ITEM]},
     ),
     Operation(
@@ -63,17 +63,19 @@ RANKING = (
 )  # fmt: skip
 HEALTH = (
     Operation(name="live", method="get", path="/health/live", about="Whether the process runs"),
-    Operation(name="ready", method="get", path="/health/ready", about="Whether it ranks, and with which model"),
+    Operation(
+        name="ready", method="get", path="/health/ready", about="Whether the service can rank, and with which model"
+    ),
     Operation(name="scrape", method="get", path="/metrics", about="Counts and times, for Prometheus"),
 )
 RETRIEVAL = (
     Operation(
-        name="retrieve", method="post", path="/v1/retrieve", about="The best of the whole catalogue",
-        body=RetrieveBody, answer=RetrieveAnswerBody, example=WANTED,
+        name="retrieve", method="post", path="/v1/retrieve", about="Retrieve the best items of the whole catalogue",
+        body=RetrieveBody, answer=RetrieveAnswerBody, example=QUERY,
     ),
     Operation(
-        name="recommend", method="post", path="/v1/recommend", about="Retrieved, then ranked", body=RecommendBody,
-        answer=RecommendAnswerBody, example={**WANTED, "top_k": 10},
+        name="recommend", method="post", path="/v1/recommend", about="Retrieve, then rank", body=RecommendBody,
+        answer=RecommendAnswerBody, example={**QUERY, "top_k": 10},
     ),
 )  # fmt: skip
 
@@ -103,7 +105,7 @@ def _described(operation: Operation) -> dict[str, Any]:
     described: dict[str, Any] = {
         "summary": operation.about,
         "operationId": re.sub(r"\W", "_", f"{operation.name}{operation.path}_{operation.method}"),
-        "responses": {"200": {"description": "As asked", **kind}, **failures},
+        "responses": {"200": {"description": "Success", **kind}, **failures},
     }
     if operation.body is not None:
         content = _content(operation.body)

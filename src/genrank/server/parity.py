@@ -1,6 +1,6 @@
-"""Does a running service give the scores that evaluation gave? A part of a prepared log, request by request over HTTP.
+"""Compare a running service with the evaluation: send a part of a prepared log over HTTP, request by request.
 
-The service must have been started with `--until` the part's first second, so that it learns of the part by events only.
+The service must have been started with `--until` the part's first second, so that it knows the part from events only.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class ServedPart:
-    """rows: of the timelines, in order. scores: per task, of the rows. durations: milliseconds of each request."""
+    """rows: rows of the timelines, in order. scores: per task, for these rows. durations: milliseconds per request."""
 
     rows: Ints
     scores: dict[str, NDArray[np.float64]]
@@ -37,9 +37,9 @@ def serve_part(
     part: Part = "test",
     progress: Callable[[float], None] = lambda _: None,
 ) -> ServedPart:
-    """Rank every request of the part in order of time, and tell the service of each one's exposures before the next.
+    """Rank every request of the part in order of time, and send the service each one's exposures before the next.
 
-    progress: hears the share that is done. An item that is shown twice in a request is ranked once.
+    progress: called with the share that is done. An item that is shown twice in a request is ranked once.
     """
     samples = data.part(builder, part)
     rows = np.sort(samples.candidates)
@@ -69,7 +69,7 @@ def serve_part(
 
 
 def _events(data: PreparedData, builder: SequenceBuilder, rows: Ints, decoder: Decoder) -> Sequence[Event]:
-    """The rows of one user."""
+    """The rows, all of one user, as events."""
     t = data.timelines
     user = str(data.users.ids[int(t.users[builder.user_of_row[rows[0]]])])
     return events_of(t, rows, user=user, items=data.items, decoder=decoder)

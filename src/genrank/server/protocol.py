@@ -1,7 +1,7 @@
 """uvicorn's HTTP, with bounds on what a connection may send and on the time that it may take.
 
-uvicorn itself reads headers for as long as they come, waits for bodies and for readers for ever, and takes any number
-of requests that are sent ahead of their answers.
+uvicorn alone reads headers without end, waits without end for bodies and for answers to be read, and accepts any number
+of requests that are sent before earlier ones are answered.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from genrank.server.connections import Connections
 
 MAX_HEADERS = 100
-MAX_AHEAD = 16  # requests that wait for the answer to the one before
+MAX_AHEAD = 16  # requests that wait for the answers to earlier ones
 MAX_IGNORED = 16 * 2**20  # bytes of a body that come after its request has been refused
 BODY_RATE = 128 * 1024  # bytes a second at least
-LINGER = 2.0  # seconds for a last answer to be taken
+LINGER = 2.0  # seconds for a last answer to be read
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -31,11 +31,11 @@ class BoundedHttp(HttpToolsProtocol):
         self.head_bytes = self.held = self.ignored = 0
         self.admitted = self.left = False
         self.url = b""
-        self.begun: RequestResponseCycle | None = None  # the request that the application has, of those sent ahead
+        self.begun: RequestResponseCycle | None = None  # the request that the application is answering
 
     @property
     def working(self) -> bool:
-        """See Connection. A reader that doesn't take its answer is not worked for."""
+        """See Connection. A client that doesn't read its answer keeps nothing working."""
         if self.cycle is None or self.cycle.response_complete or self.flow.write_paused:
             return False
         return self.reading != "body" or bool(self.pipeline)
@@ -66,7 +66,7 @@ class BoundedHttp(HttpToolsProtocol):
             self.keeper.ended(self, reason)
 
     def refuse(self, status: int, message: str, reason: str) -> None:
-        """See Connection. Where an answer is due to an earlier request, nothing is sent that might be taken for it."""
+        """See Connection. If an earlier request is unanswered, nothing is sent that could be taken for its answer."""
         unanswered = self.cycle is not None and not self.cycle.response_complete
         begun = unanswered and (self.reading != "body" or self.pipeline or self.cycle.response_started)
         if not begun and not self.transport.is_closing():
@@ -90,7 +90,7 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
         self.pipeline.clear()
-        if self.begun is not None:  # uvicorn tells the last one only, and the others would write to nobody
+        if self.begun is not None:  # uvicorn tells only the last request; an earlier one would continue to write
             self.begun.disconnected = True
             self.begun.message_event.set()
         super().connection_lost(exc)
@@ -101,7 +101,7 @@ class BoundedHttp(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio. No more than a head's worth is parsed at a time, so that a head has no more when it is seen."""
+        """See asyncio. At most the allowed size of a head is parsed at a time, so that no larger one is accepted."""
         most = self.limits.head_bytes
         if self.head_bytes + len(data) < most:
             self._parse(data)
@@ -180,6 +180,6 @@ class BoundedHttp(HttpToolsProtocol):
         """Upgrades are ignored, as HTTP has it: a line for each would fill the log."""
 
     def _declared(self) -> int:
-        """Bytes of the body, as far as its headers say."""
+        """Bytes of the body by its headers."""
         size = dict(self.headers).get(b"content-length", b"0")
         return int(size) if size.isdigit() and len(size) < 12 else 0

@@ -1,21 +1,23 @@
-"""Troubles that last are said once, then rarely: the log of a service that looks every second stays readable."""
+"""Problems that last are logged once, then rarely: the log of a service that checks every second stays readable."""
 
 import time
 from collections.abc import Callable
 
-FIRST, LONGEST = 60.0, 3600.0  # seconds between saying a thing again: doubled each time, up to an hour
-MOST = 16  # troubles that are distinguished
+FIRST, LONGEST = 60.0, 3600.0  # seconds until a problem is logged again: doubled each time, up to an hour
+MOST = 16  # problems that are distinguished
 
 
 class Rarely:
-    """Says a trouble at once, then after a minute, after two more, four, …; `over` forgets them all."""
+    """Logs a problem at once, then after one minute, two more minutes, four, …; `over` forgets all problems."""
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic):
         self._now = now
-        self._said: dict[str, tuple[float, float]] = {}  # trouble: when it may be said again, and the time until then
+        self._said: dict[
+            str, tuple[float, float]
+        ] = {}  # problem: when it may be logged again, and the pause until then
 
     def say(self, log: Callable[[str], object], trouble: str) -> bool:
-        """Log the line unless it has been said a short while ago; whether it was logged."""
+        """Log the line unless it was logged a short while ago; returns whether it was logged."""
         now = self._now()
         again, pause = self._said.get(trouble, (now, FIRST))
         if now < again:
@@ -27,5 +29,5 @@ class Rarely:
         return True
 
     def over(self) -> None:
-        """The trouble has ended: the next one is said at once."""
+        """The problem has ended: the next one is logged at once."""
         self._said.clear()

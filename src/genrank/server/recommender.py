@@ -1,7 +1,7 @@
 """The pipeline behind /v1/recommend: retrieval, ranking and order, each stage behind the queue of its service.
 
-Requests of many callers share the batches of both queues, which a pipeline of its own could not: a retrieval waits for
-no ranking. The stages are those of inference/stages.py, so the answer is what a Pipeline of them gives.
+Requests of many callers share the batches of both queues, and no retrieval waits for a ranking, as it would in one
+pipeline. The stages are those of inference/stages.py, so the answer is that of a Pipeline of them.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from genrank.server.retrieval_service import RetrievalQuery, RetrievalService, R
 
 @dataclass(frozen=True, kw_only=True)
 class RecommendQuery:
-    """What a caller asks: which candidates to find, and how to rank them. See RankRequest."""
+    """A request for a recommendation: which candidates to find, and how to rank them. See RankRequest."""
 
     retrieval: RetrievalQuery
     context: Mapping[str, Any] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class RecommendQuery:
     top_k: int = 0
 
     def ranking(self, found: RetrieveAnswer) -> RankRequest:
-        """The ranking of what was retrieved, at the time of the retrieval and with the events that it saw."""
+        """The request to rank what was retrieved, at the time of the retrieval and with the events that it saw."""
         return RankRequest(
             user=self.retrieval.user,
             candidates=found.items,
@@ -41,7 +41,7 @@ class RecommendQuery:
 
 @dataclass(frozen=True, kw_only=True)
 class RecommendAnswer:
-    """What both stages answered. ranking: None where nothing was found."""
+    """The answers of both stages. ranking: None if nothing was found."""
 
     retrieval: RetrieveAnswer
     ranking: RankAnswer | None
@@ -59,11 +59,11 @@ class Recommender:
         return max(self.retrieval.expected_wait, self.ranking.expected_wait)
 
     def begin(self, query: RecommendQuery) -> "Future[RetrieveAnswer]":
-        """The candidates to come. Raises RequestError for what can't be retrieved, Overloaded where there's no time."""
+        """The future candidates. Raises RequestError for a bad query, Overloaded if there is no time for it."""
         return self.retrieval.retrieve(query.retrieval)
 
     async def finish(self, query: RecommendQuery, finding: "Future[RetrieveAnswer]") -> RecommendAnswer:
-        """The answer, once the candidates are there. Raises RequestError for what can't be ranked, Overloaded."""
+        """The answer, once the candidates are there. Raises RequestError if they can't be ranked, Overloaded."""
         found = await asyncio.wrap_future(finding)
         ranked = None
         if found.items:

@@ -1,4 +1,4 @@
-"""What callers hear when something is raised: a status, and one line of bounded length."""
+"""The answers to callers when something is raised: a status, and one line of bounded length."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -14,7 +14,7 @@ from genrank.server.body_reading import BodyTooLarge, MalformedBody
 from genrank.server.gate import error_body, retry_after
 
 log = logging.getLogger("genrank.server")
-LONGEST = 500  # characters; what is longer is cut in the middle, since the remedy stands at the end
+LONGEST = 500  # characters; a longer message is cut in the middle, because the remedy is at the end
 STATUS = {
     MalformedBody: 422,
     BodyTooLarge: 413,
@@ -35,7 +35,7 @@ async def _refused(request: Request, problem: Exception) -> Response:
 
 
 async def _gone(_: Request, __: Exception) -> Response:
-    """Nobody reads it: the caller has gone away, or has been closed, before its body was complete."""
+    """An answer that nobody reads: the connection was closed before the body was complete."""
     return Response(status_code=499)
 
 
@@ -48,7 +48,7 @@ async def _http(request: Request, problem: Exception) -> Response:
 
 async def _failed(request: Request, problem: Exception) -> Response:
     log.exception("request %s failed", request.state.id, exc_info=problem)
-    return _answer(request, 500, "the service has failed on this request; its log says more", {})
+    return _answer(request, 500, "the service has failed on this request; its log has the reason", {})
 
 
 def _answer(request: Request, status: int, message: str, headers: dict[str, str]) -> Response:

@@ -1,7 +1,7 @@
-"""Retrieval as a service does it: one retriever, its index, the queue in front of it.
+"""The retrieval service: one retriever, its index, the queue in front of it.
 
-It knows of users and items what the ranking service does: both share a serving context. A new bundle or
-index in its run's folder is opened beside the old one, which answers until then.
+It shares a serving context with the ranking service, so that both see the same users and items. A new bundle or index
+in the run's folder is opened beside the old one, which answers until then.
 """
 
 import logging
@@ -34,13 +34,13 @@ from genrank.server.rarely import Rarely
 from genrank.server.service_options import ServiceOptions
 
 log = logging.getLogger("genrank.server")
-LOOK_PERIOD = 1.0  # seconds between looks for another bundle or index
-BATCH = 8  # retrievals that are done together
+LOOK_PERIOD = 1.0  # seconds between checks for another bundle or index
+BATCH = 8  # most retrievals in a batch
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalQuery:
-    """What a caller asks: see RetrieveRequest. exclude: ids. time: None for now."""
+    """A request for items: see RetrieveRequest. exclude: ids. time: None for now."""
 
     user: str
     k: int = 500
@@ -52,7 +52,7 @@ class RetrievalQuery:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrieveAnswer:
-    """Ids and scores, best first, and how they came about. Times in seconds."""
+    """Ids and scores, best first, and how they were computed. Times in seconds."""
 
     user: str
     user_known: bool
@@ -87,7 +87,9 @@ class _Opened:
         stored = load_index(index, model=bundle.version, width=self.model.config.width)
         self.version = (bundle.version, stored.version)
         self._indexing = threading.Lock()
-        self._indexed = int(context.catalogue.revisions.max())  # before the index is made: what comes meanwhile is new
+        self._indexed = int(
+            context.catalogue.revisions.max()
+        )  # before the index is made: items that come meanwhile are new
         self.engine = RetrievalEngine(
             self.model,
             bundle.config.sequence,
@@ -98,7 +100,7 @@ class _Opened:
         self.pipeline = Pipeline([RetrievalStage(self.engine)])
 
     def catch_up(self) -> None:
-        """Learn what items have come to the store. Raises UpdatesExpired and StoreUnavailable."""
+        """Read new items from the store into the index. Raises UpdatesExpired and StoreUnavailable."""
         self.context.catch_up()
         with self._indexing:
             revisions = self.context.catalogue.revisions
@@ -118,9 +120,9 @@ class RetrievalService:
         options: ServiceOptions,
         clock: Clock | None = None,
     ):
-        """`run`: a retriever's, with an index. contexts: those that the service ranks with.
+        """run: folder of a retriever's run, with an index. contexts: those of the ranking service.
 
-        Raises BundleError and DataError for what is missing or doesn't fit.
+        Raises BundleError and DataError if something is missing or doesn't fit.
         """
         self.run, self.contexts, self.options = run, contexts, options
         self.clock = clock or Clock()
@@ -141,13 +143,13 @@ class RetrievalService:
         return self._batcher.expected_wait
 
     def failure(self) -> str:
-        """Why nothing is retrieved any more, or with an index that stays as it is; empty where all is well."""
+        """Why retrieval, or the check for new indexes, has stopped; empty if all is well."""
         if not self._stopping.is_set() and not self._follower.is_alive():
             return "the thread that follows the index has ended; start the service again"
         return self._batcher.failure and f"retrieval: {self._batcher.failure}"
 
     def retrieve(self, wanted: RetrievalQuery) -> "Future[RetrieveAnswer]":
-        """The answer to come. Raises RequestError for what can't be retrieved, Overloaded where there's no time."""
+        """The future answer. Raises RequestError for a bad query, Overloaded if there is no time for it."""
         check_id("user", wanted.user)
         for name in wanted.exclude:
             check_id("exclude", name)
@@ -162,43 +164,43 @@ class RetrievalService:
         )
 
     def catch_up(self) -> None:
-        """Learn what has come to the store, from this process or another. Raises StoreUnavailable."""
+        """Read what is new in the store, written by this process or another. Raises StoreUnavailable."""
         try:
             self.opened.catch_up()
         except UpdatesExpired:
             with self._opening:
                 try:
-                    self.opened.catch_up()  # somebody else may have opened it anew meanwhile
+                    self.opened.catch_up()  # another thread may have opened it again meanwhile
                 except UpdatesExpired:
                     self.opened = self._open()
 
     def look(self) -> bool:
-        """Open another bundle or index if there is one; whether there was. The old one stays if the new is no good."""
+        """Open a new bundle or index if there is one; returns whether it is in use. If it fails, the old one stays."""
         try:
             newest = (newest_bundle(self.run).resolve().name, newest_index(self.run / "index").resolve().name)
             if newest == self.opened.version:
                 self._troubles.over()
                 return False
             pointers = (self.run / "bundle" / "latest", self.run / "index" / "latest")
-            written = tuple(pointer.stat().st_ino for pointer in pointers if pointer.exists())  # others each time
+            written = tuple(pointer.stat().st_ino for pointer in pointers if pointer.exists())  # new with every write
             if (newest, written) == self._failed:
                 return False
-            self._failed = (newest, written)  # until it has been found good
+            self._failed = (newest, written)  # until it has been opened
             self.opened = self._open()
-            self.catch_up()  # with what came while it was opened
+            self.catch_up()  # items that came while it was opened
         except (StoreUnavailable, UpdatesExpired):
-            self._failed = None  # not its fault; tried again
+            self._failed = None  # the store's fault: try the index again
             return False
         except GenRankError as problem:
-            self._troubles.say(log.error, f"retrieval stays with the index that it has: {problem}")
+            self._troubles.say(log.error, f"retrieval keeps its index: {problem}")
             return False
         self._failed = None
         self._troubles.over()
-        log.info("retrieval searches index %s of model %s now", newest[1], newest[0])
+        log.info("retrieval now searches index %s of model %s", newest[1], newest[0])
         return True
 
     def stop(self) -> None:
-        """Finish what waits, take no more."""
+        """Finish the waiting requests, and accept no more."""
         self._batcher.stop()
         self._stopping.set()
         self._follower.join()
@@ -221,8 +223,8 @@ class RetrievalService:
                     self.look()
             except StoreUnavailable:
                 continue  # the ranking service has logged it
-            except Exception as problem:  # noqa: BLE001 - the service must outlive whatever is in the store or the folder
-                self._troubles.say(log.exception, f"retrieval could not learn what is new: {problem!r}")
+            except Exception as problem:  # noqa: BLE001 - nothing in the store or the folder may end this thread
+                self._troubles.say(log.exception, f"retrieval could not read what is new: {problem!r}")
 
     def _work(self, batch: Sequence[_PendingRetrieval]) -> list[RetrieveAnswer]:
         opened, begun = self.opened, time.monotonic()

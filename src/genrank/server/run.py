@@ -20,20 +20,20 @@ from genrank.server.service_options import require_whole
 from genrank.server.watch import Watcher
 from genrank.training.allocator import release_freed_memory
 
-# Seconds after which a thread gives way to another. PyTorch does after every operation, and with Python's 5 ms a
-# ranking would lose as much each time to a web thread that is kept busy by refusing others.
+# Seconds after which Python switches threads. PyTorch lets other threads run after every operation; with Python's 5 ms
+# a ranking would lose 5 ms each time to a web thread that is busy with refusals.
 SWITCH = 0.0002
 BACKLOG = 2048  # connections that wait to be accepted
-GRACE = 10  # seconds that requests in flight have when the service goes down
+GRACE = 10  # seconds that requests in flight have when the service shuts down
 
 log = logging.getLogger("genrank.server")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listening:
-    """Where the service listens. token: what callers must bear; port 0 takes any that is free.
+    """Where the service listens. token: bearer token that callers must send; port 0: any that is free.
 
-    trust_proxy: addresses and networks, with commas between, whose X-Forwarded-For and -Proto are believed; * for all.
+    trust_proxy: addresses and networks, with commas between, whose X-Forwarded-For and -Proto are trusted; * for all.
     """
 
     host: str = "127.0.0.1"
@@ -68,7 +68,7 @@ def _require_network(text: str) -> None:
 
 
 def read_token(flag: str, file: Path | None, environment: str) -> str:
-    """The token, from one of the three places where it can stand. Raises ConfigError."""
+    """The token, from the flag, the file or the environment. Raises ConfigError."""
     if file is None:
         return flag or environment
     if flag:
@@ -85,7 +85,7 @@ def read_token(flag: str, file: Path | None, environment: str) -> str:
 
 
 def require_serve() -> None:
-    """MissingExtraError where the web framework isn't there."""
+    """MissingExtraError if the web framework is not installed."""
     try:
         import msgspec  # noqa: F401
         import prometheus_client  # noqa: F401
@@ -103,7 +103,7 @@ def run(
     models: Path | None = None,
     retrieval: RetrievalService | None = None,
 ) -> None:
-    """Serve on an address that `bind` has taken, until asked to stop. models: a folder to follow (see watch.py)."""
+    """Serve on the socket of `bind`, until asked to stop. models: a folder to follow (see watch.py)."""
     require_serve()
     import uvicorn
 
@@ -113,7 +113,7 @@ def run(
 
     limits = service.options.connections
     connections = Connections(limits, room_for_connections(limits.most))
-    taken.listen(BACKLOG)  # from here on callers are kept waiting rather than refused
+    taken.listen(BACKLOG)  # from here on callers wait, rather than being refused
     host, port = taken.getsockname()[:2]
     log_as_json()
     _warn(listening, host)
@@ -124,8 +124,8 @@ def run(
         log_config=None,
         access_log=False,
         backlog=BACKLOG,
-        http=cast(Any, partial(BoundedHttp, keeper=connections)),  # called as the class would be
-        timeout_keep_alive=cast(int, limits.idle_seconds),  # any number will do
+        http=cast(Any, partial(BoundedHttp, keeper=connections)),  # uvicorn calls it as it would call the class
+        timeout_keep_alive=cast(int, limits.idle_seconds),  # uvicorn takes a float as well
         timeout_graceful_shutdown=GRACE,
         proxy_headers=bool(listening.trust_proxy),
         forwarded_allow_ips=listening.trust_proxy,
@@ -133,7 +133,7 @@ def run(
     )
     where = f"[{host}]" if ":" in host else host
     log.info("serving %s on http://%s:%d (docs at /docs)", service.version, where, port)
-    # uvicorn stops on these and raises them again afterwards, for whoever handled them before: here, for nobody.
+    # uvicorn stops on these and raises them again afterwards for the earlier handlers, which must do nothing.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     watcher = None if models is None else Watcher(service, models, swapped=settle_objects)
@@ -147,14 +147,14 @@ def run(
 def _warn(listening: Listening, host: str) -> None:
     if not listening.token and not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
         log.warning(
-            "whoever reaches %s can rank, read histories and write events: there is no token; "
+            "everybody who can reach %s may rank, read histories and write events, because there is no token; "
             "give --token-file, or --host 127.0.0.1",
             host,
         )
 
 
 def settle_objects() -> None:
-    """Take what is there now out of Python's collections, which would stop every ranking for as long as they last."""
+    """Exclude all present objects from Python's garbage collection, which would stop every ranking meanwhile."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()
@@ -162,7 +162,7 @@ def settle_objects() -> None:
 
 
 def bind(listening: Listening) -> socket.socket:
-    """The address, taken. InputError where that can't be."""
+    """A socket bound to the address. InputError if it can't be bound."""
     family = socket.AF_INET6 if ":" in listening.host else socket.AF_INET
     # The protocol is named because asyncio sets TCP_NODELAY on such sockets only; without it answers wait 40 ms.
     taken = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

@@ -1,4 +1,4 @@
-"""How a service runs."""
+"""Settings of a service."""
 
 import math
 from collections.abc import Mapping
@@ -14,18 +14,18 @@ LONGEST = 3600.0  # seconds, of any setting that is a time
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionLimits:
-    """How many connections there may be, and for how long one may be slow.
+    """How many connections there may be, and how long one may be slow.
 
-    most: 0 for 1024, or as many as the limit on open files has room for. head_bytes: of request line and headers
-    together. head_seconds: for these to arrive. body_seconds: for a body, and another one for each 128 KiB of it.
-    idle_seconds: between requests. answer_seconds: for an answer to be taken.
+    most: 0 for 1024, or fewer if the limit on open files requires it. head_bytes: of request line and headers together.
+    head_seconds: for these to arrive. body_seconds: for a body to arrive, plus a second for each 128 KiB of it.
+    idle_seconds: between requests. answer_seconds: for an answer to be read.
     """
 
     most: int = 0
     head_bytes: int = 16 * 1024
     head_seconds: float = 10.0
     body_seconds: float = 10.0
-    idle_seconds: float = 75.0  # longer than balancers keep theirs
+    idle_seconds: float = 75.0  # longer than load balancers keep idle connections
     answer_seconds: float = 30.0
 
     def __post_init__(self) -> None:
@@ -37,13 +37,12 @@ class ConnectionLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceOptions:
-    """How a service runs.
+    """How a service ranks and retrieves.
 
-    max_candidates, max_retrieved, max_events, max_items: of one call. max_new_items: beyond those of the prepared data
-    (each takes some 500 bytes and its embeddings). deadline: seconds within which a ranking is
-    answered or refused.
-    batch_candidates: of the rankings that are done together. wait: seconds for others to join them. values: named value
-    formulas, weights by task; "" is the run's own.
+    max_candidates, max_retrieved, max_events, max_items: of one call. max_new_items: items added to those of the
+    prepared data (each takes some 500 bytes and its embeddings). deadline: seconds within which a ranking is answered
+    or refused. batch_candidates: most candidates in a batch of rankings. wait: seconds that a batch waits for more
+    rankings. values: named value formulas, weights by task; "" is that of the run.
     """
 
     max_candidates: int = 2000
@@ -55,12 +54,12 @@ class ServiceOptions:
     batch_candidates: int = 2000
     wait: float = 0.001
     cache_bytes: int = 512 * MIB  # of encoded histories, on the device
-    decoded_bytes: int = 256 * MIB  # of histories as they are before that
-    threads: int = 1  # of PyTorch; small models serve fastest with one, and scale by workers. 0: as many as it takes
+    decoded_bytes: int = 256 * MIB  # of histories before encoding
+    threads: int = 1  # of PyTorch; small models are fastest with one, and several workers. 0: PyTorch's default
     device: str = "auto"  # a GPU where there is one
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # of a ranker's blocks: bf16 on a GPU, as training
-    cuda_graphs: bool = True  # on a GPU: kernels of a ranking are started together
-    index_precision: Precision = "int8"  # of the first look at the vectors of a retriever's index
+    cuda_graphs: bool = True  # on a GPU: the kernels of a ranking are launched together
+    index_precision: Precision = "int8"  # of the first search of a retriever's index
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
@@ -75,7 +74,7 @@ class ServiceOptions:
         if self.wait != 0:
             require_seconds("wait", self.wait)
         if self.wait >= self.deadline:
-            raise ValueError(f"wait is {self.wait} s, the deadline {self.deadline} s; wait less, or nothing is in time")
+            raise ValueError(f"wait is {self.wait} s, the deadline {self.deadline} s; set a shorter wait")
         for formula, weights in self.values.items():
             for task, weight in weights.items():
                 if isinstance(weight, bool) or not math.isfinite(weight):
@@ -91,6 +90,6 @@ def require_whole(name: str, value: int, least: int, most: int) -> None:
 
 
 def require_seconds(name: str, value: float) -> None:
-    """ValueError where the setting is no time: a number above 0, at most an hour."""
+    """ValueError unless the setting is a number of seconds above 0, at most an hour."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST:
         raise ValueError(f"{name} is {shown(value)}; it must be a number of seconds, above 0, at most {LONGEST:.0f}")

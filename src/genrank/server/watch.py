@@ -1,4 +1,4 @@
-"""Follows a folder of published models: the service ranks with whatever is current there."""
+"""Follows a folder of published models: the service ranks with the version that is current there."""
 
 import logging
 import threading
@@ -14,12 +14,12 @@ from genrank.server.core import RankingService
 from genrank.server.rarely import Rarely
 
 log = logging.getLogger("genrank.server")
-PERIOD = 1.0  # seconds between looks
+PERIOD = 1.0  # seconds between checks
 
 
 class Watcher:
-    """Looks at `models` in a thread of its own. A version that fails is logged, once, and tried again when
-    another has been current since; so is a current version that is missing or can't be read, which is looked for on."""
+    """Checks `models` in a separate thread. A version that fails is logged and not tried again until it is published
+    again. If the current version is missing or can't be read, this is logged and the check repeated."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Watcher:
         period: float = PERIOD,
         swapped: Callable[[], None] = lambda: None,
     ):
-        """swapped: is called after every swap."""
+        """swapped: called after every change of the model."""
         self.swapped = swapped
         self.service, self.models, self.period = service, models, period
         self.failed: tuple[str, int] | None = None
@@ -39,7 +39,7 @@ class Watcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """End the checks."""
         self._stopping.set()
         self._thread.join()
 
@@ -50,32 +50,32 @@ class Watcher:
         return "the thread that looks for new models has ended; start the service again"
 
     def look(self) -> bool:
-        """Swap if another version is current; whether it was."""
+        """Change to the current version if it is another one; returns whether the model was changed."""
         try:
             version = current(self.models)
-            published = (version, (self.models / "current").stat().st_ino)  # another one each time
+            published = (version, (self.models / "current").stat().st_ino)  # new with every publication
             if version == self.service.version:
                 self.failed = None
                 self._troubles.over()
                 return False
             if published == self.failed:
                 return False
-            self.failed = published  # until it has been found good
+            self.failed = published  # until its check has passed
             bundle = load_bundle(self.models / version)
             device = self.service.device
             check_golden(bundle, device=device, precision=precision_on(device, self.service.options.precision))
             self.service.swap(bundle)
             self.swapped()
         except (StoreUnavailable, UpdatesExpired) as problem:
-            self.failed = None  # not its fault; tried again
-            self._say(f"the service stays with {self.service.version} for now: {problem}")
+            self.failed = None  # the store's fault: try the version again
+            self._say(f"the service keeps model {self.service.version} for now: {problem}")
             return False
         except GenRankError as problem:
-            self._say(f"the service stays with {self.service.version}: {problem}")
+            self._say(f"the service keeps model {self.service.version}: {problem}")
             return False
         self.failed = None
         self._troubles.over()
-        log.info("the service ranks with %s now", version)
+        log.info("the service now ranks with model %s", version)
         return True
 
     def _say(self, trouble: str) -> None:
@@ -85,5 +85,5 @@ class Watcher:
         while not self._stopping.wait(self.period):
             try:
                 self.look()
-            except Exception as problem:  # noqa: BLE001 - the service must outlive whatever is in that folder
-                self._troubles.say(log.exception, f"the service stays with {self.service.version}: {problem!r}")
+            except Exception as problem:  # noqa: BLE001 - nothing in that folder may end this thread
+                self._troubles.say(log.exception, f"the service keeps model {self.service.version}: {problem!r}")

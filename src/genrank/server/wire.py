@@ -1,4 +1,4 @@
-"""What comes over HTTP: the bodies of requests.
+"""The bodies of HTTP requests.
 
 A body is decoded in two steps. Its fields are read at once; features, which can be large and slow to read, stay bytes
 (`Raw`) until `event()`, `as_item()` and `request()` decode them, each map by itself and none above MAX_FEATURE_BYTES.
@@ -20,7 +20,7 @@ from genrank.server.retrieval_service import RetrievalQuery
 
 MAX_TEXT = 4096  # characters of a value
 MAX_FEATURE_BYTES = 80_000  # of the JSON of one map: an embedding of 3,072 numbers of 24 characters fits
-MAX_NAMES = 128  # features that the candidates of a request have of their own, all together
+MAX_NAMES = 128  # different features in the contexts of a request's candidates
 
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
@@ -53,13 +53,13 @@ Features = Annotated[
 SharedFeatures = Annotated[
     Raw,
     Meta(
-        description="features of all candidates' exposure by name, or a list with one for each candidate; "
+        description="features of the exposure by name: a value for all candidates, or a list with one per candidate; "
         f"at most {MAX_FEATURE_BYTES} bytes",
         extra_json_schema=_features_schema(OF_EACH_SCHEMA),
     ),
 ]
 Tasks = Annotated[list[Name], Meta(description="scores wanted in the answer; default: all")]
-Value = Annotated[dict[Name, float] | Text, Meta(description="weight of each task in the order, or a formula's name")]
+Value = Annotated[dict[Name, float] | Text, Meta(description="weight of each task in the value, or a formula's name")]
 
 NONE = Raw(b"{}")
 _FEATURES: "msgspec.json.Decoder[dict[str, Any]]" = msgspec.json.Decoder(dict[Name, Plain])
@@ -79,7 +79,7 @@ class Body(Struct, forbid_unknown_fields=True, kw_only=True, gc=False):
 
 
 class CandidateBody(Body):
-    """A candidate with features of its exposure that are its own, such as its age."""
+    """A candidate with the features of its exposure that differ from the other candidates', such as the item's age."""
 
     item: Id
     context: Features = field(default_factory=lambda: NONE)
@@ -97,12 +97,12 @@ class RankBody(Body):
     top_k: Annotated[int, Meta(ge=0, le=2**31 - 1, description="best candidates to answer with; 0: all")] = 0
 
     def request(self) -> RankRequest:
-        """As the service takes it. Raises MalformedBody and RequestError."""
+        """The request that the service takes. Raises MalformedBody and RequestError."""
         own = self._own()
         names = dict.fromkeys(name for context in own for name in context)
         if len(names) > MAX_NAMES:
             raise RequestError(
-                f"candidates: their contexts have {len(names)} features among them, at most {MAX_NAMES} are taken; "
+                f"candidates: their contexts have {len(names)} different features, at most {MAX_NAMES} are taken; "
                 "leave out those that the model doesn't know"
             )
         shared = _features(self.context, "context", _OF_EACH)
@@ -127,14 +127,14 @@ class RankBody(Body):
 
 
 class RetrieveBody(Body):
-    """How many of the whole catalogue to find for a user, and what not."""
+    """How many items of the whole catalogue to find for a user, and which ones to leave out."""
 
     user: Id
     k: Annotated[int, Meta(ge=1, le=2**31 - 1, description="items to find")] = 500
     time: Annotated[Seconds | None, Meta(description="default: now")] = None
     without: Annotated[
         dict[Name, list[Scalar]],
-        Meta(max_length=MAX_NAMES, description="values by item feature that no answer may have, as in blocked authors"),
+        Meta(max_length=MAX_NAMES, description="values by item feature: items with such a value are left out"),
     ] = {}
     exclude: Annotated[list[Id], Meta(description="items that may not be in the answer")] = []
     exclude_seen: Annotated[
@@ -142,7 +142,7 @@ class RetrieveBody(Body):
     ] = None
 
     def wanted(self) -> RetrievalQuery:
-        """As the retrieval service takes it."""
+        """The query that the retrieval service takes."""
         return RetrievalQuery(
             user=str(self.user),
             k=self.k,
@@ -154,7 +154,7 @@ class RetrieveBody(Body):
 
 
 class RecommendBody(RetrieveBody):
-    """To be retrieved, then ranked. The ranking part is that of /v1/rank."""
+    """Items are retrieved, then ranked. The fields for ranking are those of /v1/rank."""
 
     context: SharedFeatures = field(default_factory=lambda: NONE)
     tasks: Tasks = []
@@ -162,7 +162,7 @@ class RecommendBody(RetrieveBody):
     top_k: Annotated[int, Meta(ge=0, le=2**31 - 1, description="best candidates to answer with; 0: all")] = 20
 
     def query(self) -> RecommendQuery:
-        """As the recommender takes it. Raises MalformedBody."""
+        """The query that the recommender takes. Raises MalformedBody."""
         return RecommendQuery(
             retrieval=self.wanted(),
             context=_features(self.context, "context", _OF_EACH),
@@ -175,9 +175,9 @@ class RecommendBody(RetrieveBody):
 class EventBody(Body):
     """An exposure and what the user did: true or false per binary task, seconds per duration, null for unknown.
 
-    A binary task that is left out was not done. An event that is sent again changes nothing; with another content it
-    replaces the one with its id, or with its user, item and time where it has none. A content that was replaced does
-    not come back, so that retries may come late, unless it has a higher `version`; a lower one is ignored.
+    A binary task that is left out was not done. An event that is sent again changes nothing; with other content it
+    replaces the user's event of the same id, or of the same item and time if it has no id. Content that was replaced
+    does not come back when it is sent again late, unless it has a higher `version`; a lower version is ignored.
     """
 
     user: Id
@@ -189,14 +189,14 @@ class EventBody(Body):
     context: Features = field(default_factory=lambda: NONE)
     id: Annotated[str, Meta(max_length=MAX_ID)] = ""
     known_at: Annotated[
-        int, Meta(ge=0, le=2**40 - 1, description="when the actions were known, seconds; 0: as the schema says")
+        int, Meta(ge=0, le=2**40 - 1, description="when the actions became known, seconds; 0: by the schema")
     ] = 0
     version: Annotated[
-        int, Meta(ge=0, le=2**53, description="your number of this content of the event, where it goes back and forth")
+        int, Meta(ge=0, le=2**53, description="number of this content, for an event whose content may change back")
     ] = 0
 
     def event(self, where: str = "event") -> Event:
-        """As the service takes it. where: its place in the body. Raises MalformedBody."""
+        """The event that the service takes. where: its place in the body. Raises MalformedBody."""
         return Event(
             user=str(self.user),
             item=str(self.item),
@@ -212,12 +212,12 @@ class EventBody(Body):
 
 
 class EventsBody(Body):
-    """A batch: all are kept, or none."""
+    """A batch of events: all are stored, or none."""
 
     events: Annotated[list[EventBody], Meta(min_length=1)]
 
     def taken(self) -> list[Event]:
-        """As the service takes them. Raises MalformedBody."""
+        """The events that the service takes. Raises MalformedBody."""
         return [each.event(f"events.{place}") for place, each in enumerate(self.events)]
 
 
@@ -227,19 +227,19 @@ class ItemBody(Body):
     item: Id
     features: Features = field(default_factory=lambda: NONE)
     available: Annotated[
-        bool, Meta(description="false: not to be retrieved any more; rankings and histories keep it")
+        bool, Meta(description="false: it is not retrieved any more; rankings and histories keep it")
     ] = True
 
     def as_item(self, where: str = "item") -> Item:
-        """As the service takes it. where: its place in the body. Raises MalformedBody."""
+        """The item that the service takes. where: its place in the body. Raises MalformedBody."""
         return Item(id=str(self.item), features=_features(self.features, f"{where}.features"), available=self.available)
 
 
 class ItemsBody(Body):
-    """A batch: all are taken, or none."""
+    """A batch of items: all are stored, or none."""
 
     items: Annotated[list[ItemBody], Meta(min_length=1)]
 
     def taken(self) -> list[Item]:
-        """As the service takes them. Raises MalformedBody."""
+        """The items that the service takes. Raises MalformedBody."""
         return [each.as_item(f"items.{place}") for place, each in enumerate(self.items)]
