@@ -103,7 +103,7 @@ def test_ranking_offline_equals_evaluation_with_every_input(name: str, counted: 
         ("genrank-small", "model.content=on", "model.content=on needs a feature of the item of kind embedding"),
         ("mlp-small", "model.statistics=on", "model.statistics=on needs window statistics.*statistics.enabled=true"),
         ("genrank-small", "model.duration_head=wlr", "model.duration_head=wlr needs a duration task"),
-        ("hstu-small", "model.attention=fused", "'fused' knows neither SiLU nor a learned bias"),
+        ("hstu-small", "model.attention=fused", "'fused' has neither SiLU nor a learned bias"),
         ("genrank-small", "model.history_mask=full", "set sequence.grouping=request"),
         ("mlp-small", "model.position_feature=true", "model.position_feature needs the slot.*position under .columns"),
         ("mlp-small", "model.num_blocks=3", "unknown key 'num_blocks'"),

@@ -104,7 +104,7 @@ def test_a_file_that_is_wrong_is_refused_in_one_line_with_file_and_remedy(tmp_pa
     message = str(refused.value)
     assert said in message
     assert message.startswith(str(path))
-    assert message.endswith("delete it, and search anew with benchmarks/gpu_steps/")
+    assert message.endswith("delete it, and search again with benchmarks/gpu_steps/")
     assert "\n" not in message
 
 

@@ -1,8 +1,8 @@
-"""How many floating-point operations does a model's mathematics ask for?
+"""The number of floating-point operations that a model's equations need.
 
 Linear layers: 2 · rows · in · out. Attention: 4 · width per pair of a query and a token that it sees (itself included):
-2 for the score, 2 for the value. Nothing that is masked, padded or computed a second time counts, so the figure is the
-model's and not a backend's. The backward pass counts twice the forward one: a product each for inputs and weights.
+2 for the score, 2 for the value. Masked, padded and repeated computations don't count, so the figure is the same for
+every backend. The backward pass counts twice the forward pass: a product each for inputs and weights.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,12 @@ BACKWARD = 2  # times the forward pass
 
 
 def training_flops(model: Ranker, batch: PackedBatch) -> int:
-    """Of one training step on the batch, forward and backward."""
+    """Operations of one training step on the batch, forward and backward."""
     return (1 + BACKWARD) * (linear_flops(model, lambda: model(batch)) + model.attention_flops(batch))
 
 
 def linear_flops(model: nn.Module, run: Callable[[], object]) -> int:
-    """Forward, of all linear layers that are called while `run` runs."""
+    """Operations of the forward passes of all linear layers that `run` calls."""
     total = 0
 
     def count(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:

@@ -1,4 +1,4 @@
-"""What both rankers share before their bodies: embeddings of items, users, contexts, actions; SIM; window statistics.
+"""The inputs that both rankers share: embeddings of items, users, contexts and actions; SIM; window statistics.
 
 Shapes: I distinct items, B sequences, T history events, C candidates, W width.
 """
@@ -24,12 +24,12 @@ from genrank.nn.sim import ExactSearch
 from genrank.schema import DataSpec, FeatureSpec, Owner
 
 Use = Literal["auto", "on", "off"]  # auto: where the data has it
-HOUR, WEEKDAY = "@hour", "@weekday"  # no names that a schema can use
+HOUR, WEEKDAY = "@hour", "@weekday"  # names that a schema can't use
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankerConfig(ModelConfig):
-    """What every ranker can choose."""
+    """The settings of every ranker."""
 
     width: int = 64
     num_heads: int = 4
@@ -59,7 +59,7 @@ class RankerConfig(ModelConfig):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1")
 
     def num_tokens(self, batch: PackedBatch) -> int:
-        """What the model makes of a batch: a token for each past exposure and each candidate."""
+        """Tokens of a batch: one for each past exposure and each candidate."""
         return len(batch.history.item) + len(batch.candidates.item)
 
     def check(self, spec: DataSpec, *, num_items: int | None = None) -> None:
@@ -78,7 +78,7 @@ class RankerConfig(ModelConfig):
 
 
 def _of_requests(config: RankerConfig) -> tuple[FeatureSpec, ...]:
-    """The features that are made of a request's time, not of a column of the log."""
+    """The features that are computed from a request's time, not read from a column of the log."""
     used = (
         (HOUR, NUM_HOURS, config.hour_feature),
         (WEEKDAY, NUM_WEEKDAYS, config.weekday_feature),
@@ -89,7 +89,7 @@ def _of_requests(config: RankerConfig) -> tuple[FeatureSpec, ...]:
 
 
 class Inputs(nn.Module):
-    """φ of items, users and contexts, ϕ of actions, and what goes straight to a candidate's vector."""
+    """φ of items, users and contexts, ϕ of actions, and the inputs that are added to a candidate's vector directly."""
 
     def __init__(self, config: RankerConfig, spec: DataSpec, *, use_users: bool = True, use_actions: bool = True):
         super().__init__()
@@ -145,21 +145,21 @@ class Inputs(nn.Module):
         return None if self.users is None else self.users(batch.users)
 
     def of_history(self, history: History) -> Tensor | None:
-        """(T, W) the contexts of past exposures, None where there is nothing of them."""
+        """(T, W) the contexts of past exposures, None if exposures have no features."""
         return self._contexts(history.features, history.as_candidate.time)
 
     def of_actions(self, history: History) -> Tensor:
-        """(T, W) what was done with past exposures, and in which slot."""
+        """(T, W) the actions on past exposures, and their slots."""
         assert self.actions is not None
         acted_TW: Tensor = self.actions(history.actions)
         return acted_TW if self.slots is None else acted_TW + self.slots(history.slot)
 
     def of_candidates(self, c: Candidates) -> Tensor | None:
-        """(C, W) the contexts of candidates, None where there is nothing of them."""
+        """(C, W) the contexts of candidates, None if exposures have no features."""
         return self._contexts(c.features, c.time)
 
     def _contexts(self, features: FeatureColumns, time_N: Tensor) -> Tensor | None:
-        """`time_N`: of the exposures' requests."""
+        """time_N: seconds, of the exposures' requests."""
         if self.contexts is None:
             return None
         columns = dict(features)
@@ -169,7 +169,7 @@ class Inputs(nn.Module):
         return embedded
 
     def long_history(self, batch: PackedBatch, items_IW: Tensor) -> Tensor | None:
-        """(C, W) SIM's answer, None without it."""
+        """(C, W) SIM's output, None without SIM."""
         if self.sim is None:
             return None
         events_EW = self.events(items_IW[batch.long.item], batch.long.actions)
@@ -177,7 +177,7 @@ class Inputs(nn.Module):
         return found
 
     def events(self, item_EW: Tensor, actions: Mapping[str, Tensor]) -> Tensor:
-        """(E, W) items with what was done with them."""
+        """(E, W) items with the actions on them."""
         assert self.actions is not None
         acted: Tensor = item_EW + self.actions(actions)
         return acted

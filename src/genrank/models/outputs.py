@@ -1,4 +1,4 @@
-"""What both rankers share behind the candidate's vector: task towers, predictions, losses."""
+"""The outputs that both rankers share: task towers, predictions and losses from the candidate's vector."""
 
 import math
 
@@ -44,7 +44,7 @@ class Outputs(nn.Module):
     def forward(self, x_CW: Tensor, prior_CP: Tensor | None, slot_C: Tensor) -> dict[str, Tensor]:
         """(C, logits of the task's head) per task. `prior_CP`: PPNet's prior, of user and item; None without it.
 
-        Outside training the towers are of their weights' precision whatever the blocks are: they cost little.
+        Outside training the towers compute in the precision of their weights, also where the blocks don't.
         """
         logits = self._towers(x_CW, prior_CP if self.uses_prior else None)
         return logits if self.position is None else self.position(logits, slot_C)

@@ -1,10 +1,10 @@
 """PointwiseRanker: the production baseline, embeddings and an MLP over one candidate at a time.
 
     candidate's features, user, context, history pooled for it, window statistics, SIM's long history
-        → side by side → cross network (DCN-v2) and MLP → task towers
+        → concatenated → cross network (DCN-v2) and MLP → task towers
 
-History is pooled by `pooling`: means over what was seen and what was answered yes (`mean`), or those and DIN's target
-attention (`din`). Features, search, heads, trainer and evaluation are the sequence ranker's own.
+History is pooled by `pooling`: means over all exposures and over the positives of each task (`mean`), or these and
+DIN's target attention (`din`). Features, search, heads, trainer and evaluation are those of the sequence ranker.
 
 Shapes: B sequences, T history events, C candidates, I distinct items, W width.
 """
@@ -39,7 +39,7 @@ class PointwiseRankerConfig(RankerConfig):
     attention_hidden: int = 16  # of DIN's MLP; the paper has 36
     num_cross_layers: int = 2  # 0: no cross network
     cross_rank: int = 32
-    mlp: tuple[int, ...] = (256, 128)  # widths of the hidden layers; the last one is what the heads see
+    mlp: tuple[int, ...] = (256, 128)  # widths of the hidden layers; the last one is the heads' input
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,7 +56,7 @@ class PointwiseRankerConfig(RankerConfig):
 
 @dataclass(frozen=True)
 class EmbeddedHistory:
-    """What scoring needs of a history. There is nothing more to cache: pooling depends on the candidate."""
+    """The parts of a history that scoring needs. Nothing more can be cached: pooling depends on the candidate."""
 
     history: History
     item_TW: Tensor
@@ -82,7 +82,7 @@ class PointwiseRanker(Ranker):
         for table in (self.gap, self.length):
             nn.init.normal_(table.weight, std=0.02)
         parts = (self.inputs.users, self.inputs.contexts, self.inputs.sim, self.inputs.statistics, self.din)
-        joined = width * (3 + sum(part is not None for part in parts))  # item, its history's mean, when and how long
+        joined = width * (3 + sum(part is not None for part in parts))  # item, mean of the history, gap and length
         self.joined_norm = nn.LayerNorm(joined)
         self.crosses = CrossNetwork(joined, num_layers=config.num_cross_layers, rank=config.cross_rank)
         widths = (joined, *config.mlp)
@@ -136,7 +136,7 @@ class PointwiseRanker(Ranker):
         return logits
 
     def _parts(self, state: EmbeddedHistory, batch: PackedBatch, items_IW: Tensor) -> list[Tensor]:
-        """Everything that is known of a candidate, each (C, W)."""
+        """All inputs of a candidate, each (C, W)."""
         c, inputs = batch.candidates, self.inputs
         item_CW = items_IW[c.item]
         length_C = torch.log2(1 + c.prefix.double()).ceil().long().clamp_max(NUM_LENGTH_BUCKETS - 1)

@@ -1,4 +1,4 @@
-"""Ranker: the interface of every model that scores a request's candidates. Its families are in the modules beside.
+"""Ranker: the interface of every model that scores a request's candidates. The other modules have its families.
 
 Shapes: C candidates.
 """
@@ -16,11 +16,11 @@ from genrank.schema import DataSpec
 
 
 class Ranker(nn.Module):
-    """`forward` equals `score` over `encode_history`, to rounding.
+    """`forward` equals `score` over `encode_history`, up to rounding.
 
-    extends_history: what is encoded holds for a history's first events too, and more can be put behind it.
-    num_reencoded_events: the last ones of what is encoded hold for their request's time only.
-    capturable: `score` has two halves, of which the second asks its device nothing, so that a CUDA graph can hold it.
+    extends_history: the state of a history can be cut to its first events and extended by later ones.
+    num_reencoded_events: how many of the last encoded events are valid at their request's time only.
+    capturable: `score` has two halves, the second without reads from the device, so that a CUDA graph can capture it.
     """
 
     config: RankerConfig
@@ -36,18 +36,18 @@ class Ranker(nn.Module):
 
     @abstractmethod
     def encode_history(self, batch: PackedBatch) -> Any:
-        """The batch's histories; its candidates are not looked at."""
+        """The state of the batch's histories; its candidates are not used."""
 
     @abstractmethod
     def score(self, state: Any, batch: PackedBatch) -> dict[str, Tensor]:
-        """Logits of the batch's candidates over histories that were encoded before; its history is not looked at."""
+        """Logits of the batch's candidates over histories that were encoded before; its own history is not used."""
 
     def extend_history(self, state: Any, batch: PackedBatch) -> Any:
-        """`state` with the events of the batch's history behind it, where the model `extends_history`."""
+        """`state` extended by the events of the batch's history, if the model `extends_history`."""
         raise NotImplementedError
 
     def prepare_score(self, state: Any, batch: PackedBatch) -> ScoreInputs:
-        """The first half of `score`, where the model is `capturable`: features become vectors."""
+        """The first half of `score`, if the model is `capturable`: features become vectors."""
         raise NotImplementedError
 
     def score_prepared(self, inputs: ScoreInputs) -> dict[str, Tensor]:
@@ -63,12 +63,12 @@ class Ranker(nn.Module):
         return self.outputs.loss(logits, batch)
 
     def attention_flops(self, batch: PackedBatch) -> int:
-        """Floating-point operations of a forward pass outside of linear layers: see flops.py. 0: hardly any."""
+        """Floating-point operations of attention in a forward pass, see flops.py. 0: negligible."""
         del batch
         return 0
 
 
 def build_ranker(config: RankerConfig, spec: DataSpec, *, max_history: int) -> Ranker:
-    """The model of a configuration. ValueError where the data lacks what it asks for."""
+    """The model of a configuration. ValueError if the data lacks what the configuration needs."""
     config.check(spec)
     return cast(Ranker, config.build(spec, max_history=max_history))

@@ -1,7 +1,7 @@
-"""What is left to score of a request once its features have been embedded: tensors of three lengths, and nothing else.
+"""The inputs of scoring after features were embedded: tensors of three lengths.
 
-Everything before it depends on features of any number and length. Everything behind it does on the model, and on the
-numbers of sequences, candidates and context tokens alone, so that an accelerator can be given it as one piece.
+The computation before depends on any number of features of any length. The computation after depends only on the model
+and the numbers of sequences, candidates and context tokens, so that an accelerator can run it as one graph.
 
 Shapes: B sequences, C candidates, X context tokens, W width, P of PPNet's prior.
 """
@@ -20,16 +20,16 @@ Rows = Literal["offsets", "candidates", "context"]  # what a tensor's first dime
 
 @dataclass(frozen=True)
 class ScoreInputs:
-    """Candidates' vectors and places, and the keys and values that they attend to."""
+    """Candidates' vectors and positions, and the keys and values that they attend to."""
 
     offsets: Tensor  # (B + 1) int64, candidates of every sequence
     prefix_C: Tensor  # int64, context tokens of its sequence that the candidate sees
     time_C: Tensor  # int64 seconds, of the request
     slot_C: Tensor  # int64
-    x_CW: Tensor  # what goes into the first block
-    beside: tuple[Tensor, ...]  # (C, W) each: what joins a candidate's vector behind the blocks
+    x_CW: Tensor  # input of the first block
+    beside: tuple[Tensor, ...]  # (C, W) each: added to a candidate's vector after the blocks
     prior_CP: Tensor | None  # None where no tower reads it
-    context: Tokens  # X places
+    context: Tokens  # X tokens
     keys_values: tuple[KeysValues, ...]  # per block
 
     @property

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class SequenceRankerConfig(RankerConfig):
     """The parts of a sequence ranker. The paper's setting: 3 blocks, 8 heads, width 768.
 
-    encoding: `genrank` (the three embeddings and ALiBi, each of which can be left out), `hstu` (learned relative bias
-    by position and time), `none`.
+    encoding: `genrank` (the three embeddings and ALiBi, each of which can be switched off), `hstu` (learned relative
+    bias by position and time), `none`.
     """
 
     retired: ClassVar[dict[str, Any]] = {"candidate_copies": False}  # gave the same numbers, more slowly
@@ -27,8 +27,8 @@ class SequenceRankerConfig(RankerConfig):
     organization: Organization = "action"
     encoding: Literal["genrank", "hstu", "none"] = "genrank"
     block: Literal["transformer", "hstu"] = "transformer"
-    start: Literal["auto", "official", "uniform"] = "auto"  # first weights of the hstu block: see `first_weights`
-    input: Literal["norm", "scaled"] = "norm"  # LayerNorm, or HSTU's own: times √width, plus absolute positions
+    start: Literal["auto", "official", "uniform"] = "auto"  # initial weights of the hstu block: see `first_weights`
+    input: Literal["norm", "scaled"] = "norm"  # LayerNorm, or as HSTU: times √width, plus absolute positions
     history_mask: Literal["causal", "full"] = "causal"
     alibi: Literal["position", "time", "both", "none"] = "position"  # of the encoding `genrank`, as the next three
     position_embedding: bool = True
@@ -41,7 +41,7 @@ class SequenceRankerConfig(RankerConfig):
     user_features: Literal["prefix", "token", "none"] = "token"
     embedding_dropout: float = 0.0  # on a token's whole input vector
     attention: Backend = "auto"
-    recompute: bool = False  # training computes each block anew for its gradient instead of keeping what is inside it
+    recompute: bool = False  # the backward pass computes each block again instead of storing its activations
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,7 +52,7 @@ class SequenceRankerConfig(RankerConfig):
             raise ValueError(f"embedding_dropout is {self.embedding_dropout}; it must be at least 0 and below 1")
 
         if self.attention == "fused" and not self.fusible:
-            raise ValueError("the attention backend 'fused' knows neither SiLU nor a learned bias; set attention=auto")
+            raise ValueError("the attention backend 'fused' has neither SiLU nor a learned bias; set attention=auto")
 
     def build(self, spec: DataSpec, *, max_history: int) -> "SequenceRanker":
         """See ModelConfig."""
@@ -61,14 +61,14 @@ class SequenceRankerConfig(RankerConfig):
         return SequenceRanker(self, spec, max_history=max_history)
 
     def num_tokens(self, batch: PackedBatch) -> int:
-        """History tokens, and those of the candidates that need one of their own."""
+        """Tokens of the history, and of the candidates that need a separate token."""
         own = batch.candidates.in_history < 0
         num_own = int(own.sum()) if self.predicts_in_place else len(own)
         return tokens_per_event(self.organization) * len(batch.history.item) + num_own
 
     @property
     def packs_requests(self) -> bool:  # type: ignore[override]
-        """See ModelConfig: a full mask lets history see what came later."""
+        """See ModelConfig: under a full mask history sees later events."""
         return self.history_mask == "causal"
 
     @property
@@ -78,17 +78,17 @@ class SequenceRankerConfig(RankerConfig):
 
     @property
     def first_weights(self) -> Literal["official", "uniform"]:
-        """`start`; auto is HSTU's official one for interleaved tokens, which learn far later from PyTorch's."""
+        """`start`; auto is `official` for interleaved tokens, which need far more steps from PyTorch's weights."""
         if self.start == "auto":
             return "official" if self.organization == "interleaved" else "uniform"
         return self.start
 
     @property
     def predicts_in_place(self) -> bool:
-        """Whether a past exposure's own item token predicts its action: see nn/organization.py."""
+        """Whether the item token of a past exposure predicts its action: see nn/organization.py."""
         return self.organization == "interleaved" and self.encoding == "hstu"
 
     @property
     def fusible(self) -> bool:
-        """Whether PyTorch's fused attention can compute it."""
+        """Whether PyTorch's fused attention can compute the attention of this model."""
         return self.block == "transformer" and self.encoding != "hstu"

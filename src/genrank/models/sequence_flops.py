@@ -1,4 +1,4 @@
-"""How many floating-point operations does the attention of a sequence ranker ask for? See flops.py for what counts."""
+"""The number of floating-point operations in the attention of a sequence ranker. See flops.py for what counts."""
 
 import torch
 
@@ -8,7 +8,7 @@ from genrank.nn.organization import tokens_per_event
 
 
 def sequence_attention_flops(config: SequenceRankerConfig, batch: PackedBatch) -> int:
-    """Forward, over all blocks. The last block has candidates as queries only."""
+    """Operations of a forward pass over all blocks. In the last block only candidates are queries."""
     own = batch.candidates.in_history < 0
     if not config.predicts_in_place:
         own = torch.ones_like(own)
@@ -18,7 +18,7 @@ def sequence_attention_flops(config: SequenceRankerConfig, batch: PackedBatch) -
 
 
 def scoring_attention_flops(config: SequenceRankerConfig, batch: PackedBatch) -> int:
-    """Forward, of candidates over a history that is encoded already."""
+    """Operations of scoring candidates over a history that is encoded already."""
     return 4 * config.width * config.num_blocks * int(seen_by_candidates(config, batch.candidates).sum())
 
 

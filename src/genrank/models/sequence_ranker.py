@@ -6,12 +6,12 @@ GenRank, arXiv 2505.04180, equation (1):
     candidate    e_j = φ(x_j) + M      + E_pe + E_ri + E_rt      M: the learned mask action
 
 φ is the item with its features, ϕ the sum of one embedding per action type. Features of the exposure are added to
-both kinds of token; those of the user are added too, or stand as one token before the history. A candidate sees the
-history of earlier requests and itself. Only candidates reach the heads, so the last block needs the history's keys
-and values only. SIM's long history and the window statistics join the candidate's vector behind the blocks, so that
-the cached history knows nothing of them.
+both kinds of token; those of the user are added too, or are one token before the history. A candidate sees the
+history of earlier requests and itself. Only candidates reach the heads, so the last block needs only the keys and
+values of the history. SIM's long history and the window statistics are added to the candidate's vector after the
+blocks, so that the cached history doesn't depend on them.
 
-HSTU is the same with `organization`, `encoding` and `block` set to its own: see nn/organization.py, nn/blocks.py.
+HSTU is the same model with other `organization`, `encoding` and `block`: see nn/organization.py, nn/blocks.py.
 
 Shapes: B sequences, T history events, X context tokens, C candidates, W width.
 """
@@ -50,18 +50,18 @@ from genrank.schema import DataSpec
 
 
 class CandidateSplit(NamedTuple):
-    """Candidates by whether history holds the very exposure, whose item token then predicts it. Both in order."""
+    """Candidates split by whether history contains the same exposure, whose item token then predicts it. In order."""
 
-    own: Tensor  # (C') those that need a token of their own
+    own: Tensor  # (C') those that need a separate token
     in_place: Tensor  # (C - C')
 
 
 class InPlace(NamedTuple):
-    """Candidates that are predicted where history holds them."""
+    """Candidates that are predicted at their item tokens in the history."""
 
     split: CandidateSplit
-    queries: Queries  # the others
-    x_CW: Tensor  # (C - C', W) what goes into the last block at their item tokens
+    queries: Queries  # the candidates with a separate token
+    x_CW: Tensor  # (C - C', W) input of the last block at the item tokens
 
 
 class SequenceRanker(Ranker):
@@ -76,7 +76,7 @@ class SequenceRanker(Ranker):
         self.num_reencoded_events = 1 if config.encoding == "hstu" else 0  # its bias takes the next event's time
         self.inputs = Inputs(config, spec, use_users=config.user_features != "none")
         self.event_tokens = tokens_per_event(config.organization)
-        self.num_positions = self.event_tokens * max_history + 2  # a user token before, a candidate behind
+        self.num_positions = self.event_tokens * max_history + 2  # a user token before, a candidate after
         if config.organization == "action":
             self.mask_action = nn.Parameter(torch.randn(width) * 0.02)
         uses = config.encoding == "genrank"
@@ -140,7 +140,7 @@ class SequenceRanker(Ranker):
         return self._encode(batch, self.inputs.items(batch.items))[0]
 
     def extend_history(self, state: KVCache, batch: PackedBatch) -> KVCache:
-        """`state` with the events of the batch's history behind it: only these are computed."""
+        """`state` extended by the events of the batch's history: only these are computed."""
         items_IW = self.inputs.items(batch.items)
         context = self._context(batch.history, items_IW, state.user_BW)
         if state.num_prefix_tokens:
@@ -184,7 +184,7 @@ class SequenceRanker(Ranker):
         return sequence_attention_flops(self.config, batch)
 
     def _encode(self, batch: PackedBatch, items_IW: Tensor) -> tuple[KVCache, Tensor]:
-        """The state, and what goes into the last block (X, W)."""
+        """The state, and the input of the last block (X, W)."""
         user_BW = self.inputs.user_vectors(batch)
         context = self._context(batch.history, items_IW, user_BW)
         prefixed = user_BW is not None and self.config.user_features == "prefix"
@@ -235,7 +235,7 @@ class SequenceRanker(Ranker):
         return interleaved_context(item_TW, action_TW, history, as_candidates=self.config.encoding == "hstu")
 
     def _prepared(self, state: KVCache, batch: PackedBatch, items_IW: Tensor, own: Tensor | None) -> ScoreInputs:
-        """`own`: (C') the candidates that need a token of their own, whose vectors go into the blocks; None: all."""
+        """own: (C') the candidates that need a separate token, whose vectors go into the blocks; None: all."""
         c, inputs = batch.candidates, self.inputs
         prefix_C = self._prefix(state, batch)
         x_CW = self._candidates(state, batch, items_IW)
@@ -287,8 +287,8 @@ class SequenceRanker(Ranker):
         return x_CW + per_token(state.user_BW, c.offsets, len(c.item))
 
     def _input(self, x_NW: Tensor, position_N: Tensor) -> Tensor:
-        """(N, W) what goes into the first block. Positions are those that tokens ask from: an item token of the past
-        stands where it stood as a candidate under HSTU's bias, so that it can predict in place."""
+        """(N, W) input of the first block. position_N: positions as queries: under HSTU's bias a past item token has
+        the position that it had as a candidate, so that it can predict in place."""
         if self.scaled_input is not None:
             x_NW = self.scaled_input(x_NW, position_N)
         if self.input_norm is not None:
@@ -308,7 +308,7 @@ class SequenceRanker(Ranker):
 
 
 def _split(c: Candidates) -> CandidateSplit:
-    """By sorting: the host knows how many they are, so that no mask has to be counted on the device."""
+    """Split by sorting: the host knows the numbers, so that no mask has to be counted on the device."""
     is_held_C = c.in_history >= 0
     num_own = int((~is_held_C).sum()) if c.num_copies is None else c.num_copies
     order = torch.argsort(is_held_C, stable=True)
@@ -316,7 +316,7 @@ def _split(c: Candidates) -> CandidateSplit:
 
 
 def _own_queries(c: Candidates, prefix_C: Tensor, split: CandidateSplit) -> Queries:
-    """The candidates that have a token of their own as queries."""
+    """The candidates that have a separate token, as queries."""
     counted = torch.cat([c.offsets.new_zeros(1), (c.in_history < 0).cumsum(0)])
     prefix, time = prefix_C[split.own], c.time[split.own]
     return Queries(Tokens(counted[c.offsets], prefix, time), prefix, time)

@@ -1,15 +1,15 @@
 """Attention over a jagged context: one rule, one signature, several backends.
 
-The rule: a query sees the first `prefix` context tokens of its own sequence, and itself. For a history token the
-prefix is its own index (causal); for a candidate it is where its request begins. Candidates are no context, so
-nothing attends to them. Each query brings its own key and value for the term of itself.
+The rule: a query sees the first `prefix` context tokens of its sequence, and itself. For a history token the prefix is
+the token's index (causal); for a candidate it is the index at which its request begins. Candidates are not context, so
+nothing attends to them. Each query has a key and value for the term of itself.
 
     softmax   out = Σ_j softmax_j(q·k_j / √D + bias(q, j)) v_j     over j in prefix ∪ {self}
     silu      out = Σ_j silu(q·k_j + bias(q, j)) / N v_j            HSTU, arXiv 2402.17152: N is a constant
 
-The bias is ALiBi's (no parameters) plus, where a layer brings one, HSTU's learned table.
-A backend is built once per batch from what does not change between layers (who sees whom, distances) and then called
-per layer. Shapes:
+The bias is ALiBi's (no parameters) plus, if a layer has one, HSTU's learned table.
+A backend is built once per batch from what is the same for all layers (which tokens a query sees, distances) and then
+called per layer. Shapes:
 
     B sequences   Q queries   T context tokens   H heads   D channels of a head   L longest context   M most queries
 """
@@ -27,7 +27,7 @@ from genrank.batch import Candidates, History, LongHistory
 
 @dataclass(frozen=True)
 class Tokens:
-    """Places of jagged tokens: which sequence, where in it, when."""
+    """Sequence, position and time of jagged tokens."""
 
     offsets: Tensor  # (B + 1) int64
     position: Tensor  # (N) int64, for the bias by position
@@ -36,26 +36,26 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Queries:
-    """Tokens that attend. `causal`: the queries are the context itself and prefix is each one's own index.
+    """Tokens that attend. causal: the queries are the context itself, and a query's prefix is its index.
 
-    Where `sees_itself`, no token that a query sees has a larger position than the query: ALiBi by position is then a
-    bias per key, which `fused` and `triton` make use of.
+    If `sees_itself`, no token that a query sees has a larger position than the query: ALiBi by position is then a bias
+    per key, which `fused` and `triton` use.
     """
 
     tokens: Tokens
     prefix: Tensor  # (Q) int64, context tokens of its sequence that the query sees
-    next_time: Tensor  # (Q) int64 seconds, of the next token: what the learned bias measures time from
+    next_time: Tensor  # (Q) int64 seconds, of the next token: the learned bias measures times from it
     sees_itself: bool = True  # false where the prefix includes the query (a fully visible history)
     causal: bool = False
 
 
-FARTHEST = 2**31 - 1  # seconds, 68 years: older tokens count as that old
+FARTHEST = 2**31 - 1  # seconds, 68 years: the largest age of a token
 
 
 def seconds_from_latest(queries: Queries, context: Tokens) -> tuple[Tensor, Tensor, Tensor]:
     """Times of the (Q) queries, of their next tokens and of the (T) context tokens, from the latest of their sequence.
 
-    Seconds, at most 0: differences fit into int32, and are the same whoever else is in the batch.
+    Seconds, at most 0: differences fit into int32, and don't depend on the batch's other sequences.
     """
     sequence_Q, sequence_T = (
         torch.repeat_interleave(tokens.offsets.diff(), output_size=len(tokens.time))
@@ -91,7 +91,7 @@ class DistanceBias:
 
 
 def alibi(num_heads: int, by: Literal["position", "time", "both", "none"]) -> DistanceBias:
-    """Slopes for `num_heads` heads; `both` gives every second head to time."""
+    """Slopes for `num_heads` heads; `both`: every second head is biased by time."""
     slopes = [2 ** (-8 * (head + 1) / num_heads) for head in range(num_heads)]
     of_time = {"position": (), "none": (), "time": range(num_heads), "both": range(1, num_heads, 2)}[by]
     return DistanceBias(
@@ -102,14 +102,14 @@ def alibi(num_heads: int, by: Literal["position", "time", "both", "none"]) -> Di
 
 @dataclass(frozen=True)
 class Scoring:
-    """How scores become weights: a property of the block."""
+    """How scores become attention weights, which depends on the block."""
 
     bias: DistanceBias
     weighting: Literal["softmax", "silu"] = "softmax"
     normalizer: float = 1.0  # silu: N, the longest context there can be
 
     def scale(self, channels: int) -> float:
-        """What q·k is multiplied with."""
+        """The factor of q·k."""
         return 1 / math.sqrt(channels) if self.weighting == "softmax" else 1.0
 
 
@@ -147,7 +147,7 @@ class Attention(Protocol):
         own_v_QHD: Tensor,
         learned: LearnedBias | None = None,
     ) -> Tensor:
-        """(Q, H, D) outputs. `k`, `v` are the context's, `own_k`, `own_v` the queries' own."""
+        """(Q, H, D) outputs. k, v: of the context; own_k, own_v: of the queries."""
 
 
 class ReferenceAttention:
@@ -202,9 +202,9 @@ class ReferenceAttention:
 
 
 class Padding:
-    """Places of jagged tokens in a padded (B, L) rectangle, and the way there and back.
+    """Slots of jagged tokens in a padded (B, L) rectangle, and the mapping in both directions.
 
-    count, width: N and L, without which the device is asked for them.
+    count, width: N and L, which are otherwise read from the device.
     """
 
     def __init__(self, offsets: Tensor, *, count: int | None = None, width: int | None = None):
@@ -215,11 +215,11 @@ class Padding:
         self.num_rows, self.width = len(lengths), width
         column_BL = torch.arange(width, device=offsets.device)
         self.inside_BL = column_BL < lengths[:, None]
-        # Where token n stands: behind the empty slots of the rows before it.
+        # The slot of token n: after the empty slots of earlier rows.
         skipped_B = width * torch.arange(len(lengths), device=offsets.device) - offsets[:-1]
         skipped_N = torch.repeat_interleave(skipped_B, lengths, output_size=count)
         self.slot_N = torch.arange(count, device=offsets.device) + skipped_N
-        # Where a slot's token comes from; empty slots read the last token of their row or any other, and are masked.
+        # The token of each slot; empty slots read some other token, and are masked.
         self.source_BL = (offsets[:-1, None] + column_BL).clamp_max(max(count - 1, 0)).flatten()
 
     def pad(self, values_N: Tensor) -> Tensor:
@@ -244,7 +244,7 @@ class Padding:
 
 
 def padding_of(part: History | Candidates | LongHistory) -> Padding:
-    """The padding of a batch's tokens, for which no device is asked where the batch knows its lengths."""
+    """The padding of a batch's tokens, without reading the device if the batch knows its lengths."""
     return Padding(part.offsets, count=len(part.item), width=None if part.lengths is None else part.lengths.most)
 
 
@@ -330,7 +330,7 @@ class PlainAttention:
         return distance_BML, time_bucket(seconds_BML)
 
 
-MASKED = -1e30  # finite: a row that sees nothing must not become NaN before its own term is merged
+MASKED = -1e30  # finite: a query that sees no context must not become NaN before the term of itself is merged
 
 
 def silu_weights(scores: Tensor) -> Tensor:

@@ -33,11 +33,11 @@ BACKENDS: Mapping[str, type[Attention]] = {
 
 
 PADDING_BACKENDS = ("plain", "fused")  # the others take jagged tensors as they are
-JAGGED_BACKENDS = ("native", "triton")  # these ask nothing but how many tokens and sequences there are
+JAGGED_BACKENDS = ("native", "triton")  # these need only the numbers of tokens and sequences
 
 
 class AttentionMaker:
-    """Makes the attention of a model's layers with the backend that runs where the tensors are.
+    """Makes the attention of a model's layers with the backend for the tensors' device.
 
     name, fusible, channels: see `choose_backend`. What was chosen is logged once.
     """
@@ -47,7 +47,7 @@ class AttentionMaker:
         self._logged: set[str] = set()
 
     def backend(self, device: torch.device) -> str:
-        """The name of the backend that runs there."""
+        """The name of the backend that runs on the device."""
         return choose_backend(self.name, device, fusible=self.fusible, channels=self.channels)
 
     def __call__(self, queries: Queries, context: Tokens, scoring: Scoring) -> Attention:
@@ -63,10 +63,10 @@ class AttentionMaker:
 def choose_backend(name: str, device: torch.device, *, fusible: bool, channels: int) -> str:
     """The backend that runs for heads of `channels`.
 
-    `auto` on CPU is `native`, or where no compiler is at hand `fused` where `fusible` (softmax, no learned bias); on
-    CUDA it is `triton`; else `plain`. A backend runs only after it has given the plain one's numbers on this device
-    (nn/self_check.py): `auto` passes one that doesn't over, and the log says so once. ValueError, naming the remedy,
-    where the one asked for can't run or is wrong.
+    `auto` on CPU is `native`, or without a compiler `fused` if `fusible` (softmax, no learned bias); on CUDA it is
+    `triton`; else `plain`. A backend is used only after it has given the results of the plain one on this device
+    (nn/self_check.py): `auto` skips one that doesn't, with one line in the log. ValueError, naming the remedy, if the
+    backend of that name can't run or is wrong.
     """
     if name == "auto":
         return _best(device, fusible=fusible, channels=channels)
@@ -90,13 +90,13 @@ def _best(device: torch.device, *, fusible: bool, channels: int) -> str:
 
 
 def checked(name: str, device: torch.device, *, fusible: bool = True, channels: int = 32) -> str:
-    """What is to be said of a backend on a device: "passed", or why it can't run or failed its check."""
+    """The state of a backend on a device: "passed", or why it can't run or failed its check."""
     problem = _problem(name, device, fusible=fusible, channels=channels)
     return problem or _wrong(name, device, fusible, channels) or "passed"
 
 
 def _wrong(name: str, device: torch.device, fusible: bool, channels: int) -> str:
-    """What a self-check has found on the device and in the precision in use, empty where all is well."""
+    """What the self-check has found on the device in the present precision; empty if it passed."""
     if name in ("plain", "reference"):
         return ""
     half = torch.is_autocast_enabled(device.type)
@@ -111,11 +111,11 @@ def _warn_once(sentence: str) -> None:
 
 
 def _problem(name: str, device: torch.device, *, fusible: bool, channels: int) -> str:
-    """Why a backend can't run, empty where it can."""
+    """Why a backend can't run; empty if it can."""
     if name in ("fused", "native") and device.type != "cpu":
         return f"runs on CPU, not on {device.type}"
     if name == "fused" and not fusible:
-        return "knows neither SiLU nor a learned bias"
+        return "has neither SiLU nor a learned bias"
     if name == "native" and load() is None:
         return "needs a C++ compiler such as g++ at its first use, and its build failed"
     if name in ("triton", "flex"):

@@ -1,7 +1,7 @@
-"""Blocks: the transformer's and HSTU's, one interface, so that either goes with any organization and encoding.
+"""Blocks: the transformer's and HSTU's, with one interface, so that either works with any organization and encoding.
 
-A block is called for the history (context) and for the candidates apart: candidates attend to the history's keys and
-values, which is also all that needs caching. Shapes: N tokens, W width, H heads, D = W / H.
+A block is called separately for the history (context) and for the candidates: candidates attend to the history's keys
+and values, and only these need caching. Shapes: N tokens, W width, H heads, D = W / H.
 """
 
 from typing import Literal, NamedTuple
@@ -15,14 +15,14 @@ from genrank.nn.dropout import Dropout
 
 
 class KeysValues(NamedTuple):
-    """What the history of one block leaves behind for those who attend to it."""
+    """Keys and values of a history in one block, to which candidates and later events attend."""
 
     k_THD: Tensor
     v_THD: Tensor
 
 
 class RelativeBias(nn.Module):
-    """HSTU's learned relative bias of one layer (arXiv 2402.17152, research code): N(0, 0.02) at first."""
+    """HSTU's learned relative bias of one layer (arXiv 2402.17152, research code), initialized with N(0, 0.02)."""
 
     def __init__(self, num_positions: int):
         super().__init__()
@@ -35,7 +35,7 @@ class RelativeBias(nn.Module):
 
 
 class HeadNorm(nn.Module):
-    """Each head's vector brought to RMS 1, times a learned scale: nn.RMSNorm, in fp32 whatever the input's type."""
+    """Each head's vector scaled to RMS 1, times a learned scale: nn.RMSNorm in fp32 for every input type."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -51,8 +51,8 @@ class HeadNorm(nn.Module):
 class TransformerBlock(nn.Module):
     """x + Attention(norm(x)), then x + FeedForward(norm(x)), with softmax attention.
 
-    gate: the attention's output times a sigmoid of the block's input. qk_norm: queries and keys are brought to RMS 1
-    per head, then scaled by a learned factor. relative: the learned bias, None without.
+    gate: multiply the attention's output by a sigmoid of the block's input. qk_norm: queries and keys are scaled to RMS
+    1 per head, then by a learned factor. relative: the learned bias, or None.
     """
 
     weighting = "softmax"
@@ -81,7 +81,7 @@ class TransformerBlock(nn.Module):
         self.dropout = Dropout(dropout)
 
     def keys_values(self, x_NW: Tensor) -> KeysValues:
-        """Keys and values of context tokens: all that the last block needs of the history."""
+        """Keys and values of context tokens: the last block needs only these from the history."""
         return self._keys_values(self.attention_norm(x_NW))
 
     def forward(self, x_NW: Tensor, attention: Attention, context: KeysValues | None) -> tuple[Tensor, KeysValues]:
@@ -109,8 +109,8 @@ class HSTUBlock(nn.Module):
 
     U, V, Q, K = split(SiLU(norm(x) W)),    y = W_o dropout(U ⊙ norm(A V)) + x
 
-    with norms without affine parameters, A the pointwise SiLU attention, and no feed-forward net. start: the first
-    weights, `official` as in that code (W of deviation 0.02, W_o Xavier), `uniform` PyTorch's own, within ±1/√W.
+    with norms without affine parameters, A the pointwise SiLU attention, and no feed-forward net. start: the initial
+    weights, `official` as in that code (W with deviation 0.02, W_o Xavier), `uniform` PyTorch's, within ±1/√W.
     """
 
     weighting = "silu"

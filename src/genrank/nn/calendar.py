@@ -1,7 +1,7 @@
 """Hour and weekday of a moment in a time zone, from seconds since the epoch: one function for training and serving.
 
 A zone's offsets from UTC are read once (zoneinfo) as a table of the moments at which they change, so that a batch's
-times are looked up on its device, and an hour at a change of the clocks is the one that its users' clocks showed.
+times are converted on its device, and hours near a clock change are those that clocks in the zone showed.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 NUM_HOURS, NUM_WEEKDAYS = 25, 8  # index 0: unknown
-FIRST_YEAR, LAST_YEAR = 1970, 2100  # outside of them the nearest offset holds
+FIRST_YEAR, LAST_YEAR = 1970, 2100  # outside of these years the nearest offset is used
 DAY, HOUR = 86400, 3600
 
 
 class Calendar(nn.Module):
-    """Clock and week of one time zone."""
+    """Hour and weekday in one time zone."""
 
     changes: Tensor
     offsets: Tensor
@@ -30,11 +30,11 @@ class Calendar(nn.Module):
         self.register_buffer("offsets", torch.tensor(offsets), persistent=False)
 
     def hour(self, time_N: Tensor) -> Tensor:
-        """(N) int64, 1 for the hour that begins at midnight to 24."""
+        """(N) int64, from 1, the hour that begins at midnight, to 24."""
         return self._local(time_N) % DAY // HOUR + 1
 
     def weekday(self, time_N: Tensor) -> Tensor:
-        """(N) int64, 1 for Monday to 7 for Sunday."""
+        """(N) int64, from 1, Monday, to 7, Sunday."""
         return (self._local(time_N) // DAY + 3) % 7 + 1  # the epoch was a Thursday
 
     def _local(self, time_N: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class Calendar(nn.Module):
 
 @cache
 def clock_changes(zone: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Seconds at which the zone's offset changes, and its offsets: before the first change, and from each on."""
+    """Seconds at which the zone's offset changes, and the offsets: before the first change, and after each change."""
     try:
         clock = ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError, OSError):

@@ -1,4 +1,4 @@
-"""Which device computes, and in which precision."""
+"""The device that computes, and its precision."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -11,9 +11,9 @@ REMEDY = "set device=cpu, or see genrank doctor"
 
 
 def device_named(name: str) -> torch.device:
-    """A device of PyTorch, a CUDA device with its index; "auto" is a GPU where there is one.
+    """A device of PyTorch, a CUDA device with its index; "auto" is a GPU if there is one.
 
-    ConfigError, in one line, where there is no such device.
+    ConfigError, in one line, if there is no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -50,7 +50,7 @@ def _use(name: str, device: torch.device) -> None:
 
 
 def on_device(device: torch.device) -> AbstractContextManager[Any]:
-    """A CUDA device as the current one of this thread: Triton's kernels start there, wherever their tensors lie."""
+    """Make a CUDA device the current one of this thread: Triton starts kernels there, not on their tensors' device."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 

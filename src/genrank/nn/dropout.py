@@ -1,7 +1,7 @@
 """Dropout: nn.Dropout, but on CPU in C++, without drawing and storing a mask.
 
-PyTorch draws one random number after the other on CPU: a tenth of a small model's training step. Here one seed is drawn
-from PyTorch's generator and each element's fate is a hash of it, so that a resumed run still repeats itself.
+On CPU PyTorch draws random numbers one by one, which takes a tenth of a small model's training step. Here one seed is
+drawn from PyTorch's generator, and a hash of seed and index decides on each element, so a resumed run is repeatable.
 """
 
 import ctypes
@@ -75,7 +75,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
 
 
 class _DirectDropout(torch.autograd.Function):
-    """The same without the dispatcher. (`setup_context` would cost PyTorch a look at the signature in every call.)"""
+    """The same without the dispatcher. (With `setup_context` PyTorch would inspect the signature in every call.)"""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float, seed: int) -> Tensor:

@@ -1,11 +1,11 @@
-"""Duration heads: from logits to expected seconds, and to a loss per candidate. Five, side by side, with one call.
+"""Duration heads: from logits to expected seconds, and to a loss per candidate. Five heads with one interface:
 
     predict(logits_CK, group_C=None) -> (C) expected seconds
     loss(logits_CK, label_C, censored_C=None, group_C=None) -> (C), 0 where the label is NaN
 
-`label_C` is in seconds. A censored label c says only that the duration is at least c: no head pays for predicting more
-than that. `group_C` (int64) is the candidate's duration group, which only D2Q reads. Seconds are counted in units of
-the training part's mean, so that every loss is of order one.
+`label_C` is in seconds. A censored label c says only that the duration is at least c: a larger prediction has no loss.
+`group_C` (int64) is the candidate's duration group, which only D2Q reads. Losses measure seconds in units of the
+training part's mean, so that every loss is of order one.
 
 Shapes: C candidates, K logits, Q quantiles of a group.
 """
@@ -22,14 +22,14 @@ DurationHead = Literal["ordinal", "regression", "wlr", "d2q", "quantile"]
 
 
 class Constant:
-    """A tensor of fixed numbers that is copied to a device once, not whenever it is used: the host would wait."""
+    """A tensor of fixed numbers that is copied to a device once, not at every use, for which the host would wait."""
 
     def __init__(self, values: Tensor):
         self.values = values
         self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def like(self, other: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """The numbers on the device of `other`, in their own type or the one given."""
+        """The numbers on the device of `other`, in `dtype`, or in their type if it is None."""
         key = (other.device, dtype or self.values.dtype)
         if key not in self._copies:
             with torch.inference_mode(False):  # or training could not use a copy that serving made
@@ -47,7 +47,7 @@ class OrdinalDurationHead:
 
         E[t] = m_0 + Σ_k P(t >= e_k) (m_k - m_{k-1}),    m_k the mean duration of bucket k in training,
 
-    and a censored duration c teaches only the edges up to c.
+    and a censored duration c trains only the edges up to c.
     """
 
     def __init__(self, task: TaskSpec):
@@ -58,7 +58,7 @@ class OrdinalDurationHead:
 
     def predict(self, logits_CK: Tensor, group_C: Tensor | None = None) -> Tensor:
         """(C) expected seconds."""
-        # P(t >= e_k) falls with k; the running minimum makes it so where the logits disagree.
+        # P(t >= e_k) falls with k; the running minimum enforces this where the logits don't.
         at_least_CK = torch.cummin(torch.sigmoid(logits_CK), dim=-1).values
         return self.first + at_least_CK @ self.steps.like(logits_CK, logits_CK.dtype)
 
@@ -75,7 +75,7 @@ class OrdinalDurationHead:
 
 
 class RegressionDurationHead:
-    """Seconds by squared error: the plain control. A censored duration costs nothing where more is predicted."""
+    """Seconds by squared error: the simplest head. A censored duration has no loss where more is predicted."""
 
     num_logits = 1
 
@@ -101,7 +101,7 @@ class WLRDurationHead:
 
         y = t / (1 + t), cross-entropy weighted by 1 + t:   L = t · softplus(-z) + softplus(z),   t̂ = e^z.
 
-    L is least at e^z = t, so the prediction is the conditional mean. A censored duration c costs nothing where
+    L is smallest at e^z = t, so the prediction is the conditional mean. A censored duration c has no loss where
     e^z >= c.
     """
 
@@ -129,16 +129,16 @@ class D2QDurationHead:
 
         r = F_g(t) in [0, 1],   r̂ = σ(z),   t̂ = F_g⁻¹(r̂),   F_g piecewise linear through the group's quantiles.
 
-    The loss is the cross-entropy of r̂ against r (ours; the paper's is the squared error. Both are least at E[r], and
-    this one keeps its gradient where σ is flat). A value that fills several quantiles, a play time of 0 say, has the
-    middle of its ranks. A censored duration costs nothing where a higher rank is predicted.
+    The loss is the cross-entropy of r̂ against r (ours; the paper's is the squared error. Both are smallest at E[r], and
+    the cross-entropy keeps its gradient where σ is flat). A value that fills several quantiles, such as a play time of
+    0, has the middle of their ranks. A censored duration has no loss where a higher rank is predicted.
 
     F_g⁻¹(E[r]) is not E[t]: a candidate like its whole group gets the group's median, which for durations, skewed to
-    the right, is below the mean. Order within a group is what this head is for; its total seconds are biased.
+    the right, is below the mean. This head is for the order within a group; its sums of seconds are biased.
 
     Rows of `task.group_quantiles` are groups by index, their columns equally spaced levels from 0 to 1. Without them
-    there is one group, whose quantiles are the bucket edges, which stand at about equally spaced levels in
-    training, and ends such that the first and last bucket have their means in the middle.
+    there is one group, whose quantiles are the bucket edges, which have about equally spaced levels in training, and
+    two ends, chosen so that the first and last bucket have their means in the middle.
     """
 
     num_logits = 1
@@ -179,16 +179,16 @@ class D2QDurationHead:
 
 
 class QuantileDurationHead:
-    """A distribution by its quantiles at the levels τ_k = (k + 1/2) / K, K = 16 (ours), as in CQE (arXiv 2407.12223):
+    """A distribution given by its quantiles at levels τ_k = (k + 1/2) / K, K = 16 (ours), as in CQE (arXiv 2407.12223):
 
         v_k = z_0 + b_0 + Σ_{1<=j<=k} softplus(z_j + b_j)   in the space v = log(1 + t / mean),
         L = 1/K Σ_k max(τ_k (v - v_k), (τ_k - 1) (v - v_k)).
 
-    The b_j are such that zero logits stand for the quantiles of an exponential distribution (ours).
+    The b_j are such that zero logits give the quantiles of an exponential distribution (ours).
 
-    The prediction is the mean over k of the quantiles mapped back to seconds. Beyond τ_{K-1} it sees nothing, so where
-    the tail is heavy it is below the mean. Of a censored duration c, levels already above c cost nothing, and the
-    others are drawn up to it.
+    The prediction is the mean over k of the quantiles mapped back to seconds. It ignores the tail beyond τ_{K-1}, so
+    with a heavy tail it is below the mean. With a censored duration c, quantiles above c have no loss, and the others
+    are pulled up to c.
     """
 
     num_logits = 16
@@ -223,7 +223,7 @@ class QuantileDurationHead:
 
 
 def mean_seconds(task: TaskSpec) -> float:
-    """About the mean duration of the training part: buckets hold about equally many, so it is the mean of theirs."""
+    """About the mean duration of the training part: the mean of the bucket means, because buckets are about equal."""
     means = task.means or task.boundaries
     return max(sum(means) / len(means), 1e-6)
 

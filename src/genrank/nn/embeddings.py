@@ -1,8 +1,8 @@
 """Embeddings of features and actions: from indices to vectors of the model's width.
 
-Tables have sparse gradients: only rows that were looked up are touched. Row 0 is "unknown"; it starts at zero, and
-`id_dropout` and `feature_dropout` send a share of the known ids and values there while training, so that it learns to
-stand for a new item or user and for a value that is missing.
+Tables have sparse gradients: only rows that were looked up are updated. Row 0 is "unknown"; it starts at zero, and
+in training `id_dropout` and `feature_dropout` replace a share of the known ids and values by it, so that it learns to
+represent new items and users and missing values.
 
 Shapes: N rows (distinct items, users or tokens), E channels of a table, W width of the model.
 """
@@ -21,18 +21,18 @@ from genrank.schema import DataSpec, FeatureSpec
 
 
 def module_key(name: str) -> str:
-    """A name from the user's schema as a key of a ModuleDict, whose own attributes (`forward`) it must not be."""
+    """A name from the user's schema as a key of a ModuleDict, which can't be an attribute name such as `forward`."""
     return f"of_{name}"
 
 
-TABLE_SCALE = 0.05  # standard deviation of fresh rows; ours
-SMALLEST = torch.finfo(torch.float32).tiny  # sum of weights that is divided by
+TABLE_SCALE = 0.05  # standard deviation of initial rows; ours
+SMALLEST = torch.finfo(torch.float32).tiny  # smallest sum of weights in a division
 
 
 class Lookup(nn.Module):
-    """The rows of an embedding table, wherever they are: jagged indices in, rows out. Row 0 is "unknown".
+    """The rows of an embedding table, wherever it is stored: jagged indices in, rows out. Row 0 is "unknown".
 
-    Models look up nothing in another way, so that a table sharded over processes can stand in the place of `Table`.
+    Models read tables through this interface only, so that a table sharded over processes can replace `Table`.
     """
 
     size: int  # rows
@@ -44,10 +44,10 @@ class Lookup(nn.Module):
 
     @abstractmethod
     def pooled(self, values: Jagged, share_V: Tensor | None) -> Tensor:
-        """(N, dim) each row's values added up, times their shares; without these, their mean. Of none, zeros."""
+        """(N, dim) sum of each row's values times their shares; without shares their mean; zeros for no values."""
 
     def mean(self, values: Jagged) -> Tensor:
-        """(N, dim) mean over each row's values, by their weights if they have any; of none, row 0 of the table."""
+        """(N, dim) mean over each row's values, weighted if they have weights; row 0 of the table for no values."""
         lengths_N = values.offsets.diff()
         if values.weights is None:
             return self.unknown(lengths_N == 0, self.pooled(values, None))
@@ -58,7 +58,7 @@ class Lookup(nn.Module):
         return self.unknown(total_N == 0, self.pooled(values, share_V))
 
     def unknown(self, where_N: Tensor, vectors_ND: Tensor) -> Tensor:
-        """(N, dim) the vectors, with row 0 of the table where they are not known."""
+        """(N, dim) the vectors, replaced by row 0 of the table where `where_N`."""
         none = torch.zeros(1, dtype=torch.int64, device=where_N.device)
         return torch.where(where_N[:, None], self(none), vectors_ND)
 
@@ -86,7 +86,7 @@ class Table(Lookup):
 
 
 def dropped(index_N: Tensor, share: float) -> Tensor:
-    """(N) the indices, of which a random share has become 0, unknown."""
+    """(N) the indices, a random share of them replaced by 0, unknown."""
     return index_N * (torch.rand(index_N.shape, device=index_N.device) >= share) if share else index_N
 
 
@@ -96,7 +96,7 @@ class FeatureEmbedding(nn.Module):
     def __init__(
         self, specs: Sequence[FeatureSpec], *, dim: int, width: int, id_dropout: float, feature_dropout: float
     ):
-        """id_dropout, feature_dropout: shares of ids and of other indices that count as unknown while training."""
+        """id_dropout, feature_dropout: shares of ids and of other indices that count as unknown in training."""
         super().__init__()
         self.specs, self.width = tuple(specs), width
         self.id_dropout, self.feature_dropout = id_dropout, feature_dropout
@@ -114,7 +114,7 @@ class FeatureEmbedding(nn.Module):
         return projected
 
     def fields(self, columns: FeatureColumns) -> Tensor:
-        """(N, features · dim): the features' own vectors side by side, before the projection."""
+        """(N, features · dim): the features' vectors concatenated, before the projection."""
         return torch.cat([self._embed(spec, columns[spec.name]) for spec in self.specs], -1)
 
     def _embed(self, spec: FeatureSpec, column: Any) -> Tensor:
@@ -139,7 +139,7 @@ def action_sizes(spec: DataSpec) -> dict[str, int]:
 
 
 class ActionEmbedding(nn.Module):
-    """ϕ: the sum of one embedding per action type (each task, each feedback), by its value. Index 0, unknown, is 0."""
+    """ϕ: the sum of one embedding per action type (each task, each feedback), by its value. Index 0, unknown: zeros."""
 
     def __init__(self, spec: DataSpec, width: int):
         super().__init__()
@@ -163,7 +163,7 @@ MAX_COMBINATIONS = 2**16  # rows of the table of combinations; beyond them, comb
 
 
 class CombinationEmbedding(nn.Module):
-    """ϕ, the control: one embedding per combination of all action types' values. Everything unknown is row 0."""
+    """ϕ as a control: one embedding per combination of all action types' values. Row 0: all unknown."""
 
     def __init__(self, spec: DataSpec, width: int):
         super().__init__()
@@ -176,14 +176,14 @@ class CombinationEmbedding(nn.Module):
         index = actions[names[0]] % (2**40)
         for name in names[1:]:
             index = (index * self.sizes[name] + actions[name]) % (2**40)
-        if rows == MAX_COMBINATIONS:  # mixed, so that combinations which share a row have nothing else in common
+        if rows == MAX_COMBINATIONS:  # hashed, so that combinations that share a row are unrelated
             index = torch.where(index == 0, 0, 1 + (index * 2654435761 % (2**31)) % (rows - 1))
         vectors: Tensor = self.table(index)
         return vectors
 
 
 class StatisticsEmbedding(nn.Module):
-    """Window statistics of a candidate, a dense vector, to the model's width through one hidden layer."""
+    """From the window statistics of a candidate, a dense vector, to the model's width, with one hidden layer."""
 
     def __init__(self, num_statistics: int, width: int):
         super().__init__()

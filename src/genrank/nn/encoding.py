@@ -4,9 +4,9 @@
     Ω_ri(|{t_1 .. t_i}|)           requests so far
     Ω_rt(bucket(t_i - max t_j))    time since the previous request
 
-Position and request index count from the start of the history window, whose place is a function of how much the user
-has done, so that a cached history stays valid. The paper does not give the buckets of time; ours are two per doubling
-from one second on.
+Position and request index count from the start of the history window, which depends only on the number of the user's
+events, so that a cached history stays valid. The paper doesn't give the buckets of time; ours are two per doubling,
+beginning at one second.
 """
 
 import torch
@@ -22,7 +22,7 @@ def gap_bucket(gap: Tensor) -> Tensor:
 
 
 class GenRankEncoding(nn.Module):
-    """E_pe + E_ri + E_rt, or those of the three that are asked for."""
+    """E_pe + E_ri + E_rt, or those of them that are switched on."""
 
     def __init__(self, num_positions: int, width: int, *, position: bool, request: bool, gap: bool):
         super().__init__()
@@ -46,7 +46,7 @@ class GenRankEncoding(nn.Module):
 
 
 class ScaledInput(nn.Module):
-    """HSTU's input (arXiv 2402.17152, research code): x √W + a learned absolute position, N(0, 1/W) at first."""
+    """HSTU's input (arXiv 2402.17152, research code): x √W + a learned absolute position, initially N(0, 1/W)."""
 
     def __init__(self, num_positions: int, width: int):
         super().__init__()
@@ -55,6 +55,6 @@ class ScaledInput(nn.Module):
         nn.init.normal_(self.position.weight, std=width**-0.5)
 
     def forward(self, x_NW: Tensor, position_N: Tensor) -> Tensor:
-        """(N, W). Positions are a token's places in its sequence, as a query."""
+        """(N, W). position_N: positions of the tokens in their sequences, as queries."""
         placed: Tensor = self.scale * x_NW + self.position(position_N)
         return placed

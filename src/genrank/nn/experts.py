@@ -1,9 +1,9 @@
 """Multi-task bottoms: from the candidate's vector to one vector per task, then each task's tower.
 
 - shared: every task gets the candidate's vector itself.
-- mmoe: each task mixes the same experts by its own gate (Ma et al. 2018, "Modeling Task Relationships in Multi-task
+- mmoe: each task mixes the same experts by a separate gate (Ma et al. 2018, "Modeling Task Relationships in Multi-task
   Learning with Multi-gate Mixture-of-Experts").
-- ple: tasks have experts of their own beside the shared ones (Tang et al. 2020, "Progressive Layered Extraction").
+- ple: each task has experts beside the shared ones (Tang et al. 2020, "Progressive Layered Extraction").
 
 An expert is Linear + GELU; experts of one kind are one matrix product. Gates are softmax without a bias.
 
@@ -24,7 +24,7 @@ from genrank.nn.ppnet import Tower
 
 @dataclass(frozen=True, kw_only=True)
 class MultiTaskConfig:
-    """What stands between the candidate's vector and the tasks' logits."""
+    """The layers between the candidate's vector and the tasks' logits."""
 
     kind: Literal["shared", "mmoe", "ple"] = "shared"
     num_experts: int = 4  # mmoe: all of them; ple: the shared ones
@@ -76,7 +76,7 @@ class Shared(nn.Module):
 
 
 class MMoE(nn.Module):
-    """f^k = Σ_i g_i^k(x) f_i(x), the experts f_i shared, the gates g^k each task's own."""
+    """f^k = Σ_i g_i^k(x) f_i(x), with shared experts f_i and a gate g^k per task."""
 
     def __init__(self, config: MultiTaskConfig, *, num_tasks: int, width: int):
         super().__init__()
@@ -91,9 +91,9 @@ class MMoE(nn.Module):
 
 
 class PLELayer(nn.Module):
-    """One extraction: f^k = Σ_{i ∈ E_k ∪ E_s} g_i^k(x^k) f_i, E_k reading x^k, and E_s the shared vector.
+    """One extraction: f^k = Σ_{i ∈ E_k ∪ E_s} g_i^k(x^k) f_i. Experts E_k read x^k, experts E_s the shared vector.
 
-    Where another layer follows, the shared vector becomes a mixture of all experts by a gate that reads it.
+    Unless it is the last layer, the shared vector becomes a mixture of all experts by a gate that reads it.
     """
 
     def __init__(self, config: MultiTaskConfig, *, num_tasks: int, width: int, is_last: bool):
@@ -118,7 +118,7 @@ class PLELayer(nn.Module):
 
 
 class PLE(nn.Module):
-    """Extractions one after another; the first one gives all tasks and the shared experts the candidate's vector."""
+    """Extractions in sequence; in the first one all tasks and the shared experts read the candidate's vector."""
 
     def __init__(self, config: MultiTaskConfig, *, num_tasks: int, width: int):
         super().__init__()

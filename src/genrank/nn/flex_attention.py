@@ -1,7 +1,7 @@
-"""The backend on PyTorch's FlexAttention: softmax, all sequences in one row, blocks that no one sees left out.
+"""The backend on PyTorch's FlexAttention: softmax, all sequences in one row, without blocks that no query sees.
 
-The keys are the context's tokens and, behind them, the queries' own. To compare with on GPUs, where it is compiled; on
-CPU it runs as written, which builds all scores and is for tests. Shapes as in attention.py; S = T + Q keys.
+The keys are those of the context's tokens and, after them, of the queries. It is for comparison on GPUs, where it is
+compiled; on CPU it is not, which builds all scores and is for tests. Shapes as in attention.py; S = T + Q keys.
 """
 
 from functools import cache, cached_property
@@ -52,7 +52,7 @@ class FlexAttention:
 
     @cached_property
     def mask(self) -> BlockMask:
-        """Who sees whom."""
+        """Which keys each query sees."""
         prefix_Q, sequence_Q, last = self.prefix_Q, self.sequence_Q, self.num_context - 1
         sequence_T, index_T, num_context = self.sequence_T, self.index_T, self.num_context
 
@@ -99,11 +99,11 @@ def _compiled(function: Any) -> Any:
 
 
 def _sequence(offsets: Tensor, num_rows: int) -> Tensor:
-    """(N) which sequence each row belongs to."""
+    """(N) the sequence of each row."""
     return torch.searchsorted(offsets[1:], torch.arange(num_rows, device=offsets.device), right=True)
 
 
 def _joined(context: Tokens, own: Tokens) -> Tokens:
-    """Places of the context and of the queries behind it; the offsets are the context's."""
+    """The context's tokens, and the queries' after them; the offsets are the context's."""
     position, time = torch.cat([context.position, own.position]), torch.cat([context.time, own.time])
     return Tokens(context.offsets, position, time)

@@ -1,11 +1,11 @@
-"""The backend on PyTorch's fused CPU attention: the context part is fused, the query's own term is merged after it.
+"""The backend on PyTorch's fused CPU attention: the context part is fused, and the term of the query itself is merged.
 
 With z = logsumexp of the context scores and s = q·own_k / √D, the output is σ(z - s)·context + σ(s - z)·own_v. The
 fused backward takes `out` and `logsumexp` as arguments, so passing the *merged* ones gives the exact gradients of the
-context part, as ring attention does; the own term's gradient is three elementwise lines.
+context part, as in ring attention; the gradient of the query's own term is three elementwise lines.
 
-A causal history needs no mask at all. Its ALiBi bias is, up to a term per row that cancels in the softmax, a bias per
-key, which rides in one extra channel: q' = [q, slope·√D], k' = [k, position].
+A causal history needs no mask. Its ALiBi bias is, up to a term per row that cancels in the softmax, a bias per key,
+which is computed by one extra channel: q' = [q, slope·√D], k' = [k, position].
 
 Shapes as in attention.py.
 """
@@ -20,7 +20,7 @@ from genrank.nn.attention import LearnedBias, Padding, Queries, Scoring, Tokens,
 
 
 class FusedAttention:
-    """See Attention. CPU and softmax only, and without a learned bias, for whose gradient the kernel has no place."""
+    """See Attention. CPU and softmax only, without a learned bias, whose gradient the kernel doesn't compute."""
 
     def __init__(self, queries: Queries, context: Tokens, scoring: Scoring):
         assert scoring.weighting == "softmax"

@@ -1,4 +1,4 @@
-"""Heads: from a task's logits to predictions and losses. Durations' heads are in `durations.py`.
+"""Heads: from a task's logits to predictions and losses. Heads for durations are in `durations.py`.
 
 Shapes: C candidates, W width.
 """
@@ -52,5 +52,5 @@ def task_head(task: TaskSpec, duration: DurationHead) -> Head:
     if task.kind == "binary":
         return BinaryHead()
     if not task.boundaries:
-        raise ValueError(f"the duration task {task.name!r} has no bucket edges; its training part holds one value only")
+        raise ValueError(f"the duration task {task.name!r} has no bucket edges; the training part has one value only")
     return DURATION_HEADS[duration](task)

@@ -1,7 +1,7 @@
-"""The KV cache of encoded histories: keys and values that candidates attend to, how they grow and are cut.
+"""The KV cache of encoded histories: the keys and values that candidates attend to, how they are extended and cut.
 
-Under a causal mask a token's keys and values depend on nothing behind it. So the state of a history's first events is
-the first part of its state, and events that come later are added by computing their tokens alone.
+Under a causal mask a token's keys and values don't depend on later tokens. So the state of a history's first events is
+the first part of its state, and later events are added by computing their tokens only.
 
 Shapes: B sequences, X context tokens, H heads, D channels of a head, W width.
 """
@@ -19,9 +19,9 @@ from genrank.nn.organization import per_token
 
 @dataclass(frozen=True)
 class KVCache:
-    """Keys and values of B histories, of every block, and what else scoring candidates needs of them."""
+    """Keys and values of B histories in every block, and the other tensors that scoring needs of the histories."""
 
-    context: Tokens  # X places
+    context: Tokens  # X tokens
     keys_values: tuple[KeysValues, ...]  # per block
     user_BW: Tensor | None  # the users' vectors
     num_prefix_tokens: int  # context tokens before the events of a sequence
@@ -41,8 +41,8 @@ class KVCache:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def first(self, num_events: int) -> "KVCache":
-        """The state of a single history's first events, as views. ValueError where it has fewer or there are more."""
-        held = (len(self.context.position) - self.num_prefix_tokens) // self.event_tokens  # no device has to be asked
+        """The state of a single history's first events, as views. ValueError for several histories or fewer events."""
+        held = (len(self.context.position) - self.num_prefix_tokens) // self.event_tokens  # without reading the device
         if len(self.context.offsets) != 2 or num_events > held:
             raise ValueError(f"the first {num_events} events of a state with {self.num_events.tolist()}")
         kept = self.num_prefix_tokens + self.event_tokens * num_events
@@ -55,16 +55,16 @@ class KVCache:
         )
 
     def owned(self) -> "KVCache":
-        """The same with places in memory of their own: they may be views of a batch that came in one piece."""
+        """The same with a copy of the context's tokens, which may be views of a batch's memory."""
         context = self.context
         return replace(self, context=Tokens(context.offsets.clone(), context.position.clone(), context.time.clone()))
 
 
 class Merge:
-    """Puts new tokens behind the old ones of the same sequence."""
+    """Appends new tokens to the old ones of the same sequence."""
 
     def __init__(self, old_offsets: Tensor, new_offsets: Tensor, *, num_old: int, num_new: int):
-        """num_old, num_new: tokens, which the device need not be asked."""
+        """num_old, num_new: numbers of tokens, so that they need not be read from the device."""
         self.offsets = old_offsets + new_offsets
         sequence_B = torch.arange(len(old_offsets) - 1, device=old_offsets.device)
         sides = ((old_offsets, num_old), (new_offsets, num_new))
@@ -77,7 +77,7 @@ class Merge:
         return joined if self.order is None else joined[self.order]
 
     def tokens(self, old: Tokens, new: Tokens) -> Tokens:
-        """The places of both."""
+        """The tokens of both."""
         return Tokens(self.offsets, self(old.position, new.position), self(old.time, new.time))
 
     def keys_values(self, old: KeysValues, new: KeysValues) -> KeysValues:
@@ -86,7 +86,7 @@ class Merge:
 
 
 def join(states: Sequence[KVCache]) -> KVCache:
-    """One state of all the histories, in that order. They are of one model."""
+    """One state of all the histories, in that order. All states must be of one model."""
     if len(states) == 1:
         return states[0]
     lengths = torch.cat([state.context.offsets.diff() for state in states])

@@ -1,8 +1,8 @@
 """The backend in C++ for CPUs: jagged, no padding, no mask, every weighting and bias, memory linear in the context.
 
-Computes in fp32: the bias of a long history is beyond bf16's eight bits. Both passes are operators of PyTorch,
-`genrank::native_attention` and `genrank::native_attention_backward`, which the profiler, torch.compile and torch.export
-see. Shapes as in attention.py.
+It computes in fp32, because the bias of a long history needs more than bf16's eight bits. Both passes are operators of
+PyTorch, `genrank::native_attention` and `genrank::native_attention_backward`, which the profiler, torch.compile and
+torch.export see. Shapes as in attention.py.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ from genrank.nn.native.library import is_watched, load
 
 Results = dict[str, Tensor | None]  # by the names of _RESULTS
 NUM_INPUTS, NUM_NUMBERS = 7, 3  # of the operators, see _ARGUMENTS
-_OVERREAD = 64  # the kernel loads whole vectors, so positions and times have this much room behind them
+_OVERREAD = 64  # elements of padding after positions and times, because the kernel loads whole vectors
 
 
 class _Strided(ctypes.Structure):
@@ -64,7 +64,7 @@ class _KernelCall(ctypes.Structure):
 
 @functools.cache
 def _bucket_begins() -> Tensor:
-    """(TIME_BUCKETS + 1) int32: the first whole second of every bucket, the largest number where there is none."""
+    """(TIME_BUCKETS + 1) int32: the first whole second of every bucket; the largest number if a bucket has none."""
     last = 2**31 - 1
     begins = torch.full((TIME_BUCKETS + 1,), last, dtype=torch.int64)
     for bucket in range(TIME_BUCKETS):
@@ -80,7 +80,7 @@ class NativeAttention:
     """See Attention. CPU only."""
 
     def __init__(self, queries: Queries, context: Tokens, scoring: Scoring):
-        # A causal query's own term is its context token: one token more, and no term of its own.
+        # A causal query is a context token itself: its prefix is one longer, and it has no separate term.
         self.sees_itself = queries.sees_itself and not queries.causal
         self.scoring = scoring
         query_time, next_time, key_time = seconds_from_latest(queries, context)
@@ -114,7 +114,7 @@ class NativeAttention:
 
 
 # The operators. Both take, in this order, the inputs that have gradients (q, k, v, own k and v, the learned tables),
-# the layout, ALiBi's slopes, and numbers. Inputs are in fp32 with neighbouring channels.
+# the layout, ALiBi's slopes, and numbers. Inputs are in fp32 with contiguous channels.
 _ARGUMENTS = ", ".join(
     (
         "Tensor q, Tensor k, Tensor v, Tensor? own_k, Tensor? own_v, Tensor? position_table, Tensor? time_table",
@@ -141,7 +141,7 @@ def _forward(*given: Any) -> tuple[Tensor, Tensor]:
 
 @torch.library.impl(_OPERATORS, "native_attention_backward", "CPU")
 def _gradients(d_out: Tensor, out: Tensor, logsumexp: Tensor, *given: Any) -> list[Tensor]:
-    """Of those inputs that there are, in their order."""
+    """Gradients of the inputs that are not None, in their order."""
     inputs, layout = given[:NUM_INPUTS], given[NUM_INPUTS:]
     groups = min(_num_tasks(layout), out.shape[1])
     num_tasks = groups * (len(layout[0]) - 1)
@@ -178,7 +178,7 @@ def _backward(ctx: Any, d_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
 
 
 class _DirectAttention(torch.autograd.Function):
-    """The same without the dispatcher. (`setup_context` would cost PyTorch a look at the signature in every call.)"""
+    """The same without the dispatcher. (With `setup_context` PyTorch would inspect the signature in every call.)"""
 
     @staticmethod
     def forward(ctx: Any, *given: Any) -> tuple[Tensor, Tensor]:
@@ -212,7 +212,7 @@ def _call(given: Sequence[Any], results: Results) -> _KernelCall:
 
 
 def _num_tasks(layout: Sequence[Tensor]) -> int:
-    """Tasks of a sequence: its heads are shared out where there are few sequences for the threads."""
+    """Tasks per sequence: heads are split over tasks if there are few sequences per thread."""
     return -(-4 * torch.get_num_threads() // max(len(layout[0]) - 1, 1))
 
 
@@ -223,7 +223,7 @@ def _library() -> ctypes.CDLL:
 
 
 def _ready(tensor: Tensor) -> Tensor:
-    """fp32 with neighbouring channels."""
+    """The tensor in fp32 with contiguous channels."""
     tensor = tensor.float()
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 

@@ -3,12 +3,12 @@
     action         e_i = item + action, one token per exposure (GenRank, arXiv 2505.04180)
     interleaved    Φ_0, a_0, Φ_1, a_1, …: a token for the item, one for the action (HSTU, arXiv 2402.17152)
 
-An item token sees what its request saw; an action token is causal. Under HSTU's relative bias an item token asks from
-where it stood as a candidate, so that where history holds the very exposure to be predicted, its item token is the
-candidate, and no copy is needed. GenRank's absolute positions don't allow that: candidates of a request share one, and
-past items need their own, or actions could not tell which of a request's items they answer.
+An item token sees what its request saw; an action token is causal. Under HSTU's relative bias an item token as a query
+has the position that it had as a candidate. So if history contains the exposure to be predicted, its item token is the
+candidate, and no copy is needed. GenRank's absolute positions don't allow that: candidates of a request share one
+position, and past items need separate ones, because otherwise an action could not find its item within the request.
 
-Shapes: B sequences, T history events, X context tokens (T or 2T, and B more where a user token stands before), W width.
+Shapes: B sequences, T history events, X context tokens (T or 2T, and B more with user tokens before them), W width.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ Organization = Literal["action", "interleaved"]
 
 @dataclass(frozen=True)
 class Context:
-    """Context tokens: their vectors, their places as keys, and how they attend."""
+    """Context tokens: their vectors, their positions as keys, and how they attend."""
 
     x_XW: Tensor
     tokens: Tokens
@@ -38,7 +38,7 @@ def tokens_per_event(organization: Organization) -> int:
 
 
 def per_token(values_B: Tensor, offsets: Tensor, count: int) -> Tensor:
-    """Each sequence's value for all of its tokens: (B, …) to (N, …). `count`: N, which the device need not be asked."""
+    """Each sequence's value for all of its tokens: (B, …) to (N, …). count: N, so the device need not be read."""
     return torch.repeat_interleave(values_B, offsets.diff(), dim=0, output_size=count)
 
 
@@ -49,7 +49,7 @@ def action_context(x_TW: Tensor, history: History) -> Context:
 
 
 def interleaved_context(item_TW: Tensor, action_TW: Tensor, history: History, *, as_candidates: bool) -> Context:
-    """Item and action tokens by turns. `as_candidates`: item tokens ask from their request's place, not their own."""
+    """Alternating item and action tokens. as_candidates: item tokens as queries have the position of their request."""
     candidate, index = history.as_candidate, 2 * history.position
 
     def by_turns(of_item: Tensor, of_action: Tensor) -> Tensor:
@@ -67,8 +67,8 @@ def interleaved_context(item_TW: Tensor, action_TW: Tensor, history: History, *,
 def with_user_tokens(context: Context, user_BW: Tensor) -> Context:
     """The context with one token of the user before each sequence.
 
-    Its time is 0, long before any event: a time taken from the history would differ between a request that has seen
-    none of it and the packed requests behind.
+    Its time is 0, long before any event: a time taken from the history would differ between packed requests, the first
+    of which sees no history.
     """
     x_XW, offsets = context.x_XW, context.tokens.offsets
     num_users = len(user_BW)
@@ -96,7 +96,7 @@ def with_user_tokens(context: Context, user_BW: Tensor) -> Context:
 
 
 def behind_user_tokens(context: Context) -> Context:
-    """Tokens that come later in sequences that begin with a user's token."""
+    """The context of later tokens in sequences that begin with a user's token."""
 
     def shifted(tokens: Tokens) -> Tokens:
         return Tokens(tokens.offsets, tokens.position + 1, tokens.time)

@@ -1,4 +1,4 @@
-"""History as one vector: sums over what a candidate may see, and DIN's target attention.
+"""History as one vector: sums over the events that a candidate sees, and DIN's target attention.
 
 Shapes: B sequences, T history events, C candidates, L longest history, M most candidates, W width, G hidden units.
 """
@@ -32,7 +32,7 @@ class RangeSums:
 
 
 class MeanPooling(nn.Module):
-    """Means of the items seen, one over all and one over those with a yes to each binary task; with their counts."""
+    """Means of the items seen, one over all and one over the positives of each binary task, with their counts."""
 
     def __init__(self, tasks: tuple[str, ...], width: int):
         super().__init__()

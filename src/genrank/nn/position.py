@@ -1,13 +1,13 @@
-"""The slot in the feed: what it does to answers, learned apart from what candidates do to them.
+"""The slot in the feed: its effect on actions, learned separately from the effect of the candidate.
 
-Ranking is to decide on a slot, so it can't be given one. If the slot were an input like others and unknown now and
-then, a network would learn to answer for an unknown slot as the log does on average: that items which the logging
-policy put on top are good. So the slot's effect is a term of its own beside the towers' logits, which never see it:
+Ranking decides on the slot, so the slot is unknown then. If it were an ordinary input that is sometimes unknown, a
+network would learn for the unknown slot the average over the log: that items which the logging policy put on top are
+good. So the slot's effect is a separate term, added to the logits of the towers, which don't read the slot:
 
     logit = f(candidate, history) + b(slot)        in training
     logit = f(candidate, history) + b(unknown)     in validation, evaluation and ranking
 
-A tenth of the training exposures count as unknown, and teach b(unknown) only: f learns from known slots.
+A tenth of the training exposures count as unknown, and train b(unknown) only: f learns from known slots.
 
 Shapes: C candidates, T history events, W width.
 """
@@ -21,7 +21,7 @@ from genrank.nn.embeddings import Table, dropped
 
 NUM_SLOTS = 256  # slots from 254 on share a row (ours); row 0: unknown
 UNKNOWN_SHARE = 0.1  # of the training exposures
-BIAS_DIM = 16  # of a slot's vector, from which its terms are made: a product learns faster than a number does
+BIAS_DIM = 16  # width of a slot's vector, from which b is computed: this trains faster than a plain number per slot
 
 
 def slot_index(slot_N: Tensor) -> Tensor:
@@ -30,10 +30,10 @@ def slot_index(slot_N: Tensor) -> Tensor:
 
 
 class SlotEmbedding(nn.Module):
-    """Where past exposures stood: a click far down says more than one on top."""
+    """The slots of past exposures: a click far down says more than one on top."""
 
     def __init__(self, width: int, dropout: float):
-        """dropout: share of the slots that count as unknown while training."""
+        """dropout: share of the slots that count as unknown in training."""
         super().__init__()
         self.table, self.dropout = Table(NUM_SLOTS, width), dropout
 
@@ -54,7 +54,7 @@ class PositionBias(nn.Module):
         self.to_logits = nn.Linear(BIAS_DIM, sum(sizes.values()), bias=False)
 
     def forward(self, logits: Mapping[str, Tensor], slot_C: Tensor) -> dict[str, Tensor]:
-        """(C, logits of the task's head) per task, with b added; `slot_C` is looked at in training only."""
+        """(C, logits of the task's head) per task, with b added; `slot_C` is used in training only."""
         sizes, known_C = list(self.sizes.values()), slot_index(slot_C)
         if not self.training:
             terms = self.to_logits(self.table(known_C.new_zeros(1))).split(sizes, -1)

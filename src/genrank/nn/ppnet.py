@@ -1,4 +1,4 @@
-"""A task's tower, and PPNet's gates, which make its layers depend on who asks and for what.
+"""A task's tower, and PPNet's gates, which make its layers depend on user and item.
 
 PPNet (PEPNet, arXiv 2302.01115): before every layer of a task's tower, its input h is multiplied by
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from genrank.nn.dropout import Dropout
 
-GATE_SCALE = 0.01  # standard deviation of fresh W₂: gates start near 1, so the tower starts as if it had none; ours
+GATE_SCALE = 0.01  # standard deviation of the initial W₂: gates start near 1, as if there were none; ours
 
 
 class PriorGate(nn.Module):
@@ -44,7 +44,7 @@ class Tower(nn.Module):
         self.gates = nn.ModuleList(PriorGate(prior=prior, width=width, size=size) for size in sizes if prior > 0)
 
     def forward(self, x_CW: Tensor, prior_CP: Tensor | None) -> Tensor:
-        """(C, logits). Raises ValueError where a gated tower gets no prior."""
+        """(C, logits). Raises ValueError if a gated tower gets no prior."""
         if self.gates and prior_CP is None:
             raise ValueError("ppnet=true needs the prior's vectors, and there are none; give prior_CP")
         h_CH = x_CW

@@ -1,7 +1,7 @@
-"""Is a backend right on this device? A small problem against the plain backend, forward and gradients.
+"""The self-check of a backend on a device: a small problem is compared with the plain backend, forward and gradients.
 
-Kernels depend on device, driver and compiler as much as on their source. So each is compared once per process, device,
-type of numbers and size of heads before its first use. That disturbs no random state.
+The results of a kernel depend on device, driver and compiler as well as on its source. So each is compared before its
+first use, once per process, device, precision and head size. The check doesn't change any random state.
 """
 
 import functools
@@ -14,7 +14,7 @@ from genrank.nn.attention import TIME_BUCKETS, Attention, LearnedBias, PlainAtte
 
 LENGTHS, NUM_CANDIDATES, NUM_HEADS, NUM_POSITIONS = (19, 0, 3), (2, 1, 3), 2, 8
 YEAR = 31_557_600
-# Of numbers about 1. On a GPU, fp32 products may be rounded to 10 bits; bf16 has 8.
+# For values of about 1. On a GPU, fp32 products may be rounded to 10 bits; bf16 has 8.
 TOLERANCE = {torch.float32: 5e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 
 
@@ -28,12 +28,12 @@ class Problem(NamedTuple):
 
 @functools.cache
 def failure(backend: type[Attention], device: str, dtype: torch.dtype, channels: int, *, fusible: bool) -> str:
-    """What is wrong, in one line; empty where the backend is right.
+    """What is wrong, in one line; empty if the backend is right.
 
-    fusible: softmax without learned bias; else SiLU and softmax, each with one.
+    fusible: check softmax without learned bias; else SiLU and softmax, each with a learned bias.
     """
     try:
-        # The first use may be under inference_mode, which takes no gradients.
+        # The first use may be under inference_mode, in which gradients can't be computed.
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(torch.device(device).type, enabled=False):
             for problem in _cases(fusible):
                 ours = _run(backend, device, dtype, channels, problem)
@@ -83,7 +83,7 @@ def _run(
 
 
 def _tokens(device: str, *, causal: bool) -> tuple[Queries, Tokens]:
-    """Histories of which one is empty, and candidates years behind them."""
+    """Histories, one of them empty, and candidates that are years later."""
 
     def offsets(lengths: tuple[int, ...]) -> Tensor:
         return torch.tensor([0, *lengths]).cumsum(0).to(device)

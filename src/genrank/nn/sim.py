@@ -1,11 +1,11 @@
-"""SIM's exact search (arXiv 2006.05639): target attention over the events that the general search found.
+"""SIM's exact search unit (arXiv 2006.05639): target attention over the events that the general search found.
 
     query    the candidate's item
     event    [item + action; time before the request]
 
-Hard search comes with its events chosen, so the exact search costs what was retrieved, whatever the history's length.
-Soft search scores every event by (W_b e_i)·(W_a e_c) and keeps the best; the score also enters the attention, which
-is how its projections learn (the paper trains them by a loss of their own).
+With hard search the events are chosen beforehand, so the cost depends on their number, not on the history's length.
+Soft search scores every event by (W_b e_i)·(W_a e_c) and keeps the best; the score is also added in the attention, so
+that the projections are trained (the paper trains them by a separate loss).
 
 Shapes: C candidates, B sequences, M most candidates, L most events, E events, K retrieved, W width, S of the search.
 """
@@ -23,7 +23,7 @@ from genrank.nn.organization import per_token
 
 
 class ExactSearch(nn.Module):
-    """(C, W) what the long history says of each candidate; zeros where nothing was found."""
+    """(C, W) each candidate's attention over the long history; zeros if no event was found."""
 
     def __init__(self, kind: Literal["hard", "soft"], width: int, *, num_heads: int, num_retrieved: int):
         super().__init__()

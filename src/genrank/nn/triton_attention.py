@@ -1,10 +1,10 @@
-"""The backend on Triton kernels (triton_kernels.py): jagged as it comes, softmax or SiLU, any bias, exact gradients.
+"""The backend on Triton kernels (triton_kernels.py): jagged, softmax or SiLU, any bias, exact gradients.
 
-Who sees whom goes to the kernels as tables of blocks. Building them copies nothing to the host: their number is bound
-by what the host knows already, and surplus rows are empty. A causal history needs no own term: each token is a key of
-the context too, so its prefix is one longer.
+Which tokens each query sees is passed to the kernels as tables of blocks. Building them copies nothing to the host: the
+host knows a bound on their number, and surplus rows are empty. A causal history needs no separate term for the query
+itself: each token is also a key of the context, so its prefix is one longer.
 
-On CPU tensors the kernels run in Triton's interpreter, where TRITON_INTERPRET=1 was set before they were imported.
+On CPU tensors the kernels run in Triton's interpreter, if TRITON_INTERPRET=1 was set before they were imported.
 Shapes as in attention.py; K blocks.
 """
 
@@ -45,7 +45,7 @@ class _Inputs:
 
     @property
     def strides(self) -> list[int]:
-        """Of rows and heads, tensor by tensor."""
+        """Strides of rows and heads, tensor by tensor."""
         return [
             x.stride(d) for x in (self.q_QHD, self.k_THD, self.v_THD, self.own_k_QHD, self.own_v_QHD) for d in (0, 1)
         ]
@@ -71,7 +71,7 @@ class TritonAttention:
         own_v_QHD: Tensor,
         learned: LearnedBias | None = None,
     ) -> Tensor:
-        """See Attention. ValueError where a head has too many channels."""
+        """See Attention. ValueError if a head has too many channels."""
         if q_QHD.shape[-1] > MAX_CHANNELS:
             raise ValueError(
                 f"the attention backend 'triton' takes heads of up to {MAX_CHANNELS} channels, not {q_QHD.shape[-1]}; "
@@ -84,7 +84,7 @@ class TritonAttention:
         return out.to(q_QHD.dtype)
 
     def places(self, *, by_time: bool) -> tuple[Tensor, Tensor]:
-        """(4, Q) and (2, T) int32 of queries and keys: see triton_kernels.py. Without `by_time` no times are made."""
+        """(4, Q) and (2, T) int32 of queries and keys: see triton_kernels.py. Without `by_time` times are 0."""
         if by_time not in self._places:
             at_Q, at_T = self.queries.tokens.position, self.context.position
             zero_Q, zero_T = torch.zeros_like(at_Q), torch.zeros_like(at_T)
@@ -100,7 +100,9 @@ class TritonAttention:
             sequence_K, begin_K = _blocks(offsets, len(self.prefix_Q), size)
             end_K = offsets[1:][sequence_K]
             last_K = torch.minimum(begin_K + size, end_K) - 1
-            work_K = self._seen[last_K.clamp_min(0)] % self._radix  # empty blocks end at once, wherever they stand
+            work_K = (
+                self._seen[last_K.clamp_min(0)] % self._radix
+            )  # empty blocks end at once, in any place of the order
             context_K = self.context.offsets[:-1][sequence_K]
             table_K3 = torch.stack([begin_K, end_K, context_K], dim=1)
             self._query_blocks[size] = _ordered(table_K3, work_K, context_K, self._most_work)
@@ -123,7 +125,7 @@ class TritonAttention:
 
     @property
     def _most_work(self) -> int:
-        """More than the work of a block, in keys or queries, can differ by."""
+        """An upper bound on the difference of work between blocks, in keys or queries."""
         return len(self.context.position) + len(self.prefix_Q) + 2
 
     @property
@@ -139,12 +141,12 @@ class TritonAttention:
 
     @cached_property
     def _seen(self) -> Tensor:
-        """(Q) the largest of that up to the query: non-decreasing over the whole batch."""
+        """(Q) the largest `_sees` up to the query: non-decreasing over the whole batch."""
         return self._sees.cummax(0).values
 
     @cached_property
     def _seen_from_here_on(self) -> Tensor:
-        """(Q) the smallest of that from the query on: non-decreasing too."""
+        """(Q) the smallest `_sees` from the query on: non-decreasing too."""
         return self._sees.flip(0).cummin(0).values.flip(0)
 
     def forward(self, x: _Inputs, *, learned: bool) -> tuple[Tensor, Tensor]:
@@ -173,7 +175,7 @@ class TritonAttention:
     def query_gradient(
         self, x: _Inputs, out_QHD: Tensor, z_HQ: Tensor, d_out_QHD: Tensor, *, learned: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-        """Gradients of q, own k and own v (None where there is no own term), and (H, Q) delta, empty for SiLU."""
+        """Gradients of q, own k and own v (None without a term of the query), and (H, Q) delta, empty for SiLU."""
         d_q, d_own_k, d_own_v = (
             torch.empty_like(out_QHD) if used else None for used in (True, self.merges_own, self.merges_own)
         )
@@ -297,7 +299,7 @@ class _Attend(torch.autograd.Function):
         learned = position is not None
         if not learned:
             position = time = q.new_empty(0, dtype=torch.float32)
-        elif q.dtype.itemsize == 2:  # halves are looked up; 32 bits would take the place of keys in shared memory
+        elif q.dtype.itemsize == 2:  # tables in 16 bits: with 32 bits there would be less shared memory for keys
             position, time = position.half(), time.half()
         tensors = [t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v, own_k, own_v, position, time)]
         x = _Inputs(*tensors)
@@ -308,7 +310,7 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def backward(saved, d_out):  # type: ignore[no-untyped-def]
-        *tensors, out, z = saved.saved_tensors  # asked for once: a block that is computed anew hands them out once
+        *tensors, out, z = saved.saved_tensors  # read once: with `recompute` they can be read only once
         plan, learned, x = saved.plan, saved.learned, _Inputs(*tensors)
         if len(out) == 0:
             return None, *(torch.zeros_like(t) for t in tensors[:5]), None, None
@@ -322,14 +324,14 @@ class _Attend(torch.autograd.Function):
 
 
 def _kernels() -> ModuleType:
-    """Imported where they are used: Triton is not everywhere."""
+    """Imported on first use, because Triton is not installed everywhere."""
     from genrank.nn import triton_kernels
 
     return triton_kernels
 
 
 def _bits(position_N: Tensor) -> Tensor:
-    """As float32, exact up to 2^24, whose bits are put beside int32: kernels then convert none."""
+    """Positions as the bits of float32, exact up to 2^24, in an int32 tensor: kernels then need no conversion."""
     return position_N.float().view(torch.int32)
 
 
@@ -344,7 +346,7 @@ def _blocks(offsets: Tensor, num_rows: int, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _ordered(table: Tensor, work_K: Tensor, context_K: Tensor, most_work: int) -> Tensor:
-    """Longest work first, which leaves no long block to the end, among neighbours of SECTION context tokens.
+    """Blocks in sections of SECTION context tokens; within a section longest work first, so that no long one is last.
 
     Programs that run at the same time then read the same keys, which stay in the cache.
     """

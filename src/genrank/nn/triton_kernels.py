@@ -2,8 +2,8 @@
 # Triton compiles these functions itself; the types of its language are not Python's.
 """The kernels of TritonAttention: forward, gradients of queries, of keys and values, and of the learned tables.
 
-A program owns one block of queries (or of keys) of one sequence and one head. Blocks are rows of a small table, longest
-work first; surplus rows are empty. The query's own term is what the running maximum, sum and output begin with. Scores
+A program computes one block of queries (or of keys) of one sequence and one head. Blocks are rows of a small table,
+longest work first; surplus rows are empty. Running maximum, sum and output begin with the query's own term. Scores
 are kept in base 2 for softmax (UNIT = log2 e) and as they are for SiLU. A head of D channels is read in two pieces of
 D0 + D1 channels, both powers of two, D1 possibly 0, so that 96 channels cost 96. Shapes:
 
@@ -14,7 +14,7 @@ are the bits of float32, times are relative to one moment. `slopes` (2, H) by po
 and `time_table` are the learned bias. `z` (H, Q) is the log-sum-exp of a query's scores, `delta` (H, Q) the inner
 product of output and gradient.
 
-LINEAR: softmax, and no query sees a key that stands behind it. Minus slope times distance is then a term of the key and
+LINEAR: softmax, and no query sees a key at a later position. Minus slope times distance is then a term of the key plus
 one of the query, which cancels: a score costs one multiply-add, bias and scale together.
 """
 

@@ -1,12 +1,12 @@
-"""Which tile each Triton kernel works on: measured for a card, or else reasoned from its shared memory.
+"""The tile that each Triton kernel works on: measured for a card, or else chosen by its shared memory.
 
 A tile is chosen by kernel, by size of numbers (`half`: bf16 and fp16, `single`: fp32), by class of channels, the
-smallest of CHANNEL_CLASSES that holds a head's channels after padding, and by whether there is a learned bias, whose
-looking up takes registers. In order:
+smallest of CHANNEL_CLASSES that holds a head's channels after padding, and by whether there is a learned bias, which
+takes registers. The first of these that has a tile:
 
-    using(tiles)                     a search's or a test's, while it lasts
-    tiles/<card>.json                what a search measured on a card of this name; entry by entry
-    fallback(…)                      ours, reasoned from registers and shared memory: see docs/performance.md
+    using(tiles)                     the tiles of a search or a test, while it lasts
+    tiles/<card>.json                the tiles that a search measured on a card of this name
+    fallback(…)                      ours, from registers and shared memory: see docs/performance.md
 
 A file of this package that can't be read, or whose tiles are illegal, must not stop a training run: the log gets one
 warning, and the fallback is used. `read` itself raises.
@@ -40,7 +40,7 @@ FOLDER = Path(__file__).parent / "tiles"
 
 @dataclass(frozen=True)
 class Tile:
-    """What one program works on: so many queries by so many keys, in so many warps, loads so many stages ahead."""
+    """The work of one program: queries by keys, with a number of warps, and of stages that loads are ahead."""
 
     queries: int
     keys: int
@@ -71,9 +71,9 @@ KERNELS: tuple[Kernel, ...] = tuple(field.name for field in fields(Tiles))  # ty
 SINGLE = Tiles(*(Tile(32, 32, 8, 1),) * 4)
 INTERPRETED = Tiles(Tile(32, 32, 1, 1), Tile(32, 16, 1, 1), Tile(16, 32, 1, 1), Tile(32, 32, 1, 1))
 ROOMY_BYTES = 200 * 1024
-# Ours, by what the compiler says (benchmarks/gpu_compile.py), not by a search: registers that don't spill, then two
-# programs at once, so that one multiplies while the other exponentiates, or few instructions a score. By room
-# (200 KiB of shared memory and more: H100) and learned bias; for heads of up to 64, 96 and 128 channels.
+# Ours, from the compiler's figures (benchmarks/gpu_compile.py), not from a search: registers that don't spill, then two
+# programs at once, so that one multiplies while the other exponentiates, or few instructions per score. Keys: whether
+# there are 200 KiB of shared memory (H100), learned bias; for heads of up to 64, 96 and 128 channels.
 _HALF = {
     (True, False): (
         Tiles(Tile(128, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 32, 4, 2)),
@@ -120,11 +120,11 @@ REDUCTIONS = {"forward": 8192, "query_gradient": 1024, "key_gradient": 2048, "ta
 
 
 def shared_bytes(kernel: Kernel, tile: Tile, size: NumberSize, channels: int, *, learned: bool = False) -> int:
-    """Shared memory of one program at most, in bytes.
+    """Upper bound on the shared memory of one program, in bytes.
 
-    What a program holds and what it streams in as many stages: two tensors each, but the forward kernel holds the
-    queries alone. A learned bias passes through it, and so do scores and their gradients in the key gradient of 32
-    bits, which are multiplied outside of tensor cores. REDUCTIONS more is the most that compiled kernels take.
+    It has the tensors that a program holds and those that it streams, in num_stages copies: two tensors each, but the
+    forward kernel holds the queries only. A learned bias takes space too, and so do scores and their gradients in the
+    key gradient of 32 bits, which are multiplied without tensor cores. Compiled kernels need at most REDUCTIONS more.
     """
     held, streamed = (tile.keys, tile.queries) if kernel == "key_gradient" else (tile.queries, tile.keys)
     rows = (held if kernel == "forward" else 2 * held) + 2 * streamed * tile.num_stages
@@ -136,7 +136,7 @@ def shared_bytes(kernel: Kernel, tile: Tile, size: NumberSize, channels: int, *,
 
 
 def registers(kernel: Kernel, tile: Tile, channels: int) -> int:
-    """Registers of a thread that sums and scores of one tile take, of the 255 there are; addresses come on top."""
+    """Registers per thread for sums and scores of one tile, out of 255; addresses need some more."""
     width, pairs = sum(pieces(channels)), tile.queries * tile.keys
     numbers = {
         "forward": tile.queries * width + 3 * pairs // 2,
@@ -150,7 +150,7 @@ def registers(kernel: Kernel, tile: Tile, channels: int) -> int:
 def illegal(
     kernel: Kernel, tile: Tile, size: NumberSize, channels: int, shared_memory: int, *, learned: bool = False
 ) -> str:
-    """Why a card of so many bytes of shared memory can't run a tile, in a few words; empty where it can."""
+    """Why a card with `shared_memory` bytes can't run a tile; empty if it can."""
     need = shared_bytes(kernel, tile, size, channels, learned=learned)
     if need > shared_memory:
         return f"needs up to {need} bytes of shared memory, of which the card has {shared_memory}"
@@ -158,7 +158,7 @@ def illegal(
 
 
 def fallback(dtype: torch.dtype, channels: int, shared_memory: int, *, learned: bool = False) -> Tiles:
-    """The reasoned tiles for a card of so many bytes of shared memory a program."""
+    """The unmeasured tiles for a card with `shared_memory` bytes per program."""
     if number_size(dtype) == "single":
         return SINGLE
     return _HALF[shared_memory >= ROOMY_BYTES, learned][max(CHANNEL_CLASSES.index(channel_class(channels)) - 1, 0)]
@@ -173,7 +173,7 @@ def candidates(
     learned: bool = False,
     at_most: int = 16,
 ) -> list[Tile]:
-    """Legal tiles for a search: the fallback, then others by how few factors of two they are away from it."""
+    """Legal tiles for a search: the fallback, then the others, fewest factors of two away from it first."""
     first = getattr(fallback(dtype, channels, shared_memory, learned=learned), kernel)
     size = number_size(dtype)
 
@@ -211,8 +211,8 @@ class MeasuredTile:
     channels: int  # one of CHANNEL_CLASSES
     tile: Tile
     milliseconds: float
-    fallback_milliseconds: float  # of the reasoned tile, in the same search
-    learned: bool = False  # with a learned bias; of no matter for table_gradient, which always has one
+    fallback_milliseconds: float  # of the fallback tile, in the same search
+    learned: bool = False  # with a learned bias; ignored for table_gradient, which always has one
 
     def __post_init__(self) -> None:
         if self.channels not in CHANNEL_CLASSES:
@@ -223,10 +223,10 @@ class MeasuredTile:
 
 @dataclass(frozen=True, kw_only=True)
 class CardTiles:
-    """What a search found on one card."""
+    """The results of a search on one card."""
 
     card: str  # as torch.cuda.get_device_name says
-    shared_memory: int  # bytes a program can have
+    shared_memory: int  # bytes that a program can have
     driver: str
     torch_version: str
     triton_version: str
@@ -245,7 +245,7 @@ class CardTiles:
                 raise ValueError(f"the tile for {entry} {why}")
 
     def over(self, tiles: Tiles, dtype: torch.dtype, channels: int, *, learned: bool = False) -> Tiles:
-        """The tiles, replaced by measured ones where there are any for these numbers, channels and bias."""
+        """`tiles`, replaced by measured ones if there are any for this dtype, channels and bias."""
         wanted = number_size(dtype), channel_class(channels)
         found = {
             one.kernel: one.tile
@@ -261,13 +261,13 @@ def card_path(card: str, folder: Path = FOLDER) -> Path:
 
 
 def write(path: Path, found: CardTiles) -> None:
-    """Whole or not at all. OutputError where that isn't possible."""
+    """Write the file atomically. OutputError if it can't be written."""
     replace_text(path, json_text(to_dict(found), indent=1))
 
 
 def read(path: Path) -> CardTiles:
-    """ConfigError, naming file and remedy in one line, for a file that is damaged or whose tiles are illegal."""
-    remedy = "delete it, and search anew with benchmarks/gpu_steps/"
+    """Read a card's file. ConfigError, naming file and remedy, if it is damaged or has illegal tiles."""
+    remedy = "delete it, and search again with benchmarks/gpu_steps/"
     try:
         return build(CardTiles, read_json(path, error=ConfigError, remedy=remedy), where=str(path))
     except ConfigError as problem:
@@ -275,12 +275,12 @@ def read(path: Path) -> CardTiles:
         raise ConfigError(said if said.endswith(remedy) else f"{said}; {remedy}") from None
 
 
-_in_use: list[Tiles] = []  # of the whole process: backward passes run in threads of their own
+_in_use: list[Tiles] = []  # for all threads, because backward passes run in other threads
 
 
 @contextmanager
 def using(tiles: Tiles) -> Iterator[None]:
-    """These tiles on every device while it lasts, whatever was measured."""
+    """Use these tiles on every device within the `with` block, instead of measured ones."""
     _in_use.append(tiles)
     try:
         yield
@@ -289,7 +289,7 @@ def using(tiles: Tiles) -> Iterator[None]:
 
 
 def tiles_for(device: torch.device, dtype: torch.dtype, channels: int, *, learned: bool = False) -> Tiles:
-    """What kernels work on for heads of so many channels; on the CPU, in Triton's interpreter, tiles are small."""
+    """The kernels' tiles for heads of `channels`; on the CPU, in Triton's interpreter, tiles are small."""
     if _in_use:
         return _in_use[-1]
     return INTERPRETED if device.type == "cpu" else _on_card(device, dtype, channels, learned)
@@ -305,7 +305,7 @@ def _on_card(device: torch.device, dtype: torch.dtype, channels: int, learned: b
 
 @functools.cache
 def measured_on(card: str, folder: Path = FOLDER) -> CardTiles | None:
-    """What was measured on a card of this name; None, with a warning in the log, where its file can't be used."""
+    """The tiles measured on a card of this name; None, with a warning in the log, if the file can't be used."""
     path = card_path(card, folder)
     if not path.exists():
         return None

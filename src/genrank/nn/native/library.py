@@ -1,6 +1,6 @@
 """The C++ kernels of layers, lookups and search as one library: see native.py.
 
-Where there is no compiler the PyTorch paths run instead: `load` gives None, logs why, and `genrank doctor` says so.
+Without a compiler PyTorch's operators run instead: `load` returns None and logs why, and `genrank doctor` shows it.
 """
 
 import ctypes
@@ -16,15 +16,15 @@ SOURCES = ("attention.cpp", "adagrad.cpp", "dropout.cpp", "search.cpp")
 
 @functools.cache
 def load() -> ctypes.CDLL | None:
-    """The library, or None where it can't be built."""
-    return or_none(build, instead="the slower PyTorch paths run")
+    """The library, or None if it can't be built."""
+    return or_none(build, instead="the slower PyTorch operators run")
 
 
 def is_watched() -> bool:
-    """Whether operators must go through PyTorch's dispatcher: something compiles, traces or profiles what is called.
+    """Whether operators must go through PyTorch's dispatcher, because calls are compiled, traced or profiled.
 
-    Else a kernel is called directly. An operator in Python costs 0.1 ms there and back, of which narrow models have
-    dozens in a step.
+    Otherwise a kernel is called directly. The dispatcher costs 0.1 ms per call of an operator written in Python, and a
+    step of a narrow model has dozens of calls.
     """
     return bool(
         torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or torch._C._autograd._profiler_enabled()
@@ -32,5 +32,5 @@ def is_watched() -> bool:
 
 
 def build() -> ctypes.CDLL:
-    """The library, compiled unless the cache has it. BuildError where that fails."""
+    """The library, compiled if the cache folder doesn't have it. BuildError if that fails."""
     return build_library([Path(__file__).parent / source for source in SOURCES])
