@@ -1,6 +1,6 @@
-"""C++ beside the Python that calls it: compiled on first use for this very processor, kept in the user's cache.
+"""C++ beside the Python that calls it: compiled on first use for this processor, kept in the user's cache folder.
 
-Libraries are called through ctypes. Where there is no compiler, callers take their plain path instead.
+Libraries are called through ctypes. Without a compiler, callers use their plain implementation instead.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ class BuildError(Exception):
 
 
 def or_none(build: Callable[[], ctypes.CDLL], *, instead: str) -> ctypes.CDLL | None:
-    """What `build` gives, or None where it can't; the log then says why, and what runs `instead`."""
+    """The library of `build`, or None if it fails; the log then says why, and what runs `instead`."""
     try:
         return build()
     except BuildError as problem:
@@ -32,7 +32,7 @@ def or_none(build: Callable[[], ctypes.CDLL], *, instead: str) -> ctypes.CDLL | 
 
 
 def build_library(sources: Sequence[Path]) -> ctypes.CDLL:
-    """The library of sources in one folder, compiled unless the cache has it. BuildError where that fails."""
+    """The library of sources in one folder, compiled if the cache folder doesn't have it. BuildError if that fails."""
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "c++"))), None)
     if compiler is None:
         raise BuildError("no C++ compiler found (install g++)")
@@ -46,7 +46,7 @@ def build_library(sources: Sequence[Path]) -> ctypes.CDLL:
 
 
 def _cached(compiler: str, sources: Sequence[Path]) -> Path:
-    """Where the library of these sources, this compiler and this processor is kept."""
+    """The path of the library for these sources, this compiler and this processor."""
     key = hashlib.sha256(" ".join((compiler, *FLAGS, _processor())).encode())
     for source in sorted([*sources, *sources[0].parent.glob("*.h")]):
         key.update(source.read_bytes())
@@ -60,7 +60,7 @@ def _cached(compiler: str, sources: Sequence[Path]) -> Path:
 
 
 def _processor() -> str:
-    """Model and instruction sets: a shared home folder may serve machines of several kinds."""
+    """Model and instruction sets, because machines with different processors may share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
