@@ -1,50 +1,46 @@
-"""How fast window statistics of a log are counted, against the plain NumPy reference of the tests.
+"""How fast window statistics of a log are counted and written, and in how much memory, against the plain reference.
 
-python benchmarks/count_windows.py [--exposures 1000000] [--rounds 3] [--tasks 1] [--multi]
+python benchmarks/count_windows.py [--exposures 1000000] [--rounds 3] [--tasks 1] [--multi] [--memory]
 
 The log: users with 100 exposures each in requests of ten over 30 days, 100,000 items, one author each, five windows;
-with --multi the items have up to three tags too. Both sides answer what `prepare` asks, in one process, one after the
-other; printed are the medians, their ratio, and whether the results are the same bytes.
+with --multi the items have up to three tags too. `write_statistics` and the plain NumPy code of the tests, which holds
+the whole log, write the same eight buckets in turns, in one process; printed are the medians, their ratio, and whether
+the files are the same bytes. --memory: instead, each side once in a process of its own, whose peak memory is printed.
 """
 
 import argparse
+import hashlib
+import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from genrank.batch import Jagged
-from genrank.data.statistics import Events
+from genrank.data.statistics import Events, base_rates, label_counts, statistics_columns, statistics_tasks
 from genrank.data.timelines import offsets_of
-from genrank.data.window_statistics import WindowStatistics
+from genrank.preparation.buckets import Buckets
+from genrank.preparation.point_in_time import events_of, write_statistics
 from genrank.schema import Columns, Feature, LogSchema, Statistics, Task
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from plain_statistics import PlainStatistics
 
-NUM_ITEMS, SLOTS, DAYS = 100_000, 10, 30
+NUM_ITEMS, SLOTS, DAYS, BEGIN = 100_000, 10, 30, 1_700_000_000
+NUM_BUCKETS = 8
 
 
-def make(num_exposures: int, num_tasks: int, *, multi: bool) -> tuple[LogSchema, Events, dict[str, Any]]:
-    """The schema, the exposures in the order of timelines, and the items' features."""
+def world(num_tasks: int, *, multi: bool) -> tuple[LogSchema, dict[str, Any]]:
+    """The schema, and the items' features."""
     rng = np.random.default_rng(0)
-    requests = num_exposures // SLOTS
-    user, began = rng.integers(1, requests // 10 + 1, requests), rng.integers(0, DAYS * 86_400, requests)
-    order = np.lexsort((began, user))
-    count, tasks = requests * SLOTS, tuple(f"task{n}" for n in range(num_tasks))
-    request_time = np.repeat(1_700_000_000 + began[order], SLOTS)
-    events = Events(
-        user=np.repeat(user[order], SLOTS).astype(np.int32),
-        item=(rng.random(count) ** 3 * NUM_ITEMS).astype(np.int32) + 1,
-        time=request_time + np.tile(np.arange(SLOTS), requests) // 4,
-        request_time=request_time,
-        target=np.ones(count, np.bool_),
-        labels={task: (rng.random(count) < 0.2).astype(np.int8) for task in tasks},
-    )
     features: dict[str, Any] = {"author": rng.integers(1, 10_000, NUM_ITEMS + 1, dtype=np.int32)}
     if multi:
         lengths = rng.integers(0, 4, NUM_ITEMS + 1)
@@ -52,28 +48,118 @@ def make(num_exposures: int, num_tasks: int, *, multi: bool) -> tuple[LogSchema,
     schema = LogSchema(
         name="benchmark",
         columns=Columns(user="user", item="item", time="time"),
-        tasks=tuple(Task(name=task, kind="binary", column=task) for task in tasks),
+        tasks=tuple(Task(name=f"task{n}", kind="binary", column=f"task{n}") for n in range(num_tasks)),
         features=tuple(
             Feature(name=name, owner="item", kind="multi" if name == "tags" else "categorical", column=name)
             for name in features
         ),
         statistics=Statistics(enabled=True),
     )
-    return schema, events, features
+    return schema, features
 
 
-def answers(kind: Any, schema: LogSchema, events: Events, features: dict[str, Any]) -> Any:
-    """(N, S) as `kind` counts them."""
-    rates = dict.fromkeys(events.labels, 0.2)
-    return kind(schema, events, rates=rates, item_features=features).answers(
-        events.user, events.item, events.request_time
+def exposures(count: int, tasks: tuple[str, ...]) -> Events:
+    """In the order of timelines."""
+    rng = np.random.default_rng(1)
+    requests = count // SLOTS
+    user, began = rng.integers(1, requests // 10 + 1, requests), rng.integers(0, DAYS * 86_400, requests)
+    order = np.lexsort((began, user))
+    request_time = np.repeat(BEGIN + began[order], SLOTS)
+    return Events(
+        user=np.repeat(user[order], SLOTS).astype(np.int32),
+        item=(rng.random(requests * SLOTS) ** 3 * NUM_ITEMS).astype(np.int32) + 1,
+        time=request_time + np.tile(np.arange(SLOTS), requests) // 4,
+        request_time=request_time,
+        target=np.ones(requests * SLOTS, np.bool_),
+        labels={task: (rng.random(requests * SLOTS) < 0.2).astype(np.int8) for task in tasks},
     )
 
 
-def timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    started = time.perf_counter()
-    result = run()
-    return time.perf_counter() - started, result
+def store(events: Events, folder: Path) -> None:
+    """The exposures in buckets of users, as `prepare` keeps them."""
+    for number in range(NUM_BUCKETS):
+        rows = np.flatnonzero(events.user % NUM_BUCKETS == number)
+        columns = {name: getattr(events, name)[rows] for name in ("user", "item", "request_time", "target")}
+        labels = {f"task_{task}": values[rows] for task, values in events.labels.items()}
+        table = pa.table(columns | {"time": events.request_time[rows], "known_at": events.time[rows]} | labels)
+        with pa.OSFile(f"{folder}/bucket-{number}.arrow", "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+
+
+def stored(folder: Path, count: int) -> Buckets:
+    return Buckets(
+        paths=tuple(folder / f"bucket-{number}.arrow" for number in range(NUM_BUCKETS)),
+        num_rows=count, num_duplicates=0, num_recurring=0, num_late=0, dates_only=False,
+        first_time=0, last_time=0, times=np.zeros(0, np.int64), multi_values={},
+    )  # fmt: skip
+
+
+def plainly(buckets: Buckets, schema: LogSchema, items: Any, split: Any, folder: Path, **_: Any) -> None:
+    """`write_statistics` with the whole log in memory, an entity at a time."""
+    (folder / "statistics").mkdir()
+    tasks = statistics_tasks(schema)
+    first, *others = [events_of(bucket, tasks) for bucket in buckets]
+    events = first.joined(*others)
+    rates = base_rates(schema, label_counts(schema, events, split.valid_start))
+    counted = PlainStatistics(schema, events, rates=rates, item_features=items.features)
+    ends, width = np.cumsum([0, *(bucket.num_rows for bucket in buckets)]).tolist(), len(statistics_columns(schema))
+    files = [
+        np.lib.format.open_memmap(folder / "statistics" / f"bucket={n:04d}.npy", "w+", np.float16, (end - begin, width))
+        for n, (begin, end) in enumerate(pairwise(ends))
+    ]
+    stop = 0
+    for entity in counted.entities:
+        start, stop, index = stop, stop + width // len(counted.entities), counted.index(entity)
+        for file, (begin, end) in zip(files, pairwise(ends), strict=True):
+            asked = (column[begin:end] for column in (events.user, events.item, events.request_time))
+            file[:, start:stop] = counted.block(entity, index, *asked)
+    for file in files:
+        file.flush()
+
+
+def timed(write: Any, buckets: Buckets, schema: LogSchema, features: dict[str, Any]) -> tuple[float, str]:
+    """Seconds, and a hash of what was written."""
+    items, split = SimpleNamespace(features=features), SimpleNamespace(valid_start=BEGIN + DAYS * 64_800)
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        write(buckets, schema, items, split, Path(folder), report=lambda _: None)
+        seconds = time.perf_counter() - started
+        files = sorted((Path(folder) / "statistics").iterdir())
+        found = hashlib.sha256()
+        for path in files:
+            found.update(path.read_bytes())
+        return seconds, found.hexdigest()
+
+
+def compare(folder: Path, arguments: argparse.Namespace) -> None:
+    """Both sides in turns."""
+    (schema, features), buckets = world(arguments.tasks, multi=arguments.multi), stored(folder, arguments.exposures)
+    seconds: dict[str, list[float]] = {name: [] for name in SIDES}
+    hashes = set()
+    for _ in range(arguments.rounds):
+        for name, write in SIDES.items():
+            took, found = timed(write, buckets, schema, features)
+            seconds[name].append(took)
+            hashes.add(found)
+    plain, fast = (statistics.median(each) for each in seconds.values())
+    width = len(statistics_columns(schema))
+    print(f"{arguments.exposures:,} exposures × {width} columns, medians of {arguments.rounds}, in turns")
+    print(f"plain {plain:.2f} s   partitioned {fast:.2f} s   ratio {plain / fast:.2f}   same: {len(hashes) == 1}")
+
+
+def measure(folder: Path, arguments: argparse.Namespace) -> None:
+    """One side, in this process."""
+    (schema, features), buckets = world(arguments.tasks, multi=arguments.multi), stored(folder, arguments.exposures)
+    before = peak_mib()
+    seconds, _ = timed(SIDES[arguments.side], buckets, schema, features)
+    print(f"{arguments.side:12} {seconds:6.2f} s, peak {peak_mib():,.0f} MiB, {before:,.0f} MiB before it began")
+
+
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+SIDES = {"plain": plainly, "partitioned": write_statistics}
 
 
 def main() -> None:
@@ -82,20 +168,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tasks", type=int, default=1)
     parser.add_argument("--multi", action="store_true")
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    log = make(arguments.exposures, arguments.tasks, multi=arguments.multi)
-    small = make(1000, arguments.tasks, multi=arguments.multi)
-    answers(WindowStatistics, *small)  # compiles
-    plain, fast, same = [], [], True
-    for _ in range(arguments.rounds):
-        seconds, expected = timed(lambda: answers(PlainStatistics, *log))
-        plain.append(seconds)
-        seconds, found = timed(lambda: answers(WindowStatistics, *log))
-        fast.append(seconds)
-        same &= expected.tobytes() == found.tobytes()
-    medians = statistics.median(plain), statistics.median(fast)
-    print(f"{len(found):,} exposures × {found.shape[1]} columns, medians of {arguments.rounds}, in turns")
-    print(f"plain {medians[0]:.2f} s   counted {medians[1]:.2f} s   ratio {medians[0] / medians[1]:.2f}   same: {same}")
+    if arguments.side:
+        measure(arguments.folder, arguments)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        tasks = statistics_tasks(world(arguments.tasks, multi=arguments.multi)[0])
+        store(exposures(arguments.exposures, tasks), Path(folder))
+        if not arguments.memory:
+            compare(Path(folder), arguments)
+            return
+        for side in SIDES:
+            subprocess.run([sys.executable, *sys.argv, "--side", side, "--folder", folder], check=True)
 
 
 if __name__ == "__main__":

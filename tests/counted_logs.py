@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 
 from exposure_logs import CLICK, SCHEMA, START
+from genrank.batch import Jagged
+from genrank.data.statistics import Events
+from genrank.data.timelines import offsets_of
 from genrank.log_settings import RequestSettings
 from genrank.schema import Columns, Feature, LogSchema, Statistics, Task
 
 WINDOWS = {"5m": 300, "1h": 3600, "all": None}  # exposures are multiples of 25 s apart, so some stand at an edge
 SMOOTHING = 3.0
+RATES = {"click": 0.3, "like": 0.04}
 LIKE = Task(name="like", kind="binary", column="like")
 FEATURES = (
     Feature(name="author", owner="item", kind="categorical", column="author"),
@@ -49,6 +53,25 @@ def random_log(seed: int, size: int = 70) -> dict[str, Any]:
         "author": [authors[n % 3] for n in item],
         "tags": [tags[n % 4] for n in item],
     }
+
+
+def random_events(random: np.random.Generator, size: int) -> Events:
+    """Many equal times, unknown labels, actions known late, unknown items and users."""
+    asked = random.integers(0, 60, size) * 25 + 1_700_000_000
+    return Events(
+        user=random.integers(0, 4, size).astype(np.int32),
+        item=random.integers(0, 9, size).astype(np.int32),
+        time=asked + random.integers(0, 3, size) * 25,
+        request_time=asked,
+        target=random.random(size) < 0.85,
+        labels={task: random.integers(-1, 2, size).astype(np.int8) for task in RATES},
+    )
+
+
+def random_item_features(random: np.random.Generator) -> dict[str, np.ndarray | Jagged]:
+    lengths = random.integers(0, 3, 9)
+    tags = Jagged(random.integers(0, 4, lengths.sum()).astype(np.int32), offsets_of(lengths))
+    return {"author": random.integers(0, 4, 9).astype(np.int32), "tags": tags}
 
 
 def counted_feed(folder: Path, *, statistics: bool = True, **world: float) -> Path:

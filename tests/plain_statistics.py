@@ -71,15 +71,16 @@ class PlainStatistics:
 
     def answers(self, user: Ints, item: Ints, time: Ints) -> Any:
         """(Q, S) float16."""
-        return np.concatenate([self.block(entity, user, item, time) for entity in self.entities], axis=1)
+        blocks = [self.block(entity, self.index(entity), user, item, time) for entity in self.entities]
+        return np.concatenate(blocks, axis=1)
 
-    def block(self, entity: Entity, user: Ints, item: Ints, time: Ints) -> Any:
-        """(Q, columns of the entity)."""
+    def block(self, entity: Entity, index: PlainCounts, user: Ints, item: Ints, time: Ints) -> Any:
+        """(Q, columns of the entity), whose index is given."""
         keys, offsets = self._keys(entity, user, item)
         repeated = np.repeat(time, np.diff(offsets))
         begins = [None if w is None else repeated - w for w in self.config.window_seconds]
         columns: list[Any] = []
-        for sums in self.index(entity).between(keys, begins, repeated):
+        for sums in index.between(keys, begins, repeated):
             columns += self._columns(_summed(sums, offsets))
         return np.stack(columns, axis=1).astype(np.float16)
 

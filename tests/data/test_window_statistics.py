@@ -8,34 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amounts import examples
-from counted_logs import schema
-from genrank.batch import Jagged
+from counted_logs import RATES, random_events, random_item_features, schema
 from genrank.data import counting
-from genrank.data.statistics import Events
-from genrank.data.timelines import offsets_of
 from genrank.data.window_statistics import WindowStatistics
 from plain_statistics import PlainStatistics
-
-RATES = {"click": 0.3, "like": 0.04}
-
-
-def events(random: np.random.Generator, size: int) -> Events:
-    """Many equal times, unknown labels, actions known late, unknown items and users."""
-    asked = random.integers(0, 60, size) * 25 + 1_700_000_000
-    return Events(
-        user=random.integers(0, 4, size).astype(np.int32),
-        item=random.integers(0, 9, size).astype(np.int32),
-        time=asked + random.integers(0, 3, size) * 25,
-        request_time=asked,
-        target=random.random(size) < 0.85,
-        labels={task: random.integers(-1, 2, size).astype(np.int8) for task in RATES},
-    )
-
-
-def item_features(random: np.random.Generator) -> dict[str, np.ndarray | Jagged]:
-    lengths = random.integers(0, 3, 9)
-    tags = Jagged(random.integers(0, 4, lengths.sum()).astype(np.int32), offsets_of(lengths))
-    return {"author": random.integers(0, 4, 9).astype(np.int32), "tags": tags}
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -44,7 +20,7 @@ def item_features(random: np.random.Generator) -> dict[str, np.ndarray | Jagged]
 @given(seed=st.integers(0, 10_000), size=st.integers(0, 90))
 def test_answers_equal_the_plain_ones(compiled: bool, piece: int, seed: int, size: int) -> None:
     random = np.random.default_rng(seed)
-    log, asked, features = events(random, size), events(random, 40), item_features(random)
+    log, asked, features = random_events(random, size), random_events(random, 40), random_item_features(random)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(counting, "PIECE", piece)
         if not compiled:
@@ -65,10 +41,10 @@ def test_a_large_log_is_counted_the_same() -> None:
     size = 30_000
     asked = np.sort(random.integers(0, 20 * 86_400, size))
     log = replace(
-        events(random, size), user=random.integers(1, 900, size), time=asked + random.integers(0, 99, size),
+        random_events(random, size), user=random.integers(1, 900, size), time=asked + random.integers(0, 99, size),
         request_time=asked,
     )  # fmt: skip
-    features, wanted = item_features(random), schema(request=True, gap=0)
+    features, wanted = random_item_features(random), schema(request=True, gap=0)
     found, expected = (
         kind(wanted, log, rates=RATES, item_features=features).answers(log.user, log.item, log.request_time)
         for kind in (WindowStatistics, PlainStatistics)

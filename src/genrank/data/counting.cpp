@@ -1,6 +1,7 @@
 // Counting events by key and time: sorting them, and sums over windows of those that are in order. See counting.py.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <numeric>
@@ -42,6 +43,34 @@ inline int64_t gallop(const int64_t* times, int64_t from, int64_t end, int64_t t
     return std::lower_bound(times + from, times + std::min(from + step - 1, end), time) - times;
 }
 
+// sums[p + 1][v]: value v summed over the events order[0 .. ends[p]); sums[0] is 0. values[event][v].
+template <typename Value>
+void sum_places(
+    const Value* values, int64_t num_values, const int64_t* order, const int64_t* ends, int64_t num_places,
+    int64_t* sums
+) {
+    std::fill(sums, sums + num_values, 0);
+    for (int64_t p = 0, i = 0; p < num_places; p++) {
+        int64_t* sum = sums + (p + 1) * num_values;
+        std::copy(sum - num_values, sum, sum);
+        for (; i < ends[p]; i++)
+            for (int64_t v = 0; v < num_values; v++) sum[v] += values[order[i] * num_values + v];
+    }
+}
+
+// The nearest float16, of two the even one: what NumPy rounds to, without its branches.
+inline uint16_t half_of(double value) {
+    uint64_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    const uint64_t sign = bits >> 48 & 0x8000, size = bits & ~(uint64_t{1} << 63);
+    const uint64_t normal = ((size + (uint64_t{1} << 41) - 1 + (size >> 42 & 1)) >> 42) - (uint64_t{1023 - 15} << 10);
+    const double shifted = std::fabs(value) + 0x1p28;  // whose last bit is worth 2^-24, as that of a subnormal half
+    uint64_t subnormal;
+    std::memcpy(&subnormal, &shifted, sizeof subnormal);
+    const uint64_t half = std::fabs(value) < 0x1p-14 ? subnormal & 0x7ff : std::fabs(value) < 65520 ? normal : 0x7c00;
+    return static_cast<uint16_t>(sign | (value == value ? half : 0x7e00));
+}
+
 }  // namespace
 
 // order[n]: the rows in order of (key, time), of equal ones the first row first. scratch[4 * n].
@@ -58,18 +87,18 @@ extern "C" void sort_rows(const int64_t* keys, const int64_t* times, int64_t n, 
     for (int64_t i = 0; i < n; i++) order[i] = entries[i].row;
 }
 
-// sums[p + 1][v]: value v summed over the events order[0 .. ends[p]); sums[0] is 0. values[event][v].
-extern "C" void sum_places(
+extern "C" void sum_places_32(
     const int32_t* values, int64_t num_values, const int64_t* order, const int64_t* ends, int64_t num_places,
     int64_t* sums
 ) {
-    std::fill(sums, sums + num_values, 0);
-    for (int64_t p = 0, i = 0; p < num_places; p++) {
-        int64_t* sum = sums + (p + 1) * num_values;
-        std::copy(sum - num_values, sum, sum);
-        for (; i < ends[p]; i++)
-            for (int64_t v = 0; v < num_values; v++) sum[v] += values[order[i] * num_values + v];
-    }
+    sum_places(values, num_values, order, ends, num_places, sums);
+}
+
+extern "C" void sum_places_64(
+    const int64_t* values, int64_t num_values, const int64_t* order, const int64_t* ends, int64_t num_places,
+    int64_t* sums
+) {
+    sum_places(values, num_values, order, ends, num_places, sums);
 }
 
 // found: value v of window w summed over the key's places with asked[q] - windows[w] <= time < asked[q], at
@@ -120,4 +149,17 @@ extern "C" void copy_rows(
     const char* rows, int64_t width, const int64_t* number, int64_t num_rows, char* out, int64_t step
 ) {
     for (int64_t q = 0; q < num_rows; q++) std::memcpy(out + q * step, rows + number[q] * width, width);
+}
+
+// halves[row][c] of values[c][row].
+extern "C" void to_halves(const double* values, int64_t num_columns, int64_t num_rows, uint16_t* halves) {
+    constexpr int64_t STEP = 64;
+    uint16_t column[STEP];
+    for (int64_t row = 0; row < num_rows; row += STEP) {
+        const int64_t count = std::min(STEP, num_rows - row);
+        for (int64_t c = 0; c < num_columns; c++) {
+            for (int64_t i = 0; i < count; i++) column[i] = half_of(values[c * num_rows + row + i]);
+            for (int64_t i = 0; i < count; i++) halves[(row + i) * num_columns + c] = column[i];
+        }
+    }
 }

@@ -45,7 +45,7 @@ class Questions:
 class EventCounts:
     """Events by (key, time), in order, with running sums of their values: 8 bytes a place, and 8 more per value."""
 
-    def __init__(self, keys: Ints, times: Ints, values: NDArray[np.int32]):
+    def __init__(self, keys: Ints, times: Ints, values: NDArray[np.int32] | Ints):
         """`keys`, `times`: (E), in any order. `values`: (E, V)."""
         order = sorted_rows(keys, times)
         keys, times = (column[order].astype(np.int64, copy=False) for column in (keys, times))
@@ -75,6 +75,10 @@ class EventCounts:
         )  # fmt: skip
         return found
 
+    def events(self) -> tuple[Ints, Ints, Ints]:
+        """(P), (P), (P, V) keys, times and values of what was counted, added up by key and time."""
+        return np.repeat(self.keys, np.diff(self.starts)), self.times, np.diff(self.sums, axis=0)
+
     def _rank(self, keys: Ints) -> Ints:
         """(Q) the number of each key, -1 where it has no events."""
         if not len(self.keys):
@@ -102,6 +106,12 @@ class EventCounts:
             begin = self.starts[rank] if window is None else before(times - window)
             found[number] = np.where(rank[:, None] < 0, 0, upto - self.sums[begin]).T
         return found
+
+
+def joined_counts(indices: Sequence[EventCounts]) -> EventCounts:
+    """The events of all indices, counted together."""
+    keys, times, values = zip(*(index.events() for index in indices), strict=True)
+    return EventCounts(np.concatenate(keys), np.concatenate(times), np.concatenate(values))
 
 
 def sorted_rows(keys: Ints, times: Ints) -> Ints:
@@ -143,7 +153,17 @@ def copy_rows(rows: NDArray[np.float16], number: Ints, out: NDArray[np.float16])
     )  # fmt: skip
 
 
-def _running_sums(values: NDArray[np.int32], order: Ints, ends: Ints) -> Ints:
+def to_halves(values: NDArray[np.float64]) -> NDArray[np.float16]:
+    """(N, C) of (C, N)."""
+    library, (num_columns, num_rows) = _library(), values.shape
+    if library is None:
+        return np.ascontiguousarray(values.astype(np.float16).T)
+    halves = np.empty((num_rows, num_columns), np.float16)
+    library.to_halves(_at(values, np.float64), _size(num_columns), _size(num_rows), _at(halves, np.float16))
+    return halves
+
+
+def _running_sums(values: NDArray[np.int32] | Ints, order: Ints, ends: Ints) -> Ints:
     """(P + 1, V): row p + 1 is the sum of the values of the events order[0 .. ends[p])."""
     library, num_values = _library(), values.shape[1]
     sums = np.empty((len(ends) + 1, num_values), np.int64)
@@ -151,14 +171,16 @@ def _running_sums(values: NDArray[np.int32], order: Ints, ends: Ints) -> Ints:
         sums[0] = 0
         sums[1:] = np.cumsum(values[order], axis=0, dtype=np.int64)[ends - 1]
     else:
-        library.sum_places(_at(values, np.int32), _size(num_values), _at(order), _at(ends), _size(len(ends)), _at(sums))
+        sum_places = library.sum_places_32 if values.dtype == np.int32 else library.sum_places_64
+        given = np.ascontiguousarray(values)
+        sum_places(_at(given, given.dtype), _size(num_values), _at(order), _at(ends), _size(len(ends)), _at(sums))
     return sums
 
 
 _size = ctypes.c_int64
 
 
-def _at(array: NDArray[Any], kind: type = np.int64) -> ctypes.c_void_p:
+def _at(array: NDArray[Any], kind: Any = np.int64) -> ctypes.c_void_p:
     assert array.dtype == kind
     assert array.flags.c_contiguous
     return ctypes.c_void_p(array.ctypes.data)

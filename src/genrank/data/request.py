@@ -98,8 +98,9 @@ def exposures(
 def load_statistics(folder: Path, manifest: Manifest, items: FeatureTable) -> WindowStatistics:
     """The window statistics of a prepared folder's whole log, ready for questions; `manifest` says which they are.
 
-    Memory: 25 bytes an exposure and 17 per task, and from the first question on 8 and 24 per task for every entity
-    (an exposure whose item has k values of a feature takes k times that in the feature's two).
+    Memory: 25 bytes an exposure and 17 per task, and from the first question on at most 8 and 24 per task for every
+    entity (an exposure whose item has k values of a feature takes k times that in the feature's two; exposures of one
+    key and second are counted as one).
     """
     events = load_events(folder, manifest)
     return WindowStatistics(manifest.schema, events, rates=manifest.base_rates, item_features=items.features)

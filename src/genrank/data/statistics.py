@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from genrank.data.counting import Ints
+from genrank.data.counting import Ints, to_halves
 from genrank.schema import LogSchema, Statistics
 
 Halves = NDArray[np.float16]
@@ -151,23 +151,21 @@ class Formulas:
         n, c, residual = (sums[:, part::3].astype(np.float64) for part in range(3))  # (W, T, N)
         rate = (c + self.pseudo_positives) / (n + self.smoothing)
         num_windows, num_tasks, size = n.shape
-        columns = np.empty((num_windows, 1 + 2 * num_tasks, size), np.float16)
-        columns[:, 0] = np.log1p(n[:, 0])
-        columns[:, 1::2] = np.log(rate / (1 - rate)) - self.base_logit
-        columns[:, 2::2] = residual / FIXED_POINT / (n + self.smoothing)
-        return np.ascontiguousarray(columns.reshape(num_windows * (1 + 2 * num_tasks), size).T)
+        columns = np.empty((num_windows, 1 + 2 * num_tasks, size))
+        np.log1p(n[:, 0], out=columns[:, 0])
+        np.subtract(np.log(rate / (1 - rate)), self.base_logit, out=columns[:, 1::2])
+        np.divide(residual / FIXED_POINT, n + self.smoothing, out=columns[:, 2::2])
+        return to_halves(columns.reshape(self.width, size))
 
     def rates(self, sums: Ints) -> NDArray[np.float64]:
         """(T, N) smoothed rates of the (V, N) sums."""
         rates: NDArray[np.float64] = (sums[1::3] + self.pseudo_positives) / (sums[0::3] + self.smoothing)
         return rates
 
-    def residuals(self, labels: Mapping[str, NDArray[np.int8]], rates: NDArray[np.float64]) -> dict[str, Ints]:
-        """(N) per task: label minus rate, in fixed point."""
-        return {
-            task: np.rint(((labels[task] == 1) - rate) * FIXED_POINT).astype(np.int64)
-            for task, rate in zip(self.tasks, rates, strict=True)
-        }
+    def residuals(self, positive: NDArray[np.bool_], rates: NDArray[np.float64]) -> Ints:
+        """(T, N) label minus rate, in fixed point, of (T, N) labels and rates."""
+        residuals: Ints = np.rint((positive - rates) * FIXED_POINT).astype(np.int64)
+        return residuals
 
 
 def entity_columns(entity: Entity, config: Statistics, tasks: tuple[str, ...]) -> list[str]:

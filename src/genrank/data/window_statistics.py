@@ -53,8 +53,7 @@ class WindowStatistics:
         self._indices: dict[Entity, EventCounts] = {}
         self.residuals = dict(residuals or {})
         if residuals is None:
-            counted = self._count(USER, counted_values(events, self.tasks))
-            self.residuals[USER] = self._residuals(USER, events, [counted])
+            self.residuals[USER] = self.residuals_by_user()
             self.residuals[ITEM] = self._residuals(ITEM, events, [self.kept_index(ITEM)])
 
     def know_items(self, item_features: Mapping[str, Any]) -> None:
@@ -82,9 +81,7 @@ class WindowStatistics:
             write_answers(self.formulas, indices, questions, out)
             return
         sums = sums_within(indices, questions.keys, questions.times, self.formulas.windows, by_question=True)
-        for rows in pieces(len(out)):
-            at = offsets[rows.start : rows.stop + 1]
-            out[rows] = self.formulas.columns(summed(sums, questions.number[at[0] : at[-1]], at - at[0]))
+        write_summed(self.formulas, sums, questions.number, offsets, out)
 
     def kept_index(self, entity: Entity) -> EventCounts:
         """The entity's index, which stays in memory."""
@@ -96,6 +93,10 @@ class WindowStatistics:
         """The entity's events, counted."""
         residuals = self.residuals[ITEM if entity.of_user else USER]
         return self._count(entity, counted_values(self.events, self.tasks, residuals))
+
+    def residuals_by_user(self) -> dict[str, Ints]:
+        """(N) per task, of the events: label minus the user's rate at the event's own request, in fixed point."""
+        return self._residuals(USER, self.events, [self._count(USER, counted_values(self.events, self.tasks))])
 
     def residuals_of(self, events: Events, beside: Sequence["WindowStatistics"] = ()) -> dict[Entity, dict[str, Ints]]:
         """Residuals of other events, by the rates that these events and those of `beside` had at their requests."""
@@ -109,7 +110,8 @@ class WindowStatistics:
         keys, _ = self._keys(owner, events.user, events.item)
         questions = Questions(keys, events.request_time)
         rates = self.formulas.rates(sums_within(indices, questions.keys, questions.times, [None])[0])
-        return self.formulas.residuals(events.labels, rates[:, questions.number])
+        positive = np.stack([events.labels[task] == 1 for task in self.tasks])
+        return dict(zip(self.tasks, self.formulas.residuals(positive, rates[:, questions.number]), strict=True))
 
     def _count(self, entity: Entity, values: NDArray[np.int32]) -> EventCounts:
         """`values`: (N, V) of the events."""
@@ -156,6 +158,16 @@ def write_answers(formulas: Formulas, indices: Sequence[EventCounts], questions:
         sums = sums_within(indices, questions.keys[piece], questions.times[piece], formulas.windows)
         columns[piece] = formulas.columns(sums)
     copy_rows(columns, questions.number, out)
+
+
+def write_summed(formulas: Formulas, sums: Ints, number: Ints, offsets: Ints, out: Halves) -> None:
+    """Writes (Q, columns of an entity) into `out`, each from sums[number[i]] over i = offsets[q] .. offsets[q + 1].
+
+    `sums`: (D, W, V).
+    """
+    for rows in pieces(len(out)):
+        at = offsets[rows.start : rows.stop + 1]
+        out[rows] = formulas.columns(summed(sums, number[at[0] : at[-1]], at - at[0]))
 
 
 def sums_within(

@@ -2,15 +2,14 @@
 
     statistics/bucket=NNNN.npy    float16 (rows of the bucket, columns), in the order of the bucket's timelines
 
-Counting is NumPy on arranged buckets rather than a query, so that ranking can ask the same code. In memory is the
-whole log: 25 bytes an exposure and 17 per task, and while an entity is counted about 50 and 30 per task for every
-event of it, of which an exposure has as many as its item has values.
+Counting works on arranged buckets rather than a query, so that ranking can ask the same code; in memory is a bucket or
+a partition of keys: see partitioned_statistics.py.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -18,17 +17,11 @@ from numpy.typing import NDArray
 
 from genrank.data.arranging import array
 from genrank.data.manifest import SplitTimes
-from genrank.data.statistics import (
-    Events,
-    base_rates,
-    label_counts,
-    statistics_columns,
-    statistics_tasks,
-)
+from genrank.data.statistics import Events, base_rates, label_counts, statistics_tasks
 from genrank.data.tables import FeatureTable
-from genrank.data.window_statistics import WindowStatistics
 from genrank.preparation.buckets import Buckets
 from genrank.preparation.fitting import Sample
+from genrank.preparation.partitioned_statistics import PartitionedStatistics
 from genrank.preparation.writing import target_of
 from genrank.schema import DataSpec, LogSchema, TaskSpec
 
@@ -47,48 +40,31 @@ def write_statistics(
 ) -> dict[str, float]:
     """Writes the statistics of every bucket below `folder`; the base rates they are measured against."""
     (folder / "statistics").mkdir()
-    events = _events(buckets, statistics_tasks(schema))
-    rates = base_rates(schema, label_counts(schema, events, split.valid_start))
-    statistics = WindowStatistics(schema, events, rates=rates, item_features=items.features)
-    ends = np.cumsum([0, *(bucket.num_rows for bucket in buckets)])
-    shape = len(statistics_columns(schema))
-    files = [
-        np.lib.format.open_memmap(
-            folder / "statistics" / f"bucket={number:04d}.npy", "w+", np.float16, (int(end - begin), shape)
-        )
-        for number, (begin, end) in enumerate(pairwise(ends))
-    ]
-
-    stop = 0
-    for entity in statistics.entities:
-        start, stop = stop, stop + statistics.formulas.width
-        report(f"counting window statistics, {stop} of {shape} columns")
-        index = statistics.index(entity)  # one in memory at a time
-        for file, (begin, end) in zip(files, pairwise(ends), strict=True):
-            rows = slice(begin, end)
-            asked = (events.user[rows], events.item[rows], events.request_time[rows])
-            statistics.answer(entity, [index], *asked, file[:, start:stop])
-    for file in files:
-        file.flush()
+    tasks = statistics_tasks(schema)
+    counts = [label_counts(schema, events_of(bucket, tasks), split.valid_start) for bucket in buckets]
+    rates = base_rates(schema, np.sum(counts, axis=0))
+    with TemporaryDirectory(prefix=".counts-", dir=folder) as scratch:
+        log = PartitionedStatistics(schema, rates, items.features, Path(scratch), num_rows=buckets.num_rows)
+        report("counting window statistics")
+        for bucket in buckets:
+            log.add(events_of(bucket, tasks))
+        log.count()
+        for number, bucket in enumerate(buckets):
+            report(f"window statistics, bucket {number + 1} of {len(buckets.paths)}")
+            np.save(folder / "statistics" / f"bucket={number:04d}.npy", log.answers(number, events_of(bucket, tasks)))
     return rates
 
 
-def _events(buckets: Buckets, tasks: tuple[str, ...]) -> Events:
-    parts: dict[str, list[NDArray[np.generic]]] = {}
-    for bucket in buckets:
-        columns = {name: array(bucket, name) for name in ("user", "item", "request_time")}
-        columns["time"] = array(bucket, "known_at" if "known_at" in bucket.column_names else "time")
-        columns |= {f"task_{task}": array(bucket, f"task_{task}") for task in tasks}
-        for name, column in (columns | {"target": target_of(bucket)}).items():
-            parts.setdefault(name, []).append(column)
-    whole = {name: np.concatenate(columns) for name, columns in parts.items()}
+def events_of(bucket: pa.Table, tasks: tuple[str, ...]) -> Events:
+    """The counted columns of an arranged bucket."""
+    time = "known_at" if "known_at" in bucket.column_names else "time"
     return Events(
-        user=whole["user"].astype(np.int32),
-        item=whole["item"].astype(np.int32),
-        time=whole["time"].astype(np.int64),
-        request_time=whole["request_time"].astype(np.int64),
-        target=whole["target"].astype(bool),
-        labels={task: whole[f"task_{task}"].astype(np.int8) for task in tasks},
+        user=array(bucket, "user").astype(np.int32, copy=False),
+        item=array(bucket, "item").astype(np.int32, copy=False),
+        time=array(bucket, time).astype(np.int64, copy=False),
+        request_time=array(bucket, "request_time").astype(np.int64, copy=False),
+        target=target_of(bucket).astype(bool, copy=False),
+        labels={task: array(bucket, f"task_{task}").astype(np.int8, copy=False) for task in tasks},
     )
 
 

@@ -1,0 +1,92 @@
+"""Window statistics of a log that memory can't hold, by the definitions of data/statistics.py.
+
+Users lie in one bucket each, so what is counted by user is counted bucket by bucket; what is counted by item, or by a
+feature's value, goes through files by key (key_partitions.py). Three passes over the buckets, with the partitions
+counted between the second and the third:
+
+    label counts ─▶ base rates
+    the users' rates ─▶ residuals of item-side events ─▶ partitions ─▶ item-side columns, the items' rates
+    the items' rates ─▶ residuals of user-side events ─▶ user-side columns
+
+Shapes: N exposures of a bucket, T tasks, S columns.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genrank.batch import Jagged
+from genrank.data.counting import Ints
+from genrank.data.statistics import ITEM, Entity, Events, Formulas, Halves, counted_values, statistics_entities
+from genrank.data.window_statistics import WindowStatistics, entity_keys, repeated
+from genrank.preparation.key_partitions import KeyPartitions
+from genrank.schema import LogSchema
+
+
+class PartitionedStatistics:
+    """Buckets are added, counted, and asked for their answers, in the same order and with the same events."""
+
+    def __init__(
+        self,
+        schema: LogSchema,
+        rates: Mapping[str, float],
+        item_features: Mapping[str, Any],
+        folder: Path,
+        *,
+        num_rows: int,
+    ):
+        """`folder`: for files, which are removed by the caller. `num_rows`: about how many exposures there will be."""
+        self.schema, self.rates, self.item_features = schema, rates, item_features
+        self.entities, self.formulas = statistics_entities(schema), Formulas(schema, rates)
+        self.partitions = {
+            entity: KeyPartitions(
+                folder / str(number),
+                self.formulas,
+                num_events=num_rows,
+                as_sums=isinstance(self._column(entity), Jagged),
+            )
+            for number, entity in enumerate(self.entities)
+            if not entity.of_user
+        }
+
+    def add(self, events: Events) -> None:
+        """The next bucket's exposures."""
+        residuals = self._statistics(events).residuals_by_user()
+        values = counted_values(events, self.formulas.tasks, residuals)
+        for entity, partitions in self.partitions.items():
+            keys, offsets = self._keys(entity, events)
+            partitions.add(keys, *(repeated(each, offsets) for each in (events.time, events.request_time, values)))
+
+    def count(self) -> None:
+        """Counts what was added."""
+        for entity, partitions in self.partitions.items():
+            partitions.count(residuals=entity == ITEM)
+
+    def answers(self, bucket: int, events: Events) -> Halves:
+        """(N, S) of a bucket's exposures, which were added as number `bucket`."""
+        found = np.empty((len(events.time), len(self.entities) * self.formulas.width), np.float16)
+        by_item = self.partitions[ITEM].residuals(bucket, self._keys(ITEM, events)[0])
+        statistics, stop = self._statistics(events, {ITEM: by_item}), 0
+        for entity in self.entities:
+            start, stop = stop, stop + self.formulas.width
+            out = found[:, start:stop]
+            if entity.of_user:
+                asked = (events.user, events.item, events.request_time)
+                statistics.answer(entity, [statistics.index(entity)], *asked, out)
+            else:
+                keys, offsets = self._keys(entity, events)
+                self.partitions[entity].columns(bucket, keys, offsets, out)
+        return found
+
+    def _statistics(self, events: Events, residuals: Mapping[Entity, Any] | None = None) -> WindowStatistics:
+        return WindowStatistics(
+            self.schema, events, rates=self.rates, item_features=self.item_features, residuals=residuals or {}
+        )
+
+    def _keys(self, entity: Entity, events: Events) -> tuple[Ints, Ints | None]:
+        return entity_keys(entity, events.user, events.item, self._column(entity))
+
+    def _column(self, entity: Entity) -> Any:
+        return None if entity.feature is None else self.item_features[entity.feature]
