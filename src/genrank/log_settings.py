@@ -100,6 +100,33 @@ class RequestSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HistoryLists:
+    """Lists of the items that a user acted on before the first request in the log, the oldest first.
+
+    They are columns of the log, where those of a user's first request count, or, with `path`, columns of a table with
+    one row per user. Every item becomes an exposure that is history only. See preparation/history_lists.py.
+    """
+
+    items: str  # the column that lists the items
+    times: str | None = None  # the column that lists when, written as columns.time is; None: times are made up
+    labels: dict[str, float] = field(default_factory=dict)  # task → what its column holds for every one of the items
+    values: dict[str, str] = field(default_factory=dict)  # task, feedback, feature of the exposure → column of lists
+    separator: str | None = None  # where lists are text, as in "i3 i8 i1"
+    path: str | None = None  # Parquet or text, relative to the schema file
+    user: str | None = None  # the table's column of users
+    csv: CsvSettings | None = None  # of the table's text file; None: as the log's
+
+    def __post_init__(self) -> None:
+        if (self.path is None) != (self.user is None):
+            raise ValueError(
+                "history.lists: give both path (a table with one row per user) and user (its column of users), or "
+                "neither, where the lists are columns of the log"
+            )
+        for name in self.labels.keys() & self.values.keys():
+            raise ValueError(f"history.lists: {name!r} is in labels and in values; leave one of them out")
+
+
+@dataclass(frozen=True, kw_only=True)
 class HistorySettings:
     """When an exposure's actions become known, and the exposure with them: a request sees what was known before it.
 
@@ -107,6 +134,7 @@ class HistorySettings:
     """
 
     settle: str = "0s"  # seconds, minutes, hours or days, as in 10m: how long actions are waited for
+    lists: HistoryLists | None = None  # what users did before the log begins
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\d+[smhd]", self.settle):

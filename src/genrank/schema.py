@@ -248,6 +248,7 @@ class LogSchema:
             if task not in binary:
                 raise ValueError(f"oracle: {task!r} is not a binary task")
         self._check_references(binary)
+        self._check_history()
 
     def _check_references(self, binary: set[str]) -> None:
         """Names in `statistics` and in durations' `group` must be there."""
@@ -266,6 +267,27 @@ class LogSchema:
                 raise ValueError(f"{setting}: {name!r} is no {kind}; there is: {', '.join(known) or 'none'}")
         if self.statistics.enabled:
             self._check_statistics(binary, self.statistics.by or tuple(counted))
+
+    def _check_history(self) -> None:
+        """Names in `history.lists` must be there, and say what its items are."""
+        lists = self.history.lists
+        if lists is None:
+            return
+        tasks = [task.name for task in self.tasks]
+        valued = [*tasks, *(part.name for part in self.feedback)]
+        valued += [feature.name for feature in self.features if feature.owner == "exposure"]
+        for setting, given, known in (("labels", [*lists.labels], tasks), ("values", [*lists.values], valued)):
+            for name in given:
+                if name not in known:
+                    kind = "task" if setting == "labels" else "task, feedback or feature of the exposure"
+                    raise ValueError(
+                        f"history.lists.{setting}: {name!r} is no {kind}; there is: {', '.join(known) or 'none'}"
+                    )
+        if tasks and not {*tasks} & {*lists.labels, *lists.values}:
+            raise ValueError(
+                "history.lists: no task's label is known of these items; say what was done, as in "
+                f"labels = {{ {tasks[0]} = 1 }}"
+            )
 
     def _check_statistics(self, binary: set[str], by: tuple[str, ...]) -> None:
         if not binary:

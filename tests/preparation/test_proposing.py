@@ -212,6 +212,20 @@ def test_lists_and_vectors_in_parquet(tmp_path: Path) -> None:
     assert next(f.dim for f in prepared(log, tmp_path).spec.features if f.name == "vector") == 8
 
 
+def test_a_list_of_earlier_items_becomes_the_history(tmp_path: Path) -> None:
+    prices = [[0.5, 1.5]] * len(PLAIN)
+    lines = [row | {"clicked_items_hist": ["old", row["iid"]], "price_history": prices[0]} for row in PLAIN]
+    log = tmp_path / "log.parquet"
+    pq.write_table(pa.Table.from_pylist(lines), log)
+    schema = proposed(log)
+    lists = schema.history.lists
+    assert lists is not None
+    assert (lists.items, lists.labels) == ("clicked_items_hist", {schema.tasks[0].name: 1})
+    assert "clicked_items_hist" not in as_dicts(schema)
+    manifest = prepared(log, tmp_path)
+    assert manifest.counts.exposures == len(PLAIN) + 2 * manifest.counts.users
+
+
 @pytest.mark.parametrize(
     ("name", "values"),
     [

@@ -21,6 +21,8 @@ SHOWN = (
     "inview", "impressions", "shown", "shown_items", "items", "slate", "candidates", "exposed",
     "article_ids_inview",
 )  # fmt: skip
+PAST = frozenset({"history", "hist", "past", "previous"})
+PAST_OF = frozenset({"item", "items", "article", "articles", "news", "video", "videos", "id", "ids", "user", "list"})
 TIME = (
     "timestamp", "time", "ts", "datetime", "date_time", "event_time", "shown_at", "impression_time",
     "exposure_time", "time_ms", "timestamp_ms", "time_stamp", "event_timestamp", "created_at", "server_time",
@@ -74,6 +76,12 @@ def words(name: str) -> list[str]:
     """The words of a name in any spelling: isClick, is_click and IS-CLICK are is, click."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())
     return [word for word in re.split(r"[\W_]+", spaced.lower()) if word]
+
+
+def of_the_past(name: str) -> bool:
+    """Whether a list of that name is one of earlier items, as click_history is, and price_history isn't."""
+    found = set(words(name))
+    return bool(found & PAST) and found <= PAST | PAST_OF | ACTIONS
 
 
 def named(columns: Iterable[ColumnFacts], names: Sequence[str]) -> ColumnFacts | None:

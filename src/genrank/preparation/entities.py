@@ -1,5 +1,7 @@
 """items.parquet and users.parquet: one row per item or user, its features as codes, its embeddings beside it."""
 
+import functools
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,10 +162,11 @@ class EntityWriter:
         return keyed.select(genrank_key=keyed.genrank_id, **values)
 
     def _from_log(self, owner: Owner, ids: Identities, features: list[Feature]) -> Expression:
-        """Without a side table: the values at the first exposure, the smallest ones where they differ."""
+        """Without a side table: the values at the first exposure that has any, the smallest ones where they differ."""
         log = self.log()
         values = {feature.name: _value(log, feature) for feature in features}
         shown = log.select(genrank_id=log[f"genrank_{owner}"], genrank_time=log.genrank_time, **values)
+        shown = shown.filter(functools.reduce(operator.or_, (shown[name].notnull() for name in values)))
         keys = ids.keys.view()
         first = shown.inner_join(keys, shown.genrank_id == keys.key)
         first = first.select(genrank_row=keys.row, genrank_time=shown.genrank_time, **{n: shown[n] for n in values})

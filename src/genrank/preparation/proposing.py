@@ -41,6 +41,7 @@ class _Roles:
     found: dict[str, ColumnFacts]
     reasons: dict[str, str]  # of those found, and of those that are left out
     lists: tuple[ColumnFacts, ...] = ()  # columns of items acted on, where the items are lists
+    history: ColumnFacts | None = None  # lists of what users did before
 
 
 def propose_schema(paths: Sequence[Path]) -> ProposedSchema:
@@ -48,7 +49,8 @@ def propose_schema(paths: Sequence[Path]) -> ProposedSchema:
     sample = sample_log(paths)
     columns = [column_facts(name, sample.rows[name]) for name in sample.rows.column_names]
     roles = _roles(columns, sample.rows.num_rows)
-    used = {column.name for column in roles.found.values()} | {column.name for column in roles.lists}
+    used = {column.name for column in (*roles.found.values(), *roles.lists)}
+    used |= {roles.history.name} if roles.history is not None else set()
     rest = [column for column in columns if column.name not in used]
     tasks = guess_tasks(rest, roles.lists, item=roles.found.get("item"))
     rest = [column for column in rest if column.name not in tasks.used]
@@ -59,6 +61,7 @@ def propose_schema(paths: Sequence[Path]) -> ProposedSchema:
         *_dialect(sample, columns),
         *_lists(roles),
         *tasks.lines,
+        *_history(roles.history, tasks, columns),
         *feature_blocks(rest, tasks, user=roles.found.get("user"), item=roles.found.get("item")),
         *_side_tables(),
     ]
@@ -91,7 +94,9 @@ def _roles(columns: list[ColumnFacts], num_rows: int) -> _Roles:
     for role, column in others.items():
         if column is not None:
             found[role], reasons[role] = column, f"by its name; as {column.example!r}"
-    return _Roles(found=found, reasons=reasons, lists=tuple(lists))
+    pasts = [c for c in columns if c.kind == "list" and c not in found.values() and hints.of_the_past(c.name)]
+    lists = [c for c in lists if c not in pasts]
+    return _Roles(found=found, reasons=reasons, lists=tuple(lists), history=next(iter(pasts), None))
 
 
 def _find_time(columns: list[ColumnFacts], found: dict[str, ColumnFacts], reasons: dict[str, str]) -> None:
@@ -198,6 +203,20 @@ def _lists(roles: _Roles) -> Iterator[str]:
     yield from comment("lists of the items acted on: 1 for those, 0 for the others that were shown")
     yield f"acted = [{', '.join(quoted(column.name) for column in roles.lists)}]"
     yield ""
+
+
+def _history(column: ColumnFacts | None, tasks: TaskGuesses, columns: list[ColumnFacts]) -> Iterator[str]:
+    """The lists of earlier items, in use where some task surely is binary: the first one found then is."""
+    if column is None:
+        return
+    binary = any(each.name in tasks.used and each.kind in ("truth", "list") for each in columns)
+    label = f"{{ {tasks.found[0]} = 1 }}" if tasks.found and binary else '{ "…" = 1 }'
+    why = (
+        f"{column.name!r} is a list, by its name of what the user did before the request; each of its items becomes "
+        "history. Check what was done, and that none of it is later"
+    )
+    lines = [setting("items", column.name), f"labels = {label}"]
+    yield from block("[history.lists]", lines, why=why, active=bool(tasks.found) and binary)
 
 
 def _side_tables() -> Iterator[str]:

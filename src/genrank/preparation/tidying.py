@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from genrank.data.manifest import DataWarning
 from genrank.errors import LogError
@@ -14,6 +15,9 @@ NO_NUMBER = ("", "na", "nan", "null", "none", "n/a", "\\n", "-")
 GROUPED = {".": r"^[+-]?\d{1,3}(,\d{3})+(\.\d+)?$", ",": r"^[+-]?\d{1,3}(\.\d{3})+(,\d+)?$"}  # 1,234,567.8
 
 
+TableName = Owner | Literal["history"]  # tables beside the log
+
+
 @dataclass(frozen=True, kw_only=True)
 class Role:
     """What the column `name` is for, in the words of error messages."""
@@ -23,14 +27,27 @@ class Role:
     numeric: bool = False
 
 
-def roles(schema: LogSchema, owner: Owner | None = None) -> list[Role]:
-    """The columns that the schema names: of the log (owner None), or of an owner's side table."""
+def roles(schema: LogSchema, owner: TableName | None = None) -> list[Role]:
+    """The columns that the schema names: of the log (owner None), of an owner's side table, or of the history's."""
+    if owner == "history":
+        return history_roles(schema)
     if owner is not None:
         table = schema.tables.item if owner == "item" else schema.tables.user
         key = [] if table is None else [Role(name=table.key, role=f"tables.{owner}.key")]
         mine = [feature for feature in schema.features if feature.owner == owner]
         return [*key, *(role for feature in mine for role in _of_feature(feature))]
-    return [*_of_columns(schema), *_of_tasks(schema), *_of_features(schema)]
+    of_history = history_roles(schema) if schema.history.lists is not None and schema.history.lists.path is None else []
+    return [*_of_columns(schema), *_of_tasks(schema), *_of_features(schema), *of_history]
+
+
+def history_roles(schema: LogSchema) -> list[Role]:
+    """The columns of `history.lists`, be they the log's or a table's."""
+    lists = schema.history.lists
+    if lists is None:
+        return []
+    named = {"user": lists.user, "items": lists.items, "times": lists.times}
+    named |= {f"values.{name}": column for name, column in lists.values.items()}
+    return [Role(name=name, role=f"history.lists.{key}") for key, name in named.items() if name is not None]
 
 
 def _of_columns(schema: LogSchema) -> Iterator[Role]:

@@ -28,7 +28,7 @@ def has_placeholders(days: Days) -> bool:
 
 
 def time_warnings(engine: Engine, exposures: Expression, schema: LogSchema, days: Days, now: int) -> list[DataWarning]:
-    """Warns of gaps of years between exposures that are kept, and of naive times read as UTC."""
+    """Warns of gaps of years between exposures that are kept, and of times without a zone."""
     first = FIRST_DAY if has_placeholders(days) else 0
     kept = [(day, number) for day, number in days if first <= day <= now // DAY + 1]
     total = sum(number for _, number in kept)
@@ -43,15 +43,21 @@ def time_warnings(engine: Engine, exposures: Expression, schema: LogSchema, days
                 f"{schema.columns.time!r}: no exposure between {_date(day)} and {_date(following)}; are the "
                 f"{fewer:,} {where} placeholders? Leave them out if so"
             )
+    found = [DataWarning(kind="times", message=message) for message in warnings]
+    return found + zone_warnings(engine, exposures, schema)
+
+
+def zone_warnings(engine: Engine, exposures: Expression, schema: LogSchema) -> list[DataWarning]:
+    """Warns of times without a zone that are read as UTC."""
     naive = lacks_zone(exposures[schema.columns.time], schema.time)
-    if schema.time.zone is None and naive is not None:
-        number = int(engine.row(exposures.aggregate(number=naive.sum()))["number"] or 0)
-        if number:
-            warnings.append(
-                f"{schema.columns.time!r}: {number:,} times say no zone; UTC was assumed; set [time] zone, as in "
-                "Europe/Berlin, or UTC"
-            )
-    return [DataWarning(kind="times", message=message) for message in warnings]
+    if schema.time.zone is not None or naive is None:
+        return []
+    number = int(engine.row(exposures.aggregate(number=naive.sum()))["number"] or 0)
+    message = (
+        f"{schema.columns.time!r}: {number:,} times say no zone; UTC was assumed; set [time] zone, as in "
+        "Europe/Berlin, or UTC"
+    )
+    return [DataWarning(kind="times", message=message)] if number else []
 
 
 def _date(day: int) -> str:

@@ -5,15 +5,18 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from genrank.data.manifest import DataWarning
 from genrank.errors import LogError
 from genrank.preparation.engine import Engine, Expression
+from genrank.preparation.history_events import with_histories
+from genrank.preparation.history_lists import histories_of_log, histories_of_table
 from genrank.preparation.joining import join_actions
 from genrank.preparation.lists import one_row_per_exposure
 from genrank.preparation.logs import Relations, Source
 from genrank.preparation.parquet_files import parquet_columns
 from genrank.preparation.text_files import read_text
-from genrank.preparation.tidying import roles, tidy
-from genrank.schema import LogSchema, Owner
+from genrank.preparation.tidying import TableName, roles, tidy
+from genrank.schema import LogSchema
 
 PARQUET = (".parquet", ".pq")
 TEXT = (".csv", ".tsv")
@@ -30,25 +33,45 @@ def files(paths: Sequence[Path | str], *, schema: Path | LogSchema, folder: Path
     found = [path for name in paths for path in expanded(Path(name))]
 
     def read(engine: Engine, used: LogSchema) -> Relations:
-        exposures = read_table(engine, found, used, None)
-        exposures, from_lists, of_lists = one_row_per_exposure(engine, exposures, used)
-        exposures, of_values = tidy(engine, exposures, roles(used), used)
-        exposures, from_join, of_join = join_actions(engine, exposures, used)
-        sides, warnings = {}, [*of_lists, *of_values, *of_join]
+        exposures, derived, warnings = exposures_of(engine, read_table(engine, found, used, None), used, base)
+        sides = {}
         for owner, table in (("item", used.tables.item), ("user", used.tables.user)):
             if table is not None:
                 rows = read_table(engine, expanded(base / table.path), used, owner)  # type: ignore[arg-type]
                 sides[f"{owner}s"], of_side = tidy(engine, rows, roles(used, owner), used)  # type: ignore[arg-type]
                 warnings += of_side
-        derived = from_lists | from_join
         return Relations(exposures=exposures, derived=derived, warnings=tuple(warnings), **sides)
 
     description = {"kind": "files", "files": [path.name for path in found]}
     return Source(schema=log_schema, read=read, folder=base, description=description)
 
 
-def read_table(engine: Engine, paths: Sequence[Path], schema: LogSchema, owner: Owner | None) -> Expression:
-    """Rows of Parquet or of text files: of the log (owner None), or of an owner's side table."""
+def exposures_of(
+    engine: Engine, rows: Expression, schema: LogSchema, folder: Path
+) -> tuple[Expression, dict[str, str], list[DataWarning]]:
+    """One row per exposure from a log's rows as read, the columns by role that were made, and what to warn of.
+
+    `folder`: where the table of `history.lists.path` is. Raises SchemaError and LogError for what isn't as the schema
+    says.
+    """
+    lists, histories = schema.history.lists, None
+    if lists is not None and lists.path is not None:
+        table = read_table(engine, expanded(folder / lists.path), schema, "history")
+        histories = histories_of_table(engine, table, schema)
+    elif lists is not None:
+        rows, histories = histories_of_log(engine, rows, schema)
+    exposures, derived, warnings = one_row_per_exposure(engine, rows, schema)
+    exposures, of_values = tidy(engine, exposures, roles(schema), schema)
+    exposures, from_join, of_join = join_actions(engine, exposures, schema)
+    derived, warnings = derived | from_join, [*warnings, *of_values, *of_join]
+    if histories is None:
+        return exposures, derived, warnings
+    exposures, from_history, of_history = with_histories(engine, exposures, histories, schema, derived)
+    return exposures, derived | from_history, warnings + of_history
+
+
+def read_table(engine: Engine, paths: Sequence[Path], schema: LogSchema, owner: TableName | None) -> Expression:
+    """Rows of Parquet or of text files: of the log (owner None), of an owner's side table, or of the history's."""
     kinds = {"Parquet" if _suffix(path) in PARQUET else "text" for path in paths}
     if len(kinds) > 1:
         suffixes = ", ".join(sorted({_suffix(path) for path in paths}))
@@ -57,7 +80,8 @@ def read_table(engine: Engine, paths: Sequence[Path], schema: LogSchema, owner: 
     if kinds == {"Parquet"}:
         _check_columns({path: parquet_columns(path) for path in paths}, wanted)
         return engine.parquet(list(paths))
-    table = None if owner is None else schema.tables.item if owner == "item" else schema.tables.user
+    tables = {"item": schema.tables.item, "user": schema.tables.user, "history": schema.history.lists}
+    table = None if owner is None else tables[owner]
     rows, present = read_text(engine, paths, (table.csv if table else None) or schema.csv, wanted)
     _check_columns(present, wanted)
     return rows

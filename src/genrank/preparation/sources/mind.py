@@ -1,8 +1,8 @@
 """MIND (Microsoft News) as published: `behaviors.tsv` with impressions of several news each, and `news.tsv`.
 
 An impression is a request, its rank in the list the position. The click history that comes with an impression has no
-times: the history of a user's earliest impression becomes history-only exposures with click 1, a second apart, the last
-one an hour before that impression. https://msnews.github.io
+times: see preparation/history_events.py for those that it gets. `examples/schemas/mind.toml` is the same schema for one
+file. https://msnews.github.io
 """
 
 from collections.abc import Iterator
@@ -11,15 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from genrank.errors import LogError
-from genrank.preparation.engine import Engine, Expression
+from genrank.log_settings import CsvSettings, HistoryLists, HistorySettings, ListSettings
+from genrank.preparation.engine import Engine
 from genrank.preparation.logs import Relations, Source
-from genrank.preparation.text_files import read_published
-from genrank.preparation.value_functions import epoch_by_pattern, whole_of
+from genrank.preparation.sources.files import exposures_of, read_table
 from genrank.schema import Columns, Feature, LogSchema, SideTable, SideTables, Task, Time
 
-BEHAVIORS = dict.fromkeys(("impression", "user", "time", "history", "impressions"), "VARCHAR")
-TIME_FORMAT = "%m/%d/%Y %I:%M:%S %p"
-HISTORY_GAP = 3600  # seconds between the undated history and the first impression; ours
+BEHAVIORS = ("impression", "user", "time", "history", "impressions")
 NEWS = pa.schema([("item", pa.string()), ("category", pa.string()), ("subcategory", pa.string())])
 
 
@@ -33,10 +31,11 @@ def mind(folder: Path) -> Source:
         raise LogError(f"{folder}: expected a MIND folder with behaviors.tsv; unpack the archive and give its folder")
     news = sorted(folder.rglob("news.tsv"))
 
-    def read(engine: Engine, _: LogSchema) -> Relations:
-        rows = _behaviors(engine, behaviors)
+    def read(engine: Engine, schema: LogSchema) -> Relations:
+        rows = read_table(engine, behaviors, schema, None)
+        exposures, derived, warnings = exposures_of(engine, rows, schema, folder)
         items = engine.from_arrow(_news(news)) if news else None
-        return Relations(exposures=engine.store(_shown(rows).union(_history(rows))), items=items)
+        return Relations(exposures=exposures, items=items, derived=derived, warnings=tuple(warnings))
 
     return Source(
         schema=_schema(has_news=bool(news)),
@@ -47,61 +46,18 @@ def mind(folder: Path) -> Source:
 
 
 def _schema(*, has_news: bool) -> LogSchema:
+    """Without impression ids, which start anew in every file: every row is a request."""
     names = ("category", "subcategory") if has_news else ()
     return LogSchema(
         name="mind",
-        columns=Columns(user="user", item="item", time="time", request="request", position="position", target="target"),
+        columns=Columns(user="user", item="impressions", time="time"),
         tasks=(Task(name="click", kind="binary", column="click"),),
         features=tuple(Feature(name=name, owner="item", kind="categorical", column=name) for name in names),
-        time=Time(unit="s"),
+        time=Time(format="%m/%d/%Y %I:%M:%S %p", zone="UTC"),
+        csv=CsvSettings(separator="\t", quote="", columns=BEHAVIORS),
+        lists=ListSettings(separator=" ", label="click"),
+        history=HistorySettings(lists=HistoryLists(items="history", separator=" ", labels={"click": 1})),
         tables=SideTables(item=SideTable(path="news.tsv", key="item") if has_news else None),
-    )
-
-
-def _behaviors(engine: Engine, paths: list[Path]) -> Expression:
-    """All impressions with their time in seconds; ids start anew in every file, so the file's number goes before."""
-    parts = []
-    for number, path in enumerate(paths):
-        rows = read_published(engine, [path], BEHAVIORS, separator="\t", header=False, quote="")
-        seconds = epoch_by_pattern(rows.time, TIME_FORMAT, None)
-        request = engine.ibis.literal(f"{number}:") + rows.impression
-        parts.append(rows.select(rows.user, rows.history, rows.impressions, request=request, time=seconds))
-    return engine.store(engine.ibis.union(*parts)) if len(parts) > 1 else engine.store(parts[0])
-
-
-def _shown(rows: Expression) -> Expression:
-    """One row per news shown."""
-    shown = rows.mutate(shown=rows.impressions.split(" ")).unnest("shown", offset="position")
-    shown = shown.filter(shown.shown != "")
-    parts = shown.shown.split("-")
-    return shown.select(
-        user=shown.user,
-        item=parts[0],
-        time=shown.time,
-        request=shown.request,
-        position=shown.position.cast("int64"),
-        click=whole_of(parts[1]).cast("int8"),
-        target=shown.user == shown.user,
-    )
-
-
-def _history(rows: Expression) -> Expression:
-    """One row per news in the history of each user's earliest impression."""
-    first = rows.group_by(user_id=rows.user).aggregate(first_time=rows.time.min())
-    earliest = rows.inner_join(first, [rows.user == first.user_id, rows.time == first.first_time])
-    history = earliest.group_by("user").aggregate(history=earliest.history.min(), first_time=earliest.first_time.min())
-    clicks = history.mutate(clicked=history.history.split(" "))
-    clicks = clicks.mutate(length=clicks.clicked.length().cast("int64")).unnest("clicked", offset="place")
-    clicks = clicks.filter(clicks.clicked != "")
-    place = clicks.place.cast("int64")
-    return clicks.select(
-        user=clicks.user,
-        item=clicks.clicked,
-        time=clicks.first_time - HISTORY_GAP - (clicks.length - 1 - place),
-        request="history:" + place.cast("string"),
-        position=(place * 0 - 1),
-        click=(place * 0 + 1).cast("int8"),
-        target=clicks.user != clicks.user,
     )
 
 
