@@ -56,6 +56,13 @@ class EventCounts:
         self.starts = np.append(np.flatnonzero(first[places]), len(places))  # (K + 1)
         self.sums = _running_sums(values, order, np.append(places, len(keys))[1:])  # (P + 1, V)
 
+    @classmethod
+    def of_arrays(cls, *, keys: Ints, times: Ints, starts: Ints, sums: Ints) -> "EventCounts":
+        """Counts with the attributes of others."""
+        counts = cls.__new__(cls)
+        counts.keys, counts.times, counts.starts, counts.sums = keys, times, starts, sums
+        return counts
+
     def within(self, keys: Ints, times: Ints, windows: Sequence[int | None], *, by_question: bool = False) -> Ints:
         """(W, V, Q) sums over each key's events with time - window <= their time < time; None: over all before.
 
@@ -110,6 +117,8 @@ class EventCounts:
 
 def joined_counts(indices: Sequence[EventCounts]) -> EventCounts:
     """The events of all indices, counted together."""
+    if len(indices) == 1:
+        return indices[0]
     keys, times, values = zip(*(index.events() for index in indices), strict=True)
     return EventCounts(np.concatenate(keys), np.concatenate(times), np.concatenate(values))
 

@@ -94,9 +94,13 @@ class WindowStatistics:
         residuals = self.residuals[ITEM if entity.of_user else USER]
         return self._count(entity, counted_values(self.events, self.tasks, residuals))
 
-    def residuals_by_user(self) -> dict[str, Ints]:
-        """(N) per task, of the events: label minus the user's rate at the event's own request, in fixed point."""
-        return self._residuals(USER, self.events, [self._count(USER, counted_values(self.events, self.tasks))])
+    def residuals_by_user(self, past: Sequence[EventCounts] = ()) -> dict[str, Ints]:
+        """(N) per task, of the events: label minus the user's rate at the event's own request, in fixed point.
+
+        `past`: counts of the users' other events.
+        """
+        counted = self._count(USER, counted_values(self.events, self.tasks))
+        return self._residuals(USER, self.events, [counted, *past])
 
     def residuals_of(self, events: Events, beside: Sequence["WindowStatistics"] = ()) -> dict[Entity, dict[str, Ints]]:
         """Residuals of other events, by the rates that these events and those of `beside` had at their requests."""

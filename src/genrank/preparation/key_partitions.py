@@ -10,7 +10,7 @@ second, so a key with a large part of the log has at most as many as the log has
 Shapes: N exposures and E keys of a bucket (the same unless exposures have several), T tasks, W windows, V = 3T sums.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from genrank.data.counting import EventCounts, Ints, Questions, copy_rows, joined_counts
 from genrank.data.statistics import Formulas, Halves
-from genrank.data.window_statistics import count_known, write_answers, write_summed
+from genrank.data.window_statistics import count_known, sums_within, write_answers, write_summed
 
 RECORDS = 2**18  # of a partition on average, as long as there are not too many partitions; ours
 MOST_PARTITIONS = 256  # ours
@@ -27,14 +27,18 @@ CHUNK = 2**20  # records of a partition in memory; ours
 HASH = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: neighbouring keys end up in different partitions
 
 
+def choose_num_partitions(num_events: int) -> int:
+    """For about so many events."""
+    return min(max(1, -(-num_events // RECORDS)), MOST_PARTITIONS)
+
+
 class KeyPartitions:
     """One entity's events, each of which is a question too."""
 
-    def __init__(self, folder: Path, formulas: Formulas, *, num_events: int, as_sums: bool):
-        """`num_events`: about how many there will be. as_sums: answers are sums, which are added up before columns."""
+    def __init__(self, folder: Path, formulas: Formulas, *, num_partitions: int, as_sums: bool):
+        """as_sums: answers are sums, which are added up before they become columns."""
         folder.mkdir()
-        self.folder, self.formulas = folder, formulas
-        self.num_partitions = min(max(1, -(-num_events // RECORDS)), MOST_PARTITIONS)
+        self.folder, self.formulas, self.num_partitions = folder, formulas, num_partitions
         self.counts: list[Ints] = []  # per bucket, (partitions) records
         num_tasks, num_windows = len(formulas.tasks), len(formulas.windows)
         fields: list[Any] = [(name, np.int64) for name in ("key", "time", "asked")]
@@ -54,16 +58,25 @@ class KeyPartitions:
             _append(self._path("records", number), part)
         self.counts.append(counts)
 
-    def count(self, *, residuals: bool) -> None:
-        """Counts the partitions and answers their questions. residuals: also by the rates of these keys."""
+    def count(
+        self,
+        *,
+        residuals: bool,
+        past: Callable[[int], list[EventCounts]],
+        keep: Callable[[int, list[EventCounts]], None],
+    ) -> None:
+        """Counts the partitions and answers their questions. residuals: also by the rates of these keys.
+
+        `past` gives what was counted before of a partition, `keep` takes all that is counted now.
+        """
         for number in range(self.num_partitions):
-            index = None
+            counts = past(number)
             for chunk in self._chunks(number):
                 counted = count_known(*(np.ascontiguousarray(chunk[name]) for name in ("key", "time", "values")))
-                index = counted if index is None else joined_counts([index, counted])
+                counts = [joined_counts([*counts, counted])]
             for chunk in self._chunks(number):
-                assert index is not None
-                self._answer(number, index, chunk, residuals=residuals)
+                self._answer(number, counts, chunk, residuals=residuals)
+            keep(number, counts)
             self._path("records", number).unlink(missing_ok=True)
 
     def columns(self, bucket: int, keys: Ints, offsets: Ints | None, out: Halves) -> None:
@@ -84,18 +97,18 @@ class KeyPartitions:
         residuals[order] = self._read("residuals", bucket, self.residual)
         return dict(zip(self.formulas.tasks, residuals.T, strict=True))
 
-    def _answer(self, number: int, index: EventCounts, chunk: NDArray[Any], *, residuals: bool) -> None:
+    def _answer(self, number: int, counts: list[EventCounts], chunk: NDArray[Any], *, residuals: bool) -> None:
         keys, asked = (np.ascontiguousarray(chunk[name]) for name in ("key", "asked"))
         questions, windows = Questions(keys, asked), self.formulas.windows
         if self.as_sums:
-            sums = index.within(questions.keys, questions.times, windows, by_question=True)
+            sums = sums_within(counts, questions.keys, questions.times, windows, by_question=True)
             _append(self._path("answers", number), sums[questions.number])
         else:
             answers = np.empty((len(chunk), self.formulas.width), np.float16)
-            write_answers(self.formulas, [index], questions, answers)
+            write_answers(self.formulas, counts, questions, answers)
             _append(self._path("answers", number), answers)
         if residuals:
-            rates = self.formulas.rates(index.within(questions.keys, questions.times, [None])[0])
+            rates = self.formulas.rates(sums_within(counts, questions.keys, questions.times, [None])[0])
             positive = chunk["values"][:, 1::3].T == 1
             found = self.formulas.residuals(positive, rates[:, questions.number])
             _append(self._path("residuals", number), found.T.astype(np.int32))

@@ -8,9 +8,12 @@ counted between the second and the third:
     the users' rates ─▶ residuals of item-side events ─▶ partitions ─▶ item-side columns, the items' rates
     the items' rates ─▶ residuals of user-side events ─▶ user-side columns
 
+Days that are added later are counted on top of what is kept of those before: data/event_totals.py.
+
 Shapes: N exposures of a bucket, T tasks, S columns.
 """
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from genrank.batch import Jagged
-from genrank.data.counting import Ints
-from genrank.data.statistics import ITEM, Entity, Events, Formulas, Halves, counted_values, statistics_entities
+from genrank.data.counting import EventCounts, Ints
+from genrank.data.event_totals import EventTotals
+from genrank.data.statistics import ITEM, USER, Entity, Events, Formulas, Halves, counted_values, statistics_entities
 from genrank.data.window_statistics import WindowStatistics, entity_keys, repeated
 from genrank.preparation.key_partitions import KeyPartitions
 from genrank.schema import LogSchema
@@ -35,37 +39,52 @@ class PartitionedStatistics:
         item_features: Mapping[str, Any],
         folder: Path,
         *,
-        num_rows: int,
+        num_partitions: int,
+        past: EventTotals | None = None,
     ):
-        """`folder`: for files, which are removed by the caller. `num_rows`: about how many exposures there will be."""
-        self.schema, self.rates, self.item_features = schema, rates, item_features
+        """`folder`: for files, which are removed by the caller.
+
+        `past`: what was counted of the events before; `num_partitions` must be as then, and requests no earlier than
+        its `until`.
+        """
+        self.schema, self.rates, self.item_features, self.past = schema, rates, item_features, past
         self.entities, self.formulas = statistics_entities(schema), Formulas(schema, rates)
+        self.keep: EventTotals | None = None
         self.partitions = {
             entity: KeyPartitions(
                 folder / str(number),
                 self.formulas,
-                num_events=num_rows,
+                num_partitions=num_partitions,
                 as_sums=isinstance(self._column(entity), Jagged),
             )
             for number, entity in enumerate(self.entities)
             if not entity.of_user
         }
 
-    def add(self, events: Events) -> None:
-        """The next bucket's exposures."""
-        residuals = self._statistics(events).residuals_by_user()
+    def add(self, bucket: int, events: Events) -> None:
+        """A bucket's exposures; buckets are numbered from 0."""
+        if self.past is not None and len(events.time) and events.request_time.min() < self.past.until:
+            raise ValueError(
+                f"a request at {events.request_time.min()} is before {self.past.until}, which ends the past"
+            )
+        residuals = self._statistics(events).residuals_by_user(self._past(USER, bucket))
         values = counted_values(events, self.formulas.tasks, residuals)
         for entity, partitions in self.partitions.items():
             keys, offsets = self._keys(entity, events)
             partitions.add(keys, *(repeated(each, offsets) for each in (events.time, events.request_time, values)))
 
-    def count(self) -> None:
-        """Counts what was added."""
+    def count(self, keep: EventTotals | None = None) -> None:
+        """Counts what was added. `keep`: is given what later requests can ask, also of what `answers` counts."""
+        self.keep = keep
         for entity, partitions in self.partitions.items():
-            partitions.count(residuals=entity == ITEM)
+            partitions.count(
+                residuals=entity == ITEM,
+                past=functools.partial(self._past, entity),
+                keep=functools.partial(self._keep, entity),
+            )
 
     def answers(self, bucket: int, events: Events) -> Halves:
-        """(N, S) of a bucket's exposures, which were added as number `bucket`."""
+        """(N, S) of a bucket's exposures, the same that were added."""
         found = np.empty((len(events.time), len(self.entities) * self.formulas.width), np.float16)
         by_item = self.partitions[ITEM].residuals(bucket, self._keys(ITEM, events)[0])
         statistics, stop = self._statistics(events, {ITEM: by_item}), 0
@@ -73,12 +92,20 @@ class PartitionedStatistics:
             start, stop = stop, stop + self.formulas.width
             out = found[:, start:stop]
             if entity.of_user:
-                asked = (events.user, events.item, events.request_time)
-                statistics.answer(entity, [statistics.index(entity)], *asked, out)
+                counts = [statistics.index(entity), *self._past(entity, bucket)]
+                statistics.answer(entity, counts, events.user, events.item, events.request_time, out)
+                self._keep(entity, bucket, counts)
             else:
                 keys, offsets = self._keys(entity, events)
                 self.partitions[entity].columns(bucket, keys, offsets, out)
         return found
+
+    def _past(self, entity: Entity, part: int) -> list[EventCounts]:
+        return [] if self.past is None else self.past.load(self.entities.index(entity), part)
+
+    def _keep(self, entity: Entity, part: int, counts: list[EventCounts]) -> None:
+        if self.keep is not None and counts:
+            self.keep.save(self.entities.index(entity), part, counts)
 
     def _statistics(self, events: Events, residuals: Mapping[Entity, Any] | None = None) -> WindowStatistics:
         return WindowStatistics(

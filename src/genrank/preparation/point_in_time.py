@@ -16,11 +16,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from genrank.data.arranging import array
+from genrank.data.event_totals import EventTotals
 from genrank.data.manifest import SplitTimes
 from genrank.data.statistics import Events, base_rates, label_counts, statistics_tasks
 from genrank.data.tables import FeatureTable
+from genrank.preparation.admission import DAY
 from genrank.preparation.buckets import Buckets
 from genrank.preparation.fitting import Sample
+from genrank.preparation.key_partitions import choose_num_partitions
 from genrank.preparation.partitioned_statistics import PartitionedStatistics
 from genrank.preparation.writing import target_of
 from genrank.schema import DataSpec, LogSchema, TaskSpec
@@ -37,18 +40,34 @@ def write_statistics(
     folder: Path,
     *,
     report: Callable[[str], None],
+    past: EventTotals | None = None,
+    keep: Path | None = None,
 ) -> dict[str, float]:
-    """Writes the statistics of every bucket below `folder`; the base rates they are measured against."""
+    """Writes the statistics of every bucket below `folder`; the base rates they are measured against.
+
+    `past`: of the log's earlier days, which `buckets` then leave out. `keep`: a new folder for the totals of all days.
+    """
     (folder / "statistics").mkdir()
-    tasks = statistics_tasks(schema)
-    counts = [label_counts(schema, events_of(bucket, tasks), split.valid_start) for bucket in buckets]
-    rates = base_rates(schema, np.sum(counts, axis=0))
+    tasks, last = statistics_tasks(schema), 0
+    counts = np.zeros((len(tasks), 2), np.int64)
+    for bucket in buckets:
+        events = events_of(bucket, tasks)
+        counts += label_counts(schema, events, split.valid_start)
+        last = max(last, int(events.request_time.max(initial=0)))
+    rates = base_rates(schema, counts) if past is None else past.rates
+    num_partitions = choose_num_partitions(buckets.num_rows) if past is None else past.num_partitions
+    totals = None
+    if keep is not None:
+        until = max(last - last % DAY, 0 if past is None else past.until)  # the last day's requests may go on
+        totals = EventTotals.of(schema, keep, until=until, num_partitions=num_partitions, rates=rates)
     with TemporaryDirectory(prefix=".counts-", dir=folder) as scratch:
-        log = PartitionedStatistics(schema, rates, items.features, Path(scratch), num_rows=buckets.num_rows)
+        log = PartitionedStatistics(
+            schema, rates, items.features, Path(scratch), num_partitions=num_partitions, past=past
+        )
         report("counting window statistics")
-        for bucket in buckets:
-            log.add(events_of(bucket, tasks))
-        log.count()
+        for number, bucket in enumerate(buckets):
+            log.add(number, events_of(bucket, tasks))
+        log.count(totals)
         for number, bucket in enumerate(buckets):
             report(f"window statistics, bucket {number + 1} of {len(buckets.paths)}")
             np.save(folder / "statistics" / f"bucket={number:04d}.npy", log.answers(number, events_of(bucket, tasks)))

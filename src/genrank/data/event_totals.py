@@ -1,0 +1,68 @@
+"""What requests from some moment on can ask about the events before it: far less than the events themselves.
+
+A window that ends after `until` reaches back to `since` at most, unless it has no beginning. So events from `since` on
+are kept as they are, and those before it as one per key, in the second before `since`: every answer to a request from
+`until` on is the same, bit for bit.
+
+    totals.json             since, until, num_partitions, rates
+    E-PPPP.npz              counts of entity number E and partition or bucket number P; none where it has no events
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from genrank.data.counting import EventCounts, joined_counts
+from genrank.schema import LogSchema
+
+FILE_NAME = "totals.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventTotals:
+    """Counts on disk. `num_partitions`: over which item-side keys are spread.
+
+    `rates`: the base rates that their residuals were measured against, so those of later events must be too.
+    """
+
+    folder: Path = field(repr=False)
+    since: int  # seconds
+    until: int  # seconds
+    num_partitions: int
+    rates: dict[str, float]
+
+    @classmethod
+    def of(
+        cls, schema: LogSchema, folder: Path, *, until: int, num_partitions: int, rates: dict[str, float]
+    ) -> "EventTotals":
+        """Without counts yet, in a new folder."""
+        folder.mkdir()
+        since = until - max((window for window in schema.statistics.window_seconds if window is not None), default=0)
+        values = {"since": since, "until": until, "num_partitions": num_partitions}
+        (folder / FILE_NAME).write_text(json.dumps(values | {"rates": rates}), encoding="utf-8")
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> "EventTotals":
+        """Those of a folder."""
+        return cls(folder=folder, **json.loads((folder / FILE_NAME).read_text(encoding="utf-8")))
+
+    def save(self, entity: int, part: int, counts: list[EventCounts]) -> None:
+        """The events of all counts together, as far as they can still be asked for."""
+        keys, times, values = joined_counts(counts).events()
+        kept = EventCounts(keys, np.maximum(times, self.since - 1), values)
+        if len(kept.keys):
+            np.savez(self._path(entity, part), keys=kept.keys, times=kept.times, starts=kept.starts, sums=kept.sums)
+
+    def load(self, entity: int, part: int) -> list[EventCounts]:
+        """One or none."""
+        path = self._path(entity, part)
+        if not path.exists():
+            return []
+        with np.load(path, allow_pickle=False) as arrays:
+            return [EventCounts.of_arrays(**arrays)]
+
+    def _path(self, entity: int, part: int) -> Path:
+        return self.folder / f"{entity}-{part:04d}.npz"
