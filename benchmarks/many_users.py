@@ -16,11 +16,13 @@ import time
 from pathlib import Path
 
 from genrank.artifacts.bundle import load_bundle
+from genrank.inference.pipeline import Pipeline
 from genrank.inference.sqlite_store import SQLiteStore
+from genrank.inference.stages import OrderStage, StageCandidates
 from genrank.inference.store import Event
 from genrank.server.core import RankingService
-from genrank.server.deployment import PendingRanking, RankRequest
-from genrank.server.retrieval_service import RetrievalQuery, RetrievalService
+from genrank.server.query import PipelineQuery
+from genrank.server.retrieval_service import RetrievalService
 from genrank.server.service_options import ServiceOptions
 
 BATCH = 500
@@ -69,15 +71,15 @@ def serve(users: list[str], service: RankingService, retrieval: RetrievalService
     rank(users[::50], service, item, when)
     if retrieval is not None:
         for user in users[::100]:
-            retrieval.retrieve(RetrievalQuery(user=user, k=10, time=when)).result()
+            retrieval.retrieve(PipelineQuery(user=user, k=10, time=when)).result()
 
 
 def rank(users: list[str], service: RankingService, item: str, when: int) -> None:
     """One candidate for each, in one batch."""
-    deployed = service.deployed
-    weights = deployed.bundle.config.value
-    requests = (RankRequest(user=user, candidates=(item,), time=when) for user in users)
-    deployed.rank([PendingRanking(deployed, request, when, weights, 0.0) for request in requests])
+    deployed, candidates = service.deployed, StageCandidates.given((item,))
+    queries = (PipelineQuery(user=user, candidates=(item,)) for user in users)
+    requests = [deployed.request(query, candidates, time=when) for query in queries]
+    Pipeline([deployed.stage, OrderStage()]).run(requests, [candidates] * len(requests))
 
 
 def resident_mib() -> float:

@@ -26,7 +26,7 @@ from genrank.models.ranker import Ranker
 from genrank.runs.run_config import RunConfig
 from genrank.schema import DataSpec
 from genrank.server.core import RankingService
-from genrank.server.deployment import RankRequest
+from genrank.server.query import PipelineQuery
 from genrank.server.service_options import ServiceOptions
 from genrank.training.trainer import TrainingConfig
 
@@ -98,7 +98,7 @@ def test_it_ranks_scores_and_serves_alike(toy: genrank.Run) -> None:
     table = genrank.score(ranker, pa.table({"user": [user] * 8, "item": items, "time": [time] * 8}))
     assert np.allclose(table["value"].to_numpy(), [ranked[item] for item in items], atol=1e-6)
     service = RankingService(load_bundle(toy.folder), store=SQLiteStore(":memory:"), options=ServiceOptions())
-    served = service.rank(RankRequest(user=user, candidates=tuple(items), time=time)).result(20)
+    served = service.rank(PipelineQuery(user=user, candidates=tuple(items), time=time)).result(20)
     assert {place.item: place.value for place in served.places} == pytest.approx(ranked, abs=1e-6)
     service.stop()
 

@@ -204,7 +204,7 @@ class Served:
 
     def contexts(self) -> dict[str, list[Any]]:
         candidates = [{"item": place, "context": each} for place, each in enumerate(self.named("exposure", "several"))]
-        request = sent(RankBody, user="u", candidates=candidates).request()
+        request = sent(RankBody, user="u", candidates=candidates).query()
         encoder = self.histories.context
         found = encoder.encode(encoder.of_each(request.context, request.of_each), len(self.rows))
         return {

@@ -1,7 +1,6 @@
 """Stages and their pipeline: one call is the stages one by one, offline, for many requests at once and over HTTP."""
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -10,13 +9,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from conftest_service import Running, serve  # noqa: F401 - a fixture
-from genrank.artifacts.bundle import load_bundle
 from genrank.errors import GenRankError
 from genrank.inference.gen_ranker import GenRanker
 from genrank.inference.gen_retriever import GenRetriever
 from genrank.inference.pipeline import Pipeline, PipelineAnswer
 from genrank.inference.retrieval_engine import RetrieveRequest
-from genrank.inference.sqlite_store import SQLiteStore
 from genrank.inference.stages import (
     RETRIEVAL,
     VALUE,
@@ -27,11 +24,6 @@ from genrank.inference.stages import (
     StageRequest,
     ordered,
 )
-from genrank.inference.store import Event
-from genrank.server.core import RankingService
-from genrank.server.recommender import Recommender, RecommendQuery
-from genrank.server.retrieval_service import RetrievalQuery, RetrievalService
-from genrank.server.service_options import ServiceOptions
 
 TIME = 1_790_000_000
 USERS = ("u0000001", "u0000002", "nobody")
@@ -51,17 +43,6 @@ def retriever(grank: Path) -> GenRetriever:
 @pytest.fixture(scope="module")
 def pipeline(ranker: GenRanker, retriever: GenRetriever) -> Pipeline:
     return Pipeline([RetrievalStage(retriever.engine), RankingStage(ranker.engine), OrderStage()])
-
-
-@pytest.fixture
-def recommender(run: Path, grank: Path) -> Iterator[Recommender]:
-    """The services in this process, without HTTP."""
-    options = ServiceOptions(deadline=60.0)
-    ranking = RankingService(load_bundle(run), store=SQLiteStore(":memory:"), options=options)
-    retrieval = RetrievalService(grank, contexts=ranking.contexts, options=options, clock=ranking.clock)
-    yield Recommender(retrieval, ranking)
-    retrieval.stop()
-    ranking.stop()
 
 
 def request(ranker: GenRanker, user: str, k: int = K) -> StageRequest:
@@ -151,40 +132,6 @@ def test_the_service_recommends_what_the_pipeline_does_offline(
             )
 
 
-def test_handlers_answer_what_the_pipelines_of_the_services_do(recommender: Recommender) -> None:
-    retrieval, ranking = recommender.retrieval.opened.pipeline, recommender.ranking.deployed.pipeline
-    whole = Pipeline([*retrieval.stages, *ranking.stages])
-    weights = recommender.ranking.deployed.bundle.config.value
-    for user in USERS:
-        wanted = RetrieveRequest(user=user, time=TIME, k=K)
-        query = RecommendQuery(retrieval=RetrievalQuery(user=user, k=K, time=TIME), top_k=TOP)
-        served = asyncio.run(recommender.finish(query, recommender.begin(query)))
-        assert served.ranking is not None
-        (answer,) = whole.run([StageRequest(user=user, time=TIME, weights=weights, top_k=TOP, retrieval=wanted)])
-        expected = list(zip(answer.candidates.ids, answer.candidates.columns[VALUE].tolist(), strict=True))
-        assert [(place.item, place.value) for place in served.ranking.places] == expected
-        steps = [*served.retrieval.stages, *served.ranking.stages]
-        assert [(step.stage, step.num_in, step.num_out) for step in steps] == [
-            (step.stage, step.num_in, step.num_out) for step in answer.reports
-        ]
-
-
-def test_all_stages_of_a_recommendation_see_the_same_events(recommender: Recommender) -> None:
-    query = RecommendQuery(retrieval=RetrievalQuery(user="somebody", k=K, time=TIME), top_k=TOP)
-
-    def history_of_ranking(*, meanwhile: bool) -> int:
-        finding = recommender.begin(query)
-        finding.result(60)
-        if meanwhile:
-            recommender.ranking.take_events([Event(user="somebody", item="i00000001", time=TIME - 10)])
-        ranking = asyncio.run(recommender.finish(query, finding)).ranking
-        assert ranking is not None
-        return ranking.num_history
-
-    assert history_of_ranking(meanwhile=True) == 0
-    assert history_of_ranking(meanwhile=False) == 1
-
-
 def test_metrics_tell_candidates_and_seconds_of_every_stage(
     grank: Path,
     serve: Callable[..., Running],  # noqa: F811 - the fixture
@@ -200,6 +147,8 @@ def test_metrics_tell_candidates_and_seconds_of_every_stage(
         assert found[f'genrank_stage_candidates_total{{end="in",stage="{stage}"}}'] == num_in
         assert found[f'genrank_stage_candidates_total{{end="out",stage="{stage}"}}'] == num_out
         assert found[f'genrank_stage_seconds_count{{stage="{stage}"}}'] == runs
+    assert found['genrank_stage_waited_seconds_count{stage="retrieval"}'] == 2
+    assert found['genrank_stage_waited_seconds_count{stage="ranking"}'] == 2
 
 
 def test_a_ranking_stage_finds_items_by_id_whatever_the_rows_of_the_stage_before(ranker: GenRanker) -> None:

@@ -94,13 +94,13 @@ def test_a_file_in_use_can_be_looked_at_and_not_changed(path: Path, capsys: pyte
 def test_a_model_serves_what_it_can_read_of_a_store(path: Path, run: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It starts, ranks the user whose event it can't read, swaps, and names what is left out."""
     from genrank.server.core import RankingService
-    from genrank.server.deployment import RankRequest
+    from genrank.server.query import PipelineQuery
     from genrank.server.service_options import ServiceOptions
 
     service = RankingService(load_bundle(run), store=SQLiteStore(path), options=ServiceOptions(deadline=20.0))
-    request = RankRequest(user="u", candidates=("a", "b"), time=10)
+    request = PipelineQuery(user="u", candidates=("a", "b"), time=10)
     assert service.rank(request).result().num_history == 1
-    assert service.rank(RankRequest(user="v", candidates=("a",), time=10)).result().num_history == 0
+    assert service.rank(PipelineQuery(user="v", candidates=("a",), time=10)).result().num_history == 0
     service.swap(load_bundle(run))
     assert service.rank(request).result().num_history == 1
     assert service.deployed.context.left_out.counts == {"event": 1, "item": 1}

@@ -139,7 +139,7 @@ def test_a_context_that_no_feature_can_have_is_refused(
 
 
 def lists_of(encoder: FeatureEncoder, name: str, body: dict[str, Any]) -> list[list[int]]:
-    request = msgspec.json.decode(json.dumps({"user": "u", **body}).encode(), type=RankBody).request()
+    request = msgspec.json.decode(json.dumps({"user": "u", **body}).encode(), type=RankBody).query()
     column = encoder.encode(encoder.of_each(request.context, request.of_each), len(request.candidates))[name]
     return [
         sorted(column.values[slice(*column.offsets[row : row + 2])].tolist()) for row in range(len(request.candidates))
@@ -209,7 +209,7 @@ def test_actions_that_no_task_or_feedback_can_have_are_refused(
 )
 def test_items_without_a_value_of_any_type_are_found(catalogue: Catalogue, name: str, value: Any) -> None:
     body = json.dumps({"user": "u", "without": {name: [value, "other", None]}}).encode()
-    without = msgspec.json.decode(body, type=RetrieveBody).wanted().without
+    without = msgspec.json.decode(body, type=RetrieveBody).query().without
     wanted = {
         "topic": [item for item in range(10) if item % 3 == 1],
         "flag": [item for item in range(10) if item < 5],

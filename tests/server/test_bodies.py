@@ -18,7 +18,7 @@ ALL = openapi.RANKING + openapi.HEALTH + openapi.RETRIEVAL
 
 def ranked(**changes: Any) -> Any:
     body = json.dumps({"user": "u", "candidates": ["i"], **changes}).encode()
-    return BodyReader(RankBody, LIMITS).decode(body).request()
+    return BodyReader(RankBody, LIMITS).decode(body).query()
 
 
 def test_a_request_is_what_was_sent() -> None:

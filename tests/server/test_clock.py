@@ -11,7 +11,7 @@ from genrank.inference.sqlite_store import SQLiteStore
 from genrank.inference.store import Event
 from genrank.server.clock import AHEAD, Clock
 from genrank.server.core import RankingService
-from genrank.server.deployment import RankRequest
+from genrank.server.query import PipelineQuery
 from genrank.server.service_options import ServiceOptions
 
 NOW = 1_790_000_000
@@ -67,7 +67,7 @@ def test_a_clock_that_was_set_back_while_the_service_was_down_is_seen(bundle: Bu
     store.append([Event(user="u", item="i", time=NOW)])
     os.utime(tmp_path / "s.sqlite", (0, store.last_written() + 365 * AHEAD))
     service = RankingService(bundle, store=store, options=ServiceOptions(deadline=20.0))
-    assert service.rank(RankRequest(user="u", candidates=("a",))).result().clock_behind > 364 * AHEAD
+    assert service.rank(PipelineQuery(user="u", candidates=("a",))).result().clock_behind > 364 * AHEAD
     service.take_events([Event(user="u", item="i", time=int(store.last_written()))])  # as a right clock has it
 
 
@@ -81,7 +81,7 @@ def test_a_future_event_leaves_the_real_ones_where_they_are(service: RankingServ
 def test_a_clock_that_is_set_back_is_said_in_answers(
     service: RankingService, time: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
-    request = RankRequest(user="u", candidates=("a",))
+    request = PipelineQuery(user="u", candidates=("a",))
     assert service.rank(request).result().clock_behind == 0
     time.now -= 1  # as a clock that is kept right may be
     assert service.rank(request).result().clock_behind == 0
@@ -89,7 +89,7 @@ def test_a_clock_that_is_set_back_is_said_in_answers(
     for _ in range(3):
         answer = service.rank(request).result()
         assert (answer.clock_behind, answer.time) == (60, NOW - 60)
-    assert service.rank(RankRequest(user="u", candidates=("a",), time=NOW)).result().clock_behind == 0
+    assert service.rank(PipelineQuery(user="u", candidates=("a",), time=NOW)).result().clock_behind == 0
     assert caplog.text.count("the clock is 60 s behind") == 1
     time.now = NOW + 1
     assert service.rank(request).result().clock_behind == 0

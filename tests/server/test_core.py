@@ -22,7 +22,8 @@ from genrank.inference.traffic import events_of
 from genrank.runs.predict import predict
 from genrank.server.batcher import Overloaded
 from genrank.server.core import RankingService
-from genrank.server.deployment import WARM_USERS, RankRequest
+from genrank.server.deployment import WARM_USERS
+from genrank.server.query import PipelineQuery
 from genrank.server.service_options import ServiceOptions
 
 
@@ -45,7 +46,7 @@ def test_it_ranks_as_the_ranker_does_statistics_and_all(service: RankingService,
     items = tuple(str(item) for item in ranker.items.ids[1:9].to_pylist())
     for user in ranker.users.ids[1:5].to_pylist():
         expected = ranker.rank(user, items)
-        found = service.rank(RankRequest(user=user, candidates=items, time=expected.time)).result(20)
+        found = service.rank(PipelineQuery(user=user, candidates=items, time=expected.time)).result(20)
         assert [place.item for place in found.places] == [place.item for place in expected.places]
         for place, other in zip(found.places, expected.places, strict=True):
             assert place.scores == pytest.approx(other.scores, abs=1e-5, rel=1e-5)
@@ -70,14 +71,14 @@ def test_on_an_accelerator_histories_are_encoded_before_the_first_request(
 def test_new_items_and_users_rank_beside_statistics(service: RankingService) -> None:
     assert service.put_items([Item(id="new", features={"length": 20.0})]) == 1
     service.take_events([Event(user="somebody", item="new", time=10, actions={"click": True})])
-    found = service.rank(RankRequest(user="somebody", candidates=("new", "nothing"), time=20)).result(20)
+    found = service.rank(PipelineQuery(user="somebody", candidates=("new", "nothing"), time=20)).result(20)
     assert [found.user_known, found.num_history] == [False, 1]
     assert {place.item: place.known for place in found.places} == {"new": True, "nothing": False}
 
 
 def test_a_named_value_formula_orders(service: RankingService, counted: Path) -> None:
     items = tuple(str(item) for item in GenRanker.load(counted).items.ids[1:9].to_pylist())
-    found = service.rank(RankRequest(user="u", candidates=items, value="likes", top_k=3)).result(20)
+    found = service.rank(PipelineQuery(user="u", candidates=items, value="likes", top_k=3)).result(20)
     likes = [place.scores["like"] for place in found.places]
     assert likes == sorted(likes, reverse=True)
     assert len(likes) == 3
@@ -98,7 +99,7 @@ def test_events_of_a_call_are_kept_together_or_not_at_all(service: RankingServic
 def test_no_time_is_a_refusal(counted: Path) -> None:
     service = build(counted, deadline=1e-9, wait=0.0)
     with pytest.raises(Overloaded):
-        service.rank(RankRequest(user="u", candidates=("i",))).result(20)
+        service.rank(PipelineQuery(user="u", candidates=("i",))).result(20)
     service.stop()
 
 
@@ -124,7 +125,7 @@ def test_statistics_of_a_stream_are_those_that_prepare_counted(counted: Path) ->
         user = str(data.users.ids[int(judged.user[places[0]])])
         events = events_of(t, rows, user=user, items=data.items, decoder=decoder)
         names = [feature.name for feature in data.manifest.spec.of("exposure")]
-        request = RankRequest(
+        request = PipelineQuery(
             user=user,
             candidates=tuple(event.item for event in events),
             time=int(builder.request_time[rows[0]]),
@@ -147,7 +148,7 @@ def test_statistics_of_a_stream_are_those_that_prepare_counted(counted: Path) ->
 def test_a_restart_counts_what_came(counted: Path, tmp_path: Path) -> None:
     """Events of an item that came while serving, too."""
     bundle = load_bundle(counted)
-    request = RankRequest(user="u", candidates=("new", "nothing"), time=1_790_000_100)
+    request = PipelineQuery(user="u", candidates=("new", "nothing"), time=1_790_000_100)
 
     def start() -> RankingService:
         store = SQLiteStore(tmp_path / "events.sqlite")
@@ -175,9 +176,9 @@ def test_a_swap_that_fails_leaves_the_service_as_it_was(service: RankingService,
         service.swap(service.deployed.bundle)
     assert service.version == version
     assert service.take_events([Event(user="u", item="i", time=1)]) == 1
-    assert service.rank(RankRequest(user="u", candidates=("i",), time=2)).result(20).num_history == 1
+    assert service.rank(PipelineQuery(user="u", candidates=("i",), time=2)).result(20).num_history == 1
     with pytest.raises(RequestError, match="finite"):
-        service.rank(RankRequest(user="u", candidates=("i",), value={"click": float("nan")}))
+        service.rank(PipelineQuery(user="u", candidates=("i",), value={"click": float("nan")}))
 
 
 def test_a_user_whose_events_were_cut_is_shown_as_the_model_sees_them(counted: Path) -> None:

@@ -19,8 +19,8 @@ from genrank.inference.stores import open_store
 from genrank.server.app import build_app
 from genrank.server.batcher import Stopped
 from genrank.server.core import RankingService
-from genrank.server.deployment import RankRequest
 from genrank.server.log_lines import log_as_json
+from genrank.server.query import PipelineQuery
 from genrank.server.run import Listening, read_token
 from genrank.server.service_options import ServiceOptions
 
@@ -62,11 +62,11 @@ def test_a_batcher_that_dies_is_seen_and_nobody_waits_for_it(
     def ends(batch: Any) -> Any:
         raise SystemExit("the work has ended the thread")
 
-    monkeypatch.setattr(service._batcher, "_work", ends)
+    monkeypatch.setattr(service.stage._batcher, "_work", ends)
     with pytest.raises(Stopped, match="ask another instance"):
-        service.rank(RankRequest(user="u", candidates=("i1",))).result(20)
+        service.rank(PipelineQuery(user="u", candidates=("i1",))).result(20)
     with pytest.raises(Stopped, match="ask another instance"):
-        service.rank(RankRequest(user="u", candidates=("i1",)))
+        service.rank(PipelineQuery(user="u", candidates=("i1",)))
     status, headers, body = get(app, "/health/ready")
     assert status == 503
     assert headers["retry-after"]

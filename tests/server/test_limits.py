@@ -18,7 +18,7 @@ from genrank.inference.gen_retriever import GenRetriever
 from genrank.inference.sqlite_store import SQLiteStore
 from genrank.inference.store import Event, UpdatesExpired
 from genrank.server.core import RankingService
-from genrank.server.deployment import RankRequest
+from genrank.server.query import PipelineQuery
 from genrank.server.service_options import ServiceOptions
 
 LONG = "x" * (MAX_ID + 1)
@@ -35,7 +35,7 @@ def service(run: Path) -> Iterator[RankingService]:
 
 @pytest.mark.parametrize("changed", [{"user": LONG}, {"candidates": ("i", LONG)}])
 def test_rankings_name_ids_of_a_bounded_length(service: RankingService, run: Path, changed: dict[str, Any]) -> None:
-    asked = RankRequest(user="u" * MAX_ID, candidates=("i",))
+    asked = PipelineQuery(user="u" * MAX_ID, candidates=("i",))
     service.rank(asked)
     with pytest.raises(RequestError, match=f"at most {MAX_ID} characters, found {MAX_ID + 1}"):
         service.rank(replace(asked, **changed))
@@ -102,7 +102,7 @@ def test_users_of_whom_nothing_is_known_share_what_is_kept_and_rank_as_ever(run:
     expected = ranker.rank("nobody", items)
     entries = service.cache.counts().entries
     for number in range(20):
-        asked = RankRequest(user=f"nobody {number}", candidates=items, time=expected.time)
+        asked = PipelineQuery(user=f"nobody {number}", candidates=items, time=expected.time)
         found = service.rank(asked).result(20)
         assert [place.item for place in found.places] == [place.item for place in expected.places]
         for place, other in zip(found.places, expected.places, strict=True):

@@ -26,7 +26,8 @@ from genrank.inference.sqlite_store import SQLiteStore
 from genrank.inference.store import Event
 from genrank.schema import fingerprint
 from genrank.server.core import RankingService
-from genrank.server.deployment import Deployment, RankRequest
+from genrank.server.deployment import Deployment
+from genrank.server.query import PipelineQuery
 from genrank.server.service_options import ServiceOptions
 from genrank.server.watch import Watcher
 
@@ -115,7 +116,7 @@ def test_a_swap_keeps_events_items_and_requests(models: Path, other: Path, data:
     items = tuple(pq.read_table(data / "items.parquet").column("id").to_pylist()[1:6])
     service.put_items([Item(id="new", features={"length": 9.0})])
     service.take_events([Event(user="u", item=items[0], time=5, actions={"click": True})])
-    request = RankRequest(user="u", candidates=(*items, "new"), time=10)
+    request = PipelineQuery(user="u", candidates=(*items, "new"), time=10)
     before = service.rank(request).result(20)
     first = service.version
     service.swap(load_bundle(models / publish(other, models)))

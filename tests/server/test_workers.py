@@ -13,7 +13,7 @@ from genrank.inference.catalogue import Item
 from genrank.inference.redis_store import RedisStore
 from genrank.inference.store import Event, StoreUnavailable
 from genrank.server.core import RankingService
-from genrank.server.deployment import RankRequest
+from genrank.server.query import PipelineQuery
 from genrank.server.service_options import ServiceOptions
 from redis_server import RedisServer
 
@@ -36,7 +36,7 @@ def worker(counted: Path, redis_server: RedisServer) -> Iterator[Callable[[], Ra
 
 
 def values(service: RankingService, *candidates: str, user: str = "u") -> dict[str, float]:
-    answer = service.rank(RankRequest(user=user, candidates=candidates, time=LATER + 1000)).result(20)
+    answer = service.rank(PipelineQuery(user=user, candidates=candidates, time=LATER + 1000)).result(20)
     assert answer.history_current
     return {place.item: place.value for place in answer.places}
 
@@ -86,7 +86,7 @@ def test_a_redis_that_lost_everything(worker: Callable[[], RankingService], redi
 def test_redis_gone_slow_and_back(worker: Callable[[], RankingService], redis_server: RedisServer) -> None:
     service = worker()
     service.take_events([Event(user="u", item="i1", time=LATER, actions={"click": True})])
-    request = RankRequest(user="u", candidates=("i1", "i2"), time=LATER + 1000)
+    request = PipelineQuery(user="u", candidates=("i1", "i2"), time=LATER + 1000)
     known = service.rank(request).result(20)
     for leave, come_back in (
         (redis_server.kill, redis_server.start),
@@ -96,7 +96,7 @@ def test_redis_gone_slow_and_back(worker: Callable[[], RankingService], redis_se
         answer = service.rank(request).result(20)
         assert not answer.history_current
         assert answer.places == known.places
-        assert service.rank(RankRequest(user="nobody", candidates=("i1",), time=LATER)).result(20).num_history == 0
+        assert service.rank(PipelineQuery(user="nobody", candidates=("i1",), time=LATER)).result(20).num_history == 0
         assert not service.user("u")["current"]
         with pytest.raises(StoreUnavailable):
             service.take_events([Event(user="u", item="i2", time=LATER + 1)])

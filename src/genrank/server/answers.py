@@ -7,9 +7,9 @@ import msgspec
 from msgspec import Struct
 
 from genrank.inference.gen_ranker import RankedItem
-from genrank.server.deployment import RankAnswer
-from genrank.server.recommender import RecommendAnswer
-from genrank.server.retrieval_service import RetrieveAnswer
+from genrank.server.deployment import RANKING, rank_answer
+from genrank.server.opened_index import RETRIEVAL, retrieve_answer, versions
+from genrank.server.served_pipeline import PipelineOutcome
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -117,8 +117,9 @@ def written(body: Struct) -> bytes:
     return _ENCODER.encode(body)
 
 
-def ranked(answer: RankAnswer, tasks: tuple[str, ...]) -> RankAnswerBody:
-    """The body of a ranking, with the scores of `tasks`; empty: of all tasks."""
+def ranked(outcome: PipelineOutcome) -> RankAnswerBody:
+    """The body of a ranking, with the scores of the query's tasks; empty: of all tasks."""
+    answer, tasks = rank_answer(outcome), frozenset(outcome.query.tasks)
     return RankAnswerBody(
         user=answer.user,
         user_known=answer.user_known,
@@ -128,7 +129,7 @@ def ranked(answer: RankAnswer, tasks: tuple[str, ...]) -> RankAnswerBody:
         history=answer.num_history,
         encoded=answer.num_encoded,
         model=answer.model_version,
-        places=[_place(place, frozenset(tasks)) for place in answer.places],
+        places=[_place(place, tasks) for place in answer.places],
         waited_ms=_ms(answer.waited),
         worked_ms=_ms(answer.worked),
     )
@@ -139,8 +140,9 @@ def _place(place: RankedItem, tasks: frozenset[str]) -> RankedItemBody:
     return RankedItemBody(place.item, place.value, scores, place.known)
 
 
-def retrieved(found: RetrieveAnswer) -> RetrieveAnswerBody:
+def retrieved(outcome: PipelineOutcome) -> RetrieveAnswerBody:
     """The body of a retrieval."""
+    found = retrieve_answer(outcome)
     return RetrieveAnswerBody(
         user=found.user,
         user_known=found.user_known,
@@ -156,15 +158,16 @@ def retrieved(found: RetrieveAnswer) -> RetrieveAnswerBody:
     )
 
 
-def recommended(answer: RecommendAnswer, tasks: tuple[str, ...]) -> RecommendAnswerBody:
-    """The body of a recommendation, from the answers of both stages."""
-    found = answer.retrieval
+def recommended(outcome: PipelineOutcome) -> RecommendAnswerBody:
+    """The body of a recommendation; without a ranking if no candidates were left for it."""
+    report = outcome.reports[RETRIEVAL]
+    retriever, index = versions(report)
     return RecommendAnswerBody(
-        retrieved=len(found.items),
-        retriever=found.model_version,
-        index=found.index_version,
-        retrieval_ms=_ms(found.waited + sum(found.seconds.values())),
-        ranking=None if answer.ranking is None else ranked(answer.ranking, tasks),
+        retrieved=report.stages[0].num_out,
+        retriever=retriever,
+        index=index,
+        retrieval_ms=_ms(report.waited + sum(report.candidates.seconds.values())),
+        ranking=ranked(outcome) if RANKING in outcome.reports else None,
     )
 
 

@@ -9,9 +9,10 @@ Under overload it answers 503 with Retry-After at once. Errors are {"error": …
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from typing import Any
 
 from prometheus_client import generate_latest
 from prometheus_client.registry import Collector
@@ -37,12 +38,12 @@ from genrank.server.batcher import HEADROOM
 from genrank.server.body_reading import BodyLimits, BodyReader, MalformedBody
 from genrank.server.core import RankingService
 from genrank.server.counters import Metrics
-from genrank.server.deployment import RankAnswer, RankRequest
 from genrank.server.docs_page import page
 from genrank.server.gate import Gate, Lag, error_body
-from genrank.server.recommender import Recommender, RecommendQuery
+from genrank.server.pipelines import RANK, RECOMMEND, RETRIEVE, pipelines_of
 from genrank.server.refusals import HANDLERS
-from genrank.server.retrieval_service import RetrievalQuery, RetrievalService, RetrieveAnswer
+from genrank.server.retrieval_service import RetrievalService
+from genrank.server.served_pipeline import PipelineOutcome, ServedPipeline
 from genrank.server.wire import EventsBody, ItemsBody, RankBody, RecommendBody, RetrieveBody
 
 MIB = 2**20
@@ -53,14 +54,15 @@ def build_app(
     service: RankingService,
     retrieval: RetrievalService | None = None,
     *,
+    pipelines: Mapping[str, ServedPipeline] | None = None,
     token: str = "",
     max_body: int = 4 * MIB,
     connections: Collector | None = None,
 ) -> Starlette:
     """The web application over a service. retrieval: behind /v1/retrieve and /v1/recommend; None: no such routes.
 
-    token: bearer token that callers must send; empty: none. max_body: largest body of any path, bytes.
-    connections: the counts of connections for /metrics.
+    pipelines: by path; None: those of pipelines.py. token: bearer token that callers must send; empty: none.
+    max_body: largest body of any path, bytes. connections: the counts of connections for /metrics.
     """
     metrics, lag = Metrics(service), Lag()
     if connections is not None:
@@ -75,18 +77,13 @@ def build_app(
             await asyncio.to_thread(retrieval.stop)
         await asyncio.to_thread(service.stop)
 
-    def late(expected: Callable[[], float]) -> Callable[[], float]:
-        return lambda: lag.seconds + expected() - HEADROOM * service.options.deadline
+    def late(pipeline: ServedPipeline) -> Callable[[], float]:
+        return lambda: lag.seconds + pipeline.expected_wait - HEADROOM * service.options.deadline
 
-    busy = {"/v1/rank": late(lambda: service.expected_wait)}
-    recommender = None if retrieval is None else Recommender(retrieval, service)
-    if recommender is not None:
-        busy["/v1/retrieve"] = late(lambda: recommender.retrieval.expected_wait)
-        busy["/v1/recommend"] = late(lambda: recommender.expected_wait)
-
-    routes = [*_ranking(service, metrics), *_health(service, metrics)]
-    if recommender is not None:
-        routes += _retrieval(recommender, metrics)
+    retrieves = None if retrieval is None else retrieval.stage
+    served = pipelines or pipelines_of(service.clock, ranking=service.stage, retrieval=retrieves)
+    busy = {path: late(pipeline) for path, pipeline in served.items()}
+    routes = [*_pipelines(service, served, metrics), *_knowledge(service, metrics), *_health(service, metrics)]
     operations = openapi.RANKING + openapi.HEALTH + (() if retrieval is None else openapi.RETRIEVAL)
     return Starlette(
         routes=[*routes, *_docs(operations)],
@@ -96,21 +93,34 @@ def build_app(
     )
 
 
-def _ranking(service: RankingService, metrics: Metrics) -> list[BaseRoute]:
+def _pipelines(service: RankingService, served: Mapping[str, ServedPipeline], metrics: Metrics) -> list[BaseRoute]:
+    rank = BodyLimits(size=RANK_BODY, rows=service.options.max_candidates, values=64)
+    retrieve = BodyLimits(size=RETRIEVE_BODY, rows=1000, values=50)  # 50,000 ids in all
+    bodies: dict[str, BodyReader[Any]] = {
+        RANK: BodyReader(RankBody, rank),
+        RETRIEVE: BodyReader(RetrieveBody, retrieve),
+        RECOMMEND: BodyReader(RecommendBody, retrieve),
+    }
+    answers = {RANK: ranked, RETRIEVE: retrieved, RECOMMEND: recommended}
+
+    def route(path: str, pipeline: ServedPipeline) -> Route:
+        def begin(body: RankBody | RetrieveBody) -> "Future[PipelineOutcome]":
+            return pipeline.submit(body.query())
+
+        async def answer(request: Request) -> Response:
+            outcome = await asyncio.wrap_future(await bodies[path].take(request, begin))
+            metrics.ran(outcome)
+            return _json(written(answers[path](outcome)))
+
+        return Route(path, answer, methods=["POST"])
+
+    return [route(path, pipeline) for path, pipeline in served.items()]
+
+
+def _knowledge(service: RankingService, metrics: Metrics) -> list[BaseRoute]:
     options = service.options
-    rank_bodies = BodyReader(RankBody, BodyLimits(size=RANK_BODY, rows=options.max_candidates, values=64))
     event_bodies = BodyReader(EventsBody, BodyLimits(size=EVENTS_BODY, rows=options.max_events, values=128))
     item_bodies = BodyReader(ItemsBody, BodyLimits(size=ITEMS_BODY, rows=options.max_items, values=1024))
-
-    def begin(body: RankBody) -> tuple[RankRequest, "Future[RankAnswer]"]:
-        request = body.request()
-        return request, service.rank(request)
-
-    async def rank(request: Request) -> Response:
-        wanted, answering = await rank_bodies.take(request, begin)
-        answer = await asyncio.wrap_future(answering)
-        metrics.ranked(answer, len(wanted.candidates))
-        return _json(written(ranked(answer, wanted.tasks)))
 
     async def events(request: Request) -> Response:
         body = await event_bodies.take(request, lambda body: body)
@@ -130,7 +140,6 @@ def _ranking(service: RankingService, metrics: Metrics) -> list[BaseRoute]:
         return _json(await asyncio.to_thread(lambda: written(UserAnswerBody(**service.user(name)))))
 
     return [
-        Route("/v1/rank", rank, methods=["POST"]),
         Route("/v1/events", events, methods=["POST"]),
         Route("/v1/items", items, methods=["PUT"]),
         Route("/v1/users/{user:path}", user),
@@ -150,38 +159,6 @@ def _health(service: RankingService, metrics: Metrics) -> list[BaseRoute]:
         return Response(generate_latest(metrics.registry), media_type="text/plain; version=0.0.4")
 
     return [Route("/health/live", live), Route("/health/ready", ready), Route("/metrics", scrape)]
-
-
-def _retrieval(recommender: Recommender, metrics: Metrics) -> list[BaseRoute]:
-    limits = BodyLimits(size=RETRIEVE_BODY, rows=1000, values=50)  # 50,000 ids in all
-    retrieve_bodies, recommend_bodies = BodyReader(RetrieveBody, limits), BodyReader(RecommendBody, limits)
-
-    def begin(body: RetrieveBody) -> tuple[RetrievalQuery, "Future[RetrieveAnswer]"]:
-        wanted = body.wanted()
-        return wanted, recommender.retrieval.retrieve(wanted)
-
-    async def retrieve(request: Request) -> Response:
-        _, finding = await retrieve_bodies.take(request, begin)
-        found = await asyncio.wrap_future(finding)
-        metrics.retrieved(found)
-        return _json(written(retrieved(found)))
-
-    def begin_both(body: RecommendBody) -> tuple[RecommendQuery, "Future[RetrieveAnswer]"]:
-        query = body.query()
-        return query, recommender.begin(query)
-
-    async def recommend(request: Request) -> Response:
-        query, finding = await recommend_bodies.take(request, begin_both)
-        answer = await recommender.finish(query, finding)
-        metrics.retrieved(answer.retrieval)
-        if answer.ranking is not None:
-            metrics.ranked(answer.ranking, len(answer.retrieval.items))
-        return _json(written(recommended(answer, query.tasks)))
-
-    return [
-        Route("/v1/retrieve", retrieve, methods=["POST"]),
-        Route("/v1/recommend", recommend, methods=["POST"]),
-    ]
 
 
 def _docs(operations: tuple[openapi.Operation, ...]) -> list[BaseRoute]:

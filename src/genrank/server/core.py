@@ -2,10 +2,8 @@
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +12,20 @@ import torch
 
 from genrank.artifacts.bundle import Bundle
 from genrank.data.sequence import window_start
-from genrank.errors import GenRankError, RequestError, shown
-from genrank.ids import check_id
+from genrank.errors import GenRankError, RequestError
 from genrank.inference.catalogue import Item
-from genrank.inference.gen_ranker import check_candidates, check_value
+from genrank.inference.gen_ranker import ranked_items
 from genrank.inference.ranking_engine import Cache, history_cache
 from genrank.inference.request_log import RequestLog, ServedRanking
 from genrank.inference.serving_context import ServingContexts
 from genrank.inference.store import Event, EventStore, StoreUnavailable, UpdatesExpired
-from genrank.server.batcher import Batcher
 from genrank.server.clock import Clock
-from genrank.server.deployment import Deployment, PendingRanking, RankAnswer, RankRequest
+from genrank.server.deployment import RANKING, Deployment, RankAnswer, rank_answer
+from genrank.server.pipelines import RANK, pipelines_of
+from genrank.server.query import PipelineQuery
+from genrank.server.queued_stage import QueuedStage, QueueReport, StageJob
 from genrank.server.rarely import Rarely
+from genrank.server.served_pipeline import then
 from genrank.server.service_options import ServiceOptions
 
 log = logging.getLogger("genrank.server")
@@ -62,11 +62,14 @@ class RankingService:
         self._deploy(bundle)
         logged = 0 if until is not None else self.deployed.bundle.manifest.split.last_time
         self.clock = Clock(earliest=max(logged, store.last_written()))  # now is not before the newest data
-        self._batcher: Batcher[PendingRanking, RankAnswer] = Batcher(
-            self._work,
-            cost=lambda asked: REQUEST_COST + len(asked.request.candidates),
+        self.stage = QueuedStage(
+            RANKING,
+            lambda: self.deployed,
+            cost=lambda candidates: REQUEST_COST + len(candidates),
             batch_cost=float(options.batch_candidates),
             wait=options.wait,
+            deadline=options.deadline,
+            noted=None if request_log is None else self._note,
         )
         self._stopping = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="genrank-follower", daemon=True)
@@ -121,31 +124,15 @@ class RankingService:
                     self._deploy(self.deployed.bundle)
                     self.cache.remove_where(lambda _: True)  # a store that lost its content restarts its revisions
 
-    @property
-    def expected_wait(self) -> float:
-        """Seconds that a ranking would wait now."""
-        return self._batcher.expected_wait
-
     def failure(self) -> str:
         """Why rankings, or reads of what other processes wrote, have stopped; empty if all is well."""
         if self.store.shared and not self._stopping.is_set() and not self._follower.is_alive():
             return "the thread that follows the store has ended; start the service again"
-        return self._batcher.failure and f"ranking: {self._batcher.failure}"
+        return self.stage.failure
 
-    def rank(self, request: RankRequest) -> "Future[RankAnswer]":
-        """The future answer. Raises RequestError for a bad request, Overloaded if there is no time for it."""
-        deployed = self.deployed
-        if request.of_each:
-            context = deployed.context.histories.context.of_each(request.context, request.of_each)
-            request = replace(request, context=context, of_each=frozenset())
-        self._check(deployed, request)
-        weights = self._weights(deployed, request.value)
-        when, behind = self.clock.of(request.time)
-        asked = PendingRanking(deployed, request, when, weights, time.monotonic(), behind)
-        future = self._batcher.submit(asked, within=self.options.deadline)
-        if self.request_log is not None:
-            future.add_done_callback(lambda done: self._note(asked, done))
-        return future
+    def rank(self, query: PipelineQuery) -> "Future[RankAnswer]":
+        """The future answer of /v1/rank, without HTTP. Raises what ServedPipeline.submit raises."""
+        return then(pipelines_of(self.clock, ranking=self.stage)[RANK].submit(query), rank_answer)
 
     def take_events(self, events: Sequence[Event]) -> int:
         """Store the events; returns how many were new or changed. All or none: RequestError if one is invalid."""
@@ -207,7 +194,7 @@ class RankingService:
 
     def stop(self) -> None:
         """Finish the waiting requests, accept no more, close the store."""
-        self._batcher.stop()
+        self.stage.stop()
         self._stopping.set()
         if self._follower.is_alive():
             self._follower.join()
@@ -215,22 +202,21 @@ class RankingService:
             self.request_log.close()
         self.store.close()
 
-    def _note(self, asked: PendingRanking, done: "Future[RankAnswer]") -> None:
+    def _note(self, job: StageJob, report: QueueReport) -> None:
         assert self.request_log is not None
-        if done.cancelled() or done.exception() is not None:
-            return
-        answer = done.result()
+        assert isinstance(job.model, Deployment)
+        ranked, request = report.candidates, job.request
         ranking = ServedRanking(
-            model=answer.model_version,
-            user=asked.request.user,
-            candidates=asked.request.candidates,
-            time=asked.time,
-            history=answer.num_history,
-            history_current=answer.history_current,
-            scores={place.item: place.scores for place in answer.places},
-            context=asked.request.context,
+            model=job.model.bundle.version,
+            user=request.user,
+            candidates=tuple(job.candidates.ids),
+            time=request.time,
+            history=ranked.user.num_history,
+            history_current=ranked.user.history_current,
+            scores={place.item: place.scores for place in ranked_items(ranked, job.model.tasks)},
+            context=request.context,
         )
-        self.request_log.note(ranking, asked.deployed.bundle.folder)
+        self.request_log.note(ranking, job.model.bundle.folder)
 
     def _read_store(self) -> None:
         """Read what was stored. Failures are logged, not raised, because the data is stored and will be read later."""
@@ -256,39 +242,6 @@ class RankingService:
             except Exception as problem:  # noqa: BLE001 - nothing in the store may end this thread
                 trouble = f"the service could not read what is new in the store: {type(problem).__name__}: {problem}"
                 self._troubles.say(log.exception, trouble)
-
-    def _check(self, deployed: Deployment, request: RankRequest) -> None:
-        check_id("user", request.user)
-        if len(request.candidates) > self.options.max_candidates:
-            raise RequestError(
-                f"{len(request.candidates)} candidates in one call; send at most {self.options.max_candidates}"
-            )
-        check_candidates(request.candidates)
-        tasks = [task.name for task in deployed.spec.tasks]
-        for task in request.tasks:
-            if task not in tasks:
-                raise RequestError(f"tasks: there is no task {shown(task)}; choose from {', '.join(tasks)}")
-        if request.top_k < 0:
-            raise RequestError(f"top_k is {request.top_k}; it must be 0 (all) or more")
-        deployed.context.histories.context.encode(request.context, len(request.candidates))
-
-    def _weights(self, deployed: Deployment, value: Mapping[str, float] | str) -> Mapping[str, float]:
-        if not isinstance(value, str):
-            check_value(value, deployed.spec)
-            return value
-        if value and value not in self.options.values:
-            known = ", ".join(self.options.values) or "none"
-            raise RequestError(
-                f"value: there is no formula {shown(value)} ({known}); choose one, or give weights by task"
-            )
-        return self.options.values[value] if value else deployed.bundle.config.value
-
-    def _work(self, batch: Sequence[PendingRanking]) -> list[RankAnswer]:
-        answers: dict[int, RankAnswer] = {}
-        for deployed in dict.fromkeys(asked.deployed for asked in batch):  # two, if the model was just swapped
-            own = [place for place, asked in enumerate(batch) if asked.deployed is deployed]
-            answers |= zip(own, deployed.rank([batch[place] for place in own]), strict=True)
-        return [answers[place] for place in range(len(batch))]
 
 
 def _plain(value: Any) -> bool | float | None:

@@ -1,15 +1,15 @@
 """The service's metrics, for Prometheus."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from genrank.inference.pipeline import StageReport
 from genrank.server.core import RankingService
-from genrank.server.deployment import RankAnswer
-from genrank.server.retrieval_service import RetrieveAnswer
+from genrank.server.deployment import RANKING
+from genrank.server.queued_stage import QueueReport
+from genrank.server.served_pipeline import PipelineOutcome
 
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 SIZES = (1, 10, 50, 100, 200, 500, 1000, 2000)
@@ -32,6 +32,9 @@ class Metrics:
         self.stage_seconds = Histogram(
             "genrank_stage_seconds", "time of a stage's batch", ["stage"], buckets=SECONDS, registry=registry
         )
+        self.stage_waited = Histogram(
+            "genrank_stage_waited_seconds", "time in a stage's queue", ["stage"], buckets=SECONDS, registry=registry
+        )
         self.stage_candidates = Counter(
             "genrank_stage_candidates", "candidates into and out of a stage", ["stage", "end"], registry=registry
         )
@@ -42,24 +45,24 @@ class Metrics:
         self.requests.labels(route, str(status)).inc()
         self.seconds.labels(route).observe(seconds)
 
-    def ranked(self, answer: RankAnswer, num_candidates: int) -> None:
-        """Count a finished ranking."""
-        self.waited.observe(answer.waited)
-        self.worked.observe(answer.worked)
-        self.candidates.observe(num_candidates)
-        self.history.labels("encoded").inc(answer.num_encoded)
-        self.history.labels("kept").inc(answer.num_history - answer.num_encoded)
-        self._staged(answer.stages)
+    def ran(self, outcome: PipelineOutcome) -> None:
+        """Count a finished request of a pipeline."""
+        for name, report in outcome.reports.items():
+            self.stage_waited.labels(name).observe(report.waited)
+            for each in report.stages:
+                self.stage_seconds.labels(each.stage).observe(each.seconds)
+                self.stage_candidates.labels(each.stage, "in").inc(each.num_in)
+                self.stage_candidates.labels(each.stage, "out").inc(each.num_out)
+        if RANKING in outcome.reports:
+            self._ranked(outcome.reports[RANKING])
 
-    def retrieved(self, answer: RetrieveAnswer) -> None:
-        """Count a finished retrieval."""
-        self._staged(answer.stages)
-
-    def _staged(self, reports: Sequence[StageReport]) -> None:
-        for each in reports:
-            self.stage_seconds.labels(each.stage).observe(each.seconds)
-            self.stage_candidates.labels(each.stage, "in").inc(each.num_in)
-            self.stage_candidates.labels(each.stage, "out").inc(each.num_out)
+    def _ranked(self, report: QueueReport) -> None:
+        seen = report.candidates.user
+        self.waited.observe(report.waited)
+        self.worked.observe(report.worked)
+        self.candidates.observe(report.stages[0].num_in)
+        self.history.labels("encoded").inc(seen.num_encoded)
+        self.history.labels("kept").inc(seen.num_history - seen.num_encoded)
 
 
 class _CurrentState(Collector):
@@ -77,7 +80,7 @@ class _CurrentState(Collector):
         yield CounterMetricFamily("genrank_cache_misses", "look-ups that found no history", counts.misses)
         yield CounterMetricFamily("genrank_cache_evictions", "evicted histories", counts.evictions)
         yield GaugeMetricFamily(
-            "genrank_expected_wait_seconds", "wait of a ranking that came now", self.service.expected_wait
+            "genrank_expected_wait_seconds", "wait of a ranking that came now", self.service.stage.expected_wait
         )
         context = self.service.deployed.context
         yield GaugeMetricFamily("genrank_items", "known items", len(context.catalogue))

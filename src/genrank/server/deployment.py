@@ -1,42 +1,23 @@
-"""One model ready to rank: requests in, answers out, without a queue."""
+"""One model ready to rank, and what a pipeline with it answers."""
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from genrank.artifacts.bundle import Bundle
-from genrank.inference.gen_ranker import RankedItem, check_value, ranked_items
-from genrank.inference.histories import Histories, UserHistory
-from genrank.inference.pipeline import Pipeline, PipelineAnswer, StageReport
+from genrank.errors import RequestError, shown
+from genrank.inference.gen_ranker import RankedItem, check_candidates, check_value, ranked_items
 from genrank.inference.ranking_engine import Cache, EngineRequest, RankingEngine
 from genrank.inference.serving_context import ServingContext
-from genrank.inference.stages import OrderStage, RankingStage, StageCandidates, StageRequest
+from genrank.inference.stages import RankingStage, StageCandidates, StageRequest
 from genrank.nn.devices import device_named, precision_on
+from genrank.server.query import PipelineQuery
+from genrank.server.served_pipeline import PipelineOutcome
 from genrank.server.service_options import ServiceOptions
 
+RANKING = RankingStage.name  # of its queue, too
 WARM_USERS = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankRequest:
-    """A request for a ranking. time: seconds since the epoch, None for now. context: see FeatureEncoder.encode.
-
-    of_each: names in `context` whose value is a list with one value per candidate, even if it could be read otherwise.
-    histories: the user's histories that were read already, see StageCandidates.
-    """
-
-    user: str
-    candidates: tuple[str, ...]
-    time: int | None = None
-    context: Mapping[str, Any] = field(default_factory=dict)
-    of_each: frozenset[str] = frozenset()
-    tasks: tuple[str, ...] = ()  # wanted in the answer; empty: all
-    value: Mapping[str, float] | str = ""
-    top_k: int = 0  # 0: all
-    histories: Mapping[Histories, UserHistory] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,27 +35,14 @@ class RankAnswer:
     waited: float
     worked: float
     clock_behind: float = 0.0  # see Clock.behind; 0 if the request has a time
-    stages: tuple[StageReport, ...] = ()  # what each stage of the pipeline did
-
-
-@dataclass(frozen=True)
-class PendingRanking:
-    """A request that waits for its answer, with what was decided when it came."""
-
-    deployed: "Deployment"  # the model when the request came, against whose tasks and features it was checked
-    request: RankRequest
-    time: int
-    weights: Mapping[str, float]
-    began: float
-    clock_behind: float = 0.0
 
 
 class Deployment:
-    """One model ready to rank: its users and items, its engine, and the pipeline of scoring and ordering."""
+    """One model ready to rank: its users and items, its engine, and the stage that scores with it."""
 
     def __init__(self, bundle: Bundle, context: ServingContext, *, cache: Cache, options: ServiceOptions):
         """Raises BundleError for a damaged bundle, RequestError for a value formula with tasks that it doesn't have."""
-        self.bundle, self.spec, self.context = bundle, bundle.manifest.spec, context
+        self.bundle, self.spec, self.context, self.options = bundle, bundle.manifest.spec, context, options
         for weights in (bundle.config.value, *options.values.values()):
             check_value(weights, self.spec)
         device = device_named(options.device)
@@ -89,47 +57,24 @@ class Deployment:
             dtype=precision_on(device, options.precision),
             graphs=options.cuda_graphs,
         )
-        self.pipeline = Pipeline([RankingStage(self.engine), OrderStage()])
+        self.stage = RankingStage(self.engine)
         self.tasks = tuple(task.name for task in self.spec.tasks)
 
-    def rank(self, batch: Sequence[PendingRanking]) -> list[RankAnswer]:
-        """The answers, in order."""
-        begun = time.monotonic()
-        answers = self.pipeline.run(
-            [
-                StageRequest(
-                    user=asked.request.user,
-                    time=asked.time,
-                    context=asked.request.context,
-                    weights=asked.weights,
-                    top_k=asked.request.top_k,
-                )
-                for asked in batch
-            ],
-            [StageCandidates.given(asked.request.candidates, asked.request.histories) for asked in batch],
-        )
-        worked = time.monotonic() - begun
-        return [
-            self._answer(asked, answer, waited=begun - asked.began, worked=worked)
-            for asked, answer in zip(batch, answers, strict=True)
-        ]
-
-    def _answer(self, asked: PendingRanking, answer: PipelineAnswer, *, waited: float, worked: float) -> RankAnswer:
-        ranked = answer.candidates
-        return RankAnswer(
-            user=asked.request.user,
-            user_known=ranked.user.known,
-            history_current=ranked.user.history_current,
-            time=asked.time,
-            num_history=ranked.user.num_history,
-            num_encoded=ranked.user.num_encoded,
-            places=ranked_items(ranked, self.tasks),
-            model_version=self.bundle.version,
-            waited=waited,
-            worked=worked,
-            clock_behind=asked.clock_behind,
-            stages=answer.reports,
-        )
+    def request(self, query: PipelineQuery, candidates: StageCandidates, *, time: int) -> StageRequest:
+        """The request to this model's stage, with its features and value formula; see ServedModel."""
+        ids, encoder = candidates.ids, self.context.histories.context
+        context = encoder.of_each(query.context, query.of_each) if query.of_each else query.context
+        if len(ids) > self.options.max_candidates:
+            raise RequestError(f"{len(ids)} candidates in one call; send at most {self.options.max_candidates}")
+        check_candidates(ids)
+        for task in query.tasks:
+            if task not in self.tasks:
+                raise RequestError(f"tasks: there is no task {shown(task)}; choose from {', '.join(self.tasks)}")
+        if query.top_k < 0:
+            raise RequestError(f"top_k is {query.top_k}; it must be 0 (all) or more")
+        encoder.encode(context, len(ids))
+        weights = self._weights(query.value)
+        return StageRequest(user=query.user, time=time, context=context, weights=weights, top_k=query.top_k)
 
     def warm_up(self) -> None:
         """Rank for an unknown user, so that the first real request finds everything loaded.
@@ -140,3 +85,35 @@ class Deployment:
         after = self.bundle.manifest.split.last_time + 1
         for user, when in [("", 0), *((user, after) for user in users)]:
             self.engine.score([EngineRequest(user=user, items=np.zeros(1, np.int64), time=when)])
+
+    def _weights(self, value: Mapping[str, float] | str) -> Mapping[str, float]:
+        if not isinstance(value, str):
+            check_value(value, self.spec)
+            return value
+        formulas = self.options.values
+        if value and value not in formulas:
+            known = ", ".join(formulas) or "none"
+            raise RequestError(
+                f"value: there is no formula {shown(value)} ({known}); choose one, or give weights by task"
+            )
+        return formulas[value] if value else self.bundle.config.value
+
+
+def rank_answer(outcome: PipelineOutcome) -> RankAnswer:
+    """The answer of a pipeline with a ranking: the candidates after its last stage."""
+    report = outcome.reports[RANKING]
+    model, seen = report.model, report.candidates.user
+    assert isinstance(model, Deployment)
+    return RankAnswer(
+        user=outcome.query.user,
+        user_known=seen.known,
+        history_current=seen.history_current,
+        time=outcome.time,
+        num_history=seen.num_history,
+        num_encoded=seen.num_encoded,
+        places=ranked_items(outcome.candidates, model.tasks),
+        model_version=model.bundle.version,
+        waited=report.waited,
+        worked=report.worked,
+        clock_behind=outcome.clock_behind,
+    )

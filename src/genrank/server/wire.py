@@ -1,9 +1,10 @@
 """The bodies of HTTP requests.
 
 A body is decoded in two steps. Its fields are read at once; features, which can be large and slow to read, stay bytes
-(`Raw`) until `event()`, `as_item()` and `request()` decode them, each map by itself and none above MAX_FEATURE_BYTES.
+(`Raw`) until `event()`, `as_item()` and `query()` decode them, each map by itself and none above MAX_FEATURE_BYTES.
 """
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import msgspec
@@ -14,9 +15,7 @@ from genrank.ids import MAX_ID
 from genrank.inference.catalogue import Item
 from genrank.inference.store import Event
 from genrank.server.body_reading import MalformedBody, decoded
-from genrank.server.deployment import RankRequest
-from genrank.server.recommender import RecommendQuery
-from genrank.server.retrieval_service import RetrievalQuery
+from genrank.server.query import PipelineQuery
 
 MAX_TEXT = 4096  # characters of a value
 MAX_FEATURE_BYTES = 80_000  # of the JSON of one map: an embedding of 3,072 numbers of 24 characters fits
@@ -96,8 +95,8 @@ class RankBody(Body):
     value: Value = ""
     top_k: Annotated[int, Meta(ge=0, le=2**31 - 1, description="best candidates to answer with; 0: all")] = 0
 
-    def request(self) -> RankRequest:
-        """The request that the service takes. Raises MalformedBody and RequestError."""
+    def query(self) -> PipelineQuery:
+        """The query that the pipeline takes. Raises MalformedBody and RequestError."""
         own = self._own()
         names = dict.fromkeys(name for context in own for name in context)
         if len(names) > MAX_NAMES:
@@ -106,7 +105,7 @@ class RankBody(Body):
                 "leave out those that the model doesn't know"
             )
         shared = _features(self.context, "context", _OF_EACH)
-        return RankRequest(
+        return PipelineQuery(
             user=str(self.user),
             candidates=tuple(str(c.item) if isinstance(c, CandidateBody) else str(c) for c in self.candidates),
             time=self.time,
@@ -141,9 +140,9 @@ class RetrieveBody(Body):
         bool | None, Meta(description="leave out what the user had before; default: as trained")
     ] = None
 
-    def wanted(self) -> RetrievalQuery:
-        """The query that the retrieval service takes."""
-        return RetrievalQuery(
+    def query(self) -> PipelineQuery:
+        """The query that the pipeline takes. Raises MalformedBody."""
+        return PipelineQuery(
             user=str(self.user),
             k=self.k,
             time=self.time,
@@ -161,10 +160,10 @@ class RecommendBody(RetrieveBody):
     value: Value = ""
     top_k: Annotated[int, Meta(ge=0, le=2**31 - 1, description="best candidates to answer with; 0: all")] = 20
 
-    def query(self) -> RecommendQuery:
-        """The query that the recommender takes. Raises MalformedBody."""
-        return RecommendQuery(
-            retrieval=self.wanted(),
+    def query(self) -> PipelineQuery:
+        """The query that the pipeline takes. Raises MalformedBody."""
+        return replace(
+            super().query(),
             context=_features(self.context, "context", _OF_EACH),
             tasks=tuple(self.tasks),
             value=self.value,
