@@ -18,6 +18,7 @@ from rich.console import Console
 
 from genrank.artifacts.bundle import load_bundle
 from genrank.config import build, override
+from genrank.data.learned_days import Day, LearnedDays
 from genrank.data.prepared import Part, PreparedData
 from genrank.errors import ConfigError
 from genrank.evaluation.ranking_evaluation import Evaluation
@@ -100,23 +101,28 @@ def train(
     recipe: str | RunConfig = "genrank-small",
     seed: int = 0,
     settings: Sequence[str] = (),
+    until: Day = None,
+    days: str = "",
+    test: Day = None,
     resume: bool = False,
     console: Console | None = None,
 ) -> Run:
     """Train a ranker or a retriever into the run folder `out`.
 
     recipe: a name (`genrank recipes` lists them), trained with `seed`, or a RunConfig, which has a seed. settings:
-    "path=value". resume: if `out` holds a run, continue from its last checkpoint, with its configuration; the weights
-    will equal those of an uninterrupted run. console: where progress is shown; None: nowhere. Raises ConfigError,
-    DataError, OutputError and TrainingDiverged.
+    "path=value". until, days ("A..B"), test: what to learn from and to judge on, as `genrank train` takes them; a day
+    is a date or seconds since the epoch. resume: if `out` holds a run, continue from its last checkpoint, with its
+    configuration; the weights will equal those of an uninterrupted run. console: where progress is shown; None:
+    nowhere. Raises ConfigError, DataError, OutputError and TrainingDiverged.
     """
-    out = Path(out)
+    out, chosen = Path(out), LearnedDays.of(days=days, until=until, test=test)
     if not (resume and (out / "config.json").exists()):
         config = replace(recipe_named(recipe), seed=seed) if isinstance(recipe, str) else recipe
-        training.start_run(_folder(data), override(config, settings), out)
-    elif settings:
+        config = override(config, settings)
+        training.start_run(_folder(data), replace(config, days=chosen) if chosen else config, out)
+    elif settings or chosen:
         raise ConfigError(
-            "settings can't be combined with resume: a resumed run keeps its configuration; start a new run"
+            "settings and days can't be combined with resume: a resumed run keeps its configuration; start a new run"
         )
     training.train(
         out,

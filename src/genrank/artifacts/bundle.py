@@ -85,15 +85,25 @@ class Bundle:
 
 
 def write_bundle(
-    folder: Path, model: Ranker | Retriever, *, data: Path, sequence: SequenceConfig, value: dict[str, float]
+    folder: Path,
+    model: Ranker | Retriever,
+    *,
+    data: Path,
+    sequence: SequenceConfig,
+    value: dict[str, float],
+    manifest: Manifest | None = None,
 ) -> Path:
-    """Write a new version below `folder` and point `latest` at it. OutputError where it can't be written."""
-    manifest = Manifest.open(data)
+    """Write a new version below `folder` and point `latest` at it. OutputError where it can't be written.
+
+    manifest: of `data`, with the parts that the model has learned and what it knows; None: as prepared.
+    """
+    whole = Manifest.open(data)
+    manifest = manifest or whole
 
     def fill(part: Path) -> dict[str, Any]:
         _save_weights(model, part / "model.safetensors")
-        carried = [name for name in manifest.files if name.startswith(CARRIED)]
-        _copy(data, part, ["manifest.json", *carried])
+        _copy(data, part, [name for name in whole.files if name.startswith(CARRIED)])
+        manifest.save(part)
         config = BundleConfig(
             model=model.config,
             sequence=sequence,

@@ -31,6 +31,7 @@ Moment = Annotated[
     int | None, Option("--time", help="seconds since the epoch (default: just after the log's end)", show_default=False)
 ]
 Seed = Annotated[int, Option("--seed")]
+A_DAY = "a date by the clocks of the schema's zone, or seconds since the epoch"
 
 
 def settings_of(help_text: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from typer import Argument, Option
 
 from genrank.cli.options import (
+    A_DAY,
     DEVICES,
     Device,
     Histories,
@@ -36,6 +37,15 @@ def train(
     out: OutFolder,
     recipe: Annotated[str, Option(metavar="NAME", help="a named run; genrank recipes lists them")] = "genrank",
     seed: Seed = 0,
+    until: Annotated[
+        str | None, Option(metavar="DAY", help=f"learn what is before DAY: {A_DAY}", show_default=False)
+    ] = None,
+    days: Annotated[
+        str, Option(metavar="A..B", help="learn these days only; earlier ones are history", show_default=False)
+    ] = "",
+    test: Annotated[
+        str | None, Option(metavar="DAY", help="judge on DAY (default: where learning ends)", show_default=False)
+    ] = None,
     resume: Annotated[bool, Option("--resume", help="continue from the last checkpoint in OUT")] = False,
     settings: Annotated[list[str] | None, settings_of("a setting of the recipe, as in model.width=128")] = None,
 ) -> None:
@@ -44,16 +54,18 @@ def train(
 
     from genrank import recipes
     from genrank.config import override
+    from genrank.data.learned_days import LearnedDays
     from genrank.runs.train import start_run, train
 
-    progress = console()
+    progress, chosen = console(), LearnedDays.of(days=days, until=until, test=test)
     going_on = resume and (out / "config.json").exists()
     if not going_on:
         config = override(replace(recipes.recipe(recipe), seed=seed), settings or [])
-        start_run(data, config, out)
-    elif settings:
+        start_run(data, replace(config, days=chosen) if chosen else config, out)
+    elif settings or chosen:
         raise ConfigError(
-            "--set can't be combined with --resume: a resumed run keeps its configuration; start a new run"
+            f"{'--set' if settings else 'a choice of days'} can't be combined with --resume: a resumed run keeps its "
+            "configuration; start a new run"
         )
     bundle = train(out, progress, resume=going_on, siblings=recipes.siblings)
     progress.print(f"run [bold]{out}[/]: model bundle {bundle.name}. Next: genrank evaluate {out}")

@@ -33,12 +33,25 @@ class DataWarning:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitTimes:
-    """Where the parts begin: training < valid_start <= validation < test_start <= test. Epoch seconds, UTC."""
+    """Where the parts begin: training < valid_start <= validation < test_start <= test. Epoch seconds, UTC.
+
+    train_start: what lies before is history only; test_end: what lies behind is not used; None: the log's own ends.
+    """
 
     valid_start: int
     test_start: int
     first_time: int
     last_time: int
+    train_start: int | None = None
+    test_end: int | None = None
+
+    def times(self, part: str) -> tuple[int | None, int | None]:
+        """Where the requests of `train`, `valid` or `test` begin and end; None: with the log."""
+        return {
+            "train": (self.train_start, self.valid_start),
+            "valid": (self.valid_start, self.test_start),
+            "test": (self.test_start, self.test_end),
+        }[part]
 
 
 @dataclass(frozen=True, kw_only=True)

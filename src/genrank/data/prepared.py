@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from genrank.data.learned_days import LearnedDays, train_counts, with_learned_days
 from genrank.data.manifest import Manifest
 from genrank.data.past_search import SearchConfig
 from genrank.data.sequence import Samples, SequenceBuilder, SequenceConfig
@@ -26,9 +27,19 @@ class PreparedData:
     users: FeatureTable
 
     @classmethod
-    def load(cls, folder: Path) -> "PreparedData":
-        """Everything in the folder. Raises DataError for what is missing or damaged."""
+    def load(cls, folder: Path, days: LearnedDays | None = None) -> "PreparedData":
+        """Everything in the folder, with the parts that `days` choose.
+
+        Raises DataError for what is missing or damaged, and ConfigError for days that the log doesn't have.
+        """
         manifest = Manifest.open(folder)
+        if not days:
+            return cls.read(folder, manifest)
+        return cls.read(folder, with_learned_days(manifest, folder, days)).counted_anew()
+
+    @classmethod
+    def read(cls, folder: Path, manifest: Manifest) -> "PreparedData":
+        """Everything in a folder that is whole, with the parts and the vocabularies' sizes that `manifest` says."""
         return cls(
             folder=folder,
             manifest=manifest,
@@ -36,6 +47,13 @@ class PreparedData:
             items=FeatureTable.load(folder, "item", manifest.spec),
             users=FeatureTable.load(folder, "user", manifest.spec),
         )
+
+    def counted_anew(self) -> "PreparedData":
+        """With exposures counted, item by item and user by user, until learning ends, rather than as prepared."""
+        t, until = self.timelines, self.manifest.split.valid_start
+        items = train_counts(t.item, t, until, len(self.items))
+        users = train_counts(t.users[t.user_of_row()], t, until, len(self.users))
+        return replace(self, items=replace(self.items, train_count=items), users=replace(self.users, train_count=users))
 
     def at_once(self, leaks: bool = True) -> "PreparedData":
         """With every action known as its exposure is made, where that is asked for; see Timelines."""
@@ -49,12 +67,7 @@ class PreparedData:
 
     def part(self, builder: SequenceBuilder, name: Part) -> Samples:
         """The samples of `train`, `valid` or `test`. DataError where the part is empty."""
-        split = self.manifest.split
-        begin, end = {
-            "train": (None, split.valid_start),
-            "valid": (split.valid_start, split.test_start),
-            "test": (split.test_start, None),
-        }[name]
+        begin, end = self.manifest.split.times(name)
         samples = builder.samples(begin=begin, end=end)
         if not len(samples):
             raise DataError(f"{self.folder}: the part {name!r} holds no exposures; prepare with another [split]")

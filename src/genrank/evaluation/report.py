@@ -62,7 +62,8 @@ def _tables(evaluation: Evaluation, run: ReportRun) -> dict[str, Any]:
 
 def _parts_table(manifest: Mapping[str, Any]) -> TextTable:
     counts, split = manifest["counts"], manifest["split"]
-    begins = {"train": split["first_time"], "valid": split["valid_start"], "test": split["test_start"]}
+    first = split["first_time"] if split["train_start"] is None else split["train_start"]
+    begins = {"train": first, "valid": split["valid_start"], "test": split["test_start"]}
     return TextTable(
         head=["part", "from", "exposures", "requests", *counts["train"]["positives"]],
         rows=[

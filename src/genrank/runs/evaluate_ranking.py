@@ -43,7 +43,7 @@ def evaluate_run(
     config, trained_on = load_run(run)
     on = configure_torch(replace(config, device=device or config.device))
     bundle = load_bundle(run)
-    prepared = PreparedData.load(data or trained_on).at_once(config.evaluation_leaks)
+    prepared = PreparedData.load(data or trained_on, config.days).at_once(config.evaluation_leaks)
     require_same_schema(bundle, prepared.folder, prepared.manifest)
     require_same_statistics(bundle, prepared.folder, prepared.manifest)
     model = bundle.model(on)

@@ -30,7 +30,7 @@ def evaluate_retrieval(
     on = configure_torch(replace(config, device=device or config.device))
     bundle = load_bundle(run)
     model = bundle.retriever(on)
-    prepared = PreparedData.load(data or trained_on)
+    prepared = PreparedData.load(data or trained_on, config.days)
     require_same_schema(bundle, prepared.folder, prepared.manifest)
     warnings = [to_dict(found) for found in prepared.manifest.warnings]
     judged = judged_targets(model, prepared, config, part) | {"warnings": warnings}

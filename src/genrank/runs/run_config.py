@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
+from genrank.data.learned_days import LearnedDays
 from genrank.data.loader import LoaderConfig
 from genrank.data.sequence import SequenceConfig
 from genrank.model_config import ModelConfig
@@ -34,6 +35,7 @@ class RunConfig:
     seed: int = 0  # of weights, dropout and the order of batches
     threads: int = 0  # CPU threads; 0: as many as there are cores
     train_share: float = 1.0  # of the users, whose training part is learnt from; for learning curves
+    days: LearnedDays = field(default_factory=LearnedDays)  # other parts than those that were prepared
     device: str = "auto"  # auto: cuda where there is one, else cpu
     sequence: SequenceConfig = field(default_factory=SequenceConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)

@@ -40,6 +40,11 @@ def check_selection(config: RunConfig, manifest: Manifest) -> None:
     if select not in named:
         raise ConfigError(f"training.select={select}: validation has no such figure; {nearest(select, named)}")
     task, valid = select.rpartition(".")[0], manifest.counts.valid
+    if not valid.exposures:
+        raise ConfigError(
+            f"training.select={select}: the chosen days leave no validation part; choose a later test, or an earlier "
+            "until"
+        )
     if select.endswith("auc") and valid.positives.get(task) in (0, valid.exposures):
         raise _undefined(select, task)
 

@@ -26,6 +26,7 @@ from torch import nn
 
 from genrank.artifacts.bundle import write_bundle
 from genrank.config import build, to_dict
+from genrank.data.learned_days import with_learned_days
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.manifest import Manifest
 from genrank.data.prepared import PreparedData
@@ -55,7 +56,7 @@ BEGUN = ("data.json", "environment.json")  # what a run consists of until it has
 def start_run(data: Path, config: RunConfig, out: Path) -> None:
     """Create the run folder with what the run is made of. OutputError where it is occupied."""
     _refuse_run(out)
-    manifest = Manifest.open(data)
+    manifest = with_learned_days(Manifest.open(data), data, config.days)
     _check_tasks(data, config, manifest)
     _check_slots(data, config, manifest)
     if config.leak != "none" and not manifest.spec.known_later:
@@ -127,7 +128,7 @@ def train(
 def _train(out: Path, console: Console, *, resume: bool, displays: bool, siblings: Siblings | None) -> Path:
     config, folder = load_run(out)
     device = configure_torch(config)
-    data = PreparedData.load(folder).at_once(config.training_leaks)
+    data = PreparedData.load(folder, config.days).at_once(config.training_leaks)
     _check_same_data(out, data)
     torch.manual_seed(config.seed)
     learner, spec = learner_of(config.model), data.manifest.spec
@@ -135,7 +136,7 @@ def _train(out: Path, console: Console, *, resume: bool, displays: bool, sibling
     data = learner.data(data, config)
     builder = data.builder(config.sequence, config.model.search)
     loader = training_loader(data, builder, config, pin=device.type == "cuda")
-    held_out = validation_loader(data, config)
+    held_out = validation_loader(data, config) if data.manifest.counts.valid.exposures or not config.days else None
     checkpoints = Checkpoints(out / "checkpoints")
     latest = checkpoints.latest() if resume else None
     metrics = MetricsFile(out / "metrics.jsonl")
@@ -145,7 +146,9 @@ def _train(out: Path, console: Console, *, resume: bool, displays: bool, sibling
         config.training,
         checkpoints=checkpoints,
         objective=learner.objective(model, loader, config, device),
-        validate=selecting(lambda: learner.validation_figures(model, held_out, config), config, spec),
+        validate=None
+        if held_out is None
+        else selecting(lambda: learner.validation_figures(model, held_out, config), config, spec),
         reporters=[metrics],
     )
     if latest is not None:
@@ -167,7 +170,9 @@ def _train(out: Path, console: Console, *, resume: bool, displays: bool, sibling
             reporter.close()
     value = config.value or {task.name: 1.0 for task in spec.tasks[:1]}
     trained = cast(Ranker | Retriever, model)
-    return write_bundle(out / "bundle", trained, data=folder, sequence=config.sequence, value=value)
+    return write_bundle(
+        out / "bundle", trained, data=folder, manifest=data.manifest, sequence=config.sequence, value=value
+    )
 
 
 def training_loader(data: PreparedData, builder: SequenceBuilder, config: RunConfig, *, pin: bool = False) -> Loader:

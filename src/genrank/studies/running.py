@@ -64,7 +64,7 @@ def _run(cell: Cell, data: Path, workplace: Path, threads: int) -> dict[str, Any
     began = time.monotonic()
     train(workplace, Console(file=io.StringIO()), displays=False)
     seconds = time.monotonic() - began
-    prepared = PreparedData.load(data).at_once(config.evaluation_leaks)
+    prepared = PreparedData.load(data, config.days).at_once(config.evaluation_leaks)
     bundle, device = load_bundle(workplace), configure_torch(config)
     model: Ranker | Retriever
     if config.model.retrieves:

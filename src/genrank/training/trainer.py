@@ -67,7 +67,7 @@ class TrainingConfig:
 
 
 class Trainer:
-    """One run of training on one device."""
+    """One run of training on one device. Without `validate` the last weights stay."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Trainer:
         *,
         objective: Objective,
         checkpoints: Checkpoints,
-        validate: Validate,
+        validate: Validate | None,
         reporters: Sequence[Reporter],
     ):
         self.model, self.loader, self.config, self.objective = model, loader, config, objective
@@ -155,8 +155,8 @@ class Trainer:
         if self.step % self.config.log_steps == 0 or last:
             self._record("train", self.running.read())
         every = max(round(self.steps_per_epoch * self.config.validate_every), 1)
-        if self.step % every == 0 or last:
-            self._validate()
+        if self.validate is not None and (self.step % every == 0 or last):
+            self._keep_best(self.validate)
         if self._stop or last or self.step % self.config.checkpoint_steps == 0:
             path = self.save()
             if self._stop and not last:
@@ -164,9 +164,9 @@ class Trainer:
                     f"stopped at step {self.step} of {self.num_steps}; {path.name} is saved, go on with --resume"
                 )
 
-    def _validate(self) -> None:
+    def _keep_best(self, validate: Validate) -> None:
         self.model.eval()
-        figures = dict(self.validate())
+        figures = dict(validate())
         score = figures.pop("score")
         self._record("valid", figures)
         if score > self.best_score:
