@@ -22,8 +22,10 @@ from torch import nn
 
 from genrank.artifacts.versioned import VersionedKind
 from genrank.config import build, to_dict
+from genrank.data.learned_days import vocabulary_sizes, with_sizes
 from genrank.data.manifest import Manifest
 from genrank.data.sequence import SequenceConfig
+from genrank.data.vocabulary_files import StoredVocabulary
 from genrank.errors import BundleError, DataError, OutputError
 from genrank.model_config import ModelConfig
 from genrank.models.ranker import Ranker
@@ -151,19 +153,29 @@ def _copy(source: Path, part: Path, names: Iterable[str]) -> None:
 
 
 def require_same_schema(bundle: Bundle, data: Path, manifest: Manifest) -> None:
-    """BundleError where prepared data has other features, vocabularies or tasks than the bundle was trained on."""
-    found = manifest.spec.fingerprint()
-    if found != bundle.config.spec_hash:
+    """BundleError where prepared data has other features or tasks than the bundle was trained on, or an index of its
+    vocabularies another meaning. Values that the data has admitted since are no difference: read it with the bundle's
+    spec, and they are unknown."""
+    mine = bundle.manifest
+    sizes = vocabulary_sizes(mine.spec)
+    if with_sizes(manifest.spec, sizes) != mine.spec:
         raise BundleError(
-            f"{data}: prepared with another schema or vocabulary ({_difference(bundle.manifest, manifest)}) than the "
+            f"{data}: prepared with another schema or vocabulary ({_difference(mine, manifest)}) than the "
             f"model in {bundle.folder}; evaluate on the data it was trained on ({bundle.config.data}), or train on this"
         )
-    for name, expected in bundle.manifest.files.items():
-        if name.startswith("vocab/") and manifest.files.get(name) != expected:
+    for name, size in sizes.items():
+        file = f"vocab/{name}.parquet"
+        if manifest.files.get(file) != mine.files[file] and not _same_meaning(bundle.folder / file, data / file, size):
             raise BundleError(
-                f"{data / name}: not the vocabulary that the model in {bundle.folder} was trained with; "
+                f"{data / file}: not the vocabulary that the model in {bundle.folder} was trained with; "
                 f"evaluate on {bundle.config.data}, or train on this data"
             )
+
+
+def _same_meaning(mine: Path, theirs: Path, size: int) -> bool:
+    """Whether the first `size` indices stand for the same values in two vocabularies."""
+    one, two = (StoredVocabulary.load(path).categories(size) for path in (mine, theirs))
+    return one == two
 
 
 def require_same_statistics(bundle: Bundle, data: Path, manifest: Manifest) -> None:

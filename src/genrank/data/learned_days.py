@@ -146,16 +146,20 @@ def with_learned_days(manifest: Manifest, folder: Path, days: LearnedDays) -> Ma
         if not parts[name].exposures and split.times(name)[0] != day_end(split.last_time, spec.zone):
             raise ConfigError(f"{folder}: there are no exposures to {what} in the chosen days; choose others")
     known = spec_until(manifest, folder, split.valid_start)
-    return replace(manifest, split=split, spec=known, counts=replace(manifest.counts, **parts))
+    counts = replace(manifest.counts, train=parts["train"], valid=parts["valid"], test=parts["test"])
+    return replace(manifest, split=split, spec=known, counts=counts)
 
 
 def spec_until(manifest: Manifest, folder: Path, time: int) -> DataSpec:
     """What a model knows that has learned until `time` (seconds): sizes of vocabularies as admitted by then."""
-    spec = manifest.spec
-    names = [f.name for f in spec.features if f.kind in ("categorical", "multi")] + [f.name for f in spec.feedback]
-    return with_sizes(
-        spec, {name: StoredVocabulary.load(vocabulary_path(folder, name)).size_at(time) for name in names}
-    )
+    stored = {name: StoredVocabulary.load(vocabulary_path(folder, name)) for name in vocabulary_sizes(manifest.spec)}
+    return with_sizes(manifest.spec, {name: vocabulary.size_at(time) for name, vocabulary in stored.items()})
+
+
+def vocabulary_sizes(spec: DataSpec) -> dict[str, int]:
+    """By name the number of indices, 0 included, of everything that has a vocabulary file."""
+    features = {f.name: f.size for f in spec.features if f.kind in ("categorical", "multi")}
+    return features | {f.name: f.size for f in spec.feedback}
 
 
 def with_sizes(spec: DataSpec, sizes: Mapping[str, int]) -> DataSpec:

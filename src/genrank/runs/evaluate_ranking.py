@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from genrank.artifacts.bundle import load_bundle, require_same_schema, require_same_statistics
+from genrank.artifacts.bundle import load_bundle, require_same_statistics
 from genrank.config import to_dict
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.prepared import Part, PreparedData
@@ -17,6 +17,7 @@ from genrank.evaluation.ranking_evaluation import Evaluation, evaluate
 from genrank.evaluation.report import ReportRun, write_report
 from genrank.evaluation.trees import import_lightgbm, tree_baseline
 from genrank.finite_json import json_text
+from genrank.runs.judged_data import judged_data
 from genrank.runs.predict import predict
 from genrank.runs.run_config import RunConfig
 from genrank.runs.train import configure_torch, load_run
@@ -43,8 +44,7 @@ def evaluate_run(
     config, trained_on = load_run(run)
     on = configure_torch(replace(config, device=device or config.device))
     bundle = load_bundle(run)
-    prepared = PreparedData.load(data or trained_on, config.days).at_once(config.evaluation_leaks)
-    require_same_schema(bundle, prepared.folder, prepared.manifest)
+    prepared = judged_data(bundle, data or trained_on, config).at_once(config.evaluation_leaks)
     require_same_statistics(bundle, prepared.folder, prepared.manifest)
     model = bundle.model(on)
     builder = prepared.builder(evaluation_sequence(config), config.model.search)

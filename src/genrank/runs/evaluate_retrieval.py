@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genrank.artifacts.bundle import load_bundle, require_same_schema
+from genrank.artifacts.bundle import load_bundle
 from genrank.config import to_dict
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.prepared import Part, PreparedData
 from genrank.evaluation.retrieval_metrics import RetrievedTargets, judge
 from genrank.finite_json import json_text
 from genrank.retrieval.retriever import Retriever
+from genrank.runs.judged_data import judged_data
 from genrank.runs.retrieval_objective import locate, retrieval_data
 from genrank.runs.run_config import RunConfig
 from genrank.runs.train import configure_torch, load_run
@@ -30,8 +31,7 @@ def evaluate_retrieval(
     on = configure_torch(replace(config, device=device or config.device))
     bundle = load_bundle(run)
     model = bundle.retriever(on)
-    prepared = PreparedData.load(data or trained_on, config.days)
-    require_same_schema(bundle, prepared.folder, prepared.manifest)
+    prepared = judged_data(bundle, data or trained_on, config)
     warnings = [to_dict(found) for found in prepared.manifest.warnings]
     judged = judged_targets(model, prepared, config, part) | {"warnings": warnings}
     (run / "evaluation.json").write_text(json_text(judged, indent=1), encoding="utf-8")
