@@ -12,7 +12,7 @@ import pytest
 
 from exposure_logs import CLICK, SCHEMA, START, Prepared, log, messages, prepare_log
 from genrank.errors import InputError, LogError, SchemaError
-from genrank.log_settings import HistoryLists, HistorySettings, RequestSettings
+from genrank.log_settings import CsvSettings, HistoryLists, HistorySettings, Join, RequestSettings
 from genrank.preparation.prepare import prepare
 from genrank.preparation.sources.files import files
 from genrank.schema import Feature, Feedback, LogSchema, Task, Time
@@ -103,6 +103,34 @@ def test_the_longest_history_of_a_first_request_counts_and_later_ones_do_not(tmp
     made = prepare_log(tmp_path, log(seen=seen, time=times), with_history(CLICKED))
     assert [(row["item"], row["time"] - START) for row in history_of(made)] == [("b", -3601), ("c", -3600)]
     assert "a" in {row["item"] for row in history_of(made, "u1")}
+
+
+def test_a_row_without_a_real_time_is_no_first_request(tmp_path: Path) -> None:
+    times = [START + row for row in range(60)]
+    times[4] = 0
+    seen = [["a"]] * 60
+    seen[4] = ["b"]
+    made = prepare_log(tmp_path, log(seen=seen, time=times), with_history(CLICKED))
+    assert [(row["item"], row["time"] - START) for row in history_of(made)] == [("a", -3600)]
+
+
+def test_a_history_is_taken_before_exposures_and_actions_are_joined(tmp_path: Path) -> None:
+    kinds = ["show", "show", "show", "click"] * 30
+    rows = {
+        "user": ["u0"] * 120,
+        "item": [f"i{row // 4 * 3 + min(row % 4, 2)}" for row in range(120)],
+        "time": [START + 10 * row for row in range(120)],
+        "kind": kinds,
+        "seen": [["a", "b"]] * 120,
+    }
+    join = Join(within="1m", event="kind", exposure="show")
+    made = prepare_log(tmp_path, rows, with_history(CLICKED, join=join))
+    past = history_of(made)
+    assert [(row["item"], row["task_click"], row["known_at"] - row["time"]) for row in past] == [
+        ("a", 1, 0),
+        ("b", 1, 0),
+    ]
+    assert [row["task_click"] for row in made.rows()[2:8]] == [0, 0, 1, 0, 0, 1]
 
 
 def test_a_history_that_begins_after_the_first_request_is_not_taken(tmp_path: Path) -> None:
@@ -227,7 +255,8 @@ def test_ids_of_another_type_are_the_same_ids(tmp_path: Path) -> None:
 
 def test_lists_as_text_in_a_csv_of_its_own_dialect(tmp_path: Path) -> None:
     lists = HistoryLists(items="seen", labels={"click": 1}, path="history.csv", user="who", separator=",")
-    text = "who;seen\nu0;[a, b]\nu1;NULL\n"
+    lists = replace(lists, csv=CsvSettings(columns=("who", "seen"), separator="|"))
+    text = "u0|[a, b]\nu1|NULL\n"
     (tmp_path / "history.csv").write_text(text)
     made = prepare_log(tmp_path, log(), with_history(lists))
     assert [row["item"] for row in history_of(made)] == ["a", "b"]
