@@ -1,11 +1,12 @@
 """How fast window statistics of a log are counted and written, and in how much memory, against the plain reference.
 
-python benchmarks/count_windows.py [--exposures 1000000] [--rounds 3] [--tasks 1] [--multi] [--memory]
+python benchmarks/count_windows.py [--exposures 1000000] [--rounds 3] [--tasks 1] [--multi] [--threads 1] [--memory]
 
 The log: users with 100 exposures each in requests of ten over 30 days, 100,000 items, one author each, five windows;
 with --multi the items have up to three tags too. `write_statistics` and the plain NumPy code of the tests, which holds
-the whole log, write the same eight buckets in turns, in one process; printed are the medians, their ratio, and whether
-the files are the same bytes. --memory: instead, each side once in a process of its own, whose peak memory is printed.
+the whole log and runs on one thread, write the same eight buckets in turns, in one process; printed are the medians of
+wall and processor time, their ratios, and whether the files are the same bytes. --memory: instead, each side once in a
+process of its own, whose peak memory is printed.
 """
 
 import argparse
@@ -117,41 +118,44 @@ def plainly(buckets: Buckets, schema: LogSchema, items: Any, split: Any, folder:
         file.flush()
 
 
-def timed(write: Any, buckets: Buckets, schema: LogSchema, features: dict[str, Any]) -> tuple[float, str]:
-    """Seconds, and a hash of what was written."""
+def timed(
+    write: Any, buckets: Buckets, schema: LogSchema, features: dict[str, Any], threads: int = 1
+) -> tuple[float, float, str]:
+    """Seconds on the clock and of the processor, and a hash of what was written."""
     items, split = SimpleNamespace(features=features), SimpleNamespace(valid_start=BEGIN + DAYS * 64_800)
     with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
-        write(buckets, schema, items, split, Path(folder), report=lambda _: None)
-        seconds = time.perf_counter() - started
-        files = sorted((Path(folder) / "statistics").iterdir())
+        started, busy = time.perf_counter(), time.process_time()
+        write(buckets, schema, items, split, Path(folder), report=lambda _: None, threads=threads)
+        seconds, busy = time.perf_counter() - started, time.process_time() - busy
         found = hashlib.sha256()
-        for path in files:
+        for path in sorted((Path(folder) / "statistics").iterdir()):
             found.update(path.read_bytes())
-        return seconds, found.hexdigest()
+        return seconds, busy, found.hexdigest()
 
 
 def compare(folder: Path, arguments: argparse.Namespace) -> None:
     """Both sides in turns."""
     (schema, features), buckets = world(arguments.tasks, multi=arguments.multi), stored(folder, arguments.exposures)
-    seconds: dict[str, list[float]] = {name: [] for name in SIDES}
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in SIDES}
     hashes = set()
     for _ in range(arguments.rounds):
         for name, write in SIDES.items():
-            took, found = timed(write, buckets, schema, features)
-            seconds[name].append(took)
+            *seconds, found = timed(write, buckets, schema, features, arguments.threads)
+            taken[name].append(tuple(seconds))
             hashes.add(found)
-    plain, fast = (statistics.median(each) for each in seconds.values())
     width = len(statistics_columns(schema))
     print(f"{arguments.exposures:,} exposures × {width} columns, medians of {arguments.rounds}, in turns")
-    print(f"plain {plain:.2f} s   partitioned {fast:.2f} s   ratio {plain / fast:.2f}   same: {len(hashes) == 1}")
+    for number, what in enumerate(("clock", "processor")):
+        plain, fast = (statistics.median(each[number] for each in rounds) for rounds in taken.values())
+        print(f"{what:10} plain {plain:.2f} s   partitioned {fast:.2f} s   ratio {plain / fast:.2f}")
+    print(f"same bytes: {len(hashes) == 1}")
 
 
 def measure(folder: Path, arguments: argparse.Namespace) -> None:
     """One side, in this process."""
     (schema, features), buckets = world(arguments.tasks, multi=arguments.multi), stored(folder, arguments.exposures)
     before = peak_mib()
-    seconds, _ = timed(SIDES[arguments.side], buckets, schema, features)
+    seconds, *_ = timed(SIDES[arguments.side], buckets, schema, features, arguments.threads)
     print(f"{arguments.side:12} {seconds:6.2f} s, peak {peak_mib():,.0f} MiB, {before:,.0f} MiB before it began")
 
 
@@ -167,6 +171,7 @@ def main() -> None:
     parser.add_argument("--exposures", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tasks", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--multi", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)

@@ -33,14 +33,14 @@ void sort_by_value(Entry*& entries, Entry*& spare, int64_t n) {
     }
 }
 
-// The first of times[from .. end), which ascend, that is not below `time`: doubling steps, then halves.
-inline int64_t gallop(const int64_t* times, int64_t from, int64_t end, int64_t time) {
+// The first of values[from .. end), which ascend, that is not below `bound`: doubling steps, then halves.
+inline int64_t gallop(const int64_t* values, int64_t from, int64_t end, int64_t bound) {
     int64_t step = 1;
-    while (from + step <= end && times[from + step - 1] < time) {
+    while (from + step <= end && values[from + step - 1] < bound) {
         from += step;
         step *= 2;
     }
-    return std::lower_bound(times + from, times + std::min(from + step - 1, end), time) - times;
+    return std::lower_bound(values + from, values + std::min(from + step - 1, end), bound) - values;
 }
 
 // sums[p + 1][v]: value v summed over the events order[0 .. ends[p]); sums[0] is 0. values[event][v].
@@ -101,32 +101,33 @@ extern "C" void sum_places_64(
     sum_places(values, num_values, order, ends, num_places, sums);
 }
 
-// found: value v of window w summed over the key's places with asked[q] - windows[w] <= time < asked[q], at
-// q * question_step + (w * num_values + v) * value_step; a negative window has no beginning. Key k's places are
-// starts[k] .. starts[k + 1], in order of time; sums[p][v] is the sum over all places before p. rank[q] is the
-// question's key, negative where it has no place. Questions in order of (key, time) are answered fastest: each search
-// begins where the last one ended.
+// found: value v of window w summed over the events of the key asked_keys[q] with asked[q] - windows[w] <= time <
+// asked[q], at q * question_step + (w * num_values + v) * value_step; a negative window has no beginning. keys[k]
+// ascend, and have the places starts[k] .. starts[k + 1], in order of time; sums[p][v] is the sum over all places before
+// p. Questions in order of (key, time) are answered fastest: each search begins where the last one ended.
 extern "C" void sums_within(
-    const int64_t* starts, const int64_t* times, const int64_t* sums, int64_t num_values, const int64_t* rank,
-    const int64_t* asked, int64_t num_questions, const int64_t* windows, int64_t num_windows, int64_t* found,
-    int64_t question_step, int64_t value_step
+    const int64_t* keys, const int64_t* starts, int64_t num_keys, const int64_t* times, const int64_t* sums,
+    int64_t num_values, const int64_t* asked_keys, const int64_t* asked, int64_t num_questions, const int64_t* windows,
+    int64_t num_windows, int64_t* found, int64_t question_step, int64_t value_step
 ) {
     std::vector<int64_t> begins(num_windows);
-    int64_t key = -1, last = 0, end = 0, upto = 0;
+    int64_t k = 0, end = 0, upto = 0;
     for (int64_t q = 0; q < num_questions; q++) {
         int64_t* out = found + q * question_step;
-        if (rank[q] < 0) {
+        const int64_t key = asked_keys[q], time = asked[q];
+        const bool same_key = q && key == asked_keys[q - 1];
+        if (!same_key) k = gallop(keys, q && key > asked_keys[q - 1] ? k : 0, num_keys, key);
+        if (k == num_keys || keys[k] != key) {
             for (int64_t i = 0; i < num_windows * num_values; i++) out[i * value_step] = 0;
             continue;
         }
-        if (rank[q] != key || asked[q] < last) {
-            key = rank[q], upto = starts[key], end = starts[key + 1];
+        if (!same_key || time < asked[q - 1]) {
+            upto = starts[k], end = starts[k + 1];
             std::fill(begins.begin(), begins.end(), upto);
         }
-        last = asked[q];
-        upto = gallop(times, upto, end, last);
+        upto = gallop(times, upto, end, time);
         for (int64_t w = 0; w < num_windows; w++) {
-            if (windows[w] >= 0) begins[w] = gallop(times, begins[w], upto, last - windows[w]);
+            if (windows[w] >= 0) begins[w] = gallop(times, begins[w], upto, time - windows[w]);
             const int64_t *high = sums + upto * num_values, *low = sums + begins[w] * num_values;
             for (int64_t v = 0; v < num_values; v++, out += value_step) *out = high[v] - low[v];
         }

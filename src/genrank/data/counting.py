@@ -21,9 +21,8 @@ from genrank.data.groups import changes
 from genrank.native import build_library, or_none
 
 Ints = NDArray[np.int64]
-PIECE = (
-    5000  # questions at a time, few enough for the cache; no power of two, whose columns would evict one another; ours
-)
+# Questions at a time, few enough for the cache; no power of two, whose columns would evict one another; ours.
+PIECE = 5000
 
 
 class Questions:
@@ -68,17 +67,19 @@ class EventCounts:
 
         `keys`, `times`: (Q); questions in order are answered fastest. by_question: (Q, W, V).
         """
-        rank, (library, found) = self._rank(keys), (_library(), np.empty(0, np.int64))
+        keys, times = (np.ascontiguousarray(column, np.int64) for column in (keys, times))
+        library, num_values = _library(), self.sums.shape[1]
         if library is None:
-            found = self._plain_within(rank, times, windows)
+            found = self._plain_within(keys, times, windows)
             return np.ascontiguousarray(found.transpose(2, 0, 1)) if by_question else found
-        shape, num_values = (len(keys), len(windows), self.sums.shape[1]), self.sums.shape[1]
-        found = np.empty(shape if by_question else (*shape[1:], len(keys)), np.int64)
+        shape = (len(windows), num_values)
+        found = np.empty((len(keys), *shape) if by_question else (*shape, len(keys)), np.int64)
         steps = (len(windows) * num_values, 1) if by_question else (1, len(keys))
         seconds = np.array([-1 if window is None else window for window in windows], np.int64)
         library.sums_within(
-            _at(self.starts), _at(self.times), _at(self.sums), _size(num_values), _at(rank), _at(times),
-            _size(len(keys)), _at(seconds), _size(len(windows)), _at(found), *map(_size, steps),
+            _at(self.keys), _at(self.starts), _size(len(self.keys)), _at(self.times), _at(self.sums),
+            _size(num_values), _at(keys), _at(times), _size(len(keys)), _at(seconds),
+            _size(len(windows)), _at(found), *map(_size, steps),
         )  # fmt: skip
         return found
 
@@ -86,20 +87,12 @@ class EventCounts:
         """(P), (P), (P, V) keys, times and values of what was counted, added up by key and time."""
         return np.repeat(self.keys, np.diff(self.starts)), self.times, np.diff(self.sums, axis=0)
 
-    def _rank(self, keys: Ints) -> Ints:
-        """(Q) the number of each key, -1 where it has no events."""
+    def _plain_within(self, keys: Ints, times: Ints, windows: Sequence[int | None]) -> Ints:
+        found = np.zeros((len(windows), self.sums.shape[1], len(keys)), np.int64)
         if not len(self.keys):
-            return np.full(len(keys), -1)
-        first = changes(keys)
-        distinct = keys[first]
-        rank = np.minimum(np.searchsorted(self.keys, distinct), len(self.keys) - 1)
-        found: Ints = np.where(self.keys[rank] == distinct, rank, -1)[np.cumsum(first) - 1]
-        return found
-
-    def _plain_within(self, rank: Ints, times: Ints, windows: Sequence[int | None]) -> Ints:
-        found = np.zeros((len(windows), self.sums.shape[1], len(rank)), np.int64)
-        if not len(self.times):
             return found
+        rank = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        known = self.keys[rank] == keys
         first_time = int(self.times.min())
         span = int(self.times.max()) - first_time + 2
         place = np.repeat(np.arange(len(self.keys)), np.diff(self.starts)) * span + (self.times - first_time)
@@ -111,7 +104,7 @@ class EventCounts:
         upto = self.sums[before(times)]
         for number, window in enumerate(windows):
             begin = self.starts[rank] if window is None else before(times - window)
-            found[number] = np.where(rank[:, None] < 0, 0, upto - self.sums[begin]).T
+            found[number] = np.where(known[:, None], upto - self.sums[begin], 0).T
         return found
 
 

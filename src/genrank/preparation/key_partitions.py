@@ -10,7 +10,7 @@ second, so a key with a large part of the log has at most as many as the log has
 Shapes: N exposures and E keys of a bucket (the same unless exposures have several), T tasks, W windows, V = 3T sums.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,24 +60,23 @@ class KeyPartitions:
 
     def count(
         self,
+        number: int,
+        past: list[EventCounts],
         *,
         residuals: bool,
-        past: Callable[[int], list[EventCounts]],
-        keep: Callable[[int, list[EventCounts]], None],
-    ) -> None:
-        """Counts the partitions and answers their questions. residuals: also by the rates of these keys.
+    ) -> list[EventCounts]:
+        """Counts partition `number` and answers its questions. residuals: also by the rates of these keys.
 
-        `past` gives what was counted before of a partition, `keep` takes all that is counted now.
+        `past`: what was counted of the partition before; what is counted now includes it.
         """
-        for number in range(self.num_partitions):
-            counts = past(number)
-            for chunk in self._chunks(number):
-                counted = count_known(*(np.ascontiguousarray(chunk[name]) for name in ("key", "time", "values")))
-                counts = [joined_counts([*counts, counted])]
-            for chunk in self._chunks(number):
-                self._answer(number, counts, chunk, residuals=residuals)
-            keep(number, counts)
-            self._path("records", number).unlink(missing_ok=True)
+        counts, whole = past, self._whole(number)
+        for chunk in whole or self._chunks(number):
+            counted = count_known(*(np.ascontiguousarray(chunk[name]) for name in ("key", "time", "values")))
+            counts = [joined_counts([*counts, counted])]
+        for chunk in whole or self._chunks(number):
+            self._answer(number, counts, chunk, residuals=residuals)
+        self._path("records", number).unlink(missing_ok=True)
+        return counts
 
     def columns(self, bucket: int, keys: Ints, offsets: Ints | None, out: Halves) -> None:
         """Writes the (N, columns of the entity) of a bucket whose keys and their offsets are given again."""
@@ -123,6 +122,12 @@ class KeyPartitions:
         path, size = self._path("records", number), self.record.itemsize
         for begin in range(0, path.stat().st_size // size if path.exists() else 0, CHUNK):
             yield np.fromfile(path, self.record, CHUNK, offset=begin * size)
+
+    def _whole(self, number: int) -> list[NDArray[Any]]:
+        """The chunk of a partition that has only one, which then is read once; else none."""
+        path = self._path("records", number)
+        small = path.exists() and path.stat().st_size <= CHUNK * self.record.itemsize
+        return list(self._chunks(number)) if small else []
 
     def _read(self, what: str, bucket: int, kind: np.dtype[Any]) -> NDArray[Any]:
         """The answers to a bucket's questions, in order of their partitions."""

@@ -13,8 +13,8 @@ Days that are added later are counted on top of what is kept of those before: da
 Shapes: N exposures of a bucket, T tasks, S columns.
 """
 
-import functools
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +73,21 @@ class PartitionedStatistics:
             keys, offsets = self._keys(entity, events)
             partitions.add(keys, *(repeated(each, offsets) for each in (events.time, events.request_time, values)))
 
-    def count(self, keep: EventTotals | None = None) -> None:
-        """Counts what was added. `keep`: is given what later requests can ask, also of what `answers` counts."""
+    def count(self, keep: EventTotals | None = None, *, threads: int = 1) -> None:
+        """Counts what was added. `keep`: is given what later requests can ask, also of what `answers` counts.
+
+        Each of the `threads` holds a partition in memory.
+        """
         self.keep = keep
-        for entity, partitions in self.partitions.items():
-            partitions.count(
-                residuals=entity == ITEM,
-                past=functools.partial(self._past, entity),
-                keep=functools.partial(self._keep, entity),
-            )
+
+        def count(entity: Entity, number: int) -> None:
+            past = self._past(entity, number)
+            self._keep(entity, number, self.partitions[entity].count(number, past, residuals=entity == ITEM))
+
+        parts = [(entity, part) for entity, all_ in self.partitions.items() for part in range(all_.num_partitions)]
+        with ThreadPoolExecutor(max_workers=threads) as pool:
+            for _ in pool.map(count, *zip(*parts, strict=True)):
+                pass
 
     def answers(self, bucket: int, events: Events) -> Halves:
         """(N, S) of a bucket's exposures, the same that were added."""

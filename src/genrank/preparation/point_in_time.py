@@ -7,6 +7,7 @@ a partition of keys: see partitioned_statistics.py.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +22,7 @@ from genrank.data.manifest import SplitTimes
 from genrank.data.statistics import Events, base_rates, label_counts, statistics_tasks
 from genrank.data.tables import FeatureTable
 from genrank.preparation.admission import DAY
-from genrank.preparation.buckets import Buckets
+from genrank.preparation.buckets import Buckets, load_bucket
 from genrank.preparation.fitting import Sample
 from genrank.preparation.key_partitions import choose_num_partitions
 from genrank.preparation.partitioned_statistics import PartitionedStatistics
@@ -40,12 +41,14 @@ def write_statistics(
     folder: Path,
     *,
     report: Callable[[str], None],
+    threads: int = 1,
     past: EventTotals | None = None,
     keep: Path | None = None,
 ) -> dict[str, float]:
     """Writes the statistics of every bucket below `folder`; the base rates they are measured against.
 
-    `past`: of the log's earlier days, which `buckets` then leave out. `keep`: a new folder for the totals of all days.
+    Each of the `threads` holds a bucket in memory. `past`: of the log's earlier days, which `buckets` then leave out.
+    `keep`: a new folder for the totals of all days.
     """
     (folder / "statistics").mkdir()
     tasks, last = statistics_tasks(schema), 0
@@ -67,10 +70,16 @@ def write_statistics(
         report("counting window statistics")
         for number, bucket in enumerate(buckets):
             log.add(number, events_of(bucket, tasks))
-        log.count(totals)
-        for number, bucket in enumerate(buckets):
-            report(f"window statistics, bucket {number + 1} of {len(buckets.paths)}")
-            np.save(folder / "statistics" / f"bucket={number:04d}.npy", log.answers(number, events_of(bucket, tasks)))
+        log.count(totals, threads=threads)
+
+        def write(number: int) -> None:
+            events = events_of(load_bucket(buckets.paths[number]), tasks)
+            np.save(folder / "statistics" / f"bucket={number:04d}.npy", log.answers(number, events))
+
+        report("writing window statistics")
+        with ThreadPoolExecutor(max_workers=threads) as pool:
+            for _ in pool.map(write, range(len(buckets.paths))):
+                pass
     return rates
 
 

@@ -140,7 +140,9 @@ class _Preparation:
         items, users = (FeatureTable.load(self.out, owner, spec) for owner in OWNERS)
         spec, rates = with_duration_groups(spec, buckets, schema, items, split), {}
         if schema.statistics.enabled:
-            rates = write_statistics(buckets, schema, items, split, self.scratch, report=self.report)
+            rates = write_statistics(
+                buckets, schema, items, split, self.scratch, report=self.report, threads=min(threads, 4)
+            )
             move_statistics(buckets, layout, self.scratch, self.out)
         edges = {bare(name): boundaries for name, boundaries in fitted.boundaries.items()}
         return Manifest(
