@@ -32,6 +32,7 @@ from genrank.runs import train as training
 from genrank.runs.evaluate_ranking import evaluate_run
 from genrank.runs.evaluate_retrieval import evaluate_retrieval
 from genrank.runs.run_config import RunConfig
+from genrank.runs.warm_start import begun_from, following
 from genrank.schema import LogSchema
 
 Paths = str | Path | Sequence[str | Path]
@@ -98,31 +99,34 @@ def train(
     data: str | Path | PreparedData,
     *,
     out: str | Path,
-    recipe: str | RunConfig = "genrank-small",
+    recipe: str | RunConfig | None = None,
     seed: int = 0,
     settings: Sequence[str] = (),
     until: Day = None,
     days: str = "",
     test: Day = None,
+    begin_from: str | Path | Run | None = None,
     resume: bool = False,
     console: Console | None = None,
 ) -> Run:
     """Train a ranker or a retriever into the run folder `out`.
 
-    recipe: a name (`genrank recipes` lists them), trained with `seed`, or a RunConfig, which has a seed. settings:
-    "path=value". until, days ("A..B"), test: what to learn from and to judge on, as `genrank train` takes them; a day
-    is a date or seconds since the epoch. resume: if `out` holds a run, continue from its last checkpoint, with its
-    configuration; the weights will equal those of an uninterrupted run. console: where progress is shown; None:
-    nowhere. Raises ConfigError, DataError, OutputError and TrainingDiverged.
+    recipe: a name (`genrank recipes` lists them), trained with `seed`, or a RunConfig, which has a seed; None:
+    genrank-small, or that of `begin_from`. settings: "path=value". until, days ("A..B"), test: what to learn from and
+    to judge on, as `genrank train` takes them; a day is a date or seconds since the epoch. begin_from: a finished run
+    whose weights and optimizer state are the start. resume: if `out` holds a run, continue from its last checkpoint,
+    with its configuration; the weights will equal those of an uninterrupted run. console: where progress is shown;
+    None: nowhere. Raises ConfigError, DataError, BundleError, OutputError and TrainingDiverged.
     """
     out, chosen = Path(out), LearnedDays.of(days=days, until=until, test=test)
     if not (resume and (out / "config.json").exists()):
-        config = replace(recipe_named(recipe), seed=seed) if isinstance(recipe, str) else recipe
-        config = override(config, settings)
-        training.start_run(_folder(data), replace(config, days=chosen) if chosen else config, out)
-    elif settings or chosen:
+        config = _config(recipe, None if begin_from is None else _run(begin_from), seed)
+        config = replace(config, days=chosen) if chosen else config
+        training.start_run(_folder(data), override(config, settings), out)
+    elif settings or chosen or begin_from is not None:
         raise ConfigError(
-            "settings and days can't be combined with resume: a resumed run keeps its configuration; start a new run"
+            "settings, days and begin_from can't be combined with resume: a resumed run keeps its configuration; start "
+            "a new run"
         )
     training.train(
         out,
@@ -185,6 +189,17 @@ def score(
         ranker = ranker_of_many(path, data=folder, device=device)
     rows = table if isinstance(table, pa.Table) else pa.table(table)
     return score_table(ranker, rows, value=value)
+
+
+def _config(recipe: str | RunConfig | None, begin: Run | None, seed: int) -> RunConfig:
+    """Of a new run: its recipe's, or that of the run which it begins from."""
+    if isinstance(recipe, RunConfig):
+        return recipe if begin is None else replace(recipe, warm_start=begun_from(begin.folder))
+    if begin is None:
+        return replace(recipe_named(recipe or "genrank-small"), seed=seed)
+    if recipe is None:
+        return replace(following(begin.config, begin.folder), seed=seed)
+    return replace(recipe_named(recipe), seed=seed, warm_start=begun_from(begin.folder))
 
 
 def _run(run: str | Path | Run) -> Run:

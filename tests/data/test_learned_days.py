@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import genrank
-from exposure_logs import START, prepare_log
+from exposure_logs import prepare_log
 from genrank.cli import main
 from genrank.data.learned_days import LearnedDays, date_of, day_after, day_begin, day_end, spec_until, with_learned_days
 from genrank.data.manifest import Manifest
@@ -18,21 +18,9 @@ from genrank.inference.gen_ranker import GenRanker
 from genrank.runs.evaluate_ranking import evaluate_run
 from genrank.runs.train import load_run
 from genrank.schema import Time
+from run_days import NOON, days_log
 
 TINY = ["model.width=16", "model.num_heads=2", "threads=1", "training.epochs=1", "evaluation.num_bootstrap=0"]
-NOON = 43_200
-
-
-def days_log(num_days: int = 6) -> dict[str, list[object]]:
-    """Twelve exposures a day at 12:00 UTC from 2020-09-14 on; on each day a new item is shown for the first time."""
-    midnight = START // 86_400 * 86_400 + 86_400
-    rows = [(day, n) for day in range(num_days) for n in range(12)]
-    return {
-        "user": [f"u{n % 4}" for _, n in rows],
-        "item": [f"new{day}" if n % 5 == 0 else f"i{n}" for day, n in rows],
-        "time": [midnight + day * 86_400 + NOON + n for day, n in rows],
-        "click": [int((n * 7 + day) % 3 == 0) for day, n in rows],
-    }
 
 
 @pytest.fixture(scope="module")

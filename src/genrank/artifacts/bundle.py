@@ -153,23 +153,27 @@ def _copy(source: Path, part: Path, names: Iterable[str]) -> None:
 
 
 def require_same_schema(bundle: Bundle, data: Path, manifest: Manifest) -> None:
-    """BundleError where prepared data has other features or tasks than the bundle was trained on, or an index of its
-    vocabularies another meaning. Values that the data has admitted since are no difference: read it with the bundle's
-    spec, and they are unknown."""
+    """BundleError where a model can't read prepared data. Values that the data has admitted since it was trained are no
+    hindrance: read with the bundle's spec, they are unknown."""
+    problem = schema_problem(bundle, data, manifest)
+    if problem:
+        raise BundleError(
+            f"{data}: {problem}; evaluate on the data it was trained on ({bundle.config.data}), or train on this"
+        )
+
+
+def schema_problem(bundle: Bundle, data: Path, manifest: Manifest) -> str:
+    """How prepared data differs in features, tasks or the meaning of an index from the bundle's; empty: in nothing."""
     mine = bundle.manifest
     sizes = vocabulary_sizes(mine.spec)
     if with_sizes(manifest.spec, sizes) != mine.spec:
-        raise BundleError(
-            f"{data}: prepared with another schema or vocabulary ({_difference(mine, manifest)}) than the "
-            f"model in {bundle.folder}; evaluate on the data it was trained on ({bundle.config.data}), or train on this"
-        )
+        difference = _difference(mine, manifest)
+        return f"prepared with another schema or vocabulary ({difference}) than the model in {bundle.folder}"
     for name, size in sizes.items():
         file = f"vocab/{name}.parquet"
         if manifest.files.get(file) != mine.files[file] and not _same_meaning(bundle.folder / file, data / file, size):
-            raise BundleError(
-                f"{data / file}: not the vocabulary that the model in {bundle.folder} was trained with; "
-                f"evaluate on {bundle.config.data}, or train on this data"
-            )
+            return f"{file} is not the vocabulary that the model in {bundle.folder} was trained with"
+    return ""
 
 
 def _same_meaning(mine: Path, theirs: Path, size: int) -> bool:
@@ -193,8 +197,9 @@ def require_same_statistics(bundle: Bundle, data: Path, manifest: Manifest) -> N
 
 def _difference(mine: Manifest, theirs: Manifest) -> str:
     """The first thing in which two specs differ, in words."""
+    specs = (mine.spec, with_sizes(theirs.spec, vocabulary_sizes(mine.spec)))
     for kind in ("tasks", "feedback", "features"):
-        one, two = ({p.name: p for p in getattr(m.spec, kind)} for m in (mine, theirs))
+        one, two = ({p.name: p for p in getattr(spec, kind)} for spec in specs)
         for name in [*one, *two]:
             if one.get(name) != two.get(name):
                 return f"{kind}: {name!r} differs"

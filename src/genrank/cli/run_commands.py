@@ -35,7 +35,14 @@ from genrank.finite_json import json_text
 def train(
     data: PreparedFolder,
     out: OutFolder,
-    recipe: Annotated[str, Option(metavar="NAME", help="a named run; genrank recipes lists them")] = "genrank",
+    recipe: Annotated[
+        str | None,
+        Option(
+            metavar="NAME",
+            help="a named run; genrank recipes lists them (default: genrank, or that of --from)",
+            show_default=False,
+        ),
+    ] = None,
     seed: Seed = 0,
     until: Annotated[
         str | None, Option(metavar="DAY", help=f"learn what is before DAY: {A_DAY}", show_default=False)
@@ -46,6 +53,10 @@ def train(
     test: Annotated[
         str | None, Option(metavar="DAY", help="judge on DAY (default: where learning ends)", show_default=False)
     ] = None,
+    begin: Annotated[
+        Path | None,
+        Option("--from", metavar="RUN", help="warm start: begin from this finished run", show_default=False),
+    ] = None,
     resume: Annotated[bool, Option("--resume", help="continue from the last checkpoint in OUT")] = False,
     settings: Annotated[list[str] | None, settings_of("a setting of the recipe, as in model.width=128")] = None,
 ) -> None:
@@ -55,18 +66,23 @@ def train(
     from genrank import recipes
     from genrank.config import override
     from genrank.data.learned_days import LearnedDays
-    from genrank.runs.train import start_run, train
+    from genrank.runs.train import load_run, start_run, train
+    from genrank.runs.warm_start import begun_from, following
 
     progress, chosen = console(), LearnedDays.of(days=days, until=until, test=test)
     going_on = resume and (out / "config.json").exists()
-    if not going_on:
-        config = override(replace(recipes.recipe(recipe), seed=seed), settings or [])
-        start_run(data, replace(config, days=chosen) if chosen else config, out)
-    elif settings or chosen:
+    given = {"--set": settings, "--from": begin, "a choice of days": chosen}
+    changed = next((name for name, value in given.items() if value), None)
+    if going_on and changed:
         raise ConfigError(
-            f"{'--set' if settings else 'a choice of days'} can't be combined with --resume: a resumed run keeps its "
-            "configuration; start a new run"
+            f"{changed} can't be combined with --resume: a resumed run keeps its configuration; start a new run"
         )
+    if not going_on:
+        config = recipes.recipe(recipe or "genrank")
+        if begin is not None:
+            theirs = following(load_run(begin)[0], begin)
+            config = replace(config, warm_start=begun_from(begin)) if recipe else theirs
+        start_run(data, override(replace(config, seed=seed, days=chosen), settings or []), out)
     bundle = train(out, progress, resume=going_on, siblings=recipes.siblings)
     progress.print(f"run [bold]{out}[/]: model bundle {bundle.name}. Next: genrank evaluate {out}")
 

@@ -12,6 +12,7 @@ from genrank.models.sequence_config import SequenceRankerConfig
 from genrank.training.trainer import TrainingConfig
 
 Leak = Literal["none", "training", "evaluation", "both"]
+NewRows = Literal["unknown", "fresh"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,15 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WarmStartConfig:
+    """Which finished run a run begins from; see runs/warm_start.py."""
+
+    run: str = ""  # its folder; empty: from random weights
+    version: str = ""  # of its bundle; filled in as the run starts
+    new_rows: NewRows = "unknown"  # rows of values admitted since: as the unknown's, or fresh: random
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """A run, every default written out. Stored as config.json in the run folder."""
 
@@ -36,6 +46,7 @@ class RunConfig:
     threads: int = 0  # CPU threads; 0: as many as there are cores
     train_share: float = 1.0  # of the users, whose training part is learnt from; for learning curves
     days: LearnedDays = field(default_factory=LearnedDays)  # other parts than those that were prepared
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     device: str = "auto"  # auto: cuda where there is one, else cpu
     sequence: SequenceConfig = field(default_factory=SequenceConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)

@@ -41,6 +41,7 @@ from genrank.runs.fit import Siblings, misfit, unfinished
 from genrank.runs.learner import learner_of
 from genrank.runs.run_config import RunConfig
 from genrank.runs.selection import check_selection, selecting
+from genrank.runs.warm_start import checked_start, start_warm
 from genrank.schema import fingerprint
 from genrank.training.allocator import keep_freed_memory
 from genrank.training.checkpoint import Checkpoints
@@ -65,6 +66,8 @@ def start_run(data: Path, config: RunConfig, out: Path) -> None:
             "leak=none, or name the times in the log's schema ([columns] known_at, [[tasks]] time, [history] settle)"
         )
     check_selection(config, manifest)
+    if config.warm_start.run:
+        config = checked_start(config, load_run(Path(config.warm_start.run))[0], data, manifest)
     try:
         config.model.check(manifest.spec, num_items=manifest.counts.items)
     except ValueError as problem:
@@ -153,8 +156,10 @@ def _train(out: Path, console: Console, *, resume: bool, displays: bool, sibling
     )
     if latest is not None:
         trainer.restore(latest)
+    elif config.warm_start.run:
+        start_warm(trainer, config)
     metrics.rewind(trainer.step)
-    _describe(model, trainer, console)
+    _describe(model, trainer, console, begun_from=config.warm_start.run)
     steps = trainer.num_steps
     unfit = misfit(model, config, spec, loader.samples, num_steps=steps, siblings=siblings)
     warnings = [warning for warning in (unfit, unfinished(config, num_steps=steps)) if warning]
@@ -234,12 +239,13 @@ def _displays(out: Path, main_figure: str, console: Console, step: int) -> list[
     return displays
 
 
-def _describe(model: nn.Module, trainer: Trainer, console: Console) -> None:
+def _describe(model: nn.Module, trainer: Trainer, console: Console, *, begun_from: str) -> None:
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     samples = trainer.loader.samples
     console.print(
         f"{num_parameters:,} parameters; {len(samples.candidates):,} exposures to learn from in {len(samples):,} "
         f"sequences with {int(samples.num_history.sum()):,} history tokens; {trainer.num_steps:,} steps"
+        + (f"; begun from {begun_from}" if begun_from else "")
         + (f"; resumed at step {trainer.step:,}" if trainer.step else ""),
         highlight=False,
     )

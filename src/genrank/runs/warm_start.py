@@ -1,0 +1,146 @@
+"""A warm start: a run that begins from the weights and the optimizer state of a finished one.
+
+Indices keep their meaning as a prepared folder grows, so a table keeps its rows and gets new ones for the values that
+have been admitted since. Weights are those of the run's bundle, the best ones; optimizer state is that of its last
+checkpoint. The schedule of the learning rate, the order of batches and all counters begin anew.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from genrank.artifacts.bundle import load_bundle, require_same_statistics, schema_problem
+from genrank.config import to_dict
+from genrank.data.learned_days import LearnedDays, vocabulary_sizes
+from genrank.data.manifest import Manifest
+from genrank.errors import BundleError, ConfigError, shown
+from genrank.models.inputs import RankerConfig
+from genrank.runs.run_config import NewRows, RunConfig, WarmStartConfig
+from genrank.schema import DataSpec
+from genrank.training.checkpoint import Checkpoints, restore_optimizer
+from genrank.training.trainer import Trainer
+
+
+def following(theirs: RunConfig, run: Path) -> RunConfig:
+    """The configuration of a run that begins from the finished `run`, whose own is `theirs`: the same but for days."""
+    return replace(theirs, days=LearnedDays(), warm_start=begun_from(run))
+
+
+def begun_from(run: Path) -> WarmStartConfig:
+    """The settings of a start from a run."""
+    return WarmStartConfig(run=str(run.resolve()))
+
+
+def checked_start(config: RunConfig, theirs: RunConfig, data: Path, manifest: Manifest) -> RunConfig:
+    """The configuration with the version of the bundle that it begins from; `theirs` is that run's.
+
+    ConfigError where its recipe, its model or what it has learned doesn't fit; BundleError where it isn't finished.
+    """
+    run = Path(config.warm_start.run)
+    bundle = load_bundle(run)
+    _check_model(run, config, theirs)
+    problem = schema_problem(bundle, data, manifest)
+    if problem:
+        raise ConfigError(f"{data}: {problem}; extend the data of {run}, or train without --from")
+    require_same_statistics(bundle, data, manifest)
+    before, now = (vocabulary_sizes(each.spec) for each in (bundle.manifest, manifest))
+    check_sizes(run, config, manifest.spec, before=before, now=now)
+    _checkpoint(run)
+    return replace(config, warm_start=replace(config.warm_start, version=bundle.version))
+
+
+def start_warm(trainer: Trainer, config: RunConfig) -> None:
+    """Give the trainer's model and optimizers what the finished run has; new rows as `warm_start.new_rows` says."""
+    run = Path(config.warm_start.run)
+    bundle = load_bundle(run)
+    if bundle.version != config.warm_start.version:
+        raise BundleError(
+            f"{run}: its bundle is {bundle.version}, and this run began from {config.warm_start.version}; start a new "
+            "run"
+        )
+    load_grown(trainer.model, load_file(bundle.folder / "model.safetensors"), config.warm_start.new_rows)
+    tensors, _ = Checkpoints.load(_checkpoint(run))
+    for optimizer, name in ((trainer.dense, "dense"), (trainer.sparse, "sparse")):
+        restore_optimizer(optimizer, name, grown_state(optimizer, name, tensors))
+
+
+@torch.no_grad()
+def load_grown(model: nn.Module, weights: Mapping[str, Tensor], new_rows: NewRows) -> None:
+    """The weights into a model whose tables may have more rows.
+
+    A new row is row 0, the unknown, by which the model has represented the value so far; or it stays as initialised.
+    """
+    for name, tensor in model.state_dict().items():
+        old = weights[name].to(tensor)
+        if tensor.dim() == 0 or len(old) == len(tensor):
+            tensor.copy_(old)
+            continue
+        tensor[: len(old)] = old
+        if new_rows == "unknown":
+            tensor[len(old) :] = old[0]
+
+
+def grown_state(optimizer: Optimizer, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An optimizer's state, by the names of `optimizer_tensors`, with zeros for new rows: nothing is known of them."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    found = {}
+    for key, state in tensors.items():
+        if key.startswith(f"{name}."):
+            missing = len(weights[int(key.split(".")[1])]) - len(state) if state.dim() else 0
+            found[key] = torch.cat([state, state.new_zeros(missing, *state.shape[1:])]) if missing else state
+    return found
+
+
+def check_sizes(
+    run: Path, config: RunConfig, spec: DataSpec, *, before: Mapping[str, int], now: Mapping[str, int]
+) -> None:
+    """ConfigError where vocabularies are smaller than `before`, or have grown and a table can't grow with them."""
+    fewer = next((name for name in before if now[name] < before[name]), None)
+    if fewer is not None:
+        raise ConfigError(
+            f"{run}: knows {before[fewer]:,} values of {fewer}, and the chosen days of this run {now[fewer]:,}; learn "
+            "until a later day"
+        )
+    combined = isinstance(config.model, RankerConfig) and config.model.action_embedding == "combination"
+    if combined and any(now[each.name] != before[each.name] for each in spec.feedback):
+        raise ConfigError(
+            f"{run}: model.action_embedding=combination numbers combinations of feedback, which has new values since; "
+            "train without --from"
+        )
+
+
+def _check_model(run: Path, config: RunConfig, theirs: RunConfig) -> None:
+    if config.recipe != theirs.recipe:
+        raise ConfigError(
+            f"{run}: was trained with recipe {theirs.recipe}, and this run has {config.recipe}; give --recipe "
+            f"{theirs.recipe}, or train without --from"
+        )
+    mine, other = (
+        {"model": to_dict(each.model), "sequence": {"max_history": each.sequence.max_history}}
+        for each in (config, theirs)
+    )
+    difference = _first_difference(mine, other)
+    if difference:
+        raise ConfigError(f"{run}: was trained with {difference}; set it so, or train without --from")
+
+
+def _first_difference(mine: Any, theirs: Any, path: str = "") -> str:
+    """The first setting of `theirs` that `mine` has otherwise, as path=value and what it is here; empty: none."""
+    if isinstance(mine, dict) and isinstance(theirs, dict) and mine.keys() == theirs.keys():
+        found = (_first_difference(mine[name], theirs[name], f"{path}.{name}".lstrip(".")) for name in mine)
+        return next(filter(None, found), "")
+    return "" if mine == theirs else f"{path}={shown(theirs)}, and this run has {shown(mine)}"
+
+
+def _checkpoint(run: Path) -> Path:
+    """The last checkpoint of a finished run."""
+    found = Checkpoints(run / "checkpoints").latest()
+    if found is None:
+        raise BundleError(f"{run}: has no checkpoint, whose optimizer state is needed; give a run's whole folder")
+    return found
