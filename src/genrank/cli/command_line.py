@@ -17,6 +17,7 @@ from typer.core import TyperCommand
 from genrank.cli import data_commands, run_commands, serving_commands, study_commands
 from genrank.errors import LONGEST_SHOWN, ConfigError, GenRankError, InputError, Interrupted, shown
 
+HELP_OPTIONS = ("--help", "-h")
 FAULT = "an internal error of genrank"
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Begin": (data_commands.doctor, data_commands.demo),
@@ -85,7 +86,7 @@ def program() -> Any:
     app = typer.Typer(
         callback=_program,
         rich_markup_mode=None if _plain() else "rich",
-        context_settings={"help_option_names": ["--help", "-h"]},
+        context_settings={"help_option_names": list(HELP_OPTIONS)},
     )
     for panel, functions in PANELS.items():
         for function in functions:
@@ -107,11 +108,35 @@ def with_optional_values(arguments: Sequence[str]) -> list[str]:
     return found
 
 
+def _help_page(commands: Any, arguments: Sequence[str]) -> typer.Context | None:
+    """The context whose help the arguments ask for and nothing else: `--help` or `COMMAND --help`.
+
+    Typer would give the same page after it had read the options, for which it imports Pydantic: half of the time.
+    """
+    *names, last = arguments or [""]
+    if last not in HELP_OPTIONS or len(names) > 1 or not set(names) <= set(commands.commands):
+        return None
+    page = typer.Context(commands, info_name="genrank", **commands.context_settings)
+    for name in names:
+        page = typer.Context(commands.commands[name], info_name=name, parent=page)
+    return page
+
+
+def _run(arguments: Sequence[str]) -> int | None:
+    commands = program()
+    page = _help_page(commands, arguments)
+    if page is None:
+        code: int | None = commands.main(with_optional_values(arguments), prog_name="genrank", standalone_mode=False)
+        return code
+    typer.echo(page.get_help())
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = program().main(with_optional_values(given), prog_name="genrank", standalone_mode=False)
+        code = _run(given)
     except typer.TyperException as problem:
         return _fail(ConfigError(f"{_said(problem)}; see genrank {_command(given)}--help"), 2)
     except (KeyboardInterrupt, typer.Abort):
