@@ -1,8 +1,8 @@
-"""ModelConfig: what the configuration of every model family answers, so that nobody asks which family it is of.
+"""ModelConfig: the interface of every model family's configuration, so that other code needn't know the family.
 
 A family is a subclass that is a frozen dataclass with a field `kind`, its name in files. It builds its model, checks
-the data it is to be trained on, and says what its model can do. Rankers are listed in `models/__init__.py`, retrievers
-in `retrieval/__init__.py`, so that a file's `kind` is known.
+the data that the model is to be trained on, and states what its model can do. Rankers are listed in
+`models/__init__.py`, retrievers in `retrieval/__init__.py`, so that a file's `kind` is known.
 """
 
 from abc import ABC, abstractmethod
@@ -20,10 +20,10 @@ class ModelConfig(ABC):
 
     kinds: ClassVar[dict[str, type["ModelConfig"]]] = {}
     kind: str
-    retrieves: ClassVar[bool] = False  # chooses among all items; else scores the candidates of a request
-    search: Any  # SearchConfig: which events before the window the model looks at
+    retrieves: ClassVar[bool] = False  # searches all items; else scores the candidates of a request
+    search: Any  # SearchConfig: which events before the window the model uses
     position_feature: bool = False  # needs the slot of every exposure
-    packs_requests: bool = True  # requests of a user may share one history; False: it would show them their answers
+    packs_requests: bool = True  # requests of a user may share one history; False: they would see their own labels
     slow_start: bool = False  # learns little in its first thousands of steps
 
     def __init_subclass__(cls) -> None:
@@ -36,17 +36,17 @@ class ModelConfig(ABC):
 
     @abstractmethod
     def check(self, spec: DataSpec, *, num_items: int | None = None) -> None:
-        """ValueError, naming the setting, where the data lacks what the configuration asks for.
+        """ValueError, naming the setting, if the data lacks what the configuration needs.
 
-        num_items: of the data, where they are known.
+        num_items: of the data, if known.
         """
 
 
 def check_left_out(names: Sequence[str], spec: DataSpec) -> None:
-    """ValueError where a model's setting `without` names no feature, or leaves none of an item."""
+    """ValueError if a model's setting `without` names an unknown feature, or leaves items without features."""
     known = {feature.name for feature in spec.features}
     for name in names:
         if name not in known:
             raise ValueError(f"without names {name!r}, and the data has no such feature; {nearest(name, known)}")
     if all(feature.name in names for feature in spec.of("item")):
-        raise ValueError("without leaves nothing of an item that the model could know; keep item_id")
+        raise ValueError("without leaves items without any feature; keep item_id")

@@ -138,7 +138,7 @@ def dssm_small() -> RunConfig:
 
 
 def as_hstu(config: SequenceRankerConfig) -> SequenceRankerConfig:
-    """The same sizes with HSTU's organization, encoding and block."""
+    """The configuration with HSTU's organization, encoding and block."""
     return replace(config, organization="interleaved", encoding="hstu", block="hstu")
 
 
@@ -192,13 +192,13 @@ RECIPES: Mapping[str, Callable[[], RunConfig]] = {
 
 
 def siblings(name: str) -> list[RunConfig]:
-    """The recipes of one family: those whose names begin alike, as genrank and genrank-small do."""
+    """The recipes of one family: those with the same beginning of the name, such as genrank and genrank-small."""
     family = name.partition("-")[0]
     return [make() for each, make in RECIPES.items() if each.partition("-")[0] == family]
 
 
 def recipe(name: str) -> RunConfig:
-    """The run of that name. ConfigError names the nearest where there is none."""
+    """The run of that name. ConfigError with the nearest name if there is none."""
     if name not in RECIPES:
         raise ConfigError(f"--recipe {name}: there is no such recipe; {nearest(name, RECIPES)}")
     return RECIPES[name]()

@@ -1,9 +1,9 @@
 """How fast is one layer's attention in every backend, how near to the matrix rate, and how does its memory grow?
 
-`forward` and `training` (forward and backward) are of a layer; `first` is what a batch pays once: the backend is built
-and its first layer computed. Rates count visible pairs only (models/flops.py). A backend that can't run a case is left
-out, and `skipped` says why; `deviation` is its largest difference from plain attention, as a share of the largest
-value.
+`forward` and `training` (forward and backward) are times of a layer; `first` is the time to build the backend, once per
+batch, and compute its first layer. Rates count visible pairs only (models/flops.py). A backend that can't run a case is
+left out, and `skipped` has the reason. `deviation` is the largest difference from plain attention, as a share of the
+largest value.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,16 +21,16 @@ from genrank.bench.peak_memory import peak_memory
 from genrank.models.flops import BACKWARD
 from genrank.nn.backends import BACKENDS
 
-OWN_MINUTES = 4.0
+DEFAULT_MINUTES = 4.0
 CANNOT = (ValueError, NotImplementedError, RuntimeError, AssertionError, ImportError, OSError)
 
 
 def attention(options: BenchOptions, say: Callable[[str], None]) -> dict[str, Any]:
-    """A cell per backend and case, and peak memory per history length with its growth exponent."""
+    """Figures per backend and case, and peak memory per history length with its growth exponent."""
     cells: dict[str, Any] = {}
     rates: dict[str, Any] = {}
     skipped: list[dict[str, str]] = []
-    seconds = options.seconds(OWN_MINUTES, 0.7 / len(CASES))
+    seconds = options.seconds(DEFAULT_MINUTES, 0.7 / len(CASES))
     for case in CASES:
         say(case)
         layer = layer_of(case, options)
@@ -69,7 +69,7 @@ def _runnable(layer: Layer, case: str, skipped: list[dict[str, str]]) -> list[st
         try:
             layer.training(name)()
         except CANNOT as problem:
-            reason = str(problem).partition("\n")[0] or "it does not know this kind of attention"
+            reason = str(problem).partition("\n")[0] or "it can't compute this kind of attention"
             skipped.append({"backend": name, "case": case, "reason": reason})
         else:
             found.append(name)
@@ -101,7 +101,7 @@ def _cell(layer: Layer, name: str, rounds: Rounds, products: MatrixProducts) -> 
 def _memory_work(options: BenchOptions, names: tuple[str, ...], growing: tuple[str, ...]) -> dict[str, Work]:
     """Building, forward and backward of each `backend: case`; called in the process whose memory is measured.
 
-    growing: those to be repeated over one history of each of the size's lengths.
+    growing: names that are repeated over one history of each of the size's lengths.
     """
     work: dict[str, Work] = {}
     for name in names:

@@ -1,4 +1,4 @@
-"""How large is what a bench measures, and how long may it take?"""
+"""The sizes of what benchmarks measure, and how long they may take."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,24 +18,26 @@ DIN = replace(LARGE_POINTWISE, pooling="din")  # of the recipe din
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """What a bench works on. The paper's regime: 480 positions of a user, of which the last ones are candidates."""
+    """Sizes of a benchmark's input. The paper's regime: 480 positions of a user, the last of which are candidates."""
 
     model: SequenceRankerConfig
     world: WorldConfig  # the simulated feed
-    narrow: SequenceRankerConfig  # a small recipe's model, of whose step attention is the larger part
-    pace: float  # of the time that a bench takes at size small
+    narrow: SequenceRankerConfig  # a small recipe's model, for which attention is the larger part of a step
+    pace: float  # factor of the time that a benchmark takes at size small
     positions: int = 480  # of a user, history and candidates
-    long_positions: int = 512  # where fused attention is held against plain
+    long_positions: int = 512  # for comparing fused with plain attention
     sequences: int = 8  # of a training step
-    group: int = 4  # users of the simulated feed in a round of packed against unpacked
+    group: int = 4  # users of the simulated feed in a round that compares packed with unpacked requests
     batch_tokens: int = 4096
     max_history: int = 256  # on the simulated feed
-    growth: tuple[int, ...] = (256, 512, 1024, 2048, 4096)  # history lengths that memory is measured at
-    matrix: int = 2048  # rows and columns of the product that the matrix rate is measured by
+    growth: tuple[int, ...] = (256, 512, 1024, 2048, 4096)  # history lengths at which memory is measured
+    matrix: int = 2048  # rows and columns of the product that measures the matrix rate
     items: int = 50_000
     table: tuple[int, int] = (2_000_000, 64)
     lookups: int = 32_768
-    generative: SequenceRankerConfig = LARGE_SEQUENCE  # what scoring's growth is shown of: the recipes genrank and din
+    generative: SequenceRankerConfig = (
+        LARGE_SEQUENCE  # models whose scoring time is measured by size: those of the recipes genrank and din
+    )
     pointwise: PointwiseRankerConfig = DIN
     scored: tuple[int, int] = (512, 500)  # history, candidates
     scored_candidates: tuple[int, ...] = (50, 200, 500, 1000, 2000)
@@ -106,11 +108,11 @@ SIZES: Mapping[str, Size] = {"tiny": TINY, "small": SMALL, "paper": PAPER}
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
-    """What the user asked for.
+    """The options of a call.
 
-    name: which bench. size: `small` is width 256 with 4 blocks, `paper` the GenRank paper's 768 with 3, `tiny` is for
-    tests. minutes: about how long to measure, at least three rounds of everything; None: the bench's own time.
-    run: to serve, instead of a model of the bench's own.
+    name: of the benchmark. size: `small` is width 256 with 4 blocks, `paper` the GenRank paper's 768 with 3, `tiny` is
+    for tests. minutes: about how long to measure, at least three rounds of everything; None: the benchmark's default.
+    run: the run to serve, instead of a small new one.
     """
 
     name: Literal["attention", "training", "data", "optimizer", "scoring", "serve", "decomposed", "search", "retrieve"]
@@ -121,7 +123,7 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         if self.run is not None and self.name != "serve":
-            raise ValueError(f"run is for the bench serve; {self.name} makes its own model")
+            raise ValueError(f"run is for the bench serve; {self.name} makes a model itself")
         if self.minutes is not None and not 0 < self.minutes <= 24 * 60:
             raise ValueError(f"minutes is {self.minutes}; it must be above 0 and at most {24 * 60}")
         if self.seed < 0:
@@ -129,10 +131,10 @@ class BenchOptions:
 
     @property
     def sizes(self) -> Size:
-        """What `size` stands for."""
+        """The sizes that `size` names."""
         return SIZES[self.size]
 
-    def seconds(self, own_minutes: float, share: float = 1.0) -> float:
-        """Time for `share` of a bench whose own time at size small is `own_minutes`."""
-        minutes = own_minutes * self.sizes.pace if self.minutes is None else self.minutes
+    def seconds(self, default_minutes: float, share: float = 1.0) -> float:
+        """Time for `share` of a benchmark that takes `default_minutes` at size small by default."""
+        minutes = default_minutes * self.sizes.pace if self.minutes is None else self.minutes
         return 60 * minutes * share

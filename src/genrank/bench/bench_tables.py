@@ -1,4 +1,4 @@
-"""A bench's figures for the terminal."""
+"""The figures of a benchmark for the terminal."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -67,7 +67,7 @@ def _middle(value: Any) -> str:
 
 
 def _number(value: Any) -> str:
-    """Three digits that say something."""
+    """The value with three significant digits."""
     if not isinstance(value, float):
         return f"{value:,}" if isinstance(value, int) else str(value)
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""The benches by name, and what all of them report: the machine, the size, the figures."""
+"""The benchmarks by name, and the parts of every result: machine, size and figures."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
@@ -32,9 +32,9 @@ BENCHES: Mapping[str, Callable[[BenchOptions, Say], dict[str, Any]]] = {
 
 
 def run_bench(options: BenchOptions, say: Say = lambda _: None) -> dict[str, Any]:
-    """The bench's figures as plain values; those with a spread are {"value", "low", "high"}: median and quartiles.
+    """The figures as plain values; those with a spread are {"value", "low", "high"}: median and quartiles.
 
-    say: hears what is being measured.
+    say: called with the name of what is measured next.
     """
     figures = BENCHES[options.name](options, say)
     return {"bench": options.name, "size": options.size, "seed": options.seed, "machine": describe(), **_plain(figures)}

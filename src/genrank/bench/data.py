@@ -1,7 +1,7 @@
-"""How fast does a log become timelines, timelines become batches, and does training ever wait for them?
+"""How fast does a log become timelines, how fast do timelines become batches, and does training wait for batches?
 
-A simulated feed. The loader is timed over a whole epoch of some samples, so that what it builds in the background
-counts; against it stands the training step of the size's model on batches of the same epoch.
+The data is a simulated feed. The loader is timed over a whole epoch of some samples, so that batches built in the
+background count too. It is compared with the training step of the size's model on batches of the same epoch.
 """
 
 import tempfile
@@ -22,9 +22,9 @@ from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceConfig, take
 from genrank.simulation import simulate
 
-OWN_MINUTES = 1.0
+DEFAULT_MINUTES = 1.0
 LOADED_BATCHES = 16  # of a timed epoch
-NUM_STEPS = 2  # batches that the step is timed on
+NUM_STEPS = 2  # batches whose steps are timed
 
 
 def data(options: BenchOptions, say: Callable[[str], None]) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def _prepare(folder: Path, options: BenchOptions) -> Rounds:
     number = iter(range(1000))
     return interleave(
         {"prepare": lambda: prepare_feed(folder / "feed", folder / f"data{next(number)}")},
-        seconds=options.seconds(OWN_MINUTES, 0.3),
+        seconds=options.seconds(DEFAULT_MINUTES, 0.3),
         min_rounds=2,
         max_rounds=10,
     )
@@ -64,7 +64,7 @@ def _loader_against_step(feed: PreparedData, options: BenchOptions) -> dict[str,
     tokens = sum(sizes.model.num_tokens(batch) for batch in batches)
     steps = Steps(sizes.model, loader, batches[:NUM_STEPS], seed=options.seed)
     work: dict[str, Work] = {"loader": lambda: list(loader), "steps": steps.train_on_all}
-    rounds = interleave(work, seconds=options.seconds(OWN_MINUTES, 0.6), settle=settle)
+    rounds = interleave(work, seconds=options.seconds(DEFAULT_MINUTES, 0.6), settle=settle)
     trained = num_exposures(steps.batches)
     ratio: Figure = rounds.ratio("steps", "loader").times(exposures / trained)
     return {

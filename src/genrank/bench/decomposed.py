@@ -1,8 +1,8 @@
-"""What does it save that candidates attend to the history, and not each to all (GRank's training step)?
+"""How much is saved if candidates attend to the history only, instead of full masked attention (GRank's training step)?
 
-The opponent puts history and candidates into one sequence of L + B tokens under a mask, which is what a transformer
-without a seam for candidates would do; PyTorch's own fused attention computes it, and, as `full, plain`, matrix
-products and a softmax do. Both go through the same blocks with the same weights.
+The alternative puts history and candidates into one sequence of L + B tokens under a mask, as a transformer without
+separate candidates does. It is computed by PyTorch's fused attention, and, as `full, plain`, by matrix products and a
+softmax. All use the same blocks with the same weights.
 
 Shapes: N tokens of L history and B candidates each, H heads, D channels of a head.
 """
@@ -22,7 +22,7 @@ from genrank.nn.attention import Attention, DistanceBias, LearnedBias, Queries, 
 from genrank.nn.backends import BACKENDS, choose_backend
 from genrank.nn.blocks import TransformerBlock
 
-OWN_MINUTES = 2.0
+DEFAULT_MINUTES = 2.0
 WAYS = ("decomposed", "full", "full, plain")
 
 
@@ -44,7 +44,7 @@ class FullAttention:
         own_v_QHD: Tensor,
         learned: LearnedBias | None = None,
     ) -> Tensor:
-        """(Q, H, D). Tokens are their own context, so what they bring of their own is in it already."""
+        """(Q, H, D). All tokens are context, so each query's own key and value are in it already."""
         del own_k_QHD, own_v_QHD, learned
         q, k, v = (x.view(self.num_sequences, -1, *x.shape[1:]).transpose(1, 2) for x in (q_QHD, k_THD, v_THD))
         if self.fused:
@@ -55,7 +55,7 @@ class FullAttention:
 
 
 def full_bias(context: Tokens, queries: Queries, bias: DistanceBias) -> Tensor:
-    """(H, N, N) over the context's tokens and the queries behind them, of all sequences: ALiBi, -inf where unseen."""
+    """(H, N, N) over the context's tokens and, after them, the queries, of all sequences: ALiBi, -inf where unseen."""
     sequence, position, sees = [], [], []
     for tokens in (context, queries.tokens):
         lengths = tokens.offsets.diff()
@@ -80,7 +80,7 @@ def decomposed(options: BenchOptions, say: Callable[[str], None]) -> dict[str, A
     say(f"{candidates} candidates behind {history} events")
     parts = ("attention", "blocks")
     works = {f"{part}: {way}": work for part in parts for way, work in _works(options, part).items()}
-    rounds = interleave(works, seconds=options.seconds(OWN_MINUTES, 0.8), settle=settle)
+    rounds = interleave(works, seconds=options.seconds(DEFAULT_MINUTES, 0.8), settle=settle)
     say("memory")
     peaks = {part: peak_memory(_works, options, part) for part in parts}
     figures: dict[str, Any] = {"flops_saved": 1 - _pairs(history, candidates) / (history + candidates) ** 2}
@@ -102,7 +102,7 @@ def decomposed(options: BenchOptions, say: Callable[[str], None]) -> dict[str, A
 
 
 def _pairs(history: int, candidates: int) -> int:
-    """Pairs of tokens that decomposed attention scores: all of the history's, as its rival's are all of both's."""
+    """Pairs of tokens that decomposed attention scores, the causal half counted whole, as in full attention."""
     return history**2 + candidates * (history + 1)
 
 
@@ -112,7 +112,7 @@ def _works(options: BenchOptions, part: str) -> dict[str, Work]:
 
 
 def _deviation(options: BenchOptions) -> float:
-    """The largest difference of what both make of the candidates, as a share of the largest value."""
+    """The largest difference between the outputs for candidates, as a share of the largest value."""
     step = _Step(options)
     ours, full = (step.outcome(way).detach() for way in ("decomposed", "full"))
     return float((ours - full).abs().max() / full.abs().max())
@@ -150,7 +150,7 @@ class _Step:
         return (lambda: self._attention(way)) if part == "attention" else (lambda: self._gradients(self.outcome(way)))
 
     def outcome(self, way: str) -> Tensor:
-        """(N, W) what the blocks make of the candidates."""
+        """(N, W) the blocks' output for the candidates."""
         if way == "decomposed":
             x_TW, x_NW = self.x_TW, self.x_NW
             own, other = self._backends()

@@ -1,4 +1,4 @@
-"""A bench's data where it has to be a log: a feed, simulated and prepared."""
+"""Prepared data for benchmarks that need a log: a feed, simulated and prepared."""
 
 from pathlib import Path
 
@@ -16,5 +16,5 @@ def simulated(folder: Path, config: WorldConfig) -> PreparedData:
 
 
 def prepare_feed(feed: Path, out: Path) -> None:
-    """A simulated feed's log as timelines."""
+    """Prepare a simulated feed's log."""
     prepare(files([feed / "exposures"], schema=feed / "schema.toml"), out=out)

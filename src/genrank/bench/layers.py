@@ -1,4 +1,4 @@
-"""Which layers of attention are measured? Queries and context as the models make them, with random vectors.
+"""The layers of attention that are measured: queries and context as in the models, with random vectors.
 
 Shapes as in nn/attention.py.
 """
@@ -57,7 +57,7 @@ class Layer:
             return drawn.to(self.dtype).requires_grad_()
 
         self.q_QHD = random(len(queries.prefix))
-        self.kv_T2HD = random(len(context.time), 2)  # one projection gives both, so each is a strided view
+        self.kv_T2HD = random(len(context.time), 2)  # one projection computes both, so each is a strided view
         is_context = queries.tokens.offsets is context.offsets
         self.own_Q2HD = self.kv_T2HD if is_context else random(len(queries.prefix), 2)
         tables = (int(context.offsets.diff().max()) + 1, TIME_BUCKETS)
@@ -69,11 +69,11 @@ class Layer:
 
     @property
     def flops(self) -> int:
-        """Forward, of visible pairs only: see models/flops.py."""
+        """Operations of a forward pass over visible pairs only: see models/flops.py."""
         return 4 * int((self.queries.prefix + 1).sum()) * self.q_QHD[0].numel()
 
     def forward(self, name: str) -> Callable[[], Tensor]:
-        """A later layer of a batch: the backend is built already."""
+        """Forward pass of a later layer of a batch: the backend is built already."""
         backend = self._built(name)
 
         @torch.no_grad()
@@ -83,12 +83,12 @@ class Layer:
         return run
 
     def training(self, name: str) -> Work:
-        """The same, forward and backward."""
+        """Forward and backward pass of a later layer."""
         backend = self._built(name)
         return lambda: self._gradients(self._call(backend))
 
     def first(self, name: str) -> Work:
-        """The first layer of a batch, forward: the backend is built too."""
+        """Forward pass of the first layer of a batch, including building the backend."""
 
         @torch.no_grad()
         def run() -> Tensor:
@@ -97,7 +97,7 @@ class Layer:
         return run
 
     def whole(self, name: str) -> Work:
-        """The backend is built, then forward and backward."""
+        """Building the backend, then forward and backward pass."""
         return lambda: self._gradients(self._call(self._built(name)))
 
     def deviation(self, name: str) -> float:
@@ -124,7 +124,7 @@ class Layer:
 
 
 def layer_of(case: str, options: BenchOptions) -> Layer:
-    """The case at the bench's size."""
+    """The layer of a case at the benchmark's size."""
     sizes = options.sizes
     history, candidates = share_of(sizes.positions)
     lengths = [history] * sizes.sequences
@@ -136,7 +136,7 @@ def layer_of(case: str, options: BenchOptions) -> Layer:
 
 
 def growing_layer(case: str, length: int, options: BenchOptions) -> Layer:
-    """The case over one history of `length` context tokens; candidates are as many as at the bench's size."""
+    """The layer of a case over one history of `length` context tokens, with the size's number of candidates."""
     events = length // 2 if CASES[case].queries == "interleaved" else length
     return _layer(CASES[case], [events], share_of(options.sizes.positions)[1], options)
 

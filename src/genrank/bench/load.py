@@ -1,8 +1,8 @@
 """A load generator for one HTTP service on loopback: ready-made requests over kept-alive connections.
 
-Closed loop: every connection sends its next request when it has its answer, which finds the rate that a service can
-keep up. Open loop: requests come at random times of a given rate whether or not the ones before are answered, as users'
-do, and a request's time counts from when it should have been sent.
+Closed loop: every connection sends its next request after the answer to the last one, which finds the rate that a
+service can sustain. Open loop: requests come at random times at a given rate, as from users, whether or not earlier
+ones are answered; a request's time counts from the moment when it should have been sent.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ class Call:
     token: str = ""
 
     def wire(self, host: str) -> bytes:
-        """As it is sent."""
+        """The bytes of the HTTP request."""
         lines = [f"{self.method} {self.path} HTTP/1.1", f"Host: {host}", f"Content-Length: {len(self.body)}"]
         lines.append("Content-Type: application/json")
         if self.token:
@@ -35,7 +35,7 @@ class Call:
 
 @dataclass
 class LoadResult:
-    """What came back. began: seconds since the load's beginning when each request was to be sent."""
+    """The answers. began: when each request was to be sent, seconds since the load's beginning."""
 
     began: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -43,25 +43,25 @@ class LoadResult:
     lasted: float = 0.0
 
     def count(self, *statuses: int) -> int:
-        """How many had one of these."""
+        """How many answers had one of these statuses."""
         return sum(status in statuses for status in self.status)
 
     @property
     def errors(self) -> int:
-        """Answers other than 200 and 503, and none."""
+        """Requests with a status other than 200 and 503, or without an answer."""
         return len(self.status) - self.count(200, 503)
 
     @property
     def rate(self) -> float:
-        """Rankings a second that were answered well."""
+        """Successful answers per second."""
         return self.count(200) / max(self.lasted, 1e-9)
 
     def refused(self, *, since: float = 0.0) -> int:
-        """Answers of 503 to what was sent from then on."""
+        """Answers with status 503 to requests sent from `since` on."""
         return sum(status == 503 and began >= since for status, began in zip(self.status, self.began, strict=True))
 
     def milliseconds(self, share: float, *, status: int = 200, since: float = 0.0) -> float:
-        """A percentile of the times; NaN where there are none."""
+        """A percentile of the times; NaN if there are none."""
         chosen = [
             1e3 * taken
             for taken, found, began in zip(self.seconds, self.status, self.began, strict=True)
@@ -71,35 +71,35 @@ class LoadResult:
 
 
 def closed_loop(url: str, calls: Sequence[Call], *, connections: int, seconds: float, limit: int = 10**9) -> LoadResult:
-    """`calls` in turn over so many connections, until the seconds or the count are over."""
+    """Send `calls` in turn over `connections`, until `seconds` are over or `limit` requests are sent."""
     return asyncio.run(_closed(url, calls, connections, seconds, limit))
 
 
 def open_loop(
     url: str, calls: Sequence[Call], *, rate: float, seconds: float, connections: int = 1000, seed: int = 0
 ) -> LoadResult:
-    """`calls` in turn at `rate` a second on average (Poisson). What finds no free connection waits for one."""
+    """Send `calls` in turn at `rate` per second on average (Poisson). A call waits if no connection is free."""
     return asyncio.run(_open(url, calls, rate, seconds, connections, seed))
 
 
 async def _closed(url: str, calls: Sequence[Call], connections: int, seconds: float, limit: int) -> LoadResult:
-    heard, began, turn = LoadResult(), time.perf_counter(), iter(range(limit))
+    result, began, turn = LoadResult(), time.perf_counter(), iter(range(limit))
 
     async def work() -> None:
         line = _Line(url)
         while time.perf_counter() - began < seconds and (number := next(turn, None)) is not None:
-            await _send(line, calls[number % len(calls)], heard, began, time.perf_counter())
+            await _send(line, calls[number % len(calls)], result, began, time.perf_counter())
         line.close()
 
     await asyncio.gather(*(work() for _ in range(connections)))
-    heard.lasted = time.perf_counter() - began
-    return heard
+    result.lasted = time.perf_counter() - began
+    return result
 
 
 async def _open(
     url: str, calls: Sequence[Call], rate: float, seconds: float, connections: int, seed: int
 ) -> LoadResult:
-    heard, began, chance = LoadResult(), time.perf_counter(), random.Random(seed)
+    result, began, chance = LoadResult(), time.perf_counter(), random.Random(seed)
     free: asyncio.LifoQueue[_Line] = asyncio.LifoQueue()
     for _ in range(connections):
         free.put_nowait(_Line(url))
@@ -107,7 +107,7 @@ async def _open(
 
     async def send(call: Call, due: float) -> None:
         line = await free.get()
-        await _send(line, call, heard, began, due)
+        await _send(line, call, result, began, due)
         free.put_nowait(line)
 
     due, number = began, 0
@@ -120,21 +120,21 @@ async def _open(
         due, number = due + chance.expovariate(rate), number + 1
     if sending:
         await asyncio.wait(sending)
-    heard.lasted = max(time.perf_counter() - began, seconds)
+    result.lasted = max(time.perf_counter() - began, seconds)
     while not free.empty():
         free.get_nowait().close()
-    return heard
+    return result
 
 
-async def _send(line: "_Line", call: Call, heard: LoadResult, began: float, due: float) -> None:
+async def _send(line: "_Line", call: Call, result: LoadResult, began: float, due: float) -> None:
     status = await line.ask(call)
-    heard.began.append(due - began)
-    heard.seconds.append(time.perf_counter() - due)
-    heard.status.append(status)
+    result.began.append(due - began)
+    result.seconds.append(time.perf_counter() - due)
+    result.status.append(status)
 
 
 class _Line:
-    """A connection that is kept, and opened anew when it breaks."""
+    """A connection that is kept open, and opened again when it breaks."""
 
     def __init__(self, url: str):
         parts = urlsplit(url)
@@ -142,7 +142,7 @@ class _Line:
         self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, call: Call) -> int:
-        """The answer's status; 0 where there is none. A kept connection may have been closed: then once more."""
+        """The answer's status; 0 without an answer. If a kept connection was closed, the call is sent once more."""
         kept = self.streams is not None
         try:
             return await self._ask(call)

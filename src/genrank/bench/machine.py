@@ -1,4 +1,4 @@
-"""Which machine is this, and how fast does it multiply matrices?"""
+"""The machine, and how fast it multiplies matrices."""
 
 import os
 import platform
@@ -15,12 +15,12 @@ DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.
 
 
 def bench_device() -> torch.device:
-    """The GPU where there is one."""
+    """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def settle() -> None:
-    """Waits until the device has done all that it was asked to."""
+    """Wait until the device has finished all work."""
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
 
@@ -50,14 +50,14 @@ def _processor() -> str:
 
 
 class MatrixProducts:
-    """A square product per precision, to be timed in the same rounds as what is held against its rate."""
+    """A square product per precision, to be timed in the same rounds as the work that is compared with its rate."""
 
     def __init__(self, size: int, device: torch.device):
         self.size, self.flops = size, 2 * size**3
         self.factors = {name: torch.randn(size, size, device=device).to(dtype) for name, dtype in DTYPES.items()}
 
     def work(self) -> dict[str, Work]:
-        """The products, by the names that `rates` and `share` look for."""
+        """The products, by the names that `rates` and `share` use."""
         return {_name(precision): self._product(precision) for precision in DTYPES}
 
     def _product(self, precision: Precision) -> Work:

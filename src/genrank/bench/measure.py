@@ -1,7 +1,7 @@
-"""How long does a piece of work take, and how much longer than another, on a machine that others share?
+"""Measures how long pieces of work take, and their ratios, on a machine that other programs share.
 
-Everything that is compared runs once a round, in an order that rotates, so that a neighbour who slows the machine down
-slows all of it down. A ratio is the median of the rounds' own ratios, which that slowness cancels out of.
+Everything that is compared runs once per round, in an order that rotates, so that another program slows all pieces
+down. A ratio is the median of the ratios in each round, in which this slowdown cancels out.
 """
 
 import statistics
@@ -47,7 +47,7 @@ class Rounds:
         return len(next(iter(self.taken.values())))
 
     def seconds(self, name: str) -> Figure:
-        """How long it takes."""
+        """Seconds of the piece of work."""
         return figure(self.taken[name])
 
     def rate(self, name: str, amount: float) -> Figure:
@@ -70,7 +70,7 @@ def interleave(
 ) -> Rounds:
     """Runs every piece once to warm up, then in rounds until `seconds` are over.
 
-    settle: waits for what a piece has started but not finished (a GPU's kernels); counts as part of the piece.
+    settle: waits for work that a piece has started but not finished (a GPU's kernels); its time counts for the piece.
     """
     names = list(work)
     for run in work.values():

@@ -1,7 +1,7 @@
-"""What does a step of row-wise Adagrad cost, against the gather that any lookup pays?
+"""The time of a step of row-wise Adagrad, compared with the gather that every lookup needs.
 
-One table, as many lookups as a batch has, of which some 57 % are distinct. PyTorch's own optimizers stand beside:
-SparseAdam on the same sparse gradient, and Adagrad on a dense one, where the memory is there.
+One table, with as many lookups as in a batch, some 57 % of them distinct. PyTorch's optimizers are measured beside it:
+SparseAdam on the same sparse gradient, and Adagrad on a dense one, if there is enough memory.
 """
 
 import os
@@ -18,13 +18,13 @@ from genrank.bench.machine import bench_device, settle
 from genrank.bench.measure import Work, interleave
 from genrank.training.optimizers import RowWiseAdagrad
 
-OWN_MINUTES = 0.5
+DEFAULT_MINUTES = 0.5
 ZIPF = 0.957  # density 1 / rank^ZIPF: 18.7k distinct rows in 32,768 lookups of 2 million
-DENSE_TABLES = 4  # that a dense step holds: weights, gradient, state, and a temporary one
+DENSE_TABLES = 4  # tables that a dense step needs: weights, gradient, state, and a temporary one
 
 
 def optimizer(options: BenchOptions, say: Callable[[str], None]) -> dict[str, Any]:
-    """`step_over_gather`, and the same of PyTorch's optimizers."""
+    """`step_over_gather`, and the same ratio for PyTorch's optimizers."""
     sizes, device = options.sizes, bench_device()
     num_rows, dim = sizes.table
     say(f"{sizes.lookups:,} lookups into {num_rows:,} × {dim}")
@@ -36,7 +36,7 @@ def optimizer(options: BenchOptions, say: Callable[[str], None]) -> dict[str, An
     work["sparse_adam"] = _sparse_step(SparseAdam, table, index_N, values_ND, lr=1e-3)
     if DENSE_TABLES * table.nbytes < 0.25 * _memory(device):
         work["dense_adagrad"] = _dense_step(table, index_N, values_ND)
-    rounds = interleave(work, seconds=options.seconds(OWN_MINUTES), settle=settle)
+    rounds = interleave(work, seconds=options.seconds(DEFAULT_MINUTES), settle=settle)
     ratios = {f"{name}_over_gather": rounds.ratio(name, "gather") for name in work if name != "gather"}
     return ratios | {
         "lookups": sizes.lookups,
@@ -60,8 +60,8 @@ def zipf_rows(num_rows: int, count: int, *, seed: int) -> np.ndarray:
 def _sparse_step(
     kind: Callable[..., Optimizer], table: Tensor, index_N: Tensor, values_ND: Tensor, *, lr: float
 ) -> Work:
-    """A step from the gradient as the backward pass leaves it: a row per lookup, repeated rows not yet summed."""
-    weight = nn.Parameter(table)  # shares the table's memory: the optimizers only ever change what they are given
+    """A step from the gradient of the backward pass: a row per lookup, repeated rows not yet summed."""
+    weight = nn.Parameter(table)  # shares the table's memory: the optimizers change weights in place
     steps = kind([weight], lr=lr)
 
     def step() -> None:

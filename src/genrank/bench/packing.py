@@ -1,4 +1,4 @@
-"""What does packing a user's requests over one history bring, and how much of attention would be padding?
+"""The speed-up by packing a user's requests over one history, and the share of attention that would be padding.
 
 On the simulated feed, over users with `MIN_REQUESTS` and more. A round trains on all requests of some users twice:
 packed, and one request per sample. The exposures are the same, and so is the loss, which is compared too.
@@ -32,7 +32,7 @@ GROUPINGS = {"packed": "user", "request": "request"}
 
 
 def packed_against_unpacked(options: BenchOptions, *, seconds: float) -> dict[str, Any]:
-    """`packed_over_request`, `padding` and what they rest on."""
+    """`packed_over_request`, `padding` and the figures they are computed from."""
     with tempfile.TemporaryDirectory() as folder:
         data = simulated(Path(folder), replace(options.sizes.world, seed=options.seed))
     chosen = busy_users(data)
@@ -86,17 +86,17 @@ class Passes:
         self.done += 1
 
     def exposures(self) -> float:
-        """Of a pass, in the mean."""
+        """Mean exposures of a pass."""
         return sum(num_exposures(group) for group in self.groups) / len(self.groups)
 
     def tokens(self) -> float:
-        """Of a pass, in the mean."""
+        """Mean tokens of a pass."""
         config = self.steps.model.config
         return sum(config.num_tokens(batch) for group in self.groups for batch in group) / len(self.groups)
 
     @torch.no_grad()
     def loss(self, group: int) -> float:
-        """The summed loss of a fresh model over a group's exposures: the same for every packing, to rounding."""
+        """The summed loss of an untrained model over a group's exposures: equal for every packing, up to rounding."""
         torch.manual_seed(0)
         spec, device = self.steps.model.spec, self.steps.device
         model = build_ranker(self.steps.model.config, spec, max_history=self.max_history)
@@ -137,7 +137,7 @@ def feed_padding(data: PreparedData, options: BenchOptions) -> dict[str, float]:
 
 
 def padding(lengths: Sequence[np.ndarray]) -> float:
-    """The share of padded tokens where every batch is padded to its longest sequence. Lengths per batch."""
+    """The share of padding if every batch is padded to its longest sequence. lengths: of sequences, per batch."""
     tokens = sum(int(batch.sum()) for batch in lengths)
     places = sum(len(batch) * int(batch.max()) for batch in lengths)
     return 1 - tokens / places if places else 0.0

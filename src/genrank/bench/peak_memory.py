@@ -1,8 +1,8 @@
-"""How much memory does a piece of work need at its peak, beyond what stands before it begins?
+"""The peak memory of a piece of work, beyond the memory in use before it begins.
 
-Measured in a fresh process: what this one has allocated and freed before would hide it. There the allocator is told to
-hand freed memory back at once, each piece runs once to warm up (thread pools, optimizer states), and the high-water
-mark of the resident set is reset before the run that counts. On a GPU it is CUDA's own account.
+It is measured in a fresh process, because memory that this process has allocated and freed before would hide it. There
+the allocator returns freed memory at once, each piece runs once to warm up (thread pools, optimizer states), and the
+peak of the resident set is reset before the run that counts. On a GPU it is the figure of CUDA's allocator.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import torch
 from genrank.bench.measure import Work
 from genrank.training.allocator import MMAP_THRESHOLD, TRIM_THRESHOLD, glibc
 
-_KEPT = 64 * 1024  # bytes; larger pieces are mapped, and unmapped when freed. Less than this is not noticed.
+_KEPT = 64 * 1024  # bytes; larger blocks are mapped, and unmapped when freed. Smaller peaks are not measured.
 
 
 def peak_memory(prepare: Callable[..., Mapping[str, Work]], *arguments: object) -> dict[str, int]:
@@ -62,8 +62,8 @@ def _growth_on_gpu(run: Work) -> int:
 
 
 def _reset_high_water() -> int:
-    """The bytes that growth is counted from."""
-    # No Linux, or it is forbidden: then growth is counted beyond the largest peak so far, the warm-up's included.
+    """Reset the peak; returns the bytes from which growth is counted."""
+    # If this is not Linux or not permitted, growth is counted from the largest peak so far, including the warm-up.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return _high_water()

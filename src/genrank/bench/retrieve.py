@@ -1,7 +1,7 @@
-"""How long does a whole retrieval take, where does the time go, and how does it grow with the candidates of the ranker?
+"""The time of a whole retrieval, its parts, and how it grows with the number of candidates of the ranker.
 
-One user and one request at a time, as GRank's paper has it: a generator over the last events, a flat int8 search among
-all items, a cross-attention ranker over a long history. The model is at its initial weights, which time doesn't know.
+One user and one request at a time, as in GRank's paper: a generator over the last events, a flat int8 search among all
+items, a cross-attention ranker over a long history. The model is not trained, which makes no difference to the time.
 """
 
 from collections.abc import Callable
@@ -23,13 +23,13 @@ from genrank.retrieval.item_vectors import embed_all
 from genrank.retrieval.live_search import LiveIndex
 from genrank.retrieval.retriever import Retriever
 
-OWN_MINUTES = 3.0
+DEFAULT_MINUTES = 3.0
 NUM_USERS = 16
 PARTS = ("encode", "search", "rank")
 
 
 def retrieve(options: BenchOptions, say: Callable[[str], None]) -> dict[str, Any]:
-    """`p50_ms` and `p99_ms` with as many candidates as the model has; with more and fewer, the parts' medians too."""
+    """`p50_ms` and `p99_ms` with the model's number of candidates; with others also the medians of the parts."""
     sizes = options.sizes
     say(f"{sizes.retrieved_items:,} items")
     engine, latest = _engine(options)
@@ -42,7 +42,7 @@ def retrieve(options: BenchOptions, say: Callable[[str], None]) -> dict[str, Any
         parts[count].append(dict(found.seconds))
 
     work = {str(count): lambda count=count: call(count) for count in parts}
-    rounds = interleave(work, seconds=options.seconds(OWN_MINUTES), max_rounds=10_000)
+    rounds = interleave(work, seconds=options.seconds(DEFAULT_MINUTES), max_rounds=10_000)
     rows: dict[str, dict[str, Any]] = {}
     for count, seconds in parts.items():
         taken = np.array(rounds.taken[str(count)]) * 1e3
@@ -56,7 +56,7 @@ def retrieve(options: BenchOptions, say: Callable[[str], None]) -> dict[str, Any
 
 
 def _engine(options: BenchOptions) -> tuple[RetrievalEngine, int]:
-    """The engine over users with long histories in memory, and the time just behind them."""
+    """The engine over users with long histories in memory, and a time just after these."""
     sizes, device = options.sizes, bench_device()
     config = sizes.retriever
     window = sizes.auxiliary[0]
@@ -86,7 +86,7 @@ def _engine(options: BenchOptions) -> tuple[RetrievalEngine, int]:
 
 
 class _Histories:
-    """Users' histories in memory, in the place of those of a prepared folder."""
+    """Users' histories in memory, instead of those of a prepared folder."""
 
     builder = Histories.builder
 

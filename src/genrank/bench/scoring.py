@@ -1,9 +1,9 @@
-"""How fast are candidates scored over a history that is encoded already, as a ranking service does?
+"""The time to score candidates over a history that is encoded already, as in a ranking service.
 
-One user and one request at a time. Uncached is `forward` on the same request: the history is encoded for it. A cached
-request brings its candidates only; whether both give the same logits is reported as `deviation`. How the time grows is
-shown of the recipe `genrank`, with the recipe `din` beside it, the production ranker with target attention, over the
-same candidates and the same history, which it can't encode ahead.
+One user and one request at a time. Uncached is `forward` on the same request, which encodes the history too. A cached
+request has its candidates only; `deviation` is the difference between the logits of both. Growth with the size is
+measured for the recipe `genrank`, and beside it for the recipe `din`, the production ranker with target attention, with
+the same candidates and the same history, which it can't encode ahead.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ from genrank.models.sequence_config import SequenceRankerConfig
 from genrank.models.sequence_flops import scoring_attention_flops
 from genrank.models.sequence_ranker import SequenceRanker
 
-OWN_MINUTES = 4.0
-GROWTH_SHARE = 0.75  # of the time, over all sizes of the growth
+DEFAULT_MINUTES = 4.0
+GROWTH_SHARE = 0.75  # of the time, for all sizes of the growth together
 
 
 def scoring(options: BenchOptions, say: Callable[[str], None]) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def scoring(options: BenchOptions, say: Callable[[str], None]) -> dict[str, Any]
     one = _Case.of(sizes, sizes.model, num_history, num_candidates, options.seed)
     products = MatrixProducts(sizes.matrix, bench_device())
     rounds = interleave(
-        {**one.work(), **products.work()}, seconds=options.seconds(OWN_MINUTES, 1 - GROWTH_SHARE), settle=settle
+        {**one.work(), **products.work()}, seconds=options.seconds(DEFAULT_MINUTES, 1 - GROWTH_SHARE), settle=settle
     )
     attention = scoring_attention_flops(one.genrank.config, one.request)
     flops = linear_flops(one.genrank, one.work()["cached"]) + attention
@@ -66,7 +66,7 @@ def _growth(options: BenchOptions, say: Callable[[str], None]) -> dict[str, Any]
     for length, count in cases:
         say(f"{count} candidates over {length} past exposures")
         one = _Case.of(sizes, sizes.generative, length, count, options.seed)
-        seconds = options.seconds(OWN_MINUTES, GROWTH_SHARE / len(cases))
+        seconds = options.seconds(DEFAULT_MINUTES, GROWTH_SHARE / len(cases))
         rounds = interleave(one.work(), seconds=seconds, settle=settle)
         ours, theirs = _percentiles(rounds, "cached"), _percentiles(rounds, "din")
         rows[f"{count} over {length}"] = {
@@ -105,7 +105,7 @@ class _Case:
         )
 
     def work(self) -> dict[str, Work]:
-        """What is timed; the encoded history of `cached` is made here."""
+        """The pieces of work that are timed; the history of `cached` is encoded here."""
         with torch.no_grad():
             state = self.genrank.encode_history(self.whole)
         work: dict[str, Work] = {
@@ -126,7 +126,7 @@ class _Case:
 
 
 def candidates_only(batch: PackedBatch) -> PackedBatch:
-    """The NumPy batch with an item table of its candidates only: what a request brings where the history is cached."""
+    """The NumPy batch with an item table of its candidates only, as in a request whose history is cached."""
     rows, item = np.unique(batch.candidates.item, return_inverse=True)
     items = {name: gather(column, rows) for name, column in batch.items.items()}
     return replace(batch, items=items, candidates=replace(batch.candidates, item=item))

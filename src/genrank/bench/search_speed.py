@@ -1,6 +1,6 @@
-"""How many queries a second: flat search in three precisions against HNSW and IVF, at equal recall of the true best?
+"""Queries per second of flat search in three precisions, compared with HNSW and IVF at equal recall of the true best.
 
-Vectors are made up: clusters of normal noise on the unit sphere, as items of a catalogue lie by topic, and queries
+Vectors are artificial: clusters of normal noise on the unit sphere, as items of a catalogue form topics, and queries
 come from the same clusters. A graph or lists are searched with the smallest effort of a grid that reaches the recall;
 flat search has no such setting, and its recall is higher. `batch` answers all queries in one call, `single` one at a
 time.
@@ -18,7 +18,7 @@ from genrank.bench.measure import Rounds, interleave
 from genrank.retrieval.faiss_search import HNSWSearch, IVFSearch, import_faiss
 from genrank.retrieval.item_search import FlatSearch, Precision, Search
 
-OWN_MINUTES = 6.0
+DEFAULT_MINUTES = 6.0
 RECALLS = (0.95, 0.99)
 NUM_SINGLE = 8  # queries of a single round
 EFFORTS = (1, 1.5, 2, 3, 4, 6, 8)  # of HNSW: ef_search in units of k
@@ -27,7 +27,7 @@ Floats = NDArray[np.float32]
 
 
 def search(options: BenchOptions, say: Callable[[str], None]) -> dict[str, Any]:
-    """Queries a second, recall, seconds to build; `int8_over_hnsw` is of the largest catalogue, at recall 0.99."""
+    """Queries per second, recall, seconds to build; `int8_over_hnsw` is for the largest catalogue, at recall 0.99."""
     import_faiss()
     sizes = options.sizes
     rows: dict[str, dict[str, Any]] = {}
@@ -35,7 +35,7 @@ def search(options: BenchOptions, say: Callable[[str], None]) -> dict[str, Any]:
     for count in sizes.searched:
         say(f"{count:,} items")
         items, queries = made_up(count, sizes.search_width, sizes.search_queries, seed=options.seed)
-        seconds = options.seconds(OWN_MINUTES, 1 / len(sizes.searched))
+        seconds = options.seconds(DEFAULT_MINUTES, 1 / len(sizes.searched))
         found, ratios[f"{count:,} items"] = _one_size(items, queries, sizes.search_k, seconds)
         rows |= {f"{count:,} {name}": row for name, row in found.items()}
     largest = list(ratios.values())[-1]
@@ -108,7 +108,7 @@ def _opponents(items: Floats, built: dict[str, float]) -> tuple[dict[float, Sear
 
 
 class _Effort:
-    """An approximate search with a setting of its own, over a shared index."""
+    """An approximate search with a given effort, over a shared index."""
 
     def __init__(self, index: HNSWSearch | IVFSearch, setting: str, effort: float):
         self.index, self.setting, self.effort = index, setting, effort
@@ -121,7 +121,7 @@ class _Effort:
 def _at_recall(
     efforts: Mapping[float, Search], queries: Floats, true: NDArray[np.int64], recall: float
 ) -> Search | None:
-    """The one of least effort that reaches the recall; None where none does."""
+    """The search of least effort that reaches the recall; None if none does."""
     for made in efforts.values():
         if recall_of(made(queries, true.shape[1]).rows, true) >= recall:
             return made

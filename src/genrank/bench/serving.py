@@ -1,7 +1,7 @@
-"""How much does the ranking service carry, over HTTP on this machine's loopback?
+"""The load that the ranking service can handle, over HTTP on this machine's loopback.
 
-The service runs in a process of its own, as `genrank serve` starts it; the load comes from this one and shares the
-machine's cores with it. Its model is the demo's, trained for an epoch on a small simulated feed, or a run of yours. At
+The service runs in a separate process, as `genrank serve` starts it; the load comes from this process and shares the
+machine's cores with it. Its model is the demo's, trained for an epoch on a small simulated feed, or a given run. At
 half of the saturating load requests come at random times, and are timed from when they should have been sent.
 """
 
@@ -29,15 +29,15 @@ from genrank.recipes import recipe
 from genrank.runs.train import start_run, train
 from genrank.simulation import simulate
 
-OWN_MINUTES = 3.0
+DEFAULT_MINUTES = 3.0
 CONNECTIONS = 8  # of the closed loop
-NUM_USERS = 200  # who ask, over and over
+NUM_USERS = 200  # whose requests are repeated
 OVERLOAD = 3.0  # times the saturating load
-RECOVERY = 2.0  # seconds after an overload that full speed may take
+RECOVERY = 2.0  # seconds after an overload until full speed
 
 
 def serving(options: BenchOptions, say: Callable[[str], None]) -> dict[str, Any]:
-    """`requests_per_second`, `p50_ms`, `p99_ms`, `errors`, and what an overload does."""
+    """`requests_per_second`, `p50_ms`, `p99_ms`, `errors`, and figures of an overload."""
     count = options.sizes.served_candidates
     with tempfile.TemporaryDirectory(prefix="genrank-bench-") as folder:
         run = options.run
@@ -55,12 +55,14 @@ def _measure(
     service: "Service", calls: Sequence[Call], options: BenchOptions, say: Callable[[str], None]
 ) -> dict[str, Any]:
     def seconds(share: float) -> float:
-        return max(options.seconds(OWN_MINUTES, share), 0.5)
+        return max(options.seconds(DEFAULT_MINUTES, share), 0.5)
 
     say("the saturating load")
     full = closed_loop(service.url, calls, connections=CONNECTIONS, seconds=seconds(0.2))
     if not full.count(200):
-        raise GenRankError(f"the service answered no request well (statuses {sorted(set(full.status))}); see its log")
+        raise GenRankError(
+            f"the service answered no request with 200 (statuses {sorted(set(full.status))}); see its log"
+        )
     say("half of it")
     half = open_loop(service.url, calls, rate=full.rate / 2, seconds=seconds(0.3), seed=options.seed)
     say(f"{OVERLOAD:g} times of it")
@@ -111,7 +113,7 @@ class Service:
         raise GenRankError(f"the service did not start: {self.log.read_text(encoding='utf-8')[-500:]}")
 
     def memory_mib(self) -> float:
-        """Its resident memory; NaN where the system doesn't tell."""
+        """Its resident memory; NaN if the system doesn't report it."""
         try:
             pages = int(Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii").split()[1])
         except (OSError, ValueError, IndexError):
@@ -134,7 +136,7 @@ def started(run: Path, folder: Path, *arguments: str) -> Iterator[Service]:
 
 
 def rank_calls(run: Path, num_candidates: int, *, seed: int) -> list[Call]:
-    """A ranking for each of NUM_USERS active users, just after the end of the run's log."""
+    """A ranking request for each of NUM_USERS active users, just after the end of the run's log."""
     bundle = load_bundle(run)
     data = PreparedData.load(Path(bundle.config.data))
     chance = np.random.default_rng(seed)

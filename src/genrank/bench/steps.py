@@ -1,4 +1,4 @@
-"""What is one training step? The trainer's own, over batches that are in memory already, one after another."""
+"""Training steps to be timed: those of the trainer, over batches that are in memory already, one after another."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from genrank.training.trainer import Trainer, TrainingConfig
 
 
 class Steps:
-    """A model in training. Every call trains on the next batch, after the last on the first again."""
+    """A model in training. Every call trains on the next batch, in a cycle."""
 
     def __init__(
         self,
@@ -60,19 +60,19 @@ class Steps:
 
     @property
     def precision(self) -> Precision:
-        """What the step's matrix products are computed in."""
+        """The precision of the step's matrix products."""
         with self.trainer.autocast():
             return "bf16" if torch.is_autocast_enabled(self.device.type) else "fp32"
 
     def flops(self) -> float:
-        """Of a step, by the model's mathematics: the mean over the batches."""
+        """Operations of a step by the model's equations: the mean over the batches."""
         return sum(training_flops(self.model, batch.to(self.device)) for batch in self.batches) / len(self.batches)
 
     def tokens(self) -> float:
-        """Tokens of a step that the model's organization makes: the mean over the batches."""
+        """Tokens of a step with the model's organization: the mean over the batches."""
         return sum(self.model.config.num_tokens(batch) for batch in self.batches) / len(self.batches)
 
 
 def num_exposures(batches: Sequence[PackedBatch]) -> int:
-    """Exposures that the batches learn from."""
+    """Exposures that the batches train on."""
     return sum(len(batch.candidates.item) for batch in batches)

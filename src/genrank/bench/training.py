@@ -1,8 +1,8 @@
-"""How fast are whole training steps: organization × encoding, packed against unpacked, fused against plain?
+"""The speed of whole training steps: organization × encoding, packed and unpacked requests, fused and plain attention.
 
-Every comparison is over one block at equal width, on the same exposures, in the same rounds. The paper's regime has
-`positions` exposures of a user, of which the last request is predicted. HSTU's corner of the 2 × 2 is interleaved
-tokens with the learned relative bias; where every exposure is a target it predicts at its own item tokens.
+Every comparison is with one kind of block at equal width, on the same exposures, in the same rounds. The paper's regime
+has `positions` exposures of a user, of which the last request is predicted. HSTU's corner of the 2 × 2 is interleaved
+tokens with the learned relative bias; if every exposure is a target it predicts at the item tokens of the history.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from genrank.bench.worlds import batches_of, regime
 from genrank.models.sequence_config import SequenceRankerConfig
 from genrank.training.trainer import TrainingConfig
 
-OWN_MINUTES = 6.0
+DEFAULT_MINUTES = 6.0
 NUM_BATCHES = 2  # that a measured model trains on in turn
 
 GENRANK, HSTU = "action, genrank", "interleaved, hstu"
@@ -32,7 +32,7 @@ CORNERS: Mapping[str, Mapping[str, Any]] = {
 
 
 def training(options: BenchOptions, say: Callable[[str], None]) -> dict[str, Any]:
-    """All figures of the bench; ratios are of exposures a second, so above 1 the first of the name is faster."""
+    """All figures; ratios are of exposures per second, so above 1 the first of the name is faster."""
     result: dict[str, Any] = {}
     say("organization × encoding")
     result |= two_by_two(options)
@@ -41,12 +41,12 @@ def training(options: BenchOptions, say: Callable[[str], None]) -> dict[str, Any
     say("fused against plain attention")
     result |= fused_against_plain(options)
     say("packed against one request at a time")
-    result |= packed_against_unpacked(options, seconds=options.seconds(OWN_MINUTES, 0.25))
+    result |= packed_against_unpacked(options, seconds=options.seconds(DEFAULT_MINUTES, 0.25))
     return result
 
 
 def two_by_two(options: BenchOptions) -> dict[str, Any]:
-    """The paper's Table 1 as speed, and how much of the matrix rate GenRank's step uses."""
+    """The speeds of the paper's Table 1, and the share of the matrix rate that GenRank's step uses."""
     sizes = options.sizes
     cells = _steps(options, CORNERS, positions=sizes.positions, sequences=sizes.sequences)
     other: Precision = "bf16" if cells[GENRANK].precision == "fp32" else "fp32"
@@ -58,7 +58,7 @@ def two_by_two(options: BenchOptions) -> dict[str, Any]:
         training=TrainingConfig(precision=other),
     )
     products = MatrixProducts(sizes.matrix, bench_device())
-    rounds = _interleave(cells | in_other, products.work(), options.seconds(OWN_MINUTES, 0.45))
+    rounds = _interleave(cells | in_other, products.work(), options.seconds(DEFAULT_MINUTES, 0.45))
     table = {name: _cell(steps, rounds, name, products) for name, steps in (cells | in_other).items()}
     return {
         "genrank_over_hstu": rounds.ratio(HSTU, GENRANK),
@@ -74,13 +74,13 @@ def two_by_two(options: BenchOptions) -> dict[str, Any]:
 
 
 def all_targets(options: BenchOptions) -> dict[str, Any]:
-    """Both corners where every exposure of the window is predicted: the same number of tokens for both."""
+    """Both corners if every exposure of the window is predicted: with the same number of tokens for both."""
     sizes = options.sizes
     corners = {name: CORNERS[name] for name in (GENRANK, HSTU)}
     sequences = max(sizes.sequences // 2, 1)  # each has twice the tokens
     cells = _steps(options, corners, positions=sizes.positions, sequences=sequences, every=True)
     products = MatrixProducts(sizes.matrix, bench_device())
-    rounds = _interleave(cells, products.work(), options.seconds(OWN_MINUTES, 0.15))
+    rounds = _interleave(cells, products.work(), options.seconds(DEFAULT_MINUTES, 0.15))
     return {
         "genrank_over_hstu_all_targets": rounds.ratio(HSTU, GENRANK),
         "cells_all_targets": {name: _cell(steps, rounds, name, products) for name, steps in cells.items()},
@@ -90,13 +90,13 @@ def all_targets(options: BenchOptions) -> dict[str, Any]:
 def fused_against_plain(options: BenchOptions) -> dict[str, Any]:
     """GenRank's step with the backend that `auto` chooses and with plain masked attention, and its peak memory.
 
-    Of the narrow model, and of the size's own (`…_wide`), where the layers' products outweigh attention.
+    For the narrow model, and for the size's model (`…_wide`), in which matrix products take more time than attention.
     """
     result: dict[str, Any] = {}
     for suffix, narrow in (("", True), ("_wide", False)):
         cells = _attention_steps(options, narrow)
         products = MatrixProducts(options.sizes.matrix, bench_device())
-        rounds = _interleave(cells, products.work(), options.seconds(OWN_MINUTES, 0.075))
+        rounds = _interleave(cells, products.work(), options.seconds(DEFAULT_MINUTES, 0.075))
         memory = peak_memory(_attention_steps, options, narrow)
         result |= {
             f"fused_over_plain{suffix}": rounds.ratio("plain", "auto"),

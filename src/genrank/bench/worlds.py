@@ -1,6 +1,6 @@
-"""What is a bench's data made of? Timelines in memory with exactly known lengths (a simulated feed: feeds.py).
+"""Data for benchmarks: timelines in memory with exactly known lengths (a simulated feed: feeds.py).
 
-They go through the sequence builder and the loader, as any training does. Neither Arrow nor rich is needed.
+They go through the sequence builder and the loader, as in training. Neither Arrow nor rich is needed.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _BOUNDARIES = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)  # seconds
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """Users, items and what was shown to whom."""
+    """Users, items and exposures."""
 
     spec: DataSpec
     timelines: Timelines
@@ -34,7 +34,7 @@ class World:
     users: FeatureTable
 
     def loader(self, sequence: SequenceConfig, *, batch_tokens: int, shuffle: bool = False) -> Loader:
-        """Batches of everything that is to be learned."""
+        """A loader of all samples."""
         builder = SequenceBuilder(
             sequence, self.spec, timelines=self.timelines, items=self.items, users=self.users, search=None
         )
@@ -42,7 +42,7 @@ class World:
 
 
 def share_of(positions: int) -> tuple[int, int]:
-    """(history, candidates) of a user with so many positions."""
+    """(history, candidates) of a user with `positions` exposures."""
     candidates = max(round(positions * CANDIDATE_SHARE), 1)
     return positions - candidates, candidates
 
@@ -50,9 +50,9 @@ def share_of(positions: int) -> tuple[int, int]:
 def synthetic(
     histories: Sequence[int], *, candidates: int, num_items: int, all_targets: bool = False, seed: int = 0
 ) -> World:
-    """A user per entry of `histories`: so many past exposures in requests of `SLOTS`, then one request to predict.
+    """A user per entry of `histories`: that many past exposures in requests of `SLOTS`, then one request to predict.
 
-    all_targets: the past exposures are to be predicted too.
+    all_targets: the past exposures are predicted too.
     """
     random = np.random.default_rng(seed)
     lengths = np.array(histories) + candidates

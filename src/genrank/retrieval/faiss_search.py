@@ -1,6 +1,6 @@
-"""Approximate search by FAISS, behind the same call as the flat one: HNSW graphs and inverted lists (IVF).
+"""Approximate search by FAISS with the interface of flat search: HNSW graphs and inverted lists (IVF).
 
-They are what flat search is measured against. Both see fewer items the longer their filters are, as such indexes do.
+Flat search is compared with them. As in all such indexes, longer filters leave fewer items that they can find.
 """
 
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ from genrank.retrieval.item_search import Floats, Ints, Mask, SearchResult, chec
 
 
 class FaissSearch(ABC):
-    """A FAISS index over vectors of one width. ValueError where one is not finite."""
+    """A FAISS index over vectors of one width. ValueError if a vector is not finite."""
 
     def __init__(self, index: Any, vectors_IW: Floats):
         self.faiss, self.index = import_faiss(), index
@@ -31,7 +31,7 @@ class FaissSearch(ABC):
     def __call__(
         self, queries_QW: Floats, k: int, *, excluded: Sequence[Ints] | None = None, allowed: Mask | None = None
     ) -> SearchResult:
-        """See Search: the nearest that the index comes by."""
+        """See Search: the best rows that the index finds."""
         queries_QW = checked_queries(queries_QW, self.index.d)
         check_filters(len(queries_QW), len(self), k, excluded, allowed)
         self.faiss.omp_set_num_threads(torch.get_num_threads())
@@ -51,7 +51,7 @@ class FaissSearch(ABC):
 
     @abstractmethod
     def parameters(self, selector: Any) -> Any:
-        """Of a search, for FAISS."""
+        """The parameters of a search, for FAISS."""
 
     def _found(self, queries_QW: Floats, k: int, may: NDArray[np.bool_] | None) -> SearchResult:
         bits = None if may is None else np.packbits(may, bitorder="little")
@@ -61,7 +61,7 @@ class FaissSearch(ABC):
 
 
 class HNSWSearch(FaissSearch):
-    """A graph. m: links of a node; built with `ef_construction` candidates, searched with `ef_search`, at least k."""
+    """A graph. m: links per node. It is built with `ef_construction` candidates and searched with `ef_search`, >= k."""
 
     def __init__(self, vectors_IW: Floats, *, m: int = 32, ef_construction: int = 100, ef_search: int = 500):
         faiss = import_faiss()
@@ -77,13 +77,13 @@ class HNSWSearch(FaissSearch):
 
 
 class IVFSearch(FaissSearch):
-    """Inverted lists: `num_lists` clusters by k-means, of which the nearest `num_probes` are looked through."""
+    """Inverted lists: `num_lists` clusters by k-means, of which the nearest `num_probes` are searched."""
 
     def __init__(self, vectors_IW: Floats, *, num_lists: int = 1024, num_probes: int = 64):
         faiss = import_faiss()
         flat = faiss.IndexFlatIP(vectors_IW.shape[1])
         index = faiss.IndexIVFFlat(flat, vectors_IW.shape[1], num_lists, faiss.METRIC_INNER_PRODUCT)
-        self._flat, self.num_probes = flat, num_probes  # FAISS keeps no hold of the quantizer
+        self._flat, self.num_probes = flat, num_probes  # FAISS keeps no reference to the quantizer
         faiss.omp_set_num_threads(torch.get_num_threads())
         super().__init__(index, vectors_IW)
 
@@ -93,7 +93,7 @@ class IVFSearch(FaissSearch):
 
 
 def import_faiss() -> Any:
-    """The package. MissingExtraError where it isn't there."""
+    """The FAISS package. MissingExtraError if it is not installed."""
     try:
         import faiss
     except ImportError:

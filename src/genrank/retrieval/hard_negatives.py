@@ -1,11 +1,11 @@
-"""Which items the ranker meets: the generator's best of the whole catalogue, in training as when it serves.
+"""The ranker's negatives: the generator's best items of the whole catalogue, in training as in serving.
 
-A rank among a few thousand sampled items is no rank in the catalogue: the third best of 300 random items is one of a
-million's best 10,000. So the query is searched among every item that training has shown. What the user had before is
-left out where it isn't retrieved either.
+A rank among a few thousand sampled items is not a rank in the catalogue: the third best of 300 random items is one of
+the best 10,000 of a million. So the query is searched among all items that were shown in training. Items that the user
+had before are left out if they are not retrieved either.
 
-The vectors that are searched are made anew every so many steps, ROWS_PER_STEP rows a step on average. A step scores at
-most SCORES_PER_STEP pairs; of a catalogue so large that this is not enough for all places, the ranker learns at fewer.
+The searched vectors are computed again every few steps, ROWS_PER_STEP rows per step on average. A step scores at most
+SCORES_PER_STEP pairs; if the catalogue is too large for all places, the ranker is trained at fewer places.
 
 Shapes: P chosen places, S searched items, R the best, W width.
 """
@@ -25,19 +25,21 @@ ROWS_PER_STEP = 2**14  # about as many as the items of a batch; ours
 SCORES_PER_STEP = 2**27  # one or two seconds of a CPU core at width 128; ours
 SCORES_AT_ONCE = 2**22  # 16 MiB
 
-Seen = Callable[[Tensor], tuple[Tensor, Tensor]]  # (P) exposures -> pairs (place, row) of what their users had before
+Seen = Callable[
+    [Tensor], tuple[Tensor, Tensor]
+]  # (P) exposures -> pairs (place, row) of the items that their users had before
 
 
 class Best(NamedTuple):
-    """`is_met_P`: whether the ranker would meet the target of the place when serving."""
+    """is_met_P: whether the target of the place would be among the ranker's candidates in serving."""
 
     row_PR: Tensor
-    hidden_PR: Tensor  # bool, no negative: the target, or what the user had before
+    hidden_PR: Tensor  # bool, not a negative: the target, or an item that the user had before
     is_met_P: Tensor
 
 
 class HardNegatives:
-    """The search, with the vectors it searches. `seen`: None where what the user had before is retrieved too."""
+    """The search, with the vectors that it searches. seen: None if items that the user had before are retrieved too."""
 
     def __init__(self, model: Retriever, catalogue: ItemVectors, seen: Seen | None):
         self.model, self.catalogue, self.seen = model, catalogue, seen
@@ -50,14 +52,14 @@ class HardNegatives:
 
     @property
     def places_at_once(self) -> int:
-        """For how many places a step may search."""
+        """The most places for which a step may search."""
         return max(SCORES_PER_STEP // max(len(self.row_S), 1), 1)
 
     @torch.no_grad()
     def __call__(self, query_PW: Tensor, exposure_P: Tensor, target_P: Tensor) -> Best:
-        """The best of every query's items, the target not among them. Called once a step.
+        """The best items of every query, without its target. Called once per step.
 
-        Exposures and targets lie on the host, the answer where the queries are.
+        Exposures and targets are on the host, the result is on the queries' device.
         """
         if not len(self.vector_SW) or self.age >= self.steps_between:
             self.vector_SW, self.age = self._embedded(), 0
@@ -79,7 +81,7 @@ class HardNegatives:
         return Best(self.row_S[best_PR], score_PR.isinf(), is_best_P & ~sent(was_had_P, device))
 
     def _embedded(self) -> Tensor:
-        """(S, W) as an index would hold them: no id is dropped."""
+        """(S, W) vectors as in an index: no id is dropped."""
         items = self.model.items
         was_training = items.training
         items.eval()
@@ -90,19 +92,19 @@ class HardNegatives:
         return vector_SW
 
     def state(self) -> dict[str, Tensor]:
-        """What a run that goes on can't make again, since the weights have moved since; empty where every step does."""
+        """What a resumed run can't compute again, because weights have changed; empty if every step computes it."""
         if self.steps_between == 1 or not len(self.vector_SW):
             return {}
         return {"vectors": self.vector_SW, "age": torch.tensor(self.age)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on where `state` was taken."""
+        """Continue from a `state`."""
         if state:
             self.vector_SW, self.age = state["vectors"].to(self.row_S.device), int(state["age"])
 
 
 def _nearest(query_PW: Tensor, vector_SW: Tensor, hidden: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """(P, R) the best scores, in order, and where they are; -inf for the hidden pairs, which lie on the host."""
+    """(P, R) the best scores, in order, and their positions; -inf for the hidden pairs, which are on the host."""
     place, at = hidden
     scores, found = [], []
     for part in pieces(len(vector_SW), SCORES_AT_ONCE // max(len(query_PW), 1)):

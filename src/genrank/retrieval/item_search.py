@@ -1,9 +1,9 @@
-"""Flat search: the items of largest inner product with a query, found by looking at all of them.
+"""Flat search: the items of largest inner product with a query, found by scoring all of them.
 
-No tree and no graph: nothing to build, nothing to tune, filters cost nothing and lose nothing. `float32` is exact.
-`int8` and `bfloat16` look at all items in that precision, and score some more than k of the best again in float32, so
-that scores are exact and only an item that the first look puts far behind can be missed. int8 runs in C++ where there
-is a compiler (nn/native/search.cpp).
+There is no tree or graph, so nothing to build or tune, and filters neither cost time nor lose items. `float32` is
+exact. `int8` and `bfloat16` score all items in that precision, and somewhat more than the best k again in float32. So
+scores are exact, and only an item with a far too low first score can be missed. int8 runs in C++ if there is a compiler
+(nn/native/search.cpp).
 
 Shapes: Q queries, I items, W width, K results.
 """
@@ -31,29 +31,29 @@ QUERIES_AT_ONCE = 256
 
 
 class SearchResult(NamedTuple):
-    """(Q, K) rows and their inner products, best first, of equals the lower row; -1 and -inf where there are fewer."""
+    """(Q, K) rows and inner products, best first, of equal ones the lower row first; -1 and -inf if there are fewer."""
 
     rows: Ints
     scores: Floats
 
 
 class Search(Protocol):
-    """A search among vectors that it was made of."""
+    """A search among given vectors."""
 
     def __call__(
         self, queries_QW: Floats, k: int, *, excluded: Sequence[Ints] | None = None, allowed: Mask | None = None
     ) -> SearchResult:
-        """The best k. excluded: rows for each query that may not be found. allowed: (I), false for rows that may not.
+        """The best k. excluded: rows that may not be found, per query. allowed: (I), false: may not be found.
 
-        ValueError for queries of another width, or that are not finite, and for filters of another size.
+        ValueError for queries of another width or that are not finite, and for filters of another size.
         """
 
 
 class FlatSearch:
-    """Looks at every vector. Safe to use from several threads."""
+    """Scores every vector. Safe to use from several threads."""
 
     def __init__(self, vectors_IW: Floats, *, precision: Precision = "int8", device: str = "cpu"):
-        """`vectors_IW`: at least one; ValueError where one is not finite. device: other than cpu, PyTorch does it."""
+        """vectors_IW: at least one; ValueError if one is not finite. device: on others than cpu PyTorch searches."""
         self.vectors_IW = np.ascontiguousarray(vectors_IW, np.float32)
         if self.vectors_IW.ndim != 2 or not self.vectors_IW.size:
             raise ValueError(
@@ -61,12 +61,12 @@ class FlatSearch:
             )
         bad = np.flatnonzero(~np.isfinite(self.vectors_IW).all(1))
         if len(bad):
-            raise ValueError(f"vector {bad[0]} is not finite, as of {len(bad)}; leave these items out")
+            raise ValueError(f"vector {bad[0]} is not finite, the first of {len(bad)}; leave these items out")
         self.precision, self.device = precision, torch.device(device)
         self._native = (
             _NativeSearch(self.vectors_IW) if precision == "int8" and self.device.type == "cpu" and load() else None
         )
-        self._first: Tensor | None = None  # what is looked at first
+        self._first: Tensor | None = None  # the vectors of the first search, in lower precision
         self._scale_I: Tensor | None = None
         if precision == "bfloat16":
             self._first = torch.from_numpy(self.vectors_IW).to(self.device, torch.bfloat16)
@@ -102,10 +102,10 @@ class FlatSearch:
         query_QW = torch.from_numpy(queries).to(self.device)
         may = None if allowed is None else torch.from_numpy(allowed).to(self.device)
         most = min(k if self._first is None else num_kept(k), len(self))
-        ties = self.precision != "bfloat16"  # where equals are many and mean nothing
+        ties = self.precision != "bfloat16"  # in bfloat16 many scores are equal by rounding
         rows, scores = [], []
         for part in pieces(len(self), SCORES_AT_ONCE // len(queries)):
-            score_QI = self._look(query_QW, part)
+            score_QI = self._first_scores(query_QW, part)
             if may is not None:
                 score_QI.masked_fill_(~may[part], -torch.inf)
             for query, hidden in enumerate(excluded or ()):
@@ -121,8 +121,8 @@ class FlatSearch:
             score_QM = torch.where(score_QM == -torch.inf, score_QM, again_QM)
         return _ordered(row_QM.cpu().numpy(), score_QM.cpu().numpy(), k)
 
-    def _look(self, query_QW: Tensor, part: slice) -> Tensor:
-        """(Q, items of the part) scores of the first look; those of int8 up to a factor of the query."""
+    def _first_scores(self, query_QW: Tensor, part: slice) -> Tensor:
+        """(Q, items of the part) scores of the first search; those of int8 up to a factor per query."""
         if self._first is None:
             return query_QW @ self._exact[part].T
         if self._scale_I is None:
@@ -133,7 +133,7 @@ class FlatSearch:
 
 
 def _best(score_QN: Tensor, most: int, ties: bool) -> tuple[Tensor, Tensor]:
-    """The best `most` scores and where they are, in order of place. ties: of equals the first; `topk` takes any."""
+    """The best `most` scores and their positions, in order of position. ties: of equal ones the first; else any."""
     best = score_QN.topk(min(most + 1, score_QN.shape[1]), -1)
     place_QM = best.indices[:, :most]
     if ties and best.values.shape[1] > most:
@@ -159,7 +159,7 @@ class _SearchCall(ctypes.Structure):
 
 
 class _NativeSearch:
-    """int8 in C++. Codes take a quarter of the vectors' memory."""
+    """int8 search in C++. Codes take a quarter of the vectors' memory."""
 
     def __init__(self, vectors_IW: Floats):
         library = load()
@@ -199,12 +199,12 @@ class _NativeSearch:
 
 
 def num_kept(k: int) -> int:
-    """How many of the first look are scored again for k results; ours, measured: docs/retrieval.md."""
+    """How many items of the first search are scored again for k results; ours, measured: docs/retrieval.md."""
     return k + max(k // 4, 32)
 
 
 def checked_queries(queries_QW: Floats, width: int) -> Floats:
-    """The queries as contiguous float32. ValueError where they have another width or are not finite."""
+    """The queries as contiguous float32. ValueError if they have another width or are not finite."""
     queries_QW = np.ascontiguousarray(queries_QW, np.float32)
     if queries_QW.ndim != 2 or queries_QW.shape[1] != width:
         raise ValueError(f"queries have the shape {queries_QW.shape}; the index holds vectors of width {width}")
@@ -217,7 +217,7 @@ def checked_queries(queries_QW: Floats, width: int) -> Floats:
 def check_filters(
     num_queries: int, num_items: int, k: int, excluded: Sequence[Ints] | None, allowed: Mask | None
 ) -> None:
-    """ValueError where a search can't be asked like this."""
+    """ValueError for arguments that a search can't take."""
     if k < 1:
         raise ValueError(f"k is {k}; it must be at least 1")
     if excluded is not None and len(excluded) != num_queries:

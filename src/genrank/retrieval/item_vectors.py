@@ -22,7 +22,7 @@ ROWS_AT_ONCE = 65536
 
 @dataclass(frozen=True)
 class ItemVectors:
-    """`target_count`: (I). `trained_J`: rows that were a target in training, in order: what the losses are over."""
+    """target_count: (I). trained_J: rows that were a target in training, in order; losses are over these items."""
 
     table: FeatureTable
     target_count: Tensor  # int64
@@ -31,20 +31,20 @@ class ItemVectors:
 
     @classmethod
     def of(cls, table: FeatureTable, target_items: NDArray[np.int64], device: torch.device) -> "ItemVectors":
-        """From the items of training's targets, one a target."""
+        """From the item of each target in training."""
         count = torch.from_numpy(np.bincount(target_items, minlength=len(table)))
         count[0] = 0
         return cls(table, count.to(device), count.nonzero().squeeze(1).to(device), device)
 
     @property
     def shown(self) -> Tensor:
-        """Rows that training has shown, in order: all that could be retrieved then."""
+        """Rows of items that were shown in training, in order: only these could be retrieved then."""
         was_shown = torch.from_numpy(self.table.train_count > 0).to(self.device) | (self.target_count > 0)
         was_shown[0] = False
         return was_shown.nonzero().squeeze(1)
 
     def columns(self, rows: Tensor) -> FeatureColumns:
-        """Features of the given rows, on the device. Rows of the host: the table lies there."""
+        """Features of the given rows, on the device. rows: on the host, as the table is."""
         columns: FeatureColumns = map_arrays(
             self.table.rows(rows.cpu().numpy()), lambda array: torch.from_numpy(np.ascontiguousarray(array))
         )
@@ -64,9 +64,9 @@ class ItemVectors:
 
 @torch.no_grad()
 def embed_all(model: Retriever, table: FeatureTable, rows: NDArray[np.int64] | None = None) -> Tensor:
-    """(I, W) items, embedded: those of the given rows, or all, of which row 0 is the unknown one.
+    """(I, W) embedded items: those of the given rows, or all, row 0 being the unknown item.
 
-    `model.vectors` makes an index's vectors of them.
+    `model.vectors` computes an index's vectors from them.
     """
     device = next(model.parameters()).device
     catalogue = ItemVectors.of(table, np.zeros(0, np.int64), device)

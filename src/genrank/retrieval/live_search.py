@@ -1,8 +1,8 @@
-"""The index of a running service: searched by rows of its item table while items come, change and go.
+"""The index of a running service: items are rows of its item table, and can be added, changed and removed.
 
-Most items lie in a flat index that was built at once; those that came or changed since lie in a small one behind it, in
-float32, and mask their older vectors in the first. When the second has grown, both become one anew. Readers keep the
-snapshot that they began with, so that nobody waits for a build.
+Most items are in a large flat index. Items that were added or changed since it was built are in a small second one, in
+float32, and their older vectors in the first are masked. When the second has grown, both are built again as one.
+Readers keep the snapshot that they began with, so that no search waits for a build.
 
 Shapes: Q queries, I items, K results, W width, R rows of the item table.
 """
@@ -20,12 +20,12 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 NOWHERE = -1
-MIN_REBUILD = 1024  # items behind the large part before both become one
+MIN_REBUILD = 1024  # least number of items in the small part at which both parts are built as one
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Some items. `stale`: those that are no longer to be found here."""
+    """One of the two indexes. stale: items that must no longer be found in it."""
 
     rows: Ints
     embedded: Floats
@@ -37,7 +37,7 @@ class _Part:
 class _Snapshot:
     built: _Part
     added: _Part | None
-    place_of_row: Ints  # (R) among built, then added; NOWHERE where there is none
+    place_of_row: Ints  # (R) position among built, then added; NOWHERE if not in the index
 
     @property
     def parts(self) -> list[_Part]:
@@ -48,7 +48,7 @@ class LiveIndex:
     """Items by row of the item table. Safe to use from several threads."""
 
     def __init__(self, rows: Ints, embedded_IW: Floats, *, vectors: Callable[[Floats], Floats], precision: Precision):
-        """vectors: from embedded items to what inner products are taken with. ValueError where one is not finite."""
+        """vectors: from embedded items to the vectors of inner products. ValueError if one is not finite."""
         self.vectors, self.precision = vectors, precision
         self._lock = threading.Lock()
         self._now = self._built(np.asarray(rows, np.int64), embedded_IW)
@@ -59,10 +59,10 @@ class LiveIndex:
     def search(
         self, queries_QW: Floats, k: int, *, excluded: Sequence[Ints] | None = None, allowed: Mask | None = None
     ) -> tuple[SearchResult, "EmbeddedItems"]:
-        """The best rows of every query, best first, -1 where there are fewer, and what they are embedded as.
+        """The best rows of every query, best first, -1 if there are fewer, and the items' embeddings.
 
-        excluded: rows for each query that are not to be found. allowed: (R), rows that may be found; rows behind its
-        end may not.
+        excluded: rows that may not be found, per query. allowed: (R), rows that may be found; rows after its end may
+        not.
         """
         now = self._now
         found = [
@@ -71,7 +71,7 @@ class LiveIndex:
         return _merged(found, k), EmbeddedItems(now)
 
     def put(self, rows: Ints, embedded_NW: Floats) -> None:
-        """Add items, or change known ones. ValueError where a vector is not finite."""
+        """Add items, or change known ones. ValueError if a vector is not finite."""
         with self._lock:
             now = self._without(self._now, rows)
             old_rows, old = np.zeros(0, np.int64), embedded_NW[:0]
@@ -89,7 +89,7 @@ class LiveIndex:
             self._now = _Snapshot(now.built, self._part(rows, embedded, "float32"), place)
 
     def remove(self, rows: Ints) -> None:
-        """Items that are not to be found again, until they are put again."""
+        """Remove items, until they are put again."""
         with self._lock:
             self._now = self._without(self._now, rows)
 
@@ -114,13 +114,13 @@ class LiveIndex:
 
 
 class EmbeddedItems:
-    """What a search's rows are embedded as."""
+    """The embeddings of a search's rows."""
 
     def __init__(self, snapshot: _Snapshot):
         self._of = snapshot
 
     def __call__(self, rows: Ints) -> Floats:
-        """(…, W); zeros for rows that are not there, -1 among them."""
+        """(…, W); zeros for rows that are not in the index, such as -1."""
         now = self._of
         inside = (rows >= 0) & (rows < len(now.place_of_row))
         places = np.where(inside, now.place_of_row[np.where(inside, rows, 0)], NOWHERE)
@@ -132,7 +132,7 @@ class EmbeddedItems:
 
 
 def _placed(now: _Snapshot) -> list[tuple[_Part, int]]:
-    """Every part and the place of its first item."""
+    """Every part and the position of its first item."""
     return list(zip(now.parts, (0, len(now.built.rows)), strict=False))
 
 
@@ -177,6 +177,6 @@ def _staled(part: _Part, places: Ints) -> _Part:
 
 
 def _room(place_of_row: Ints, rows: Ints) -> Ints:
-    """A copy that has a place for every row."""
+    """A copy that is large enough for every row."""
     size = max(len(place_of_row), int(rows.max(initial=-1)) + 1)
     return np.concatenate([place_of_row, np.full(size - len(place_of_row), NOWHERE)])

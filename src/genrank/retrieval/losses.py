@@ -1,8 +1,8 @@
-"""InfoNCE for retrieval: the target against the catalogue, or against sampled items with a correction for how often.
+"""InfoNCE for retrieval: the target against the catalogue, or against sampled items with a correction of frequencies.
 
-A softmax over I items is estimated from the target and N sampled items: each sampled one stands for 1 / n of its kind,
-where n is how often it is expected among the N (logQ correction, Bengio & Senécal 2008). The target is there with
-certainty, so it is not corrected, and where it is sampled too it is not counted twice.
+A softmax over I items is estimated from the target and N sampled items: each sampled item is weighted by 1 / n, where n
+is how often it is expected among the N (logQ correction, Bengio & Senécal 2008). The target is always included, so it
+is not corrected, and if it is sampled too it is not counted twice.
 
 Shapes: P places, N negatives.
 """
@@ -20,7 +20,7 @@ def info_nce(
 ) -> Tensor:
     """(P) -log softmax of the target's logit against the negatives'.
 
-    hidden_PN: bool, negatives that are no such thing (the target itself). log_expected_N: log of how often each is
+    hidden_PN: bool, entries that are not negatives (the target itself). log_expected_N: log of how often each is
     expected among the negatives; None: no correction.
     """
     if log_expected_N is not None:
@@ -33,15 +33,15 @@ def info_nce(
 def full_softmax(query_PW: Tensor, vector_IW: Tensor, target_P: Tensor, *, scale: float) -> Tensor:
     """(P) -log softmax of the target over all items, by inner products times `scale`.
 
-    Computed some items at a time, so that what is at work lies in a core's cache. Up to KEPT of the exponentials are
-    kept for the gradient; where there are more, all are computed again.
+    It is computed in parts that fit into a core's cache. Up to KEPT exponentials are kept for the gradient; if there
+    are more, all are computed again.
     """
     with torch.autocast(query_PW.device.type, enabled=False):
         loss: Tensor = _FullSoftmax.apply(query_PW, vector_IW, target_P, scale)  # type: ignore[no-untyped-call]
     return loss
 
 
-LOGITS_AT_ONCE = 2**19  # 2 MiB: measured, as is that keeping the exponentials takes 0.6 times as long
+LOGITS_AT_ONCE = 2**19  # 2 MiB, measured; also measured: with kept exponentials it takes 0.6 times as long
 FEWEST_AT_ONCE = 128
 KEPT = 2**26  # 256 MiB
 

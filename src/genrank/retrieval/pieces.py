@@ -1,4 +1,4 @@
-"""Large products a piece at a time, so that memory holds a piece."""
+"""Large products computed in pieces, so that memory holds only one piece."""
 
 
 def pieces(count: int, at_once: int) -> list[slice]:

@@ -2,14 +2,14 @@
 
 GRank, arXiv 2510.15299, in three parts over shared item embeddings:
 
-    generator    history → causal blocks; a query token U = [user; means of recent events by behaviour] behind it
-    auxiliary    while training only: candidates pass the same blocks over the same history, each sees that and itself
+    generator    history → causal blocks; after it a query token U = [user; means of recent events by behaviour]
+    auxiliary    in training only: candidates pass through the same blocks; each sees the history and itself
     ranker       one layer of cross-attention from the generator's best candidates to a long history, then an MLP
 
-History and U never see candidates, so leaving the auxiliary out changes no bit of a query. That is the attention rule
-of the rankers (nn/attention.py): U and the auxiliary's candidates are queries over history's keys and values, in
-O(L² + B·L) instead of O((L + B)²). The paper's ranker learns a score of its own; ours learns what to add to the
-generator's, beginning from nothing, so that it never begins by forgetting the generator's order.
+History and U never see candidates, so a query is the same without the auxiliary, bit for bit. This is the attention
+rule of the rankers (nn/attention.py): U and the auxiliary's candidates are queries over the history's keys and values,
+in O(L² + B·L) instead of O((L + B)²). The paper's ranker computes a score; ours computes a term that is added to the
+generator's score and initially 0, so that training begins with the generator's order.
 
 Shapes: B samples, T history events, C places (targets while training), P chosen places, M candidates of a place,
 I items, W width, H heads.
@@ -34,14 +34,14 @@ from genrank.nn.pooling import RangeSums
 from genrank.retrieval.retriever_config import RetrieverConfig
 from genrank.schema import DataSpec, FeatureSpec, Owner
 
-SHARPNESS = 10.0  # of the ranker's attention at its beginning: an event like the candidate outweighs e^10 others; ours
+SHARPNESS = 10.0  # initial scale of the ranker's attention: an event like the candidate outweighs e^10 others; ours
 
 
 class Encoded(NamedTuple):
-    """What the generator has made of a batch's histories."""
+    """A batch's histories, encoded by the generator."""
 
     state: KVCache
-    event_TW: Tensor  # items with what was done with them
+    event_TW: Tensor  # items with the actions on them
     items_IW: Tensor  # of the batch
     user_BW: Tensor | None
 
@@ -98,15 +98,15 @@ class Retriever(nn.Module):
 
     @property
     def scale(self) -> float:
-        """What an inner product is multiplied with to be a logit."""
+        """The factor from an inner product to a logit."""
         return 1 / self.config.temperature if self.config.similarity == "cosine" else 1.0
 
     def vectors(self, embedded_IW: Tensor) -> Tensor:
-        """(…, W) what the index holds of embedded items."""
+        """(…, W) the vectors in the index of embedded items."""
         return F.normalize(embedded_IW, dim=-1) if self.config.similarity == "cosine" else embedded_IW
 
     def encode(self, batch: PackedBatch) -> Encoded:
-        """The batch's histories; its candidates are not looked at."""
+        """The batch's encoded histories; its candidates are not used."""
         items_IW = self.items(batch.items)
         user_BW = None if self.users is None else self.users(batch.users)
         history = batch.history
@@ -135,7 +135,8 @@ class Retriever(nn.Module):
     def auxiliary_scores(self, encoded: Encoded, batch: PackedBatch, places_P: Tensor, items_PMW: Tensor) -> Tensor:
         """(P, M) target-aware scores of embedded items at the chosen places, which are in order.
 
-        What the blocks make of a candidate is a query that knows it; its score is that query's with the item itself.
+        The output of the blocks for a candidate is a query that depends on it; its inner product with the item is the
+        score.
         """
         assert self.auxiliary is not None
         c, num_candidates = batch.candidates, items_PMW.shape[1]
@@ -166,14 +167,14 @@ class Retriever(nn.Module):
         before_N = per_token(lengths - window.diff(), places.tokens.offsets, len(places.prefix))
         prefix_N = places.prefix + before_N
         behind = Queries(Tokens(places.tokens.offsets, prefix_N, places.next_time), prefix_N, places.next_time)
-        with torch.no_grad():  # the ranker's loss must not teach the generator: its negatives are too hard for that
+        with torch.no_grad():  # the ranker's loss doesn't train the generator: its negatives are too hard for that
             generated_PM = torch.einsum("pw,pmw->pm", query_PW, self.vectors(items_PMW)) * self.scale
         attention = self.ranker_attention(behind, context, self.ranker.scoring)
         added_PM: Tensor = self.ranker(items_PMW, query_PW, event_XW, attention)
         return generated_PM + added_PM
 
     def _recent(self, event_TW: Tensor, batch: PackedBatch) -> list[Tensor]:
-        """(C, W) each: the mean of the latest events before every place, of all and of those answered yes."""
+        """(C, W) each: the mean of the latest events before every place, of all events and of each task's positives."""
         history, c = batch.history, batch.candidates
         first_C = per_token(history.offsets[:-1], c.offsets, len(c.item))
         end_C = first_C + c.prefix
@@ -198,7 +199,7 @@ class Retriever(nn.Module):
         for block in self.blocks:
             assert isinstance(block, Block)
             if attention is None or block is self.blocks[-1]:
-                states.append(block.keys_values(x_TW))  # nobody looks at what the last block makes of history
+                states.append(block.keys_values(x_TW))  # the last block's output for the history is not used
             else:
                 x_TW, own = block(x_TW, attention, None)
                 states.append(own)
@@ -212,12 +213,12 @@ class Retriever(nn.Module):
 
 
 class CrossAttentionRanker(nn.Module):
-    """What to add to the generator's logit of a candidate: one layer of one head over a long history, then an MLP.
+    """The term added to the generator's logit of a candidate: one layer of one head over a long history, then an MLP.
 
-    A candidate looks for events like itself from the beginning, by cosine, as SIM's soft search does; the rest is
-    learnt on top. From dot products near zero all events share the attention evenly, so that of 200 the one that
-    decides passes on a 200th of its gradient: nothing was learnt. There is no bias for recent events either: those are
-    the generator's business. The paper says neither; both are ours.
+    From the first step a candidate attends to events like itself, by cosine, as in SIM's soft search; the rest is
+    learned. With dot products near zero all events share the attention evenly, so that the one decisive event of 200
+    gets a 200th of the gradient, and nothing was learned. There is no bias for recent events, which the generator
+    covers. The paper specifies neither; both are ours.
     """
 
     scoring = Scoring(alibi(1, "none"))
@@ -238,8 +239,10 @@ class CrossAttentionRanker(nn.Module):
         """(P, M)."""
         k_X1W, v_X1W = self._keys_values(self.norm(event_XW))
         item_NW = self.norm(items_PMW.flatten(0, 1))
-        own_k, own_v = self._keys_values(item_NW)  # itself, so that no history is a case like others
-        scale = self.sharpness * item_NW.shape[1] ** 0.5  # attention divides by the root
+        own_k, own_v = self._keys_values(
+            item_NW
+        )  # the candidate sees itself too, so that an empty history is no special case
+        scale = self.sharpness * item_NW.shape[1] ** 0.5  # attention divides by this root
         q_N1W = (F.normalize(item_NW + self.query(item_NW), dim=-1) * scale)[:, None]
         found_PMW = attention(q_N1W, k_X1W, v_X1W, own_k, own_v)[:, 0].view(items_PMW.shape)
         wanted_PMW = query_PW[:, None].expand(items_PMW.shape)
@@ -254,7 +257,7 @@ class CrossAttentionRanker(nn.Module):
 
 
 def chosen_places(c: Candidates, places_P: Tensor, count: int) -> Queries:
-    """Queries that stand `count` times at each of the chosen places."""
+    """Queries, `count` of them at each of the chosen places."""
     counted = torch.zeros(len(c.prefix) + 1, dtype=torch.int64, device=c.prefix.device)
     counted.index_fill_(0, places_P + 1, count)
     return _queries(

@@ -1,7 +1,7 @@
-"""RetrieverConfig: which items come to mind at all, before a ranker sees them (GRank, arXiv 2510.15299).
+"""RetrieverConfig: the parts of a retriever, which finds candidates among all items (GRank, arXiv 2510.15299).
 
-The paper's sizes: 4 blocks, width 128, 64 events; 1,000 events and 2,000 candidates for the ranker, 500 out of it. The
-losses' weights, the temperature and the negatives are not in it: those are ours.
+The paper's sizes: 4 blocks, width 128, 64 events; the ranker has 1,000 events and 2,000 candidates, and returns 500.
+The paper doesn't give the losses' weights, the temperature and the negatives: these are ours.
 """
 
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 class RetrieverConfig(ModelConfig):
     """The parts of a retriever.
 
-    generator: `transformer` (GRank), or `pooled`, the two-tower baseline (DSSM): an MLP over what was done lately.
-    auxiliary, ranker: λ1 and λ2, the weights of their losses beside the query's 1; 0 leaves that part out. The ranker's
-    loss teaches the ranker and the items, never the query; the auxiliary's at a weight of 1 drowned the query's.
-    events: history is of positives only, or of all exposures with what was done with them.
+    generator: `transformer` (GRank), or `pooled`, the two-tower baseline (DSSM): an MLP over the latest events.
+    auxiliary, ranker: λ1 and λ2, the weights of their losses; the query's has weight 1; 0 leaves that part out. The
+    ranker's loss trains the ranker and the items, never the query; with weight 1 the auxiliary's loss outweighed the
+    query's. events: whether history has positives only, or all exposures with their actions.
     """
 
     retrieves: ClassVar[bool] = True
@@ -32,7 +32,7 @@ class RetrieverConfig(ModelConfig):
     generator: Literal["transformer", "pooled"] = "transformer"
     auxiliary: float = 0.1
     ranker: float = 1.0
-    positive: str = ""  # the binary task whose yes is a positive; empty: the first one, or every event if there is none
+    positive: str = ""  # the binary task that defines positives; empty: the first one, or every event if there is none
     events: Literal["positives", "all"] = "positives"
     width: int = 128
     num_heads: int = 4
@@ -40,27 +40,27 @@ class RetrieverConfig(ModelConfig):
     feedforward: int = 512
     embedding_dim: int = 64  # of each feature, before the projection to `width`
     without: tuple[str, ...] = ()  # features of the data that the model does not use
-    user_id: bool = False  # a vector of each user's own; overfits on small data, see docs/retrieval.md
-    recent: tuple[int, ...] = (1, 16)  # the query token's means: of the last event, of the last 16
+    user_id: bool = False  # a vector per user; overfits on small data, see docs/retrieval.md
+    recent: tuple[int, ...] = (1, 16)  # the query token has means of the last event and of the last 16
     position_embedding: bool = True
-    gap_embedding: bool = False  # time since the previous request; data of order only has none
+    gap_embedding: bool = False  # time since the previous request; data without times has none
     alibi: bool = True
     attention_gate: bool = False
     similarity: Literal["dot", "cosine"] = "cosine"
-    temperature: float = 0.07  # cosine only; a dot product finds its own scale
-    ranker_events: int = 1000  # events that the ranker looks at, those of the window included
-    exclude_seen: bool = True  # what the user had before is not retrieved
+    temperature: float = 0.07  # cosine only; with dot products the scale is learned
+    ranker_events: int = 1000  # events that the ranker attends to, those of the window included
+    exclude_seen: bool = True  # items that the user had before are not retrieved
     num_candidates: int = 2000  # k1: the generator's best, which the ranker scores
     full_softmax: int = 50_000  # items up to which the query's loss is over the whole catalogue
     num_negatives: int = 128  # uniformly drawn, beside those in the batch
-    num_auxiliary: int = 64  # the auxiliary's negatives, a random part of that pool; most of what training costs
-    num_hard: int = 64  # the ranker's negatives, drawn from the query's own best of the whole catalogue
-    hard_from: int = 0  # that many best; 0: num_candidates, which is what the ranker meets when it serves
-    places: int = 1  # of each sample, drawn anew each step, from which auxiliary and ranker learn
+    num_auxiliary: int = 64  # the auxiliary's negatives, a random part of that pool; most of the cost of training
+    num_hard: int = 64  # the ranker's negatives, drawn from the query's best items of the whole catalogue
+    hard_from: int = 0  # how many best items these are drawn from; 0: num_candidates, as in serving
+    places: int = 1  # random places of each sample, drawn in each step, that train auxiliary and ranker
     dropout: float = 0.1
     embedding_dropout: float = 0.0
     id_dropout: float = 0.05
-    feature_dropout: float = 0.01  # as the rankers'
+    feature_dropout: float = 0.01  # as in rankers
     attention: Backend = "auto"
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class RetrieverConfig(ModelConfig):
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; it must be above 0")
         if self.generator == "pooled" and self.auxiliary:
-            raise ValueError("the auxiliary is the transformer's; set auxiliary=0 with generator=pooled")
+            raise ValueError("the auxiliary needs generator=transformer; set auxiliary=0 with generator=pooled")
 
     def _check_numbers(self) -> None:
         sizes = ("width", "num_heads", "num_blocks", "feedforward", "embedding_dim", "ranker_events", "num_candidates")
@@ -97,8 +97,8 @@ class RetrieverConfig(ModelConfig):
         """See ModelConfig."""
         if self.ranker and self.hard_from > self.num_candidates:
             raise ValueError(
-                f"hard_from is {self.hard_from}; it must be at most num_candidates, {self.num_candidates}, beyond "
-                "which the ranker meets nothing when it serves; 0 is num_candidates"
+                f"hard_from is {self.hard_from}; it must be at most num_candidates, {self.num_candidates}, the number "
+                "of items that the ranker scores in serving; 0 is num_candidates"
             )
         if self.ranker and num_items is not None and self.hard_from > num_items:
             raise ValueError(
@@ -119,17 +119,17 @@ class RetrieverConfig(ModelConfig):
 
     @property
     def met_by_ranker(self) -> int:
-        """How many of the query's best the ranker learns from."""
+        """How many of the query's best items the ranker is trained on."""
         return self.hard_from or self.num_candidates
 
     @property
     def losses(self) -> dict[str, float]:
-        """The parts of the loss and their weights, those of weight 0 left out."""
+        """The parts of the loss and their weights, without those of weight 0."""
         weights = {"query": 1.0, "auxiliary": self.auxiliary, "ranker": self.ranker}
         return {name: weight for name, weight in weights.items() if weight}
 
 
 def positive_task(config: RetrieverConfig, spec: DataSpec) -> str:
-    """The task whose yes is a positive; empty where every event is one."""
+    """The task that defines positives; empty if every event is one."""
     binary = [task.name for task in spec.tasks if task.kind == "binary"]
     return config.positive or next(iter(binary), "")

@@ -1,12 +1,12 @@
-"""What a retriever learns from: three InfoNCE losses over shared item embeddings (GRank, arXiv 2510.15299).
+"""The losses of a retriever: three InfoNCE losses over shared item embeddings (GRank, arXiv 2510.15299).
 
     query        every target against the whole catalogue (up to `full_softmax` items), or against a pool of negatives
-    auxiliary    at some places: the target against a part of a pool, each of them aware of the history
+    auxiliary    at some places: the target against a part of a pool, each of them attending to the history
     ranker       at those of these places whose target is among the query's best: it against others of them
 
-A pool is shared by the batch: the batch's own targets, and uniform draws (mixed negatives). The ranker meets nothing
-but the generator's best of the catalogue when it serves, so all that it learns from is among them
-(retrieval/hard_negatives.py): with the targets that are not, it would learn that what the generator puts high is wrong.
+A pool is shared by the batch: the batch's targets, and uniform draws (mixed negatives). In serving the ranker scores
+only the generator's best items of the catalogue, so it is trained on these only (retrieval/hard_negatives.py): with
+targets that are not among them, it would learn that items with high scores of the generator are wrong.
 
 Shapes: C places, P chosen places, N pool, K hard negatives, J trained items, W width.
 """
@@ -35,7 +35,7 @@ class Pool:
     log_expected_N: Tensor
 
     def thinned(self, count: int) -> "Pool":
-        """A random part of at most that many, each expected less often by as much."""
+        """A random part of at most `count`, with the expected frequencies reduced accordingly."""
         if len(self.row_N) <= count:
             return self
         kept = sent(torch.randperm(len(self.row_N))[:count], self.row_N.device)
@@ -44,17 +44,17 @@ class Pool:
 
 
 class Rows(NamedTuple):
-    """The same numbers of items, exposures or places twice."""
+    """The same row numbers of items, exposures or places on host and device."""
 
     host: Tensor
     device: Tensor
 
 
 class RetrievalLosses:
-    """Losses of a batch. `item_of_row`: the catalogue's row of every exposure of the timelines. `seen`: of those.
+    """Losses of a batch. item_of_row: the catalogue's row of every exposure of the timelines. seen: see hard_negatives.
 
-    Items are drawn on the host, where their features lie, and so that every device draws the same ones. What is then
-    sent to a device never has to be asked for; only the ranker's negatives are found there.
+    Items are drawn on the host, where their features are, so that every device draws the same ones. Nothing that is
+    sent to a device has to be read back; only the ranker's negatives are found on the device.
     """
 
     def __init__(self, model: Retriever, catalogue: ItemVectors, item_of_row: Tensor, *, seen: Seen | None = None):
@@ -104,9 +104,9 @@ class RetrievalLosses:
         return self._against(pool, scores_PM[:, 0], scores_PM[:, 1:], target.device)
 
     def _ranker(self, encoded: Encoded, batch: PackedBatch, place_P: Tensor, query_CW: Tensor) -> Tensor:
-        """Of the places whose target is among the query's best itself: no other target meets the ranker in use.
+        """The ranker's loss at the places whose target is among the query's best: in serving it scores only these.
 
-        `place_P` lies on the host, which waits here once: for which places those are, and which items were found.
+        `place_P` is on the host, which waits here once: for these places, and for the items that were found.
         """
         assert self.hard is not None
         c, device = batch.candidates, self.catalogue.device
@@ -137,7 +137,7 @@ class RetrievalLosses:
         return Pool(rows, embedded_JW, torch.zeros((), device=self.catalogue.device))
 
     def _pool(self, target: Rows, known: Pool | None) -> Pool:
-        """The given targets and uniform draws; embedded anew, or taken from `known`, which has all trained items."""
+        """The given targets and uniform draws; embedded here, or taken from `known`, which has all trained items."""
         trained, num_uniform = self.trained_on_host_J, self.model.config.num_negatives
         drawn = self._both(trained[torch.randint(len(trained), (num_uniform,))])
         rows = torch.cat([target.device, drawn.device])
@@ -155,12 +155,12 @@ class RetrievalLosses:
 
 
 def read(found: Tensor) -> Tensor:
-    """What a device has found, on the host: the only wait of a training step."""
+    """A device's result on the host: the only wait of a training step."""
     return found.cpu()
 
 
 def _on_host(c: Candidates) -> tuple[Tensor, Tensor]:
-    """(C) exposures and (B + 1) offsets; where the batch has not kept them there, the device is asked."""
+    """(C) exposures and (B + 1) offsets on the host, read from the device if the batch doesn't have them there."""
     exposure_C = c.exposure.cpu() if c.exposures is None else torch.from_numpy(c.exposures.values)
     return exposure_C, c.offsets.cpu() if c.lengths is None else torch.from_numpy(offsets_of(c.lengths.values))
 
@@ -169,20 +169,20 @@ def draw_places(offsets: Tensor, count: int) -> Tensor:
     """(P) up to `count` random places of every sample, in order. All on the host."""
     num_places, sample_B = int(offsets[-1]), torch.arange(len(offsets) - 1)
     sample_C = torch.repeat_interleave(sample_B, offsets.diff())
-    # A random order within each sample: by sample first, then by chance.
+    # A random order within each sample: sorted by sample, then by a random number.
     order = torch.argsort(sample_C + torch.rand(num_places, dtype=torch.float64))
     rank_C = torch.arange(num_places) - offsets[sample_C]
     return order[rank_C < count].sort().values
 
 
 def _thinned(place_P: Tensor, count: int) -> Tensor:
-    """At most that many of the places, by chance, in order."""
+    """At most `count` random places, in order."""
     if len(place_P) <= count:
         return place_P
     return place_P[torch.randperm(len(place_P))[:count].sort().values]
 
 
 def _drawn(from_PR: Tensor, count: int) -> Tensor:
-    """(P, K) up to `count` different places in each row, by chance."""
+    """(P, K) up to `count` different random positions in each row."""
     chance: Tensor = sent(torch.rand(from_PR.shape), from_PR.device)
     return chance.topk(min(count, from_PR.shape[1]), -1).indices

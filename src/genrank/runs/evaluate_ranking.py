@@ -34,13 +34,13 @@ def evaluate_run(
     trees: bool = False,
     device: str | None = None,
 ) -> Evaluation:
-    """Judge the newest bundle of `run` on a part of its data, or of `data`; writes report.html and evaluation.json.
+    """Evaluate the newest bundle of `run` on a part of its data, or of `data`; writes report.html and evaluation.json.
 
-    device: None is the run's own.
-    trees: put gradient-boosted trees beside the model. Raises MissingExtraError where LightGBM is not installed.
+    device: None: the run's. trees: also train gradient-boosted trees, as a baseline. Raises MissingExtraError if
+    LightGBM is not installed.
     """
     if trees:
-        import_lightgbm()  # before the model's minutes are spent
+        import_lightgbm()  # fails before the model is evaluated, which takes minutes
     config, trained_on = load_run(run)
     on = configure_torch(replace(config, device=device or config.device))
     bundle = load_bundle(run)
@@ -72,7 +72,7 @@ def evaluate_run(
 
 
 def evaluation_sequence(config: RunConfig) -> SequenceConfig:
-    """Packed over the whole user: equal scores, and each history is encoded once. A full mask may not be packed."""
+    """Requests packed per user, for equal scores and one encoding of each history. With a full mask: not packed."""
     return replace(config.sequence, grouping="user" if config.model.packs_requests else "request")
 
 

@@ -1,4 +1,4 @@
-"""The evaluation of a retrieval run: recall and NDCG over the full catalogue, what lists are made of, slices."""
+"""The evaluation of a retrieval run: recall and NDCG over the full catalogue, composition of the lists, slices."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +23,9 @@ from genrank.runs.train import configure_torch, load_run
 def evaluate_retrieval(
     run: Path, *, data: Path | None = None, part: Part = "test", device: str | None = None
 ) -> dict[str, Any]:
-    """Judge the newest bundle of `run` on a part of its data, or of `data`; writes evaluation.json.
+    """Evaluate the newest bundle of `run` on a part of its data, or of `data`; writes evaluation.json.
 
-    device: None is the run's own.
+    device: None: the run's.
     """
     config, trained_on = load_run(run)
     on = configure_torch(replace(config, device=device or config.device))
@@ -39,7 +39,7 @@ def evaluate_retrieval(
 
 
 def judged_targets(model: Retriever, data: PreparedData, config: RunConfig, part: Part) -> dict[str, Any]:
-    """`evaluate --json` of the model on a part: see evaluation/retrieval_metrics.py."""
+    """The document of `evaluate --json` for the model on a part: see evaluation/retrieval_metrics.py."""
     found, popularity = located(model, data, config, part)
     evaluation = config.evaluation
     return judge(found, popularity, num_bootstrap=evaluation.num_bootstrap, seed=evaluation.seed)
@@ -48,7 +48,7 @@ def judged_targets(model: Retriever, data: PreparedData, config: RunConfig, part
 def located(
     model: Retriever, data: PreparedData, config: RunConfig, part: Part
 ) -> tuple[RetrievedTargets, NDArray[np.int64]]:
-    """Where the targets of a part stand, and (I) how often every item was one in training."""
+    """The ranks of a part's targets, and (I) how often every item was a target in training."""
     data = retrieval_data(data, model.config)
     builder = data.builder(replace(config.sequence, grouping="user"), config.model.search)
     loader = Loader(

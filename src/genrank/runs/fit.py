@@ -1,6 +1,6 @@
-"""Whether a run fits its data: a recipe far too large or too short says so before it trains, and names one that fits.
+"""Whether a run fits its data: a run far too large or too short gets a warning that names a recipe that fits.
 
-Measured with ml-100k (80,000 exposures to learn from): din makes 12 steps there and reaches an AUC of .645, below the
+Measured with ml-100k (80,000 training exposures): din makes 12 steps there and reaches an AUC of .645, below the
 count-based baseline; din-small makes 141 and reaches .757. Both bounds are ours.
 """
 
@@ -16,11 +16,11 @@ from genrank.runs.run_config import RunConfig
 from genrank.schema import DataSpec
 from genrank.training.optimizers import split_parameters
 
-MIN_STEPS = 100  # below them hardly more than the base rate is learned
-MAX_PARAMETERS = 30  # dense ones for each exposure; genrank-paper has 300 on ml-100k, genrank-small 2
+MIN_STEPS = 100  # with fewer hardly more than the base rate is learned
+MAX_PARAMETERS = 30  # dense ones per exposure; genrank-paper has 300 on ml-100k, genrank-small 2
 
 # Interleaved tokens with HSTU's bias left their plateau near step 6,000 on a simulated log of 20 million exposures, and
-# came within .03 AUC of action tokens by its end (hstu-small, batches of 2,048 tokens, 820 to 1,000 exposures a step).
+# came within .03 AUC of action tokens at its end (hstu-small, batches of 2,048 tokens, 820 to 1,000 exposures a step).
 INTERLEAVED_STEPS = 6_000
 
 Siblings = Callable[[str], Sequence[RunConfig]]  # of a recipe's name: the recipes of its family
@@ -28,7 +28,7 @@ Siblings = Callable[[str], Sequence[RunConfig]]  # of a recipe's name: the recip
 
 @dataclass(frozen=True, kw_only=True)
 class Extent:
-    """How much a run learns from, how often it updates its weights, and how many of them are dense."""
+    """The sizes of a run: training exposures, steps, and dense parameters."""
 
     num_exposures: int
     num_steps: int
@@ -36,14 +36,14 @@ class Extent:
 
     @property
     def problems(self) -> list[str]:
-        """What does not fit, in words."""
+        """What does not fit, as sentences."""
         found = []
         if self.num_steps < MIN_STEPS:
             found.append(f"{self.num_steps:,} training steps are too few ({MIN_STEPS} at least)")
         if self.num_parameters > MAX_PARAMETERS * self.num_exposures:
             found.append(
-                f"{self.num_parameters:,} parameters beside the embedding tables are too many for "
-                f"{self.num_exposures:,} exposures to learn from ({MAX_PARAMETERS} each at most)"
+                f"{self.num_parameters:,} parameters outside the embedding tables are too many for "
+                f"{self.num_exposures:,} training exposures (at most {MAX_PARAMETERS} per exposure)"
             )
         return found
 
@@ -51,7 +51,7 @@ class Extent:
 def misfit(
     model: nn.Module, config: RunConfig, spec: DataSpec, samples: Samples, *, num_steps: int, siblings: Siblings | None
 ) -> str:
-    """What of the run doesn't fit its training samples, and the remedy; empty where it fits."""
+    """Why the run doesn't fit its training samples, and the remedy; empty if it fits."""
     num_exposures = len(samples.candidates)
     extent = Extent(num_exposures=num_exposures, num_steps=num_steps, num_parameters=num_dense(model))
     if not extent.problems:
@@ -72,17 +72,17 @@ def misfit(
 
 
 def unfinished(config: RunConfig, *, num_steps: int) -> str:
-    """That a run of interleaved tokens ends before these have learnt what they can; empty for others."""
+    """A warning that a run of interleaved tokens has too few steps; empty for other runs."""
     if not config.model.slow_start or num_steps >= INTERLEAVED_STEPS:
         return ""
     return (
-        f"interleaved tokens need some {INTERLEAVED_STEPS:,} steps before an action finds its item, and this run has "
-        f"{num_steps:,}: its figures are not HSTU's best; --set model.organization=action learns from the first steps"
+        f"interleaved tokens need some {INTERLEAVED_STEPS:,} steps until actions attend to their items, and this run "
+        f"has {num_steps:,}: HSTU will not reach its accuracy; --set model.organization=action learns from the start"
     )
 
 
 def num_dense(model: nn.Module) -> int:
-    """Parameters beside the embedding tables."""
+    """Parameters outside the embedding tables."""
     return sum(weight.numel() for weight in split_parameters(model)[0])
 
 
@@ -93,7 +93,7 @@ def _settings(extent: Extent) -> list[str]:
 
 
 def _extent(config: RunConfig, spec: DataSpec, num_exposures: int, num_tokens: int) -> Extent | None:
-    """That of another recipe on the same samples, about; None where it can't be built for the data."""
+    """About the extent of another recipe on the same samples; None if it can't be built for the data."""
     max_history = config.sequence.max_history
     try:
         config.model.check(spec)

@@ -1,4 +1,4 @@
-"""What learning to rank and learning to retrieve differ in: the data they see, their losses, their figures."""
+"""The differences between training a ranker and training a retriever: data, losses and figures."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -16,19 +16,19 @@ from genrank.training.objective import Objective, RankingObjective
 
 
 class Learner(Protocol):
-    """One way of learning. Models are those that the run's configuration builds."""
+    """How one kind of model is trained. `model` is one that the run's configuration builds."""
 
     def data(self, data: PreparedData, config: RunConfig) -> PreparedData:
         """The data as the model sees it."""
 
     def objective(self, model: Any, loader: Loader, config: RunConfig, device: torch.device) -> Objective:
-        """What a batch teaches."""
+        """The objective: the losses of a batch."""
 
     def validation_figures(self, model: Any, held_out: Loader, config: RunConfig) -> Mapping[str, float]:
-        """Of the validation part; `score` decides which weights stay."""
+        """Figures of the validation part; `score` decides which weights are kept."""
 
     def main_figure(self, spec: DataSpec) -> str:
-        """The one of them to be shown while training."""
+        """The name of the figure that is shown in training."""
 
 
 class _Ranking:
@@ -60,5 +60,5 @@ class _Retrieval:
 
 
 def learner_of(config: ModelConfig) -> Learner:
-    """How a model of that family learns."""
+    """How a model of that family is trained."""
     return _Retrieval() if config.retrieves else _Ranking()

@@ -18,7 +18,7 @@ from genrank.training.objective import SMALLEST, num_known
 
 
 def validation_figures(model: Ranker, loader: Loader, task_weights: Mapping[str, float]) -> dict[str, float]:
-    """Loss per task, AUC and GAUC per binary task, and `score`, the negative loss that decides which weights stay."""
+    """Loss per task, AUC and GAUC per binary task, and `score`, the negative loss, by which weights are kept."""
     totals = {task: np.zeros(2) for task in model.outputs.heads}
     scores: dict[str, list[Tensor]] = {task.name: [] for task in model.spec.tasks if task.kind == "binary"}
     labels: dict[str, list[Tensor]] = {task: [] for task in scores}
@@ -63,7 +63,7 @@ def predict(model: Ranker, loader: Loader, data: PreparedData) -> Predictions:
 def predictions_of(
     rows: np.ndarray, scores: Mapping[str, np.ndarray], builder: SequenceBuilder, data: PreparedData
 ) -> Predictions:
-    """Scores of the timelines' `rows`, which are in order, with all that judging them needs."""
+    """Scores of the timelines' `rows`, which are in order, with the columns that their evaluation needs."""
     t = data.timelines
     user, item = t.users[builder.user_of_row[rows]], t.item[rows]
     first_time = data.items.first_time[item]

@@ -1,4 +1,4 @@
-"""Retrieval runs: what they learn from, and where they put the targets of a part."""
+"""Retrieval runs: their training losses, and the ranks of a part's targets."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -24,7 +24,7 @@ from genrank.retrieval.retriever_config import RetrieverConfig, positive_task
 from genrank.retrieval.training_losses import RetrievalLosses
 from genrank.training.objective import Measured
 
-NUM_TOP = 10  # items at the head of a list that coverage and popularity are of
+NUM_TOP = 10  # first items of a list, of which coverage and popularity are computed
 SCORES_AT_ONCE = 2**25  # numbers: 128 MiB
 
 
@@ -71,7 +71,7 @@ class RetrievalObjective:
 
 
 def validation_figures(model: Retriever, loader: Loader) -> dict[str, float]:
-    """Recall and NDCG on the loader's samples; NDCG@10 decides which weights stay."""
+    """Recall and NDCG on the loader's samples; NDCG@10 decides which weights are kept."""
     found = locate(model, loader)
     *_, last = found.ranks
     figures = {name: float(v.mean()) for name, v in request_metrics(found.request, found.ranks[last]).items()}
@@ -79,7 +79,7 @@ def validation_figures(model: Retriever, loader: Loader) -> dict[str, float]:
 
 
 class RankedLists(NamedTuple):
-    """Of some places: ranks of their targets per stage, and the head of the answer's list."""
+    """Results of some places: the targets' ranks per stage, and the first items of the answer."""
 
     ranks: dict[str, Tensor]
     top: Tensor
@@ -87,10 +87,10 @@ class RankedLists(NamedTuple):
 
 @torch.no_grad()
 def locate(model: Retriever, loader: Loader, *, popularity: NDArray[np.int64] | None = None) -> RetrievedTargets:
-    """Where every target of the loader's samples stands among all items.
+    """The rank of every target of the loader's samples among all items.
 
-    With `exclude_seen`, a target that the user had before is missed, and counted as `repeated`.
-    popularity: (I) a score of every item, whose order is to stand beside the model's.
+    With `exclude_seen`, a target that the user had before can't be found, and counts as `repeated`.
+    popularity: (I) a score of every item, for a list that is evaluated beside the model's.
     """
     builder, device = loader.builder, next(model.parameters()).device
     model.eval()
@@ -109,7 +109,7 @@ def locate(model: Retriever, loader: Loader, *, popularity: NDArray[np.int64] | 
 
 
 class _Search:
-    """Looks for the targets of batches in the whole catalogue."""
+    """Finds the ranks of batches' targets in the whole catalogue."""
 
     def __init__(self, model: Retriever, builder: SequenceBuilder, embedded_IW: Tensor, popularity: Tensor | None):
         self.model, self.builder, self.embedded_IW, self.popularity = model, builder, embedded_IW, popularity
@@ -171,7 +171,7 @@ class _Search:
 
 
 def _seen(builder: SequenceBuilder, exposure_P: Tensor) -> tuple[Tensor, Tensor]:
-    """(place, item) pairs: what the user of each exposure had before its request."""
+    """(place, item) pairs: the items that the user of each exposure had before its request."""
     rows = exposure_P.cpu().numpy()
     begin = builder.timelines.offsets[builder.user_of_row[rows]]
     lengths = builder.visible_end[rows] - begin
@@ -181,7 +181,7 @@ def _seen(builder: SequenceBuilder, exposure_P: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _rank(score_PI: Tensor, target_P: Tensor) -> Tensor:
-    """(P) how many stand before the target; among equals, the middle. Infinite where the target is out."""
+    """(P) the target's rank from 0, the middle one among equal scores; infinite if the target is excluded."""
     own_P1 = score_PI.gather(1, target_P[:, None])
     before = (score_PI > own_P1).sum(-1) + 0.5 * ((score_PI == own_P1).sum(-1) - 1)
     return torch.where(own_P1[:, 0] == -torch.inf, torch.inf, before)

@@ -1,4 +1,4 @@
-"""RunConfig: everything that decides what a run does. Recipes return one; `--set path=value` changes one."""
+"""RunConfig: all settings of a run. A recipe returns one; `--set path=value` changes single settings."""
 
 from dataclasses import dataclass, field
 from typing import Literal, cast
@@ -17,10 +17,10 @@ NewRows = Literal["unknown", "fresh"]
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """How a run is judged."""
+    """How a run is evaluated."""
 
     batch_tokens: int = 32768
-    num_bootstrap: int = 200  # replicates of the intervals; resampled are users
+    num_bootstrap: int = 200  # replicates for intervals, with users resampled
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -30,22 +30,22 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WarmStartConfig:
-    """Which finished run a run begins from; see runs/warm_start.py."""
+    """The finished run that a run starts from; see runs/warm_start.py."""
 
-    run: str = ""  # its folder; empty: from random weights
-    version: str = ""  # of its bundle; filled in as the run starts
-    new_rows: NewRows = "unknown"  # rows of values admitted since: as the unknown's, or fresh: random
+    run: str = ""  # folder of the finished run; empty: random weights
+    version: str = ""  # of that run's bundle; filled in as the new run starts
+    new_rows: NewRows = "unknown"  # rows of values admitted since: unknown: the unknown value's row; fresh: random
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """A run, every default written out. Stored as config.json in the run folder."""
+    """The settings of a run. Stored, with every default written out, as config.json in the run folder."""
 
     recipe: str
     seed: int = 0  # of weights, dropout and the order of batches
     threads: int = 0  # CPU threads; 0: as many as there are cores
-    train_share: float = 1.0  # of the users, whose training part is learnt from; for learning curves
-    days: LearnedDays = field(default_factory=LearnedDays)  # other parts than those that were prepared
+    train_share: float = 1.0  # share of the users in training; for learning curves
+    days: LearnedDays = field(default_factory=LearnedDays)  # parts other than those prepared
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     device: str = "auto"  # auto: cuda where there is one, else cpu
     sequence: SequenceConfig = field(default_factory=SequenceConfig)
@@ -53,7 +53,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=SequenceRankerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    leak: Leak = "none"  # control: where actions count as known with their exposure, however late they came
+    leak: Leak = "none"  # control: where actions count as known at the time of their exposure, however late they came
     value: dict[str, float] = field(default_factory=dict)  # task -> weight in the ranking; empty: 1 for the first task
 
     def __post_init__(self) -> None:
@@ -69,37 +69,39 @@ class RunConfig:
             return
         if self.sequence.loss_on_history:
             raise ValueError(
-                "sequence.loss_on_history asks for the answers that model.history_mask=full shows; set one of them back"
+                "sequence.loss_on_history can't be used with model.history_mask=full, under which history sees its own "
+                "labels; set one of them back"
             )
         if self.sequence.grouping not in ("request", "pointwise"):
             raise ValueError(
                 "model.history_mask=full lets history see later history, so packed requests would see their own "
-                "answers; set sequence.grouping=request"
+                "labels; set sequence.grouping=request"
             )
 
     @property
     def training_leaks(self) -> bool:
-        """Whether training and validation see actions that weren't known yet."""
+        """Whether training and validation see actions before they were known."""
         return self.leak in ("training", "both")
 
     @property
     def evaluation_leaks(self) -> bool:
-        """Whether the evaluation shows actions that wouldn't be known when serving."""
+        """Whether the evaluation uses actions that would not be known in serving."""
         return self.leak in ("evaluation", "both")
 
     @property
     def ranker(self) -> RankerConfig:
-        """The model's configuration where it is a ranker's; ValueError where it is a retriever's."""
+        """The configuration of a ranker; ValueError for a retriever."""
         if self.model.retrieves:
-            raise ValueError("kind is retrieval, where a ranker is needed; take a ranker's recipe")
+            raise ValueError("kind is retrieval, but a ranker is needed; choose a ranker's recipe")
         return cast(RankerConfig, self.model)
 
     def _check_retrieval(self, ranking_only: object) -> None:
         if ranking_only:
             raise ValueError(
-                "value and training.task_weights are a ranker's; a retriever's losses have their own weights"
+                "value and training.task_weights are settings of rankers; weights of a retriever's losses are "
+                "model.auxiliary and model.ranker"
             )
         if self.leak != "none":
-            raise ValueError(f"leak={self.leak} is a ranker's control; a retriever has leak=none only")
+            raise ValueError(f"leak={self.leak} is for rankers; a retriever has leak=none only")
         if self.sequence.loss_on_history:
-            raise ValueError("sequence.loss_on_history is a ranker's; a retriever learns from every positive anyway")
+            raise ValueError("sequence.loss_on_history is for rankers; a retriever is trained on every positive anyway")

@@ -1,7 +1,7 @@
-"""Which weights stay: those with the best figure of validation that `training.select` names, as in click.auc.
+"""Which weights are kept: those with the best validation figure of the name `training.select`, as in click.auc.
 
-Named are a task's figures (`click.auc`, `click.gauc`, `click.logloss`, `dwell.loss`), or a retriever's (`recall@100`).
-Without a name it is the weighted sum of the tasks' losses, or a retriever's ndcg@10.
+The names are a task's figures (`click.auc`, `click.gauc`, `click.logloss`, `dwell.loss`), or a retriever's
+(`recall@100`). Without a name it is the weighted sum of the tasks' losses, or a retriever's ndcg@10.
 """
 
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ from genrank.runs.run_config import RunConfig
 from genrank.schema import DataSpec
 from genrank.training.trainer import Validate
 
-Figure = tuple[str, int]  # name among validation's figures, and 1 where more is better, else -1
+Figure = tuple[str, int]  # name of a validation figure, and 1 if more is better, else -1
 
 
 def choices(config: RunConfig, spec: DataSpec) -> dict[str, Figure]:
-    """Everything that `training.select` can name."""
+    """The names that `training.select` can have."""
     if config.model.retrieves:
         return {name: (name, 1) for name in request_metrics(np.zeros(1, np.int64), np.zeros(1))}
     named: dict[str, Figure] = {}
@@ -33,7 +33,7 @@ def choices(config: RunConfig, spec: DataSpec) -> dict[str, Figure]:
 
 
 def check_selection(config: RunConfig, manifest: Manifest) -> None:
-    """ConfigError where `training.select` names no figure of the run, or one that its validation part can't have."""
+    """ConfigError if `training.select` is no figure of the run, or one that its validation part can't have."""
     select, named = config.training.select, choices(config, manifest.spec)
     if not select:
         return
@@ -66,8 +66,8 @@ def selecting(validate: Validate, config: RunConfig, spec: DataSpec) -> Validate
 
 
 def _undefined(select: str, task: str) -> ConfigError:
-    wanted = "no user of the validation part has" if select.endswith("gauc") else "the validation part doesn't have"
+    lacking = "no user of the validation part has" if select.endswith("gauc") else "the validation part doesn't have"
     return ConfigError(
-        f"training.select={select}: needs both answers of {task}, and {wanted} both; set "
+        f"training.select={select}: needs positives and negatives of {task}, and {lacking} both; set "
         f"training.select={task}.logloss, or a larger split.valid_fraction"
     )

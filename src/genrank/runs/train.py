@@ -1,10 +1,10 @@
 """A training run: from a prepared folder to a run folder with checkpoints, metrics and a model bundle.
 
 run/config.json        the resolved configuration, every default written out
-run/data.json          which prepared folder, and its hashes
+run/data.json          the prepared folder, and the hash of its files
 run/environment.json   versions, machine, threads, command
-run/warnings.json      sentences: what of the recipe does not fit the data
-run/metrics.jsonl      a row per read-out; equal runs write equal files
+run/warnings.json      sentences on how the recipe does not fit the data
+run/metrics.jsonl      a row per logged step and validation; equal runs write equal files
 run/tensorboard/ checkpoints/ bundle/
 """
 
@@ -51,11 +51,11 @@ from genrank.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 LONGEST_FOLDER = 1000  # letters of its path
-BEGUN = ("data.json", "environment.json")  # what a run consists of until it has its configuration
+BEGUN = ("data.json", "environment.json")  # the files of a run before it has its configuration
 
 
 def start_run(data: Path, config: RunConfig, out: Path) -> None:
-    """Create the run folder with what the run is made of. OutputError where it is occupied."""
+    """Create the run folder with data.json, environment.json and config.json. OutputError if it is occupied."""
     _refuse_run(out)
     manifest = with_learned_days(Manifest.open(data), data, config.days)
     _check_tasks(data, config, manifest)
@@ -80,7 +80,7 @@ def start_run(data: Path, config: RunConfig, out: Path) -> None:
 
 
 def _refuse_run(out: Path) -> None:
-    """OutputError where `out` holds something else than a run whose start was cut short."""
+    """OutputError if `out` has other files than those of a run whose start was interrupted."""
     if (out / "config.json").exists():
         raise OutputError(
             f"{out}: the output folder is not empty, it holds a run; go on with --resume or choose another"
@@ -91,7 +91,7 @@ def _refuse_run(out: Path) -> None:
 
 
 def load_run(out: Path) -> tuple[RunConfig, Path]:
-    """(configuration, prepared folder) of a run. BundleError where `out` is no run."""
+    """(configuration, prepared folder) of a run. BundleError if `out` is no run."""
     path, remedy = out / "config.json", f"start a run with genrank train DATA --out {out}"
     if not path.is_file():
         raise BundleError(f"{out}: no run here (no {path.name}); {remedy}")
@@ -117,10 +117,10 @@ def train(
     displays: bool = True,
     siblings: Siblings | None = None,
 ) -> Path:
-    """Run (or go on with) the training in the run folder `out`; the path of the model bundle.
+    """Run or continue the training in the run folder `out`; returns the path of the model bundle.
 
-    displays: a progress bar, and events for TensorBoard. siblings: recipes to name where this one doesn't fit the data.
-    OutputError where another process trains there.
+    displays: a progress bar, and events for TensorBoard. siblings: recipes to name if this one doesn't fit the data.
+    OutputError if another process trains there.
     """
     load_run(out)  # a folder that is no run is left as it is
     with writing(out):
@@ -201,7 +201,7 @@ def validation_loader(data: PreparedData, config: RunConfig) -> Loader:
 
 
 def configure_torch(config: RunConfig) -> torch.device:
-    """Threads and device of a run. ConfigError where the device is not there."""
+    """Set the threads, and return the device of a run. ConfigError if there is no such device."""
     if config.threads:
         torch.set_num_threads(config.threads)
     keep_freed_memory()

@@ -1,8 +1,8 @@
-"""What users do with what they are shown: click, dwell, like, follow, and how probable that was.
+"""The actions of users on their exposures: click, dwell, like, follow, and the probability of each.
 
-A like or a follow takes a click. The length of the stay comes from the same engagement as the like, so a long stay
-tells of one; a follow is more probable after a like. `p_like` and `p_follow` are the probabilities of the whole chain,
-the click included, with the engagement integrated out.
+A like or a follow needs a click. The dwell time depends on the same engagement as the like, so a long dwell makes a
+like more probable; a follow is more probable after a like. `p_like` and `p_follow` are the probabilities of the whole
+chain, including the click, with the engagement integrated out.
 
 Legend: n active users, S slots.
 """
@@ -19,21 +19,21 @@ from genrank.simulation.world_config import WorldConfig
 
 Array = NDArray[Any]
 
-_CLICK, _LIKE, _FOLLOW = -3.0, -2.8, -4.8  # log-odds with nothing for or against; they set the rates
+_CLICK, _LIKE, _FOLLOW = -3.0, -2.8, -4.8  # base log-odds, which set the rates
 _AGEING = 0.08  # log-odds of a click lost per doubling of an item's age in days
 _DEVICE = np.array([0.0, 0.1, -0.15], np.float32)  # log-odds of a click by device
-_FOLLOWED = 0.5  # log-odds of a click gained where the user follows the author
+_FOLLOWED = 0.5  # log-odds of a click gained if the user follows the author
 _LIKE_MATCH, _LIKE_ENGAGED = 1.3, 0.8
 _FOLLOW_MATCH, _FOLLOW_LIKED = 1.0, 1.5
 _STAY, _STAY_MATCH, _STAY_ENGAGED = 0.6, 0.5, 0.9  # log-seconds: per log-second of length, match, engagement
-_MAX_STAY = 600.0  # seconds, where the client stops to count
+_MAX_STAY = 600.0  # seconds, at which the client stops counting
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(9)  # exact to about 1e-6 for the engagement's integral
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
 @dataclass(frozen=True)
 class ActionContext:
-    """What surrounds the exposures of a round."""
+    """The inputs of a round's actions."""
 
     items: Array  # (n, S) int64
     seen: Array  # (n, S) bool
@@ -46,13 +46,13 @@ class ActionContext:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What happened, (n, S) each; exposures that were not seen have no action."""
+    """The actions of a round, (n, S) each; exposures that were not seen have no action."""
 
     click: Array  # bool
     like: Array  # bool
     follow: Array  # bool
-    dwell: Array  # float32 seconds, 0 where there was no click
-    capped: Array  # bool, the stay was longer than the client counts
+    dwell: Array  # float32 seconds, 0 without a click
+    capped: Array  # bool, the dwell was longer than the client counts
     p_click: Array  # float32
     p_like: Array  # float32
     p_follow: Array  # float32
@@ -96,7 +96,7 @@ def act(
 
 
 def same_topic_before(topics: Array, recent: Array) -> Array:
-    """How many exposures of the same topic went before, in this request and the `recent` ones.
+    """How many exposures of the same topic came before, in this request and the `recent` ones.
 
     `topics`: (n, S), -1 for none. `recent`: (n, r), -1 for none. Returns (n, S) float32.
     """
@@ -127,7 +127,7 @@ def _click_logit(
 
 
 def _stay(context: ActionContext, *, engagement: Array, population: Population, catalogue: SimulatedItems) -> Array:
-    """Seconds that the users stay if they click: log-normal around a part of the item's length."""
+    """Seconds of dwell after a click: log-normal around a fraction of the item's length."""
     logarithm = np.float32(_STAY) * np.log(catalogue.length[context.items])
     logarithm += np.float32(_STAY_MATCH) * context.match + np.float32(_STAY_ENGAGED) * engagement
     return np.exp(logarithm + population.dwell_habit[: context.items.shape[0], None])

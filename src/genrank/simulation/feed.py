@@ -1,4 +1,4 @@
-"""One shard of users living through the whole period: round k is the k-th request of everyone who has one.
+"""The simulation of one shard of users over the whole period: round k is the k-th request of every user who has one.
 
 Legend: n active users, S slots of a request, R requests of the shard, X exposures.
 """
@@ -21,27 +21,27 @@ Array = NDArray[Any]
 
 _SATIATED_BY = 2  # requests before the present one that count
 _MAIN_DEVICE = 0.85  # share of requests that come from the user's main device
-_CUT_OFF = 0.2  # share of sessions whose last stay is cut off: the app was closed
+_CUT_OFF = 0.2  # share of sessions whose last dwell is cut off: the app was closed
 _LONGEST_PAUSE = 40  # seconds between a request's end and the next one of its session
-_PREFETCHED_AFTER = 1  # seconds from a page's appearance to the request for the next, where that is prefetched
+_PREFETCHED_AFTER = 1  # seconds from a page's appearance to the request of the next page, if it is prefetched
 _REPORT_EVERY = 16  # rounds
 
 
 class Shard:
-    """Users with all that the world remembers of them."""
+    """A shard of users with their state."""
 
     def __init__(
         self, numbers: Array, *, catalogue: SimulatedItems, config: WorldConfig, rng: np.random.Generator
     ) -> None:
         self._rng, self._config, self._catalogue = rng, config, catalogue
-        # The busiest stand first, so numbers are given out in any order: a number tells nothing of its user.
+        # Users are sorted by activity, so numbers are assigned at random: a number says nothing about its user.
         self._population = Population.build(rng.permutation(numbers), config=config, rng=rng)
         self._calendar = SessionTimes.build(numbers.size, config=config, rng=rng)
         self._interests = Interests(self._population, catalogue=catalogue, config=config)
         self._policy = Policy(self._population, catalogue=catalogue, config=config)
         self._followed = np.zeros((numbers.size, config.num_authors), bool)
-        self._free = np.full(numbers.size, START, np.int64)  # when a user has done with the request before
-        self._shown = self._free.copy()  # when the page before appeared
+        self._free = np.full(numbers.size, START, np.int64)  # when a user has finished the previous request
+        self._shown = self._free.copy()  # when the previous page appeared
         self._likes, self._follows = Pending(), Pending()
 
     @property
@@ -53,7 +53,7 @@ class Shard:
         """All exposures as columns of equal length, in order of (timestamp, user, position).
 
         `request` numbers the shard's requests from 0, `user` is the number in the world, `item` that in the catalogue.
-        `report` hears the share that is done.
+        report: called with the share that is done.
         """
         self._interests.begin(self._rng)
         num_requests = self._calendar.num_requests
@@ -71,8 +71,8 @@ class Shard:
         first, last = self._calendar.first[rows], self._calendar.last[rows]
         time = np.where(first, np.maximum(self._calendar.opens[rows], self._free[:num]), self._free[:num])
         in_time = time < START + self._config.num_days * DAY
-        asked = self._asked(time, first)
-        hour = np.minimum((asked - START) // HOUR, 24 * self._config.num_days - 1)
+        requested = self._request_times(time, first)
+        hour = np.minimum((requested - START) // HOUR, 24 * self._config.num_days - 1)
         self._interests.drift(np.flatnonzero(first), rng)
         self._act_late(time)
         page = self._policy.answer(hour, rng)
@@ -104,7 +104,7 @@ class Shard:
         pause = rng.integers(1, _LONGEST_PAUSE + 1, size=num) + SECONDS_PER_SLOT * seen.sum(axis=1)
         self._free[:num], self._shown[:num] = time + pause + stays.astype(np.int64), time
         return {
-            **_after(taken, time - asked),
+            **_after(taken, time - requested),
             "item": page.items.astype(np.int32),
             "seen": seen,
             "click": outcome.click,
@@ -115,13 +115,13 @@ class Shard:
             "p_click": outcome.p_click,
             "p_like": outcome.p_like,
             "p_follow": outcome.p_follow,
-            "timestamp": asked,
+            "timestamp": requested,
             "device": device.astype(np.int8),
             "is_random": page.is_random,
         }
 
-    def _asked(self, time: Array, first: Array) -> Array:
-        """When the pages were asked for that appear at `time`: then, or while the page before was looked at."""
+    def _request_times(self, time: Array, first: Array) -> Array:
+        """When the pages that appear at `time` were requested: at that time, or while the previous page was shown."""
         if not self._config.prefetched_share:
             return time
         prefetched = ~first & (self._rng.random(time.size) < self._config.prefetched_share)
@@ -141,7 +141,7 @@ class Shard:
         )
 
     def _act_late(self, now: Array) -> None:
-        """Late likes and follows that have come by now do to the world what prompt ones do at once."""
+        """Late likes and follows that have come by now change the state as prompt ones do at once."""
         user, item = self._likes.due(now)
         while user.size:  # one of every user at a time
             _, one = np.unique(user, return_index=True)
@@ -160,7 +160,7 @@ class Shard:
         return same_topic_before(topics, np.where(recent < 0, -2, self._catalogue.topic[recent]).astype(np.int16))
 
     def _cut_off(self, outcome: Outcome, last: Array) -> tuple[Array, Array]:
-        """Dwell and whether it is censored, with the last stay of some sessions cut short."""
+        """Dwell and whether it is censored; the last dwell of some sessions is cut short."""
         slots = outcome.click.shape[1]
         final = slots - 1 - outcome.click[:, ::-1].argmax(axis=1)
         cut = last & outcome.click.any(axis=1) & (self._rng.random(last.size) < _CUT_OFF)
@@ -182,7 +182,7 @@ def _after(taken: Delays | None, waited: Array) -> dict[str, Array]:
 
 
 def _flatten(blocks: list[dict[str, Array]], population: Population, catalogue: SimulatedItems) -> dict[str, Array]:
-    """Rounds (n, S) as columns (X), and what follows from them."""
+    """Rounds (n, S) as columns (X), with columns that are computed from them."""
     per_round = [block["timestamp"].size for block in blocks]
     user = np.concatenate([population.number[:num] for num in per_round])
     time = np.concatenate([block["timestamp"] for block in blocks])

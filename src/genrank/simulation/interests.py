@@ -1,8 +1,8 @@
-"""What users are after just now: the hidden state that only their latest actions reveal.
+"""The current interests of users: a hidden state that shows only in their latest actions.
 
-A user has K interests, each a unit vector in the items' latent space with a strength. Between sessions they wander, and
-some give way to new ones; within a session they are fed by clicks and starved by what is skipped, and a click outside
-of them may become a new one.
+A user has K interests, each a unit vector in the items' latent space with a strength. Between sessions the vectors
+drift, and some interests are replaced by new ones. Within a session clicks make interests stronger and skipped items
+make them weaker, and a click on an item far from all interests may become a new one.
 
 Legend: N users, K interests, S slots of a request, D latent dimensions.
 """
@@ -19,22 +19,22 @@ from genrank.simulation.world_config import WorldConfig
 
 Array = NDArray[Any]
 
-_STEEPNESS, _MIDDLE = 10.0, 0.45  # of the match as a function of the cosine: own topic 0.99, another 0.06
+_STEEPNESS, _MIDDLE = 10.0, 0.45  # of the match as a function of the cosine: same topic 0.99, another topic 0.06
 _WEAK, _STRONG = 0.3, 1.3  # bounds of the strength
-_FED, _STARVED = 0.15, 0.04  # what a click adds to an interest's strength, and what a skipped match takes
+_FED, _STARVED = 0.15, 0.04  # what a click adds to an interest's strength, and what a skipped match subtracts
 _WANDER = 0.05  # noise on an interest's vector from session to session
-_PULL = 0.15  # how far a click moves the interest that it meets
-_PICKED_UP, _PICKED_UP_LIKED = 0.1, 0.4  # chance that a click outside of all interests becomes one
-_OFF_TASTE = 0.15  # share of new interests that have nothing to do with the long-term taste
+_PULL = 0.15  # how far a click moves the nearest interest
+_PICKED_UP, _PICKED_UP_LIKED = 0.1, 0.4  # probability that a click far from all interests becomes one
+_OFF_TASTE = 0.15  # share of new interests that are independent of the long-term taste
 
 
 @dataclass(frozen=True)
 class Match:
-    """How far exposures meet interests. All (n, S)."""
+    """How well exposures match interests. All (n, S)."""
 
     value: Array  # float32, 0 to _STRONG: the best interest's strength times its nearness
     nearest: Array  # int64, that interest
-    near: Array  # bool, whether there is one near at all
+    near: Array  # bool, whether any interest is near
 
 
 class Interests:
@@ -47,12 +47,12 @@ class Interests:
         self.strength_NK = np.ones(shape, np.float32)
 
     def begin(self, rng: np.random.Generator) -> None:
-        """First interests for everyone."""
+        """Draw the first interests of all users."""
         user, slot = (index.ravel() for index in np.indices(self.strength_NK.shape))
         self._renew(user, slot, rng)
 
     def match(self, items: Array, seen: Array) -> Match:
-        """How far the exposures `items` (n, S) meet the first n users' interests; those not `seen` are near none."""
+        """How well the exposures `items` (n, S) match the first n users' interests; those not `seen` are near none."""
         num = items.shape[0]
         cosine = np.matmul(self._catalogue.vectors_ID[items], self.vectors_NKD[:num].transpose(0, 2, 1))
         nearness = 1 / (1 + np.exp(np.float32(_STEEPNESS) * (np.float32(_MIDDLE) - cosine)))
@@ -63,7 +63,7 @@ class Interests:
         return Match(value, nearest, near & seen)
 
     def drift(self, users: Array, rng: np.random.Generator) -> None:
-        """A new session for `users`: interests wander, weak ones are given up rather than strong ones."""
+        """A new session for `users`: interests drift, and some are replaced, weak ones more often."""
         noise = rng.standard_normal((users.size, *self.vectors_NKD.shape[1:]), dtype=np.float32)
         scale = np.float32(_WANDER / np.sqrt(noise.shape[-1]))
         self.vectors_NKD[users] = unit(self.vectors_NKD[users] + scale * noise)
@@ -73,7 +73,7 @@ class Interests:
         self._renew(users[row], slot, rng)
 
     def learn(self, items: Array, *, match: Match, click: Array, like: Array, rng: np.random.Generator) -> None:
-        """What a request's outcome does to the interests. All (n, S); slots not seen have no match and no click."""
+        """Update the interests by a request's actions. All (n, S); slots not seen have no match and no click."""
         num = items.shape[0]
         change = np.where(click, np.float32(_FED), np.float32(-_STARVED)) * match.near
         for interest in range(self.strength_NK.shape[1]):
@@ -93,7 +93,7 @@ class Interests:
         self._replace(users[picked], vectors[picked])
 
     def liked_later(self, users: Array, items: Array, rng: np.random.Generator) -> None:
-        """What a like does that comes long after its click, which `learn` has seen; one of a user, (n) each."""
+        """Update the interests by likes that come long after their clicks; one per user, (n) each."""
         vectors = self._catalogue.vectors_ID[items]
         cosine = np.einsum("nkd,nd->nk", self.vectors_NKD[users], vectors)
         nearest = cosine.argmax(axis=1)

@@ -1,4 +1,4 @@
-"""When users act: at once, or long after they were shown something; what comes late changes nothing before it comes.
+"""When users act: at once, or long after the exposure; a late action has no effect before it comes.
 
 Legend: n active users, S slots of a request, L likes or follows that are still to come.
 """
@@ -19,12 +19,12 @@ NEVER = -1
 
 @dataclass(frozen=True)
 class Delays:
-    """Seconds from a page's appearance to its actions, (n, S) int64 each; NEVER where there was none."""
+    """Seconds from a page's appearance to its actions, (n, S) int64 each; NEVER without an action."""
 
     click: Array
     like: Array
     follow: Array
-    known: Array  # to the last of them, or to where the exposure was passed over
+    known: Array  # to the last of them, or to the moment when the user went on to the next exposure
     late_like: Array  # (n, S) bool
     late_follow: Array  # (n, S) bool
 
@@ -32,7 +32,7 @@ class Delays:
 def delays(
     *, seen: Array, click: Array, like: Array, follow: Array, dwell: Array, late_share: float, rng: np.random.Generator
 ) -> Delays:
-    """Draws when the actions of a round come. Prompt likes and follows come as the stay ends, (n, S) each."""
+    """Draws when the actions of a round come. Prompt likes and follows come when the dwell ends, (n, S) each."""
     stay = np.ceil(dwell).astype(np.int64)
     arrived = SECONDS_PER_SLOT * np.cumsum(seen, axis=1) + np.cumsum(stay, axis=1) - stay
     left = arrived + stay
@@ -52,22 +52,22 @@ def delays(
 
 @dataclass
 class Pending:
-    """Likes or follows that are still to come: whose, of what, and when. (L) int64 each."""
+    """Likes or follows that are still to come: user, item or author, and time. (L) int64 each."""
 
     user: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     what: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     time: Array = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def add(self, late: Array, *, what: Array, time: Array) -> None:
-        """Those of a round that are `late`, (n, S) each."""
+        """Add the `late` ones of a round, (n, S) each."""
         user, slot = np.nonzero(late)
         self.user = np.concatenate([self.user, user])
         self.what = np.concatenate([self.what, what[user, slot]])
         self.time = np.concatenate([self.time, time[user, slot]])
 
     def due(self, now: Array) -> tuple[Array, Array]:
-        """(users, what) of those that came before `now`, (n) seconds of the first n users; they are pending no more."""
-        active = self.user < now.size  # who isn't will not be again
+        """(users, what) of those that came before `now`, (n) seconds of the first n users; these are removed."""
+        active = self.user < now.size  # other users have no more requests
         user, what, time = self.user[active], self.what[active], self.time[active]
         come = time < now[user]
         self.user, self.what, self.time = user[~come], what[~come], time[~come]

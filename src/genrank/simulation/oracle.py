@@ -7,15 +7,15 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-_DROPPED_BITS = 12  # of a float32: what is left tells probabilities apart that differ by 0.05 %
+_DROPPED_BITS = 12  # of a float32: the remaining bits distinguish probabilities that differ by 0.05 %
 _BINS = (int(np.float32(1).view(np.uint32)) >> _DROPPED_BITS) + 1
 
 
 class StreamingAuc:
-    """AUC of scores from 0 to 1, gathered chunk by chunk.
+    """AUC of scores from 0 to 1, computed chunk by chunk.
 
-    Scores are counted in bins of equal relative width, the leading bits of their float32; those of one bin count as
-    tied, which costs less than 1e-4 of AUC.
+    Scores are counted in bins of equal relative width, the leading bits of their float32. Scores in one bin count as
+    tied, which changes the AUC by less than 1e-4.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class StreamingAuc:
         self._negatives += np.bincount(bins, minlength=_BINS) - positives
 
     def value(self) -> float | None:
-        """The AUC, or None where one of the classes is absent."""
+        """The AUC, or None if one of the classes is absent."""
         pairs = int(self._positives.sum()) * int(self._negatives.sum())
         if pairs == 0:
             return None

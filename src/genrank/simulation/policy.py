@@ -1,7 +1,7 @@
-"""The logging policy of the feed world: which items a request is answered with.
+"""The logging policy of the simulated feed: which items answer a request.
 
-An imperfect ranker, as real logs have one: it picks topics by a stale idea of the user's long-term taste, knows nothing
-of current interests, and sorts by a noisy idea of the items' quality. Some requests are answered at random instead.
+It is an imperfect ranker, as in real logs: it chooses topics by an inexact estimate of the user's long-term taste,
+ignores current interests, and sorts by a noisy estimate of the items' quality. Some requests get random items instead.
 
 Legend: n active users, P items of the pool, S slots of a request, M requests that are remembered.
 """
@@ -19,14 +19,14 @@ from genrank.simulation.world_config import WorldConfig
 Array = NDArray[Any]
 
 REMEMBERED = 8  # requests within which no item is shown again
-_POOL = 2.5  # items to choose from, per slot
-_NOISE = 0.5  # of the policy's scores, beside a popularity of about 0.4
+_POOL = 2.5  # candidates per slot
+_NOISE = 0.5  # of the policy's scores; the popularity has about 0.4
 _REPEATED = np.float32(-1e9)
 
 
 @dataclass(frozen=True)
 class Page:
-    """What the active users are shown: (n, S) items in order of slots; only `seen` ones are exposures."""
+    """The answers to the active users: (n, S) items in order of slots; only `seen` ones are exposures."""
 
     items: Array  # (n, S) int64
     seen: Array  # (n, S) bool, a prefix of every row
@@ -34,7 +34,7 @@ class Page:
 
 
 class Policy:
-    """The logging policy with its memory of what a shard's users were shown."""
+    """The logging policy, with the items that a shard's users were shown lately."""
 
     def __init__(self, population: Population, *, catalogue: SimulatedItems, config: WorldConfig) -> None:
         self._population, self._catalogue, self._config = population, catalogue, config
@@ -72,7 +72,7 @@ class Policy:
         self._round += 1
 
     def _repeated(self, candidates: Array) -> Array:
-        """Which of the sorted candidates (n, P) stand twice in the pool or were shown lately."""
+        """Which of the sorted candidates (n, P) are in the pool twice or were shown lately."""
         repeated = np.zeros(candidates.shape, bool)
         repeated[:, 1:] = candidates[:, 1:] == candidates[:, :-1]
         for shown in self._shown_NMS[: candidates.shape[0]].transpose(1, 2, 0).reshape(-1, candidates.shape[0]):

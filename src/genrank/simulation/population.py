@@ -1,7 +1,7 @@
-"""The users of the feed world: who they are, what they like in the long run, and when they open the feed.
+"""The users of the simulated feed: their features, their long-term taste, and the times of their sessions.
 
-Users live in shards that know nothing of one another. Within a shard they stand in order of their number of requests,
-the busiest first: whoever has a k-th request is a prefix, and every round of the simulation works on slices.
+Users are in shards that are independent of one another. Within a shard they are sorted by their number of requests, the
+most active first: the users with a k-th request are a prefix, so that every round of the simulation works on slices.
 
 Legend: N users of the shard, T topics, R requests of the shard.
 """
@@ -21,8 +21,8 @@ AGE_GROUPS = ("13-17", "18-24", "25-34", "35-44", "45-54", "55+")
 COUNTRIES = ("AR", "BR", "DE", "ID", "IN", "MX", "NG", "US")
 DEVICES = ("phone", "tablet", "desktop")
 TABLE = 64  # draws from a user's distribution over topics, made once and then looked up
-_TASTE_SPREAD = 1.5  # of the log-weights over topics: of twenty topics five have three quarters of the weight
-_ACTIVITY_SPREAD = 0.8  # of the log-activity: the busiest hundredth of users is six times as busy as the mean
+_TASTE_SPREAD = 1.5  # of the log-weights over topics: five of twenty topics have three quarters of the weight
+_ACTIVITY_SPREAD = 0.8  # of the log-activity: the most active 1 % of users are six times as active as the mean
 # Hour-of-day: share, mean, spread in hours of the morning, noon and evening peaks.
 _PEAKS = ((0.2, 8.0, 1.2), (0.25, 12.7, 1.5), (0.55, 20.7, 2.0))
 _WEEKEND = 1.3
@@ -41,7 +41,7 @@ class Population:
     dwell_habit: Array  # (N) float32, log-seconds
     taste_NT: Array  # float32, standardised log-weights over topics
     taste_table: Array  # (N, TABLE) int64, topics drawn from the taste
-    policy_table: Array  # (N, TABLE) int64, topics drawn from what the logging policy takes for the taste
+    policy_table: Array  # (N, TABLE) int64, topics drawn from the logging policy's estimate of the taste
 
     @classmethod
     def build(cls, numbers: Array, *, config: WorldConfig, rng: np.random.Generator) -> "Population":
@@ -72,22 +72,22 @@ class Population:
 
 @dataclass(frozen=True, kw_only=True)
 class SessionTimes:
-    """When the users of a shard come. A user's requests stand together; rounds count them."""
+    """The requests of a shard's users. A user's requests are contiguous; round k has each user's k-th."""
 
-    offset: Array  # (N + 1) int64, where a user's requests begin
-    opens: Array  # (R) int64 seconds, when the request's session is opened
+    offset: Array  # (N + 1) int64, the first request of each user
+    opens: Array  # (R) int64 seconds, when the request's session begins
     first: Array  # (R) bool, the session's first request
     last: Array  # (R) bool, the session's last request
 
     @classmethod
     def build(cls, num_users: int, *, config: WorldConfig, rng: np.random.Generator) -> "SessionTimes":
-        """A calendar for `num_users`, the busiest first."""
+        """Sessions of `num_users` users, the most active first."""
         activity = np.exp(_ACTIVITY_SPREAD * rng.standard_normal(num_users) - _ACTIVITY_SPREAD**2 / 2)
         weekday = np.where(np.arange(config.num_days) % 7 >= 5, _WEEKEND, 1.0)
         weekday *= config.num_days / weekday.sum()
         rate = config.requests_per_day / config.requests_per_session
         sessions = rng.poisson(np.outer(activity, rate * weekday))
-        absent = np.flatnonzero(sessions.sum(axis=1) == 0)  # whoever is in the log came at least once
+        absent = np.flatnonzero(sessions.sum(axis=1) == 0)  # every user has at least one session
         sessions[absent, rng.integers(config.num_days, size=absent.size)] = 1
         user, day = np.repeat(np.indices(sessions.shape).reshape(2, -1), sessions.ravel(), axis=1)
         opens = START + day * DAY + _time_of_day(rng, user, num_users)

@@ -1,7 +1,7 @@
-"""The items of the feed world: what they are about, who made them, when they appear.
+"""The items of the simulated feed: topics, authors and times of publication.
 
-Every item has a latent vector of unit length around its topic's; interests are vectors of the same space. Items are
-numbered in order of publication, so that what is known at a time is a prefix.
+Every item has a latent vector of unit length near its topic's; interests are vectors of the same space. Items are
+numbered in order of publication, so that the items published by a given time are a prefix.
 
 Legend: I items, T topics, A authors, D latent dimensions, H hours of the log, E dimensions of the content embedding.
 """
@@ -19,31 +19,31 @@ Array = NDArray[Any]
 START = 1_704_067_200  # Monday, 1 January 2024, 00:00 UTC
 HOUR = 3600
 DAY = 24 * HOUR
-LATENT_DIM = 16  # enough for some dozens of topics to be distinguishable, and two of them to be near now and then
+LATENT_DIM = 16  # large enough to distinguish dozens of topics, and small enough for some pairs to be near
 TAGS_PER_TOPIC = 6
-_BACKLOG_DAYS = 14  # before the log begins, over which the first items were published
-_SPREAD = 0.36  # of a topic's items around it, as a share of the topic's own length
-_SECOND_TOPIC = 0.08  # how much of another topic an item has
+_BACKLOG_DAYS = 14  # days before the log begins, in which the first items were published
+_SPREAD = 0.36  # of a topic's items around its vector, as a share of the vector's length
+_SECOND_TOPIC = 0.08  # weight of another topic in an item's vector
 _OWN_TOPIC = 0.8  # share of an author's items that are on the author's main topic
-_RECENCY = 2.2  # exponent that turns a uniform draw into a rank from the newest; 1 knows no freshness
+_RECENCY = 2.2  # exponent that turns a uniform draw into a rank from the newest; 1: new items are not preferred
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimulatedItems:
-    """All items, those still to come included."""
+    """All items, also those published later."""
 
     topic_vectors_TD: Array  # float32
     tag_vectors_TGD: Array  # float32, G tags of each topic
     vectors_ID: Array  # float32, unit length
-    content_IE: Array  # float32, what is revealed of the vectors
+    content_IE: Array  # float32, content embeddings: a noisy projection of the vectors
     topic: Array  # (I) int64
     author: Array  # (I) int64
     quality: Array  # (I) float32, log-odds of a click
-    popularity: Array  # (I) float32, what the logging policy believes of the quality
+    popularity: Array  # (I) float32, the logging policy's estimate of the quality
     length: Array  # (I) float32, seconds
     published: Array  # (I) int64 seconds, whole hours
     by_topic: Array  # (I) int64, items in order of (topic, published)
-    topic_start: Array  # (T) int64, where a topic begins in by_topic
+    topic_start: Array  # (T) int64, first position of each topic in by_topic
     available_TH: Array  # int64, items of the topic published by then
     available_H: Array  # int64
 
@@ -80,7 +80,7 @@ class SimulatedItems:
         )
 
     def draw_of_topics(self, topics: Array, *, hour: Array, rng: np.random.Generator) -> Array:
-        """Items of the given topics that are out by then, the newest more often.
+        """Items of the given topics that are published by then, newer ones more often.
 
         `topics`: (n, p) int64. `hour`: (n) int64, hours since the log's start. Returns (n, p) int64.
         """
@@ -92,7 +92,7 @@ class SimulatedItems:
         return drawn
 
     def draw_at_random(self, num: int, *, hour: Array, rng: np.random.Generator) -> Array:
-        """Items that are out by then, all with the same chance. Returns (n, num) int64."""
+        """Items that are published by then, all with the same probability. Returns (n, num) int64."""
         available = self.available_H[hour][:, None]
         rank = (available * rng.random((hour.size, num), dtype=np.float32)).astype(np.int64)
         drawn: Array = np.minimum(rank, available - 1)
@@ -106,7 +106,7 @@ def unit(vectors: Array) -> Array:
 
 
 def around(centres: Array, rng: np.random.Generator) -> Array:
-    """Unit vectors spread around `centres` (…, D), unit vectors too."""
+    """Unit vectors spread around `centres` (…, D), which are unit vectors."""
     noise = rng.standard_normal(centres.shape, dtype=np.float32)
     return unit(centres + np.float32(_SPREAD / np.sqrt(centres.shape[-1])) * noise)
 

@@ -1,4 +1,4 @@
-"""`simulate`: from a WorldConfig to a folder with a log, its side tables, its schema and the truth.
+"""`simulate`: from a WorldConfig to a folder with a log, its side tables, its schema and the true probabilities.
 
     out/exposures/part-NNNN.parquet   one row per exposure; a part holds some users over the whole period
     out/items.parquet  content.npy    one row per item, in order of publication
@@ -6,13 +6,13 @@
     out/schema.toml                   the LogSchema
     out/world.json                    configuration and summary
 
-Where actions can be late (`late_share`, `prefetched_share`), `click_time`, `like_time` and `follow_time` are the
-actions' own times, null where there was none, and `known_at` says when all of an exposure's were known.
+If actions can be late (`late_share`, `prefetched_share`), `click_time`, `like_time` and `follow_time` are the times of
+the actions, null without an action, and `known_at` is the time at which all actions of an exposure were known.
 
-Columns of the exposures beside ids, `request_id`, `timestamp` (seconds, that of the request) and `position`: `device`,
-`item_age_hours`, the actions `click`, `like`, `follow` (0 or 1), `dwell_ms` (null where there was no click),
-`dwell_censored` (the stay was cut off, or longer than the client counts), `is_random` (answered at random), and
-`p_click`, `p_like`, `p_follow`: the probability of each action given the world's state when the exposure was made.
+Columns of the exposures besides ids, `request_id`, `timestamp` (of the request, seconds) and `position`: `device`,
+`item_age_hours`, the actions `click`, `like`, `follow` (0 or 1), `dwell_ms` (null without a click), `dwell_censored`
+(the dwell was cut off, or longer than the client counts), `is_random` (the items are random), and `p_click`, `p_like`,
+`p_follow`: the probability of each action given the state of the simulation at the exposure.
 """
 
 import time
@@ -40,7 +40,7 @@ _SHARD_EXPOSURES = 1_000_000  # about; bounds the memory at some 400 MB
 
 @dataclass(frozen=True, kw_only=True)
 class SimulationSummary:
-    """What was simulated. `rates` and `oracle_auc` are by binary task; an AUC is None where a class is absent."""
+    """Figures of a simulated log. rates, oracle_auc: per binary task; an AUC is None if a class is absent."""
 
     num_exposures: int
     num_requests: int
@@ -51,15 +51,15 @@ class SimulationSummary:
 
     @property
     def exposures_per_second(self) -> float:
-        """How fast the log was made, files included."""
+        """Speed of the simulation, including writing the files."""
         return self.num_exposures / max(self.seconds, 1e-9)
 
 
 def simulate(config: WorldConfig, out: Path, *, progress: Progress | None = None) -> SimulationSummary:
     """Simulates the feed and writes the log to `out`, which must be absent or empty.
 
-    `progress` hears the share that is done, 0 to 1. The same configuration gives the same bytes. Raises OutputError
-    where `out` can't be written; nothing is left of it then.
+    progress: called with the share that is done, 0 to 1. The same configuration gives the same bytes. Raises
+    OutputError if `out` can't be written; no partial output is left then.
     """
     started = time.perf_counter()
     report = progress or (lambda _: None)
@@ -71,7 +71,7 @@ def simulate(config: WorldConfig, out: Path, *, progress: Progress | None = None
         totals = _simulate_shards(config, catalogue=catalogue, folder=folder, report=report)
         (folder / "schema.toml").write_text(schema_toml(late=config.has_late_actions), encoding="utf-8")
         summary = totals.summary(catalogue.topic.size)
-        # The time it took is no property of the world, and would make two equal worlds differ.
+        # Without the elapsed time, which would differ between two runs of the same configuration.
         write_json(folder / "world.json", {"format": 1, "config": to_dict(config), "summary": summary})
     report(1.0)
     return SimulationSummary(**summary, seconds=time.perf_counter() - started)
@@ -121,7 +121,7 @@ def _simulate_shards(config: WorldConfig, *, catalogue: SimulatedItems, folder: 
 
 
 def _shuffled(columns: dict[str, Array], rng: np.random.Generator) -> dict[str, Array]:
-    """`columns` with the actions of all exposures dealt out anew, and their base rates as probabilities."""
+    """`columns` with the actions permuted over all exposures, and the base rates as probabilities."""
     order = rng.permutation(columns["click"].size)
     after = [name for name in columns if name.endswith("_after")]
     dealt = {name: columns[name][order] for name in (*BINARY_TASKS, "dwell_ms", "dwell_censored", *after)}

@@ -1,4 +1,4 @@
-"""How large the feed world is and how its users behave."""
+"""The size of the simulated feed and the behaviour of its users."""
 
 from dataclasses import dataclass
 
@@ -17,9 +17,9 @@ _SHARES = ("random_share", "interest_switch", "late_share", "prefetched_share")
 
 @dataclass(frozen=True, kw_only=True)
 class WorldConfig:
-    """The feed world. Strengths are in log-odds of a click; the defaults give about 350,000 exposures.
+    """The simulated feed. Strengths are in log-odds of a click; the defaults give about 350,000 exposures.
 
-    Raises ValueError where a value lies outside its range.
+    Raises ValueError for a value outside its range.
     """
 
     num_users: int = 1500
@@ -37,17 +37,17 @@ class WorldConfig:
     requests_per_session: float = 2.5
     min_slots: int = 6  # exposures of a request
     max_slots: int = 10
-    random_share: float = 0.15  # of requests that are answered at random
+    random_share: float = 0.15  # of requests that are answered with random items
 
-    num_interests: int = 3  # that a user has at a time
-    interest_switch: float = 0.05  # chance that an interest is given up between two sessions
-    interest_boost: float = 2.7  # what a full interest adds
+    num_interests: int = 3  # of a user at a time
+    interest_switch: float = 0.05  # probability that an interest is replaced between two sessions
+    interest_boost: float = 2.7  # of a full match with an interest
     taste_gain: float = 0.3  # per standard deviation of the long-term taste
     position_bias: float = 0.2  # per natural logarithm of 1 + slot
     satiation: float = 0.1  # per exposure of the same topic in this request and the two before
     late_share: float = 0.0  # of likes and follows that come minutes to hours after the exposure
-    prefetched_share: float = 0.0  # of a session's later pages that are asked for as the page before is shown
-    shuffle_labels: bool = False  # permute the actions over exposures: nothing is left to learn
+    prefetched_share: float = 0.0  # of a session's later pages that are requested when the previous page is shown
+    shuffle_labels: bool = False  # permute the actions over exposures, so that there is nothing to learn
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -69,12 +69,12 @@ class WorldConfig:
 
     @property
     def has_late_actions(self) -> bool:
-        """Whether a request can come before the actions of the one before; the log has the actions' own times then."""
+        """Whether a request can come before the actions on the previous one; the log then has times of actions."""
         return self.late_share > 0 or self.prefetched_share > 0
 
     @property
     def exposures_per_user(self) -> float:
-        """What to expect of the mean user over the whole period."""
+        """Expected exposures of a user over the whole period."""
         return self.num_days * self.requests_per_day * (self.min_slots + self.max_slots) / 2
 
 

@@ -1,4 +1,4 @@
-"""The simulated log as files: what `prepare` reads, and the truth beside it."""
+"""The simulated log as files: the input of `prepare`, and the true probabilities."""
 
 import json
 from pathlib import Path
@@ -16,9 +16,18 @@ Array = NDArray[Any]
 
 BINARY_TASKS = ("click", "like", "follow")
 _ROW_GROUP = 1_000_000
-# Dictionaries pay for columns of few values; probabilities have as many values as rows.
+# Dictionaries save space in columns with few values; probabilities have as many values as rows.
 _DICTIONARY = ["user_id", "item_id", "device", "position", "topic", "author", "age_group", "country"]
-_MOODS = ("daily", "diy", "funny", "howto", "live", "new", "review", "trending")  # tags that tell of no topic
+_MOODS = (
+    "daily",
+    "diy",
+    "funny",
+    "howto",
+    "live",
+    "new",
+    "review",
+    "trending",
+)  # tags that are independent of the topic
 _MOOD_SHARE = 0.4
 
 _SCHEMA_TOML = """\
@@ -108,7 +117,7 @@ kind = "categorical"
 column = "device"
 
 [[features]]
-name = "item_age"  # hours since publication: at the exposure, so it belongs to it and not to the item
+name = "item_age"  # hours since publication, at the time of the exposure: a feature of the exposure, not of the item
 owner = "exposure"
 kind = "numeric"
 column = "item_age_hours"
@@ -124,7 +133,7 @@ key = "user_id"
 
 
 def schema_toml(*, late: bool) -> str:
-    """The log's schema; with the columns of times where actions can be `late`."""
+    """The log's schema. late: with the columns of the actions' times."""
     if not late:
         return _SCHEMA_TOML
     schema = _SCHEMA_TOML.replace('position = "position"\n', 'position = "position"\nknown_at = "known_at"\n')
@@ -157,7 +166,7 @@ def write_exposures(path: Path, columns: dict[str, Array], *, first_request: int
 
 
 def _times(columns: dict[str, Array]) -> dict[str, pa.Array]:
-    """The actions' own times, where the columns have how long after the request they came."""
+    """The times of the actions, if `columns` has their delays after the request."""
     named = {f"{task}_time": columns.get(f"{task}_after") for task in BINARY_TASKS}
     named["known_at"] = columns.get("known_after")
     return {
@@ -184,13 +193,13 @@ def write_items(folder: Path, catalogue: SimulatedItems, rng: np.random.Generato
 
 
 class UserTable:
-    """users.parquet, gathered shard by shard."""
+    """users.parquet, collected shard by shard."""
 
     def __init__(self) -> None:
         self._parts: list[pa.Table] = []
 
     def add(self, population: Population) -> None:
-        """The users of a shard."""
+        """Add the users of a shard."""
         order = np.argsort(population.number)
         self._parts.append(
             pa.table(
@@ -203,17 +212,17 @@ class UserTable:
         )
 
     def write(self, folder: Path) -> None:
-        """The users of all shards, in order of their ids."""
+        """Write the users of all shards, in order of their ids."""
         _write(pa.concat_tables(self._parts).unify_dictionaries(), folder / "users.parquet")
 
 
 def write_json(path: Path, values: Any) -> None:
-    """A JSON document that a person can read."""
+    """Write an indented JSON document."""
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _write(table: pa.Table, path: Path) -> None:
-    # Without the Arrow schema the dictionaries come back as the plain strings they stand for.
+    # Without the Arrow schema the dictionaries are read as plain strings.
     dictionary = [name for name in _DICTIONARY if name in table.column_names]
     pq.write_table(table, path, row_group_size=_ROW_GROUP, use_dictionary=dictionary, store_schema=False)
 
@@ -230,7 +239,7 @@ def _labels(labels: tuple[str, ...], indices: Array) -> pa.DictionaryArray:
 
 
 def _tags(catalogue: SimulatedItems, rng: np.random.Generator) -> pa.ListArray:
-    """Every item has the two of its topic's tags that are nearest to it, and some have a mood."""
+    """Every item has the two tags of its topic that are nearest to it, and some items a tag of _MOODS."""
     num = catalogue.topic.size
     tags_IGD = catalogue.tag_vectors_TGD[catalogue.topic]
     nearness = np.matmul(tags_IGD, catalogue.vectors_ID[:, :, None])[..., 0]
