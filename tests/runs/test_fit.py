@@ -78,7 +78,7 @@ def test_a_large_recipe_on_ml_100k_names_the_small_one(name: str) -> None:
 
 def test_a_model_too_large_for_the_data_is_named_too() -> None:
     sentence = said("genrank-paper", 79_999, 5_000_000)
-    assert "parameters outside the embedding tables are too many for 79,999 exposures" in sentence
+    assert "parameters outside the embedding tables are too many for 79,999 training exposures" in sentence
     assert "steps" not in sentence
     assert sentence.endswith("--recipe genrank fits")
 
