@@ -89,7 +89,7 @@ def test_an_auc_of_one_class_is_refused_before_training(tmp_path: Path, capsys: 
     click = [int(row % 3 == 0 and not 80 <= row < 90) for row in range(100)]
     data = prepare_log(tmp_path / "log", log(100, click=click)).folder
     assert train(data, tmp_path / "run", "training.select=click.auc") == 2
-    assert "needs both answers of click" in capsys.readouterr().err
+    assert "needs positives and negatives of click" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
