@@ -140,7 +140,7 @@ def test_thousands_are_grouped_by_commas_and_it_is_said(case: Case) -> None:
         (b"uid,iid,ts,clk\n", ["the log has no rows"]),
         (b"uid,iid,ts,clk", ["the log has no rows"]),
         (b"u1,i1,1700003458,1\nu2,i2,1700003459,0\n", ["expected columns such as 'uid'", "line of column names"]),
-        (b"uid,iid,ts,clk,clk\nu1,i1,1,1,0\n", ["the column 'clk' is there 2 times"]),
+        (b"uid,iid,ts,clk,clk\nu1,i1,1,1,0\n", ["there are 2 columns 'clk'"]),
         (b"uid,iid,clk\nu1,i1,1\n", ["columns.time", "no column 'ts'"]),
         (b"PAR1 and more", ["found Parquet", "rename"]),
         (b"PK\x03\x04....", ["zip or Excel"]),

@@ -159,7 +159,7 @@ def test_an_empty_table_has_no_scores(ranker, candidates, tmp_path) -> None:
     [
         (lambda t: t.drop_columns(["item"]), "there is no column 'item' among"),
         (lambda t: t.select(["label"]), "no column 'user' and no column 'item'"),
-        (lambda t: t.append_column("item", t.column("item")), "'item' is there 2 times"),
+        (lambda t: t.append_column("item", t.column("item")), "there are 2 columns 'item'"),
         (lambda t: _with(t, "user", 9, None), "row 10: user is missing"),
         (lambda t: _with(t, "item", 20, ""), "row 21: item: the id is empty"),
         (lambda t: _with(t, "item", 0, "x" * 300), "row 1: item: an id has at most 256"),

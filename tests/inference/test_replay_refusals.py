@@ -72,14 +72,14 @@ def test_a_ranking_of_another_models_tasks_is_left_out_by_its_line(
     found = replay(written(tmp_path / "log", served, strange), data, run=run)
     assert (found.rankings, found.unreadable) == (1, 1)
     assert (
-        "line 2: is no request to the model that it names (scores: there is no task 'purchase')"
+        "line 2: can't be ranked by the model that it names (scores: there is no task 'purchase')"
         in (found.unreadable_at[0])
     )
 
 
 def test_a_log_of_nothing_but_damage_is_refused_with_its_first_line(run: Path, data: Path, tmp_path: Path) -> None:
     (tmp_path / "log").write_text("oops\n[]\n", encoding="utf-8")
-    with pytest.raises(LogError, match=r"line 1: is no served ranking.*expected a file of genrank serve"):
+    with pytest.raises(LogError, match=r"line 1: is not a complete served ranking.*expected a file of genrank serve"):
         replay(tmp_path / "log", data, run=run)
 
 

@@ -129,7 +129,7 @@ def test_a_full_disk_is_said_once_and_what_comes_when_there_is_room_again_is_rea
             log.note(ranking("lost"), BUNDLE)
         until(lambda: log.dropped == 5)
     assert len(caplog.records) == 1
-    assert "rankings went unlogged" in caplog.text
+    assert "rankings were not logged" in caplog.text
     disk(resource.RLIM_INFINITY)
     log.note(ranking("b"), BUNDLE)
     log.close()

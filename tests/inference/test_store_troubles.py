@@ -168,7 +168,7 @@ class TestRedis:
 
     def test_a_password_that_is_missing_is_asked_for(self, store: RedisStore, redis_server: RedisServer) -> None:
         store._redis.config_set("requirepass", "secret")
-        with pytest.raises(ConfigError, match="asks for another password") as problem:
+        with pytest.raises(ConfigError, match="needs another password") as problem:
             RedisStore(redis_server.url)
         assert "secret" not in str(problem.value)
 

@@ -314,7 +314,7 @@ def test_out_of_reach(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
     redis_server.kill()
     with pytest.raises(StoreUnavailable, match="does not answer"):
         store.version("u")
-    with pytest.raises(StoreUnavailable, match="asked again"):  # at once, without a try
+    with pytest.raises(StoreUnavailable, match="called again"):  # at once, without a try
         store.version("u")
     with pytest.raises(StoreUnavailable):
         RedisStore(redis_server.url)

@@ -83,8 +83,8 @@ def test_replay_says_why_scores_differ(
     ("content", "said"),
     [
         ("", "holds no ranking"),
-        ('{"model": "m"}\n', "line 1: is no served ranking"),
-        ("user,item\n", "line 1: is no served ranking"),
+        ('{"model": "m"}\n', "line 1: is not a complete served ranking"),
+        ("user,item\n", "line 1: is not a complete served ranking"),
         (
             '{"model": "m", "user": "u", "candidates": [], "time": 1, "history": 0, "scores": {}}\n',
             "no line before it names the bundle",

@@ -1,13 +1,13 @@
-"""Scores for a table or a file of candidates: one row each, in the order given, as ranking would answer them.
+"""Scores for a table or a file of candidates: one row each, in the given order, equal to those of ranking.
 
 The rows of one user and time are one request. A candidate's score doesn't depend on the other candidates of its
-request, so a request may be scored in pieces, and a file in batches of rows: what is in memory at a time is a batch and
-the histories of the prepared data.
+request, so a request can be scored in pieces, and a file in batches of rows: in memory are one batch and the histories
+of the prepared data.
 
-Columns read: `user`, `item`; `time` (whole seconds since the epoch, or timestamps, in the schema's zone where they name
+Columns read: `user`, `item`; `time` (whole seconds since the epoch, or timestamps, in the schema's zone if they have
 none; without the column, one second after the data's last exposure); and the context features by name. `request` is
-copied. Other columns are not looked at. Columns written: the keys that were given, `score_<task>` for each task (a
-probability, or expected seconds), and `value`, their weighted sum.
+copied. Other columns are ignored. Columns written: the given keys, `score_<task>` for each task (a probability, or
+expected seconds), and `value`, their weighted sum.
 """
 
 from collections.abc import Iterator, Mapping
@@ -36,12 +36,12 @@ MAX_REQUESTS = 64
 
 @dataclass
 class ScoringSummary:
-    """What was scored. `unused`: columns that are no key and no context feature; `missing_context`: features without
+    """Counts of a scoring. unused: columns that are neither key nor context feature. missing_context: features without
     a column, which are unknown to the model."""
 
     rows: int = 0
     requests: int = 0  # of the same user and time, counted per batch of rows
-    unknown_users: int = 0  # rows whose user has no past in the data
+    unknown_users: int = 0  # rows whose user has no history in the data
     unknown_items: int = 0  # rows whose item is in no table
     unused: tuple[str, ...] = ()
     missing_context: tuple[str, ...] = ()
@@ -64,8 +64,8 @@ def ranker_of_many(run: Path, *, data: Path | None = None, device: str = "cpu") 
     bundle = load_bundle(run)
     if bundle.config.model.kind == "retrieval":
         raise BundleError(
-            f"{run}: is a retriever, which finds items and scores none that are given; score with a ranker's run, or "
-            "see genrank retrieve"
+            f"{run}: is a retriever, which finds items and can't score given ones; score with a ranker's run, or see "
+            "genrank retrieve"
         )
     return GenRanker(bundle, data=data, device=device, in_memory=True)
 
@@ -73,8 +73,8 @@ def ranker_of_many(run: Path, *, data: Path | None = None, device: str = "cpu") 
 def score_table(ranker: GenRanker, table: pa.Table, *, value: Mapping[str, float] | None = None) -> pa.Table:
     """The keys of `table` with `score_<task>` and `value`, row for row; see the module for the columns.
 
-    value: weight of each task's score; default: the run's. RequestError for a missing column, or a row that is no
-    request, with its number.
+    value: weight of each task's score; None: the run's. RequestError for a missing column, and for a row that can't be
+    scored, with its number.
     """
     scorer = BatchScorer(ranker, table.schema, value=value)
     batches = [scorer.score(batch) for batch in table.to_batches(max_chunksize=2**16)]
@@ -110,7 +110,7 @@ class BatchScorer:
             )
         for name in schema.names:
             if schema.names.count(name) > 1:
-                raise RequestError(f"the column {name!r} is there {schema.names.count(name)} times; rename all but one")
+                raise RequestError(f"there are {schema.names.count(name)} columns {name!r}; rename all but one")
         self.features = [f.name for f in ranker.spec.of("exposure") if f.name in schema.names]
         self.keys = [name for name in KEYS if name in schema.names]
         self.columns = list(dict.fromkeys([*self.keys, *self.features]))
@@ -142,7 +142,7 @@ class BatchScorer:
         return pa.record_batch([*columns, pa.array(values)], schema=self.schema)
 
     def _passes(self, rows: _Rows) -> Iterator[list[Ints]]:
-        """Places of the rows of requests, or of pieces of large ones, that are scored together."""
+        """Row numbers of the requests, or of pieces of large ones, that are scored together."""
         places: dict[tuple[str, int], list[int]] = {}
         for place, key in enumerate(zip(rows.user, rows.time.tolist(), strict=True)):
             places.setdefault(key, []).append(place)
@@ -183,7 +183,7 @@ class BatchScorer:
 
 
 def _ids(name: str, column: pa.Array, first: int) -> list[str]:
-    """Ids as logs have them. RequestError with the row of one that is none."""
+    """Ids in the form of logs. RequestError with the row of a value that is no id."""
     coded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     indices = coded.indices
     if indices.null_count:
@@ -202,7 +202,7 @@ def _ids(name: str, column: pa.Array, first: int) -> list[str]:
 
 
 def _times(column: pa.Array, first: int, *, zone: str) -> Ints:
-    """Seconds since the epoch. RequestError with the row of a time that is none."""
+    """Seconds since the epoch. RequestError with the row of a value that is no time."""
     if pa.types.is_timestamp(column.type):
         if column.type.tz is None:
             column = pc.assume_timezone(column, zone, ambiguous="earliest", nonexistent="earliest")

@@ -1,4 +1,4 @@
-"""Encoded histories under a byte budget, the least recently used ones leave first. Bookkeeping only: no tensors."""
+"""A cache with a byte budget, for encoded histories: the least recently used are evicted first. It knows no tensors."""
 
 import threading
 from collections import OrderedDict
@@ -12,7 +12,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class CacheCounts:
-    """What has happened since the start, and what is held now."""
+    """Counts since the start, and the present size."""
 
     hits: int
     misses: int
@@ -31,7 +31,7 @@ class ByteBudgetCache(Generic[Key, Value]):
     """A mapping whose entries take at most `max_bytes`. Safe to use from several threads."""
 
     def __init__(self, max_bytes: int, *, size: Callable[[Key, Value], int]):
-        """`size`: bytes of an entry, its key included. ValueError for a negative budget; 0 keeps nothing."""
+        """size: bytes of an entry with its key. ValueError for a negative budget; 0: nothing is kept."""
         if max_bytes < 0:
             raise ValueError(f"max_bytes is {max_bytes}; it must be 0 or more")
         self.max_bytes, self._size = max_bytes, size
@@ -40,7 +40,7 @@ class ByteBudgetCache(Generic[Key, Value]):
         self._bytes = self._hits = self._misses = self._evictions = self._refused = 0
 
     def get(self, key: Key) -> Value | None:
-        """The value, which is now the most recently used one; None where there is none."""
+        """The value, which becomes the most recently used one; None if there is none."""
         with self._lock:
             found = self._entries.get(key)
             if found is None:
@@ -51,7 +51,7 @@ class ByteBudgetCache(Generic[Key, Value]):
             return found[0]
 
     def put(self, key: Key, value: Value) -> None:
-        """Keep the value in place of an older one, and let others go until all fit. One that never fits isn't kept."""
+        """Store the value, replacing an older one; evict others until all fit. A value over the budget is ignored."""
         size = self._size(key, value)
         with self._lock:
             self._remove(key)
@@ -65,7 +65,7 @@ class ByteBudgetCache(Generic[Key, Value]):
                 self._evictions += 1
 
     def remove_where(self, unwanted: Callable[[Key], bool]) -> int:
-        """Forget the keys that `unwanted` holds for; how many those were."""
+        """Remove the keys for which `unwanted` is true; returns how many."""
         with self._lock:
             keys = [key for key in self._entries if unwanted(key)]
             for key in keys:

@@ -1,7 +1,7 @@
 """Files of candidates to score, read in batches, and files of scores, written in batches and complete or absent.
 
-Parquet keeps its types. In CSV and TSV, `time` is a whole number and everything else is text: ids stay as they are
-written, a number in text is a number to a numeric feature, and an empty value is unknown.
+Parquet files have types. In CSV and TSV, `time` is a whole number and everything else is text: ids are used as written,
+a number in text is a number for a numeric feature, and an empty value is unknown.
 """
 
 import os
@@ -56,7 +56,7 @@ class CandidateFile:
 
 @contextmanager
 def new_file(final: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], None]]:
-    """A function that appends a batch to what becomes the file `final` when the block ends without an error."""
+    """A function that appends a batch to a temporary file, renamed to `final` when the block ends without an error."""
     _check_kind(final, error=OutputError)
     if final.is_dir():
         raise OutputError(f"{final}: is a folder; name a file in it, as in {final / 'scores.parquet'}")

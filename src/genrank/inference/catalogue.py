@@ -1,7 +1,7 @@
-"""The items that a service knows: those of the prepared data, and those that came or changed while it ran.
+"""The items of a service: those of the prepared data, and those that were added or changed while it ran.
 
 A table is never changed in place: readers keep the one they have, and `put` makes a new one, which copies every column.
-Items are worth sending in batches. Shapes: I items.
+So items should be sent in batches. Shapes: I items.
 """
 
 import json
@@ -30,9 +30,9 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """An item with raw features by name; embeddings are lists of numbers. What is left out is unknown.
+    """An item with raw features by name; embeddings are lists of numbers. Features that are left out are unknown.
 
-    available: false for one that must not be retrieved. It can still be ranked, and be in a history.
+    available: false for an item that must not be retrieved. It can still be ranked, and be in a history.
     """
 
     id: str
@@ -45,7 +45,7 @@ class Item:
 
     @classmethod
     def parse(cls, name: str, body: str) -> "Item":
-        """The item that `body` was made of. ValueError and TypeError for another text."""
+        """The item whose `body` this is. ValueError and TypeError for another text."""
         content = json.loads(body)
         features, available = (content, True) if isinstance(content, dict) else content
         if not isinstance(features, dict) or not isinstance(available, bool):
@@ -57,10 +57,10 @@ class Catalogue:
     """Items by id. Safe to use from several threads."""
 
     def __init__(self, table: FeatureTable, folder: Path, manifest: Manifest):
-        """`folder`: holds the vocabularies; a prepared folder or a bundle's."""
+        """folder: a prepared folder or a bundle, which has the vocabularies."""
         self.table, self.version, self._prepared = table, 0, len(table)
         self.revisions = np.zeros(len(table), np.int64)
-        self.available = np.ones(len(table), np.bool_)  # to be retrieved
+        self.available = np.ones(len(table), np.bool_)  # may be retrieved
         self.encoder = FeatureEncoder(folder, manifest, "item")
         self.embeddings = {f.name: f.dim for f in manifest.spec.of("item") if f.kind == "embedding"}
         self._rows = {name: row for row, name in enumerate(table.ids.to_pylist()) if row}
@@ -71,16 +71,16 @@ class Catalogue:
 
     @property
     def num_added(self) -> int:
-        """Items beyond those of the prepared data."""
+        """Items that were added to those of the prepared data."""
         return len(self.table) - self._prepared
 
     def find(self, ids: Sequence[str]) -> Ints:
-        """Row of every id, 0 where there is none."""
+        """Row of every id, 0 if there is none."""
         rows = self._rows
         return np.array([rows.get(name, 0) for name in ids], np.int64)
 
     def vocabulary(self, name: str) -> Categories:
-        """Of a categorical or multi-valued feature. RequestError for another name."""
+        """The vocabulary of a categorical or multi-valued feature. RequestError for another name."""
         found = self.encoder.vocabularies.get(name)
         if found is None:
             raise RequestError(
@@ -102,7 +102,7 @@ class Catalogue:
         return np.unique(row_of_value[np.isin(column.values, wanted)])
 
     def put(self, items: Sequence[Item]) -> int:
-        """Add items, or replace the features of known ones; how many were new. All or none: RequestError."""
+        """Add items, or replace the features of known ones; returns how many were new. All or none: RequestError."""
         items = list({item.id: item for item in items}.values())
         for item in items:
             self.check(item)
@@ -110,7 +110,7 @@ class Catalogue:
             return self._put(items)
 
     def put_readable(self, items: Sequence[Item], left_out: LeftOut) -> list[Item]:
-        """Put those of stored items whose values this schema can read, and name the others; which were put.
+        """Put the stored items whose values fit this schema, and returns them; the others are noted in `left_out`.
 
         They may have been stored under another schema: features that this one lacks are ignored.
         """
@@ -132,7 +132,7 @@ class Catalogue:
         return replace(item, features={name: value for name, value in item.features.items() if name in known})
 
     def check(self, item: Item) -> None:
-        """RequestError where an item has no id, a feature that the schema doesn't have, or a value of another kind."""
+        """RequestError if an item has no id, a feature that the schema doesn't have, or a value of another kind."""
         if not item.id:
             raise RequestError("an item's id is empty; give every item one")
         embeddings = {name: value for name, value in item.features.items() if name in self.embeddings}
@@ -144,7 +144,7 @@ class Catalogue:
     def _put(self, items: Sequence[Item]) -> int:
         new = [item for item in items if item.id not in self._rows]
         fresh = {item.id: len(self.table) + place for place, item in enumerate(new)}
-        # Where every row's features come from: a row of the old table, or behind it one of `items`.
+        # The source of every row's features: a row of the old table, or a larger number for one of `items`.
         source = np.concatenate([np.arange(len(self.table)), np.zeros(len(new), np.int64)])
         place = np.array([fresh.get(item.id) or self._rows[item.id] for item in items], np.int64)
         source[place] = len(self.table) + np.arange(len(items))
@@ -164,7 +164,7 @@ class Catalogue:
         available = np.concatenate([self.available, np.ones(added, np.bool_)])
         available[place] = [item.available for item in items]
         self.available = available
-        self._rows |= fresh  # after the table that has them; in place, since a copy costs as much as all names
+        self._rows |= fresh  # after the table that has them; in place, because copying all names takes too long
         return added
 
     def _column(self, name: str, items: Sequence[Item]) -> Any:
@@ -175,7 +175,7 @@ class Catalogue:
 
 
 def _rejoin(old: Any, new: Any, source: Ints) -> Any:
-    """Rows of `old`, or behind it of `new`."""
+    """Rows of `old` followed by `new`."""
     if isinstance(old, Jagged):
         return gather(join_jagged([old, new]), source, widen=False)
     return np.concatenate([old, new.astype(old.dtype)])[source]

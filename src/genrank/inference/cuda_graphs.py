@@ -1,10 +1,10 @@
-"""Scoring by CUDA graphs: the kernels of a request's second half are started by one call instead of one by one.
+"""Scoring by CUDA graphs: the kernels of a request's second half are launched by one call instead of one by one.
 
-A graph is captured for a shape class (shape_classes.py) and reads its inputs from memory of its own. A request is
-copied there, the graph is replayed, and the answer is copied out. Weights that change in place are seen by the next
-replay; a model with other tensors needs a scorer of its own.
+A graph is captured for a shape class (shape_classes.py) and reads its inputs from fixed memory. A request is copied
+there, the graph is replayed, and the answer is copied out. The next replay uses weights that were changed in place; a
+model with other tensors needs another scorer.
 
-What captures is a seam, `Capture`, so that everything but CUDA's part is tested without a GPU.
+Capturing is behind an interface, `Capture`, so that everything except CUDA is tested without a GPU.
 """
 
 import logging
@@ -28,19 +28,19 @@ log = logging.getLogger(__name__)
 
 Logits = dict[str, Tensor]
 Score = Callable[[Any, PackedBatch], Logits]  # the signature of a ranker's `score`
-Replay = Callable[[], Logits]  # runs what was captured; its tensors hold until the next replay of any graph
+Replay = Callable[[], Logits]  # replays the graph; its tensors are valid until the next replay of any graph
 Capture = Callable[[Callable[[], Logits]], Replay]
 
-WARM_UPS = 3  # runs before a capture, as PyTorch's documentation has it: kernels are compiled, constants copied
-CHECKED = 2  # first replays of every graph, which are compared with the same inputs scored without it
+WARM_UPS = 3  # runs before a capture, as in PyTorch's documentation: kernels are compiled, constants copied
+CHECKED = 2  # replays of a new graph that are compared with the model's scores
 REMEMBERED = 1000  # classes whose requests are counted
 CAPTURING = threading.Lock()  # CUDA takes one capture at a time in a process; the next model's may come from any thread
 
 
 @dataclass(frozen=True, kw_only=True)
 class GraphLimits:
-    """most, bytes: graphs that are kept, and the memory of their inputs. after: requests of a class before its graph is
-    captured, which takes as long as many requests do."""
+    """most, bytes: the most graphs, and the most memory of their inputs. after: requests of a class before its graph is
+    captured, which takes as long as many requests."""
 
     most: int = 32
     bytes: int = 2**30
@@ -55,21 +55,21 @@ class _Captured:
 
 
 def scorer(model: Ranker, device: torch.device, *, graphs: bool = True) -> Score:
-    """How to score with the model on that device: with CUDA graphs where these are wanted and possible."""
+    """The function that scores with the model on a device: with CUDA graphs if these are wanted and possible."""
     if not graphs or device.type != "cuda" or not model.capturable:
         return model.score
     return GraphScorer(model, CudaCapture(device))
 
 
 class GraphScorer:
-    """A ranker's `score`, from captured graphs where there is one for the request's class.
+    """A ranker's `score`, by a captured graph if there is one for the request's class.
 
-    Safe to call from several threads, which take turns; they have to use one stream. Where a capture fails, or a graph
+    Safe to call from several threads, which take turns; they have to use one stream. If a capture fails, or a graph
     gives other numbers than the model, the log says so once and no graph is used any more.
     """
 
     def __init__(self, model: Ranker, capture: Capture, *, limits: GraphLimits | None = None):
-        """`model`: a capturable one, in evaluation mode."""
+        """model: capturable, in evaluation mode."""
         self.model, self.capture, self.limits = model, capture, limits or GraphLimits()
         self.problem = ""  # why no graph is used any more
         self._captured: OrderedDict[ShapeClass, _Captured] = OrderedDict()  # the latest used last
@@ -90,7 +90,7 @@ class GraphScorer:
         return self.model.score_prepared(inputs) if found is None else found
 
     def _replayed(self, inputs: ScoreInputs) -> Logits | None:
-        """None where the class has no graph."""
+        """The graph's logits; None if the class has no graph."""
         shape = ShapeClass.of(inputs)
         try:
             captured = self._captured.get(shape) or self._capture(shape, inputs)
@@ -105,13 +105,13 @@ class GraphScorer:
         except Exception as error:  # noqa: BLE001 - whatever a driver raises, requests are answered without it
             self.problem = f"{type(error).__name__}: {str(error)[:200]}"
         if self.problem:
-            log.warning("scoring goes on without CUDA graphs, more slowly: %s", " ".join(self.problem.split()))
+            log.warning("scoring continues without CUDA graphs, more slowly: %s", " ".join(self.problem.split()))
             self._captured.clear()
             return None
         return logits
 
     def _capture(self, shape: ShapeClass, inputs: ScoreInputs) -> _Captured | None:
-        """None where it is not worth it."""
+        """A new graph; None if the class has too few requests or is too large."""
         if len(self._met) >= REMEMBERED:
             self._met.clear()
         self._met[shape] += 1
@@ -132,7 +132,7 @@ class GraphScorer:
 
 
 def _difference(ours: Logits, expected: Logits) -> str:
-    """In what they differ beyond rounding in the precision in use, empty for nothing. Waits for the device."""
+    """How they differ beyond rounding in the present precision; empty if they don't. Waits for the device."""
     for task, right in expected.items():
         kind = right.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else right.dtype
@@ -143,7 +143,7 @@ def _difference(ours: Logits, expected: Logits) -> str:
 
 
 def _uncached_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """The precision in use, but weights are cast anew: a cast that was made before a capture is gone at its replay."""
+    """The present precision without cached casts of weights: one made before a capture doesn't exist at its replay."""
     return torch.autocast(
         device.type,
         dtype=torch.get_autocast_dtype(device.type),
@@ -153,9 +153,9 @@ def _uncached_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 
 class CudaCapture:
-    """Captures on a stream of its own, into one pool of memory for all graphs.
+    """Captures on a separate stream, into one pool of memory for all graphs.
 
-    They may share it because they are replayed one at a time, and an answer is copied before the next replay. It has
+    They can share it because they are replayed one at a time, and an answer is copied before the next replay. It has
     never run on a GPU.
     """
 
@@ -181,7 +181,7 @@ class CudaCapture:
                 function()
         current.wait_stream(self.stream)
         graph = torch.cuda.CUDAGraph()
-        # thread_local: other threads may allocate and copy meanwhile, as one does that loads the next model.
+        # thread_local: other threads may allocate and copy meanwhile, such as one that loads the next model.
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
             logits = function()
 

@@ -1,4 +1,4 @@
-"""GenRanker: from a run folder to ranked candidates, in the way training took.
+"""GenRanker: from a run folder to ranked candidates, computed as in training.
 
     ranker = GenRanker.load("runs/mine")
     ranking = ranker.rank("u42", ["i1", "i2", "i3"])
@@ -38,12 +38,12 @@ from genrank.nn.devices import device_named
 from genrank.schema import DataSpec
 
 Ints = NDArray[np.int64]
-LATEST = 2**40  # seconds; the service takes no later times either
+LATEST = 2**40  # seconds; the service has the same bound
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankedItem:
-    """One candidate in the ranking. `known`: false where the item is in no table and its features are unknown."""
+    """One candidate in the ranking. known: false if the item is in no table, so that its features are unknown."""
 
     item: str
     value: float
@@ -61,7 +61,7 @@ class Ranking:
     num_history: int  # past exposures that the model saw
     places: tuple[RankedItem, ...]
     model_version: str
-    missing_context: tuple[str, ...] = ()  # context features that the model knows and the request left out
+    missing_context: tuple[str, ...] = ()  # context features of the model that were not given
 
 
 class GenRanker:
@@ -97,10 +97,10 @@ class GenRanker:
 
     @classmethod
     def load(cls, run: str | Path, *, data: str | Path | None = None, device: str = "cpu") -> "GenRanker":
-        """The newest bundle of a run. `data`: a prepared folder with the histories, by default the run's own.
+        """The newest bundle of a run. data: a prepared folder with the histories; None: that of the run.
 
-        Raises BundleError or DataError, in one line, for what is missing, damaged or of another schema, and ConfigError
-        for a device that isn't there.
+        Raises BundleError or DataError, in one line, for missing or damaged files or another schema, and ConfigError
+        for a device that doesn't exist.
         """
         return cls(load_bundle(Path(run)), data=None if data is None else Path(data), device=device)
 
@@ -108,7 +108,7 @@ class GenRanker:
     def from_pretrained(
         cls, name: str | Path, *, data: str | Path | None = None, device: str = "cpu", revision: str | None = None
     ) -> "GenRanker":
-        """What `save_pretrained` has written: a folder, or OWNER/NAME of the Hugging Face Hub. See `load`."""
+        """A model written by `save_pretrained`: a folder, or OWNER/NAME of the Hugging Face Hub. See `load`."""
         return cls.load(pretrained.fetch(name, revision=revision), data=data, device=device)
 
     def save_pretrained(self, folder: str | Path) -> Path:
@@ -116,7 +116,7 @@ class GenRanker:
         return pretrained.save(self.bundle, Path(folder))
 
     def push_to_hub(self, repository: str, folder: str | Path, *, private: bool = True) -> str:
-        """`save_pretrained` into `folder`, and upload it to OWNER/NAME; its address. Needs huggingface_hub."""
+        """`save_pretrained` into `folder`, and upload it to OWNER/NAME; returns its address. Needs huggingface_hub."""
         return pretrained.push(self.save_pretrained(folder), repository, private=private)
 
     def rank(
@@ -130,11 +130,11 @@ class GenRanker:
     ) -> Ranking:
         """Rank `candidates` for `user`.
 
-        time: seconds since the epoch; default: one second after the data's last exposure. Later exposures are unseen.
-        context: features of the exposure by name, one value for all candidates or a list with one for each; those left
-        out are unknown, and `missing_context` names them.
-        value: weight of each task's score in the order; default: the run's. A user or item that is not in the data is
-        ranked as unknown, and the answer says so. Raises RequestError for no or repeated candidates and unknown names.
+        time: seconds since the epoch; None: one second after the data's last exposure. Later exposures are not seen.
+        context: features of the exposure by name, one value for all candidates or a list with one value each; features
+        that are not given are unknown, and `missing_context` names them. value: weight of each task's score in the
+        value that orders candidates; None: the run's. A user or item that is not in the data is ranked as unknown, and
+        the answer says so. Raises RequestError for no or repeated candidates and unknown names.
         """
         user, candidates = check_id("user", as_id("user", user)), as_ids("candidates", candidates)
         check_candidates(candidates)
@@ -161,7 +161,7 @@ class GenRanker:
 
     @cached_property
     def statistics(self) -> WindowStatistics:
-        """Counts over the whole log, read at the first request: `load_statistics` says what memory they take.
+        """Counts over the whole log, read at the first request; for the memory see `load_statistics`.
 
         Smoothing and base rates are those that the model was trained with.
         """
@@ -183,7 +183,7 @@ def ranked_items(candidates: StageCandidates, tasks: Sequence[str]) -> tuple[Ran
 
 
 def check_time(time: int) -> int:
-    """The time; RequestError where it can't be seconds since the epoch."""
+    """The time; RequestError if it can't be seconds since the epoch."""
     if isinstance(time, bool) or not isinstance(time, int | np.integer) or not 0 <= time < LATEST:
         raise RequestError(
             f"time is {shown(time)}; give whole seconds since the epoch (milliseconds are divided by 1000)"
@@ -192,7 +192,7 @@ def check_time(time: int) -> int:
 
 
 def check_value(weights: Mapping[str, float], spec: DataSpec) -> None:
-    """RequestError where a value formula names a task that there isn't, or a weight that makes sums no number."""
+    """RequestError if a value formula has an unknown task, or a weight that is not finite or too large."""
     tasks = [task.name for task in spec.tasks]
     for task, weight in weights.items():
         if task not in tasks:
@@ -204,14 +204,14 @@ def check_value(weights: Mapping[str, float], spec: DataSpec) -> None:
 
 
 def as_ids(what: str, ids: Sequence[Any]) -> list[str]:
-    """Ids as logs have them. RequestError for a text in the place of a list, and for what can't be an id."""
+    """Ids in the form of logs. RequestError for a text instead of a list, and for a value that can't be an id."""
     if isinstance(ids, str | bytes):
         raise RequestError(f"{what}: expected a list of ids, found the text {shown(ids)}; put it in a list")
     return [as_id(what, each) for each in ids]
 
 
 def as_id(what: str, value: Any) -> str:
-    """An id as logs have it; RequestError for what can't be one."""
+    """An id in the form of logs; RequestError for a value that can't be one."""
     try:
         return id_text(value)
     except ValueError as problem:

@@ -1,4 +1,4 @@
-"""GenRetriever: from a run folder with an index to the best of the whole catalogue.
+"""GenRetriever: from a run folder with an index to the best items of the whole catalogue.
 
 retriever = GenRetriever.load("runs/mine")
 found = retriever.retrieve("u42", k=500)
@@ -32,7 +32,7 @@ from genrank.retrieval.item_vectors import embed_all
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalResult:
-    """Items, best first: fewer than were asked for where the catalogue has no more that may be retrieved."""
+    """Items, best first; fewer than k if no more of the catalogue may be retrieved."""
 
     user: str
     user_known: bool
@@ -92,9 +92,9 @@ class GenRetriever:
         precision: Precision = "int8",
         in_memory: bool = False,
     ) -> "GenRetriever":
-        """The newest bundle of a run and its index. `data`: a prepared folder with the histories, by default its own.
+        """The newest bundle of a run and its index. data: a prepared folder with the histories; None: that of the run.
 
-        Raises BundleError or DataError, in one line, for what is missing, damaged, of another schema or model.
+        Raises BundleError or DataError, in one line, for missing or damaged files, another schema or another model.
         """
         folder = None if data is None else Path(data)
         return cls(
@@ -110,15 +110,15 @@ class GenRetriever:
     def from_pretrained(
         cls, name: str | Path, *, data: str | Path | None = None, device: str = "cpu", revision: str | None = None
     ) -> "GenRetriever":
-        """What `save_pretrained` has written: a folder, or OWNER/NAME of the Hugging Face Hub. See `load`."""
+        """A model written by `save_pretrained`: a folder, or OWNER/NAME of the Hugging Face Hub. See `load`."""
         return cls.load(pretrained.fetch(name, revision=revision), data=data, device=device)
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Copy the model and its index into a new folder with a model card. OutputError where that can't be."""
+        """Copy the model and its index into a new folder with a model card. OutputError if it can't be written."""
         return pretrained.save(self.bundle, Path(folder), index=self.index)
 
     def push_to_hub(self, repository: str, folder: str | Path, *, private: bool = True) -> str:
-        """`save_pretrained` into `folder`, and upload it to OWNER/NAME; its address. Needs huggingface_hub."""
+        """`save_pretrained` into `folder`, and upload it to OWNER/NAME; returns its address. Needs huggingface_hub."""
         return pretrained.push(self.save_pretrained(folder), repository, private=private)
 
     def retrieve(
@@ -133,10 +133,10 @@ class GenRetriever:
     ) -> RetrievalResult:
         """The best `k` items for `user`.
 
-        time: seconds since the epoch; default: one second after the data's last exposure. Later exposures are unseen.
-        without: values by item feature that no answer may have. exclude: ids that may not be answered.
-        num_candidates: of the generator for the ranker; 0: as trained. A user that is not in the data, or has no
-        history, gets what the model holds for somebody unknown, and the answer says so. Raises RequestError.
+        time: seconds since the epoch; None: one second after the data's last exposure. Later exposures are not seen.
+        without: values by item feature; items with one of them are left out. exclude: ids that are left out.
+        num_candidates: of the generator for the ranker; 0: as trained. A user who is not in the data, or has no
+        history, gets the model's items for an unknown user, and the answer says so. Raises RequestError.
         """
         check_k(k)
         user = check_id("user", as_id("user", user))
@@ -164,14 +164,14 @@ class GenRetriever:
 
 
 def build_index(run: Path, *, data: Path | None = None, device: str = "cpu") -> Path:
-    """Embed every item of the run's data, or of `data`, and write the run's index; its folder.
+    """Embed every item of the run's data, or of `data`, and write the run's index; returns its folder.
 
-    Raises BundleError where the run is no retriever's or an embedding is not finite, DataError.
+    Raises BundleError if the run is no retriever or an embedding is not finite, and DataError.
     """
     bundle = load_bundle(run)
     model = bundle.retriever(device_named(device))
     with writing(run / "index"):
-        pass  # what would refuse the index does so now, and not after the work
+        pass  # if the index can't be written, fail now and not after the work
     folder = data if data is not None else Path(bundle.config.data)
     require_same_schema(bundle, folder, Manifest.open(folder))
     items = FeatureTable.load(folder, "item", bundle.manifest.spec)
@@ -181,6 +181,6 @@ def build_index(run: Path, *, data: Path | None = None, device: str = "cpu") -> 
 
 
 def check_k(k: int) -> None:
-    """RequestError where k is below 1."""
+    """RequestError if k is below 1."""
     if k < 1:
         raise RequestError(f"k is {k}; ask for at least one item")

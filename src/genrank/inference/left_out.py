@@ -1,4 +1,4 @@
-"""What is stored and can't be read: it is left out, counted and named, and never stops what goes on without it."""
+"""Stored events and items that can't be read: they are left out, counted and named, and never stop the service."""
 
 import logging
 import threading
@@ -9,12 +9,12 @@ from typing import Literal, NamedTuple
 from genrank.errors import shown
 
 log = logging.getLogger("genrank.server")
-MAX_NAMED = 20  # that the log names
-MAX_COUNTED = 10_000  # that are distinguished; more are not counted while serving
+MAX_NAMED = 20  # entries that the log names
+MAX_COUNTED = 10_000  # entries that are remembered; more are not counted while serving
 
 
 class Name(NamedTuple):
-    """Of an event (its user and key) or of an item (its id)."""
+    """The name of an event (its user and key) or of an item (its id)."""
 
     kind: Literal["event", "item"]
     user: str
@@ -30,21 +30,21 @@ class LeftOut:
     """Events and items with the reason. Safe to use from several threads."""
 
     def __init__(self, where: str, *, quiet: bool = False):
-        """`where`: of what they are left out, in words. quiet: nothing is logged."""
+        """where: what they are left out of, for the log. quiet: nothing is logged."""
         self.where, self.quiet = where, quiet
         self._reasons: dict[Name, str] = {}
         self._lock = threading.Lock()
 
     def event(self, user: str, key: str, reason: str) -> None:
-        """An event is left out."""
+        """Note an event that is left out."""
         self._note(Name("event", user, key), reason)
 
     def item(self, name: str, reason: str) -> None:
-        """An item is left out."""
+        """Note an item that is left out."""
         self._note(Name("item", "", name), reason)
 
     def joined(self, other: "LeftOut") -> "LeftOut":
-        """With what another has left out."""
+        """These and the entries that another has left out."""
         with self._lock:
             self._reasons |= other.reasons
         return self
@@ -72,4 +72,4 @@ class LeftOut:
         if count <= MAX_NAMED:
             log.error("%s: the %s is left out: %s; repair or delete it with genrank store", self.where, name, reason)
         if count == MAX_NAMED:
-            log.error("%s: what else is left out is counted only; genrank store STORE check names all", self.where)
+            log.error("%s: further entries are only counted; genrank store STORE check names all", self.where)

@@ -1,4 +1,4 @@
-"""Numbers for names that come while a service runs: a dozen bytes each, however long the name."""
+"""Numbers for names that are added while a service runs: a dozen bytes each, for names of any length."""
 
 import threading
 from hashlib import blake2b
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RECENT = 4096  # names in a plain mapping before they are sorted into arrays
-RATIO = 8  # every part is at least so many times as large as the next
+RATIO = 8  # every part is at least RATIO times as large as the next
 
 Keys = NDArray[np.uint64]
 Numbers = NDArray[np.uint32]
@@ -17,12 +17,12 @@ Numbers = NDArray[np.uint32]
 class NameNumbers:
     """Gives every name a number, in the order in which they come. Safe to use from several threads.
 
-    Of a name it keeps 64 bits, of a hash whose secret key no caller knows: that two of a million names share theirs
-    has a chance of 3 in 10^8.
+    It keeps 64 bits of a hash of each name, with a secret key that no caller knows: the probability that two of a
+    million names have the same bits is 3 in 10^8.
     """
 
     def __init__(self, first: int):
-        """`first`: the number of the first name, at least 1."""
+        """first: the number of the first name, at least 1."""
         self._next = first
         self._secret = token_bytes(16)
         self._lock = threading.Lock()
@@ -30,12 +30,12 @@ class NameNumbers:
         self._parts: tuple[tuple[Keys, Numbers], ...] = ()  # sorted by key; the largest first
 
     def find(self, name: str) -> int:
-        """The name's number, 0 where it has none."""
+        """The name's number, 0 if it has none."""
         with self._lock:
             return self._find(self._key(name))
 
     def add(self, name: str) -> int:
-        """The name's number, a new one where it has none."""
+        """The name's number, a new one if it has none."""
         key = self._key(name)
         with self._lock:
             if number := self._find(key):
@@ -61,7 +61,7 @@ class NameNumbers:
         return 0
 
     def _settle(self) -> None:
-        """Sort the recent names into a part, and join parts that have become alike."""
+        """Sort the recent names into a part, and join parts of similar size."""
         parts = [*self._parts, _sorted(np.array([*self._recent], np.uint64), np.array([*self._recent.values()]))]
         while len(parts) > 1 and RATIO * len(parts[-1][0]) > len(parts[-2][0]):
             other, one = parts.pop(), parts.pop()

@@ -1,9 +1,9 @@
-"""A pipeline: stages one after another over the requests of many users, without a web around it.
+"""A pipeline: stages one after another over the requests of many users, without HTTP.
 
     pipeline = Pipeline([RetrievalStage(retriever.engine), RankingStage(ranker.engine), OrderStage()])
     (answer,) = pipeline.run([StageRequest(user="u42", time=now, weights={"click": 1.0}, top_k=20, retrieval=…)])
 
-The service runs the same stages behind queues (server/), so what it answers is what a pipeline gives offline.
+The service runs the same stages behind queues (server/), so its answers equal those of a pipeline offline.
 """
 
 import time
@@ -15,7 +15,7 @@ from genrank.inference.stages import Stage, StageCandidates, StageRequest
 
 @dataclass(frozen=True, kw_only=True)
 class StageReport:
-    """What a stage did with one request. seconds: of the whole batch that the request was part of."""
+    """A stage's counts for one request. seconds: of the whole batch of the request."""
 
     stage: str
     num_in: int
@@ -32,7 +32,7 @@ class PipelineAnswer:
 
 
 class Pipeline:
-    """Stages in their order. As safe to use from several threads as its stages are."""
+    """Stages in their order. Safe to use from several threads if its stages are."""
 
     def __init__(self, stages: Sequence[Stage]):
         self.stages = tuple(stages)
@@ -40,7 +40,7 @@ class Pipeline:
     def run(
         self, requests: Sequence[StageRequest], candidates: Sequence[StageCandidates] | None = None
     ) -> list[PipelineAnswer]:
-        """The answers, in the order of the requests. candidates: what the first stage starts from; None: nothing."""
+        """The answers, in the order of the requests. candidates: input of the first stage; None: none."""
         current = list(candidates) if candidates is not None else [StageCandidates.given(()) for _ in requests]
         reports: list[list[StageReport]] = [[] for _ in requests]
         for stage in self.stages:

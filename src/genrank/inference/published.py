@@ -5,8 +5,9 @@
     MODELS/current      the version to serve; moves last
     MODELS/history      the versions that were current, newest last
 
-A golden request brings its history along, so that it asks the model and its tables only, not the data beside them.
-Whatever a publication is interrupted at, the version before it stays current and whole, and publishing again completes.
+A golden request contains its history, so that its scores depend only on the model and its tables, not on other data.
+If a publication is interrupted at any point, the earlier version stays current and complete, and publishing can be
+repeated.
 """
 
 import json
@@ -40,13 +41,13 @@ NUM_GOLDEN = 8
 NUM_CANDIDATES = 20
 NUM_EVENTS = 64
 GOLDEN_FORMAT = 2
-# Of probabilities, and relative of seconds: other processors round otherwise. bf16: logits are within some 0.02.
+# Of probabilities, and relative of seconds: rounding differs between processors. bf16: logits are within some 0.02.
 TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}
 
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenRequest:
-    """A user's events, candidates behind them, and the scores that the model gave when it was published."""
+    """A user's events, candidates after them, and the scores that the model gave when it was published."""
 
     user: str
     events: tuple[dict[str, Any], ...]
@@ -59,7 +60,7 @@ class GoldenRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class _GoldenFile:
-    """What VERSION.golden.json holds. hash: of all the rest."""
+    """The content of VERSION.golden.json. hash: of the other fields."""
 
     format: int
     version: str
@@ -68,10 +69,10 @@ class _GoldenFile:
 
 
 def publish(run: Path, models: Path) -> str:
-    """Copy the run's newest bundle to `models` with golden requests, and make it current; its version.
+    """Copy the run's newest bundle to `models` with golden requests, and make it current; returns its version.
 
-    Raises BundleError or DataError where the run has none, or where the data that it was trained on isn't there,
-    OutputError where `models` can't be written or another process publishes there.
+    Raises BundleError or DataError if the run has no bundle, or the data that it was trained on is missing,
+    OutputError if `models` can't be written or another process publishes there.
     """
     bundle = load_bundle(run)
     target = models / bundle.version
@@ -88,12 +89,12 @@ def publish(run: Path, models: Path) -> str:
 
 
 def is_published(folder: Path) -> bool:
-    """Whether the folder holds published versions."""
+    """Whether the folder has published versions."""
     return (folder / "current").is_file()
 
 
 def current(models: Path) -> str:
-    """The version to serve. BundleError where there is none."""
+    """The version to serve. BundleError if there is none."""
     version = _pointer(models)
     if not (models / version).is_dir():
         raise BundleError(f"{models}: the current version {version!r} is missing; publish it again")
@@ -101,7 +102,7 @@ def current(models: Path) -> str:
 
 
 def roll_back(models: Path) -> str:
-    """Make the version that was current before current again; its name. BundleError where there is none."""
+    """Make the previous version current again; returns its name. BundleError if there is none."""
     now = _pointer(models)
     with writing(models):
         past = [each for each in _history(models, now) if each != now and (models / each).is_dir()]
@@ -115,9 +116,9 @@ def roll_back(models: Path) -> str:
 def check_golden(
     bundle: Bundle, *, device: torch.device | str = "cpu", precision: Literal["fp32", "bf16"] = "fp32"
 ) -> None:
-    """BundleError where a published model doesn't rank its golden requests as when published, on the CPU in fp32.
+    """BundleError if a published model ranks its golden requests otherwise than when published, on the CPU in fp32.
 
-    device, precision: that it is to be served with; the tolerance is the precision's.
+    device, precision: those of the service; the tolerance depends on the precision.
     """
     requests, tolerance = _read_golden(bundle), TOLERANCE[precision]
     engine = _alone(bundle, requests, device=device, dtype=precision)
@@ -133,7 +134,7 @@ def check_golden(
 
 
 def _first_difference(golden: GoldenRequest, given: GoldenRequest, tolerance: float) -> str:
-    """In what an answer differs from the published one, beyond rounding; empty for nothing."""
+    """How an answer differs from the published one, beyond rounding; empty if it doesn't."""
     for task, expected in golden.scores.items():
         if not _close(given.scores[task], expected, tolerance):
             return f"{task} scores"
@@ -178,7 +179,7 @@ def golden_requests(bundle: Bundle, *, seed: int = 0) -> list[GoldenRequest]:
 
 
 def _answered(engine: RankingEngine, golden: GoldenRequest, bundle: Bundle) -> GoldenRequest:
-    """The request with the answer of `engine`."""
+    """The request with the answer of the engine."""
     rows = engine.histories.catalogue.find(golden.candidates)
     (found,) = engine.score([EngineRequest(user=golden.user, items=rows, time=golden.time)])
     ranked = ordered(StageCandidates(ids=golden.candidates, rows=rows, columns=found.scores), bundle.config.value)
@@ -198,7 +199,7 @@ def _alone(
     device: torch.device | str = "cpu",
     dtype: Literal["fp32", "bf16"] = "fp32",
 ) -> RankingEngine:
-    """An engine of the bundle and the requests' events, with no past and no statistics beside them."""
+    """An engine over the bundle and the requests' events only, without prepared histories and statistics."""
     store, spec = SQLiteStore(":memory:"), bundle.manifest.spec
     store.append([Event(user=golden.user, **event) for golden in requests for event in golden.events])
     items, users = (FeatureTable.load(bundle.folder, owner, spec) for owner in ("item", "user"))
@@ -272,7 +273,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _history(models: Path, now: str = "") -> list[str]:
-    """The versions that were current, newest last; with `now`, up to that: a publication may have been cut short."""
+    """The versions that were current, newest last. now: the last to return; a publication may have been interrupted."""
     path = models / "history"
     past = path.read_text(encoding="utf-8", errors="replace").split() if path.is_file() else []
     past = [version for version in past if Path(version).name == version]

@@ -1,9 +1,9 @@
-"""The ranking engine: requests of several users in, scores out, over encoded histories that are kept.
+"""The ranking engine: requests of several users in, scores out, over encoded histories that are cached.
 
-A request becomes the last request of its user's timeline, and the sequence builder that cut the training samples cuts
-this one. What is kept of a user is the encoded window with the stamps of its events: a later request finds how many of
-them still begin its own window, cuts the state there, and encodes only what has come since. When the window moves (see
-data/sequence.py, `window_start`) it is encoded anew.
+A request becomes the last request of its user's timeline, and the sequence builder of training cuts it. The cache has a
+user's encoded window with the stamps of its events. A later request finds how many of these events its window begins
+with, cuts the state there, and encodes only later events. When the window moves (see data/sequence.py, `window_start`)
+it is encoded again.
 
 Shapes: R requests, C candidates of all requests.
 """
@@ -43,7 +43,7 @@ class EngineRequest:
     items: Ints  # rows of the item table
     time: int  # seconds since the epoch
     context: Mapping[str, Any] = field(default_factory=dict)  # see FeatureEncoder.encode
-    history: UserHistory | None = None  # the user's, of the engine's histories; None: read now
+    history: UserHistory | None = None  # of the user, from the engine's histories; None: read now
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +52,14 @@ class Scored:
 
     scores: Mapping[str, NDArray[np.float64]]
     user_known: bool
-    history_current: bool  # false: the store was out of reach, and events may be missing
+    history_current: bool  # false: the store could not be reached, and events may be missing
     num_history: int  # events that the model saw
     num_encoded: int  # of these, those that had to be encoded now
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeptHistory:
-    """An encoded window: which events it is made of, and what came out."""
+    """An encoded window: its events and the encoded state."""
 
     begin: int  # row of its first event in the user's timeline
     stamps: Ints  # (events, 5): their own, and their request's index and gap, which depend on events before the window
@@ -75,7 +75,7 @@ def history_cache(max_bytes: int) -> Cache:
 
 
 class RankingEngine:
-    """One model over the histories of its users. Not for several threads at once; the cache is."""
+    """One model over the histories of its users. Not safe to use from several threads; the cache is."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class RankingEngine:
         dtype: Literal["fp32", "bf16"] = "fp32",
         graphs: bool = True,
     ):
-        """`cache`: None encodes every request's history anew. graphs: score by CUDA graphs where the device is CUDA."""
+        """cache: None: every request's history is encoded. graphs: score by CUDA graphs if the device is CUDA."""
         self.model, self.version, self.device, self.dtype = model, version, torch.device(device), dtype
         self.sequence = replace(sequence, grouping="request", loss_on_history=False, labels_once=False)
         self.histories = histories
@@ -140,7 +140,7 @@ class RankingEngine:
     def _encode(
         self, builder: SequenceBuilder, samples: Samples, known: Sequence[UserHistory]
     ) -> tuple[PackedBatch, Any, list[int]]:
-        """The batch of the candidates, their histories' state, and how many events had to be encoded per sample."""
+        """The batch of the candidates, their histories' state, and how many events were encoded per sample."""
         if not self.model.extends_history:
             batch = self._batch(builder, samples)
             return batch, self.model.encode_history(batch), samples.num_history.tolist()
@@ -153,13 +153,13 @@ class RankingEngine:
         return self._batch(builder, samples, known=samples.num_history), join(states), encoded
 
     def _state(self, builder: SequenceBuilder, sample: Samples, history: UserHistory) -> tuple[KVCache, int]:
-        """The state of one sample's window, from what is kept as far as that goes, and the events encoded for it."""
+        """The state of one sample's window, from the cache as far as possible, and the number of events encoded."""
         begin = int(sample.start[0] - builder.timelines.offsets[sample.user[0]])
         length = int(sample.num_history[0])
         rows = np.arange(sample.start[0], sample.end[0])
         requests = [builder.request_index[rows] - builder.requests_before[rows[:1]], builder.gap[rows]]
         stamps = np.column_stack([history.stamps[begin : begin + length], *requests])
-        # Those of whom nothing is known share what there is to keep: nobody can fill the cache with made-up names.
+        # Unknown users without events share one entry, so that invented names can't fill the cache.
         key = (self.version, history.user if length or history.row else "")
         kept = None if self.cache is None else self.cache.get(key)
         reused = 0 if kept is None or kept.begin != begin else _common(kept.stamps, stamps)
@@ -193,7 +193,7 @@ def read(columns: Sequence[Tensor]) -> list[NDArray[np.float64]]:
 
 
 def _common(one: Ints, other: Ints) -> int:
-    """How many events at the beginning of both are the same."""
+    """How many events at the beginning are the same in both."""
     length = min(len(one), len(other))
     differs = np.flatnonzero((one[:length] != other[:length]).any(1))
     return int(differs[0]) if len(differs) else length

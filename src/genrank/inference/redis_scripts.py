@@ -1,6 +1,6 @@
-"""The writes of a store in Redis, each a script that is done whole or not at all. Its keys: see redis_store.py."""
+"""The writes of a store in Redis, each an atomic script. Its keys: see redis_store.py."""
 
-# A script that fails half-way is not rolled back: what could make one fail is looked at before anything is written.
+# Redis doesn't roll back a script that fails, so everything that could fail is checked before anything is written.
 KINDS = """
 local function wrong(p, kinds)
   for name, kind in pairs(kinds) do
@@ -142,7 +142,7 @@ return count
 """
 )
 
-# All at once, so that the versions are those of the events. ARGV: user, the archive's version that the caller knows.
+# Reads all in one script, so that versions and events fit. ARGV: user, the archive's version that the caller has.
 EVENTS = """
 local about = redis.call('HMGET', KEYS[1] .. ':v:' .. ARGV[1], 'version', 'archive')
 local archived = false

@@ -1,19 +1,18 @@
 """The store of several service processes: events and items in Redis.
 
-Every write is one script, so that it is done whole or not at all, and every worker sees it at once. What it changed
-also goes to a stream that the workers follow, in the order in which it was done. A key of the database is `PREFIX:`
-and one of
+Every write is one script, so that it is atomic and every worker sees it at once. Its changes are also added to a stream
+that the workers follow, in the order of the writes. A key of the database is `PREFIX:` and one of
 
     v:USER    hash: the user's version, that of the archive
     e:USER    hash: an event's key -> its revision, a space, its body
     a:USER    hash: the same, of archived events
-    f:USER    hash: an event's key -> digests of contents that have been replaced
+    f:USER    hash: an event's key -> digests of its replaced contents
     t:USER    sorted set: event keys by time
     items     hash: id -> number of its arrival, a space, its features
-    updates   stream: what was changed, with the number of the call
+    updates   stream: the changes, with the number of the call
 
-The database is one Redis (with replicas, if you like), not a cluster: a call's events are of many users, and are kept
-all or none. How much of what was acknowledged outlives a crash of Redis is up to its own settings (`appendonly`).
+The database is one Redis (optionally with replicas), not a cluster: a call's events are of many users, and are stored
+all or none. Whether acknowledged writes survive a crash of Redis depends on its settings (`appendonly`).
 """
 
 import re
@@ -47,27 +46,27 @@ from genrank.inference.store import (
 Answer = TypeVar("Answer")
 Entry = tuple[str, dict[str, str]]  # of a stream: id, fields
 START = "0-0"  # before the first update
-PAUSE = 0.5  # seconds after a failure during which Redis isn't asked
-PAGE = 1000  # keys or updates of one call
+PAUSE = 0.5  # seconds after a failure in which Redis isn't called
+PAGE = 1000  # keys or updates per call
 
 
 class RedisStore:
     """Events and items in one Redis database, for any number of service processes.
 
-    A look at a user's events that takes longer than `timeout` seconds raises StoreUnavailable, a write or a reading of
-    everything one of `patience`, and so does every other one for PAUSE seconds after it: while Redis is gone, rankings
-    don't wait for it. It is asked again by itself.
+    StoreUnavailable is raised if reading a user's events takes longer than `timeout` seconds, or a write or reading
+    everything longer than `patience`, and then for PAUSE seconds by all other calls: rankings don't wait for a Redis
+    that doesn't answer. After that Redis is called again.
     """
 
     shared = True
 
     def __init__(self, url: str, *, max_events: int = 4096, timeout: float = 0.1, patience: float = 2.0):
-        """url: redis://[[user]:password@]host[:port][/database][#prefix]; several feeds can share a database under
-        prefixes of their own. Raises ConfigError for another address, StoreUnavailable where nobody answers."""
+        """url: redis://[[user]:password@]host[:port][/database][#prefix]; several feeds can share a database with
+        different prefixes. Raises ConfigError for another address, StoreUnavailable if Redis doesn't answer."""
         self.max_events = max_events
         address, _, prefix = url.partition("#")
         if "@" in prefix:
-            raise ConfigError(f"--store {without_secrets(url)}: its password has a #; write %23 in place of it")
+            raise ConfigError(f"--store {without_secrets(url)}: its password has a #; write %23 instead of it")
         self.prefix = prefix or "genrank"
         self._quick, self.shown = _connect(address, timeout)
         self._redis, _ = _connect(address, patience)
@@ -89,11 +88,11 @@ class RedisStore:
         return [self._change(events[place], before) for place, before in found]
 
     def snapshot(self, *, events: bool = True) -> Snapshot:
-        """See EventStore. Reads page by page; what changes meanwhile is brought up to date from the updates."""
+        """See EventStore. Reads page by page; changes made meanwhile are applied from the updates."""
         position = self._last()
         kept = self._all_events() if events else {}
         stored = self._ask(lambda: self._redis.hgetall(self._key("items")))
-        items = {name: _revised(value) for name, value in stored.items()}  # with the number of their arrival
+        items = {name: _revised(value) for name, value in stored.items()}  # with their number in order of arrival
         for latest, entry in self._entries(position):
             position = latest
             if "item" in entry:
@@ -215,7 +214,7 @@ class RedisStore:
         return f"{self.prefix}:{name}"
 
     def _greet(self) -> None:
-        """ConfigError where Redis wants another password."""
+        """ConfigError if Redis needs another password."""
         from redis import RedisError
 
         try:
@@ -225,7 +224,7 @@ class RedisStore:
                 word in str(problem) for word in ("NOAUTH", "WRONGPASS", "HELLO must be called", "invalid username")
             ):
                 raise ConfigError(
-                    f"--store {self.shown} asks for another password; expected redis://:PASSWORD@host:port/database"
+                    f"--store {self.shown} needs another password; expected redis://:PASSWORD@host:port/database"
                 ) from None
         self._ask(self._redis.ping)
 
@@ -233,7 +232,7 @@ class RedisStore:
         return self._ask(lambda: list(self._redis.hkeys(self._key(name))))
 
     def _dropped(self, user: str) -> int:
-        """Keys of another kind than they must be are taken out; how many."""
+        """Delete a user's keys that have a wrong type; returns how many."""
         kinds = {"v": "hash", "e": "hash", "a": "hash", "f": "hash", "t": "zset"}
         names = {self._key(f"{letter}:{user}"): kind for letter, kind in kinds.items()}
         wrong = [name for name, kind in names.items()
@@ -244,7 +243,7 @@ class RedisStore:
         return int(self._ask(lambda: self._forget(keys=[self.prefix], args=[user, *keys])))
 
     def _arranged(self, user: str, values: Sequence[str]) -> tuple[tuple[Event, int], ...]:
-        """Events in their order, of keys and values by turns."""
+        """Events in their order. values: alternating keys and values."""
         rows = ((user, key, *reversed(_revised(value))) for key, value in zip(values[::2], values[1::2], strict=True))
         return arranged(rows, self.left_out)  # type: ignore[arg-type]
 
@@ -253,11 +252,11 @@ class RedisStore:
         return Change(event, old[0][0] if old else None)
 
     def _ask(self, command: Callable[[], Answer]) -> Answer:
-        """The answer. Where Redis doesn't answer at all, it is left alone for a while; refusals concern one command."""
+        """The answer. After no answer at all, Redis isn't called for PAUSE seconds; a refusal has no such effect."""
         from redis import RedisError, exceptions
 
         if time.monotonic() < self._silent_until:
-            raise StoreUnavailable(f"{self.shown} has not answered; it is asked again after {PAUSE} s")
+            raise StoreUnavailable(f"{self.shown} has not answered; it is called again after {PAUSE} s")
         try:
             return command()
         except (exceptions.ConnectionError, exceptions.TimeoutError) as problem:
@@ -268,7 +267,7 @@ class RedisStore:
             raise StoreUnavailable(f"{self.shown} refuses: {problem}") from None
 
     def _answers(self) -> bool:
-        """Whether Redis answers at all, and only the last question took it too long."""
+        """Whether Redis answers, so that only the last command took too long."""
         from redis import RedisError
 
         try:
@@ -290,23 +289,23 @@ def _connect(address: str, timeout: float) -> tuple[Any, str]:
         database = redis.Redis.from_url(
             address,
             decode_responses=True,
-            encoding_errors="replace",  # one damaged value is not in the way of all others
+            encoding_errors="replace",  # a damaged value must not prevent reading the others
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
             retry=Retry(NoBackoff(), 1),  # a connection that was closed meanwhile is opened again
         )
-        database.connection_pool.make_connection()  # connects nowhere yet, but knows what no connection takes
-    except (ValueError, TypeError):  # whose text may have a part of the password
+        database.connection_pool.make_connection()  # doesn't connect yet, but checks the options
+    except (ValueError, TypeError):  # their text may have a part of the password
         raise ConfigError(
             f"--store {without_secrets(address)} is no address of a Redis; expected redis://host:port/database, with "
-            "#prefix if you like; write letters such as / : @ # of a password as %2F %3A %40 %23"
+            "an optional #prefix; write letters such as / : @ # of a password as %2F %3A %40 %23"
         ) from None
     about = database.connection_pool.connection_kwargs
     return database, f"redis://{about.get('host', 'localhost')}:{about.get('port', 6379)}/{about.get('db', 0)}"
 
 
 def without_secrets(address: str) -> str:
-    """The address as a message may show it: nothing that stands before an @, nor what may be a password gone astray."""
+    """The address for messages: without anything before an @, and without anything else that may be a password."""
     scheme, _, rest = address.partition("://")
     rest = rest.partition("?")[0]
     shown_scheme = scheme if scheme.lower() in ("redis", "rediss", "unix") else "…"
@@ -316,16 +315,16 @@ def without_secrets(address: str) -> str:
 
 
 def _revised(value: str) -> tuple[int, str]:
-    """Revision and body; 0 and the value where it isn't of this form."""
+    """Revision and body; 0 and the value if it isn't of this form."""
     revision, found, body = value.partition(" ")
     return (int(revision), body) if found and revision.isdecimal() and len(revision) < 16 else (0, value)
 
 
 def _number(value: str | None) -> int:
-    """A version; what is none is that of nobody, and of no cache."""
+    """A version; 0 for a value that is none."""
     return int(value) if value is not None and value.isdecimal() and len(value) < 16 else 0
 
 
 def _literal(name: str) -> str:
-    """As a pattern that matches itself."""
+    """A pattern that matches only this name."""
     return "".join(f"\\{letter}" if letter in "*?[]\\^-" else letter for letter in name)

@@ -1,8 +1,8 @@
-"""Served rankings, computed again offline: are the scores those that users were ranked by?
+"""Served rankings, computed again offline, and compared with the served scores.
 
-The history comes from a prepared folder that holds what the service was told, up to each request's time. Where scores
-differ, the reasons that can be told are counted: events that the service had not heard of at the time, or that the
-folder doesn't have, an item that came while serving, a store that was out of reach.
+The history comes from a prepared folder with the exposures that the service received, up to each request's time. If
+scores differ, the known reasons are counted: events that the service didn't have at the time, or that the folder
+doesn't have, items that were added while serving, a store that could not be reached.
 """
 
 from collections import Counter
@@ -27,9 +27,9 @@ MAX_NAMED = 20  # lines that can't be read
 class Replayed:
     """Differences are absolute for probabilities, relative for seconds, over all answered candidates and tasks.
 
-    different: rankings with a difference above `tolerance`. reasons: what is known of these, one count per ranking.
-    worst: the ranking with the largest difference. unreadable: lines of the file that were left out, as a crash or a
-    full disk cuts them short; unreadable_at: file, line and reason of the first of these.
+    different: rankings with a difference above `tolerance`. reasons: the known reasons, one count per ranking.
+    worst: the ranking with the largest difference. unreadable: lines of the file that were left out, such as lines cut
+    short by a crash or a full disk; unreadable_at: file, line and reason of the first of these.
     """
 
     rankings: int
@@ -75,7 +75,7 @@ class _Replay:
         try:
             difference, why = _compare(self.rankers[served.model], served)
         except RequestError as problem:
-            self.leave_out(Unreadable(line, f"is no request to the model that it names ({problem})"))
+            self.leave_out(Unreadable(line, f"can't be ranked by the model that it names ({problem})"))
             return
         self.rankings, self.count = self.rankings + 1, self.count + difference.size
         self.total += float(difference.sum())
@@ -87,7 +87,7 @@ class _Replay:
             self.largest, self.worst = highest, about
 
     def result(self) -> Replayed:
-        """LogError where no ranking could be read."""
+        """The result. LogError if no ranking could be read."""
         if not self.rankings:
             if self.unreadable_at:
                 raise LogError(f"{self.unreadable_at[0]}; expected a file of genrank serve --log-requests")
@@ -111,10 +111,10 @@ def replay(
 ) -> Replayed:
     """Recompute the rankings of a request log, the first `limit` of them if given.
 
-    data: a prepared folder with the histories. run: a run or a folder of published models, to take every model from
-    instead of where the log says it lay. Raises LogError, BundleError and DataError.
+    data: a prepared folder with the histories. run: a run or a folder of published models that has the models; None:
+    the folders named in the log. Raises LogError, BundleError and DataError.
     """
-    Manifest.open(data)  # before anything is read that takes time
+    Manifest.open(data)  # fails before anything is read that takes time
     replayed = _Replay(path, data, run, tolerance)
     for found in read_requests(path):
         if isinstance(found, Unreadable):
@@ -139,7 +139,7 @@ def _ranker(model: str, bundle: Path | None, run: Path | None, data: Path) -> Ge
 
 
 def _compare(ranker: GenRanker, served: ServedRanking) -> tuple[np.ndarray, str]:
-    """Differences of all scores, and what may have caused them."""
+    """Differences of all scores, and their probable reason."""
     ranking = ranker.rank(served.user, served.candidates, time=served.time, context=served.context)
     ours = {place.item: place for place in ranking.places}
     binary = {task.name for task in ranker.spec.tasks if task.kind == "binary"}

@@ -1,7 +1,7 @@
-"""Rankings as they were served, one JSON line each, to be recomputed offline (see replay.py).
+"""Served rankings, one JSON line each, to be recomputed offline (see replay.py).
 
-A line of {"model", "bundle"} says where a model's bundle lay; it comes before the first ranking by that model. Every
-line is written in one call; one that was cut short, by a crash or a full disk, is ended before the next is written.
+A line of {"model", "bundle"} has the folder of a model's bundle; it comes before the first ranking by that model. Every
+line is written in one call; a line that was cut short, by a crash or a full disk, is ended before the next is written.
 """
 
 import json
@@ -22,7 +22,7 @@ from genrank.errors import LogError, OutputError
 
 log = logging.getLogger("genrank.server")
 MAX_WAITING = 10_000  # rankings that wait to be written
-QUIET = 60.0  # seconds between two reports of the same trouble
+QUIET = 60.0  # seconds between two reports of failed writes
 BEGINNING = b'{"model"'  # of every line
 
 
@@ -45,14 +45,14 @@ class ServedRanking:
 
 
 class RequestLog:
-    """Appends to a file from a thread of its own, so that no ranking waits for the disk.
+    """Appends to a file in a separate thread, so that no ranking waits for the disk.
 
-    What the disk can't take in time, or at all, is left out and counted in `dropped`; the service goes on. A file that
-    is moved away, deleted or emptied while it is written is begun anew.
+    Rankings that can't be written, or not fast enough, are left out and counted in `dropped`; the service continues. If
+    the file is moved, deleted or emptied meanwhile, it is created again.
     """
 
     def __init__(self, path: Path):
-        """OutputError where the file can't be written to."""
+        """OutputError if the file can't be written to."""
         self.path, self.dropped = path, 0
         self._waiting: queue.Queue[tuple[ServedRanking, Path] | None] = queue.Queue(MAX_WAITING)
         self._next_report = 0.0  # not before, by the monotonic clock
@@ -67,14 +67,14 @@ class RequestLog:
         self._thread.start()
 
     def note(self, ranking: ServedRanking, bundle: Path) -> None:
-        """Keep a ranking; `bundle`: the folder of its model."""
+        """Log a ranking. bundle: the folder of its model."""
         try:
             self._waiting.put_nowait((ranking, bundle))
         except queue.Full:
             self.dropped += 1
 
     def close(self) -> None:
-        """Write what waits, and no more."""
+        """Write the waiting rankings, and accept no more."""
         self._waiting.put(None)
         self._thread.join()
 
@@ -93,7 +93,7 @@ class RequestLog:
         if time.monotonic() >= self._next_report:
             self._next_report = time.monotonic() + QUIET
             reason = problem.strerror if isinstance(problem, OSError) else problem
-            log.error("%s: can't be written to (%s); %d rankings went unlogged", self.path, reason, self.dropped)
+            log.error("%s: can't be written to (%s); %d rankings were not logged", self.path, reason, self.dropped)
 
     def _open(self) -> None:
         if self._descriptor >= 0:
@@ -108,7 +108,7 @@ class RequestLog:
         return stat.S_ISREG(os.fstat(self._descriptor).st_mode)
 
     def _follow(self) -> None:
-        """Go on in a new file where the path no longer leads to the one that is open, or another process emptied it."""
+        """Continue in a new file if the path no longer leads to the open one, or if another process emptied it."""
         try:
             found = os.stat(self.path)
         except FileNotFoundError:
@@ -129,7 +129,7 @@ class RequestLog:
             while written < len(lines):
                 written += os.write(self._descriptor, lines[written:])
         except OSError:
-            self._model = ""  # what of it was written is not known
+            self._model = ""  # it is not known whether the line with the model was written
             self._cut = self._cut if not written else lines[written - 1 : written] != b"\n"
             raise
         finally:
@@ -139,17 +139,17 @@ class RequestLog:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A line of a request log that is no ranking, or only a part of one."""
+    """A line of a request log that is not a complete ranking."""
 
     line: int
     reason: str
 
 
 def read_requests(path: Path) -> Iterator[tuple[int, ServedRanking, Path | None] | Unreadable]:
-    """The rankings of a file: each one's line, and the folder of its model's bundle, None where no line names that.
+    """The rankings of a file: each one's line number, and the folder of its model's bundle, None if no line names it.
 
-    A line that was cut short is answered as Unreadable, and what another process wrote behind the cut is read. LogError
-    where there is no such file.
+    A line that was cut short gives an Unreadable, and what another process wrote after the cut is read. LogError if
+    there is no such file.
     """
     bundles: dict[str, Path] = {}
     try:
@@ -167,7 +167,7 @@ def read_requests(path: Path) -> Iterator[tuple[int, ServedRanking, Path | None]
 
 
 def _parse(line: bytes) -> Iterator[ServedRanking | tuple[str, Path] | str]:
-    """What is in a line: a ranking, a model with its bundle, or why it can't be read, and what is behind the damage."""
+    """The content of a line: a ranking, a model with its bundle, or why it can't be read, and what follows damage."""
     line = line.rstrip(b"\r\n")
     if not line:
         return
@@ -175,7 +175,7 @@ def _parse(line: bytes) -> Iterator[ServedRanking | tuple[str, Path] | str]:
         yield _ranking_or_bundle(parse_json(line))
         return
     except (ValueError, LogError) as problem:
-        yield f"is no served ranking, or a part of one ({problem})"
+        yield f"is not a complete served ranking ({problem})"
     for begin in _beginnings(line):
         try:
             yield _ranking_or_bundle(parse_json(line[begin:]))
@@ -185,7 +185,7 @@ def _parse(line: bytes) -> Iterator[ServedRanking | tuple[str, Path] | str]:
 
 
 def _beginnings(line: bytes) -> Iterator[int]:
-    """Where a line may have begun behind one that was cut."""
+    """Positions at which another line may begin, after one that was cut."""
     begin = line.find(BEGINNING, 1)
     while begin > 0:
         yield begin

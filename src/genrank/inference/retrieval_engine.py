@@ -1,8 +1,8 @@
-"""The retrieval engine: users in, the best of the whole catalogue out.
+"""The retrieval engine: users in, the best items of the whole catalogue out.
 
-A request becomes the last request of its user's timeline, of one item that nobody knows, and the sequence builder that
-cut the training samples cuts this one. Its query vector is searched among all items; the ranker, where the model has
-one, orders the best `num_candidates` of them.
+A request becomes the last request of its user's timeline, with one unknown item, and the sequence builder of training
+cuts it. Its query vector is searched among all items; the ranker, if the model has one, orders the best
+`num_candidates` of them.
 
 Shapes: B requests, M candidates of each, W width, K results.
 """
@@ -37,10 +37,10 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class RetrieveRequest:
-    """What a user could be shown now. time: seconds since the epoch. k: how many.
+    """A request for `k` items for a user. time: seconds since the epoch.
 
-    without: values by item feature that no answer may have, as in {"author": ["a7"]}. exclude: rows that may not be
-    answered. exclude_seen: None is as the model was trained. history: the user's, of the engine's histories; None:
+    without: values by item feature, as in {"author": ["a7"]}: items with one of them are left out. exclude: rows that
+    are left out. exclude_seen: None: as the model was trained. history: of the user, from the engine's histories; None:
     read now.
     """
 
@@ -55,10 +55,10 @@ class RetrieveRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievedItems:
-    """Rows of the item table, best first; fewer than k where there aren't more. Times in seconds, of the batch."""
+    """Rows of the item table, best first; fewer than k if there aren't more. Times in seconds, of the batch."""
 
     rows: Ints
-    scores: NDArray[np.float32]  # logits: of the ranker, or of the generator where there is none
+    scores: NDArray[np.float32]  # logits: of the ranker, or of the generator if there is no ranker
     user_known: bool
     history_current: bool
     num_history: int  # events that the generator saw
@@ -66,7 +66,7 @@ class RetrievedItems:
 
 
 class RetrievalEngine:
-    """One retriever over the histories of its users and its index. Not for several threads at once; the index is."""
+    """One retriever over its users' histories and its index. Not safe to use from several threads; the index is."""
 
     def __init__(
         self,
@@ -173,9 +173,9 @@ class RetrievalEngine:
 
 
 def open_index(model: Retriever, stored: StoredIndex, catalogue: Catalogue, *, precision: Precision) -> LiveIndex:
-    """The stored index over the rows of an item table; items that came or changed since it was built are added.
+    """The stored index over the rows of an item table; items that were added or changed since it was built are added.
 
-    BundleError where the table has none of its items.
+    BundleError if the table has none of its items.
     """
     rows = catalogue.find(stored.ids)
     known = rows > 0

@@ -1,4 +1,4 @@
-"""The window statistics of a service: those of its prepared log, and of the events that have come since."""
+"""The window statistics of a service: counts of its prepared log and of later events."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ Ints = NDArray[np.int64]
 
 
 class ServedStatistics:
-    """Answers for users by name; those whom the tables don't know are counted apart from one another.
+    """Window statistics for users by name; users who are in no table are counted separately from one another.
 
     Exposures of a request that come in one call don't count for one another's residuals.
     """
@@ -28,7 +28,7 @@ class ServedStatistics:
     def __init__(
         self, folder: Path, manifest: Manifest, histories: Histories, *, events: Sequence[Event], until: int | None
     ):
-        """`events`: what is in the store already; those that the prepared log has too count once."""
+        """events: those in the store already; events that the prepared log has too count once."""
         self.schema, self.histories = manifest.schema, histories
         self.tasks = statistics_tasks(manifest.schema)
         self._names = NameNumbers(max(histories.users.values(), default=0) + 1)  # of users whom no table has
@@ -43,13 +43,13 @@ class ServedStatistics:
         self._known_items = histories.catalogue.version
 
     def answers(self, user: str, items: Ints, time: int) -> NDArray[np.float16]:
-        """(C, S) of candidates at one time."""
+        """(C, S) statistics of candidates at one time."""
         self._learn_items()
         key = self.histories.users.get(user) or self._names.find(user)
         return self.live.answers(np.full(len(items), key), items, np.full(len(items), time))
 
     def count(self, changes: Iterable[Change]) -> None:
-        """Count what has changed in the store."""
+        """Update the counts by changes in the store."""
         events, signs = [], []
         for change in changes:
             if self.histories.prepared(change.event):

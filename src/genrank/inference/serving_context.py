@@ -1,7 +1,7 @@
-"""What a service knows of users and items, once in memory for all models that were trained on the same data.
+"""The users and items of a service, once in memory for all models that were trained on the same data.
 
-Timelines, tables, decoded histories and window statistics of a prepared folder, with what has come to the store since.
-Ranking and retrieval share one, and so do a model and the one that replaces it.
+A context has timelines, tables, decoded histories and window statistics of a prepared folder, with later events and
+items of the store. Ranking and retrieval share one, and so do a model and the one that replaces it.
 """
 
 import threading
@@ -22,12 +22,12 @@ from genrank.schema import fingerprint
 
 
 class ServingContext:
-    """Safe to use from several threads. `expired`: what came to the store can no longer be told; make another."""
+    """Safe to use from several threads. expired: it missed updates that the store no longer keeps; make another."""
 
     def __init__(self, data: Path, manifest: Manifest, *, store: EventStore, max_bytes: int, until: int | None = None):
-        """`data`: a prepared folder with the users' past, up to `until` (seconds, exclusive) if given.
+        """data: a prepared folder with the users' past, up to `until` (seconds, exclusive) if given.
 
-        manifest: a model's, whose vocabularies and tasks the folder has. max_bytes: see Histories. Raises DataError and
+        manifest: of a model with the folder's vocabularies and tasks. max_bytes: see Histories. Raises DataError and
         StoreUnavailable.
         """
         spec = manifest.spec
@@ -56,9 +56,9 @@ class ServingContext:
         )
 
     def catch_up(self) -> None:
-        """Learn what has changed in the store, a call at a time. Histories look there by themselves.
+        """Apply the updates of the store since the last call. Histories read the store themselves.
 
-        Raises UpdatesExpired where too much has changed to be told, StoreUnavailable.
+        Raises UpdatesExpired if some of them are no longer kept, StoreUnavailable.
         """
         with self._following:
             try:
@@ -73,15 +73,15 @@ class ServingContext:
 
 
 class _Key(NamedTuple):
-    """Two models share a context where all of these are equal."""
+    """Two models share a context if all of these are equal."""
 
     data: Path
-    files: str  # hash of the prepared folder's
-    schema: str  # of the model: roles, boundaries, what statistics are counted by
+    files: str  # hash of the prepared folder's files
+    schema: str  # hash of the model's roles, boundaries and settings of statistics
 
 
 class ServingContexts:
-    """The contexts of one service, each made when it is first asked for and kept as long as a model uses it."""
+    """The contexts of one service, each made on first use and kept as long as a model uses it."""
 
     def __init__(self, store: EventStore, *, max_bytes: int, until: int | None = None):
         self.store, self.max_bytes, self.until = store, max_bytes, until
@@ -89,7 +89,7 @@ class ServingContexts:
         self._making = threading.Lock()
 
     def of(self, bundle: Bundle, data: Path) -> ServingContext:
-        """That of a model over a prepared folder. Raises BundleError where the folder has another schema, DataError."""
+        """The context of a model over a prepared folder. BundleError if the folder has another schema; DataError."""
         manifest, mine = Manifest.open(data), bundle.manifest
         require_same_schema(bundle, data, manifest)
         schema = {"schema": to_dict(mine.schema), "spec": to_dict(mine.spec), "rates": to_dict(mine.base_rates)}

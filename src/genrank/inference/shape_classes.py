@@ -1,7 +1,7 @@
 """Shape classes: requests of about the same size are padded to one size, for which a CUDA graph is captured once.
 
-The surplus is a sequence of its own, the last one: it has the surplus candidates, which see nothing of its context, and
-the surplus context, which nobody sees. A candidate sees its own sequence only, so no score changes.
+The padding is one more sequence, the last one: it has the surplus candidates, which see none of its context, and the
+surplus context, which no candidate sees. A candidate sees only its own sequence, so no score changes.
 
 Shapes: B sequences, C candidates, X context tokens.
 """
@@ -26,9 +26,9 @@ def rounded(count: int) -> int:
 
 
 class ShapeClass(NamedTuple):
-    """The sizes that inputs are padded to, and what else the kernels depend on."""
+    """The sizes that inputs are padded to, and the types that the kernels depend on."""
 
-    num_sequences: int  # a power of two; an empty one costs next to nothing
+    num_sequences: int  # a power of two; an empty sequence costs hardly anything
     num_candidates: int
     num_context: int
     kinds: tuple[tuple[Rows, torch.dtype, torch.Size], ...]  # of every tensor: its type and the shape of a row
@@ -46,20 +46,20 @@ class ShapeClass(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        """Of inputs of this size."""
+        """Bytes of inputs of this size."""
         return sum(self.size(rows) * dtype.itemsize * shape.numel() for rows, dtype, shape in self.kinds)
 
     def size(self, rows: Rows) -> int:
-        """Rows of a tensor: offsets have one for every sequence, that of the surplus included, and one more."""
+        """Rows of a tensor: offsets have one per sequence, including the padding's, and one more."""
         sizes = {"offsets": self.num_sequences + 2, "candidates": self.num_candidates, "context": self.num_context}
         return sizes[rows]
 
 
 class StaticInputs:
-    """Inputs of one class in memory of their own, whose place never changes."""
+    """Inputs of one class in memory whose address never changes."""
 
     def __init__(self, like: ScoreInputs, shape: ShapeClass):
-        """`like`: any inputs of the class."""
+        """like: any inputs of the class."""
         self.shape = shape
         self.inputs = like.map(lambda rows, tensor: tensor.new_zeros(shape.size(rows), *tensor.shape[1:]))
         self.inputs.offsets[-1:].fill_(shape.num_candidates)
@@ -67,11 +67,11 @@ class StaticInputs:
         self._tensors = _tensors(self.inputs)
 
     def fill(self, inputs: ScoreInputs) -> None:
-        """Copy other inputs of the class here. Surplus rows keep what was there before: nobody reads them."""
+        """Copy other inputs of the class here. Surplus rows keep their earlier content, which is not used."""
         for (_, target), (_, source) in zip(self._tensors, _tensors(inputs), strict=True):
             target[: len(source)].copy_(source)
         num_candidates, num_context = len(inputs.prefix_C), len(inputs.context.position)
-        self.inputs.prefix_C[num_candidates:].zero_()  # but for this: how far a surplus candidate sees
+        self.inputs.prefix_C[num_candidates:].zero_()  # except this: surplus candidates must see nothing
         ends = ((self.inputs.offsets, num_candidates), (self.inputs.context.offsets, num_context))
         for offsets, end in ends:
             offsets[len(inputs.offsets) : -1].fill_(end)  # empty sequences, then that of the surplus

@@ -1,7 +1,8 @@
-"""How much memory a value holds, with what its arrays, tensors and objects need beside their numbers.
+"""The memory of a value, including the overhead of its arrays, tensors and objects.
 
-For a user with few events that is most of it: the twenty empty arrays of a timeline take 3 KB. The constants are what
-CPython 3.11, NumPy 2 and PyTorch 2 took of resident memory for 200,000 such objects each, rounded up.
+For a user with few events the overhead is the larger part: the twenty empty arrays of a timeline take 3 KB. The
+constants are measured with CPython 3.11, NumPy 2 and PyTorch 2: resident memory of 200,000 such objects each, rounded
+up.
 """
 
 import sys
@@ -16,17 +17,17 @@ TENSOR = 700  # its view and its storage
 DEVICE_BLOCK = 512  # bytes: CUDA's allocator rounds up to a multiple
 OBJECT = 96
 FIELD = 8
-SMALL = 32  # of an allocation that `sys.getsizeof` does not see
-ENTRY = 320  # of an ordered mapping's entry that is kept with its size
+SMALL = 32  # overhead of an allocation that `sys.getsizeof` doesn't include
+ENTRY = 320  # entry of an ordered mapping that is stored with its size
 
 
 def entry_bytes(key: Any, value: Any) -> int:
-    """Bytes of a cache's entry: the key, the value and the place that it takes."""
+    """Bytes of a cache's entry: key, value and the mapping's entry."""
     return ENTRY + held_bytes(key) + held_bytes(value)
 
 
 def held_bytes(value: Any) -> int:
-    """Bytes of a value and of all that it refers to; what it refers to twice counts once, views as what they show."""
+    """Bytes of a value and of everything that it refers to; repeated references count once, views by their own size."""
     return _held(value, set())
 
 
@@ -36,7 +37,7 @@ def _held(value: Any, seen: set[int]) -> int:
     seen.add(id(value))
     if isinstance(value, np.ndarray):
         return ARRAY + value.nbytes
-    if hasattr(value, "element_size"):  # a tensor's; PyTorch need not be there
+    if hasattr(value, "element_size"):  # a tensor; PyTorch need not be imported
         size, least = int(value.numel() * value.element_size()), 1 if value.device.type == "cpu" else DEVICE_BLOCK
         return TENSOR + -(-size // least) * least
     if isinstance(value, Mapping):

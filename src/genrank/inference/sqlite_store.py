@@ -1,7 +1,8 @@
 """The store of one service process: events and items in one SQLite file that survives restarts.
 
-A write is kept when it is on disk. Readers have a connection of their own, so that a ranking waits for no write; what
-can't be read or written in time, because another process holds the file or the disk is full, raises StoreUnavailable.
+A write returns when it is on disk. Readers have a separate connection, so that a ranking doesn't wait for writes. If
+the file can't be read or written in time, because another process holds it or the disk is full, StoreUnavailable is
+raised.
 """
 
 import hashlib
@@ -42,27 +43,27 @@ from genrank.locks import locked
 
 Result = TypeVar("Result")
 MAX_IN_MEMORY = 16 * 2**20  # bytes of updates
-KEPT_SECONDS = 600  # and no longer than this, which is more than a model takes to be deployed
+KEPT_SECONDS = 600  # how long updates are kept at most, which is longer than deploying a model takes
 PATIENCE = 0.2  # seconds that a write waits for another process
-READ_PATIENCE = 0.05  # and a ranking
-PAUSE = 0.5  # seconds after a failure during which nobody else tries
-TROUBLES = {  # by the beginning of SQLite's name for them
+READ_PATIENCE = 0.05  # seconds that a ranking waits
+PAUSE = 0.5  # seconds after a failure in which no other call tries
+TROUBLES = {  # by the beginning of SQLite's name of the error
     "SQLITE_BUSY": "another process holds it; end that process",
     "SQLITE_LOCKED": "another process holds it; end that process",
     "SQLITE_FULL": "there is no space left on its disk; make room",
     "SQLITE_IOERR": "its disk can't be read or written; make room, or repair the disk",
-    "SQLITE_READONLY": "it can't be written to; give this process the right to",
-    "SQLITE_CANTOPEN": "it can't be opened; see whether it, its folder and free descriptors are there",
-    "SQLITE_CORRUPT": "it is damaged; bring back a copy of it",
-    "SQLITE_NOTADB": "it is damaged; bring back a copy of it",
+    "SQLITE_READONLY": "it can't be written to; give this process write permission",
+    "SQLITE_CANTOPEN": "it can't be opened; check that it and its folder exist, and that there are free descriptors",
+    "SQLITE_CORRUPT": "it is damaged; restore a copy of it",
+    "SQLITE_NOTADB": "it is damaged; restore a copy of it",
 }
 
 
 class SQLiteStore:
-    """Events in one SQLite file (WAL mode), one service process. `:memory:` keeps nothing.
+    """Events in one SQLite file (WAL mode), for one service process. `:memory:`: nothing is kept on disk.
 
-    max_events: of a user at hand; the oldest are archived, some at a time. alone: no other process may open it so;
-    OutputError where one has. Without it, an existing file is read and never written.
+    max_events: of a user that are not archived; the oldest are archived, some at a time. alone: exclusive access;
+    OutputError if another process has it. Without it, an existing file is only read.
     """
 
     shared = False
@@ -72,9 +73,9 @@ class SQLiteStore:
         self._writing, self._reading = threading.Lock(), threading.Lock()
         self._updates: deque[tuple[Update, int, float]] = deque()  # with their bytes, and when they came
         self._update_bytes = 0
-        self._tells_events = False  # nobody has asked for any yet
-        self._num_updates = 0  # there have been since the store was opened
-        self._silent_until = self._full_until = 0.0  # when it is read, and written, again
+        self._tells_events = False  # whether a caller needs updates of events
+        self._num_updates = 0  # since the store was opened
+        self._silent_until = self._full_until = 0.0  # when reads, and writes, are tried again
         self._why_full = ""
         self._held = ExitStack()
         try:
@@ -96,13 +97,15 @@ class SQLiteStore:
     def _opened(self, patience: float, *, mode: str = "ro") -> sqlite3.Connection:
         where = f"file:{quote(str(self.path))}?mode={mode}"
         made = sqlite3.connect(where, uri=True, timeout=patience, check_same_thread=False, isolation_level=None)
-        made.text_factory = partial(str, encoding="utf-8", errors="replace")  # a damaged row is not in others' way
+        made.text_factory = partial(
+            str, encoding="utf-8", errors="replace"
+        )  # a damaged row must not prevent reading the others
         return made
 
     def _open(self) -> None:
         in_memory = str(self.path) == ":memory:"
         self._connection = self._opened(PATIENCE, mode="memory" if in_memory else "rwc")
-        # FULL: what has been answered outlives a power cut, too.
+        # FULL: acknowledged writes survive a power failure too.
         for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", *TABLES):
             self._connection.execute(statement)
         self._convert()
@@ -112,9 +115,9 @@ class SQLiteStore:
             self._reader = self._opened(READ_PATIENCE)
 
     def _convert(self) -> None:
-        """A file of an earlier version."""
+        """Convert a file of an earlier version."""
         columns = self._columns()
-        if "dropped" in columns:  # when a user's oldest events were let go
+        if "dropped" in columns:  # a version that deleted a user's oldest events
             self._run("ALTER TABLE users RENAME COLUMN dropped TO archive")
             self._run("ALTER TABLE events ADD COLUMN archived INTEGER NOT NULL DEFAULT 0")
         if "former" not in columns:
@@ -162,7 +165,7 @@ class SQLiteStore:
 
     def snapshot(self, *, events: bool = True) -> Snapshot:
         """See EventStore."""
-        self._tells_events |= events  # from before that moment on
+        self._tells_events |= events  # before the snapshot, so that no update is missed
         with self._troubles(), self._moment() as (run, position):
             rows = run("SELECT user, key, body, revision FROM events").fetchall() if events else []
             items = run("SELECT id, features FROM items ORDER BY rowid").fetchall()
@@ -231,7 +234,7 @@ class SQLiteStore:
         found = self._run(query, (event.user, event.key)).fetchone()
         before, archived, former = found or (None, 0, "")
         if before is not None and (before == body or _digest(body) in former.split()):
-            return []  # it is there, or it was and something newer has replaced it
+            return []  # it is stored already, or it was and newer content has replaced it
         stored = [] if before is None else parsed_events([(event.user, event.key, before, 0)], self.left_out)
         old = stored[0][0] if stored else None
         if old is not None and event.is_older_than(old):
@@ -267,7 +270,7 @@ class SQLiteStore:
             self._updates.append((update, size, now))
             self._num_updates += 1
             self._update_bytes += size
-            while len(self._updates) > 1:  # the last one is still to be told
+            while len(self._updates) > 1:  # the last one has not been read yet
                 if self._update_bytes <= MAX_IN_MEMORY and self._updates[0][2] > now - KEPT_SECONDS:
                     break
                 self._update_bytes -= self._updates.popleft()[1]
@@ -277,9 +280,9 @@ class SQLiteStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """One that all who wait for it hear of at once where it fails: they would fail, too."""
+        """A transaction. After a failure, other writes fail at once for PAUSE seconds instead of waiting."""
         if time.monotonic() < self._full_until:
-            raise StoreUnavailable(f"{self._why_full}; it is tried again after {PAUSE} s")
+            raise StoreUnavailable(f"{self._why_full}; writes are tried again after {PAUSE} s")
         try:
             with self._begun():
                 yield
@@ -301,7 +304,7 @@ class SQLiteStore:
 
     @contextmanager
     def _moment(self) -> Iterator[tuple[Callable[..., Any], str]]:
-        """For what takes long to read: all of one moment, and the position of then. Nobody waits for it in a file."""
+        """For long reads: a consistent snapshot and its position. With a file, no other call waits for it."""
         if self._reading is self._writing:
             with self._writing:
                 yield self._run, str(self._num_updates)
@@ -309,12 +312,12 @@ class SQLiteStore:
         with closing(self._opened(PATIENCE)) as connection:
             with self._writing:
                 connection.execute("BEGIN")
-                connection.execute("SELECT 1 FROM users LIMIT 1").fetchone()  # the moment is that of the first reading
+                connection.execute("SELECT 1 FROM users LIMIT 1").fetchone()  # the snapshot begins with the first read
                 position = str(self._num_updates)
             yield connection.execute, position
 
     def _ask(self, read: Callable[[Callable[..., Any]], Result]) -> Result:
-        """What `read` finds, of one moment."""
+        """The result of `read` on a consistent snapshot."""
         with self._reading, self._troubles():
             self._reader.execute("BEGIN")
             try:
@@ -324,9 +327,9 @@ class SQLiteStore:
                     self._reader.execute("COMMIT")
 
     def _ask_quickly(self, read: Callable[[Callable[..., Any]], Result]) -> Result:
-        """As `_ask`; after a failure the next rankings don't wait for the same."""
+        """As `_ask`; after a failure, further calls fail at once for PAUSE seconds instead of waiting."""
         if time.monotonic() < self._silent_until:
-            raise StoreUnavailable(f"{self.path}: could not be read; it is tried again after {PAUSE} s")
+            raise StoreUnavailable(f"{self.path}: could not be read; reads are tried again after {PAUSE} s")
         try:
             return self._ask(read)
         except StoreUnavailable:
@@ -344,7 +347,7 @@ class SQLiteStore:
 
 
 def _digest(body: str) -> str:
-    """What tells a body from others: of 48 bits, which is enough for the few of one key."""
+    """A digest of a body: 48 bits, which is enough for the few bodies of one key."""
     return hashlib.sha1(body.encode(), usedforsecurity=False).hexdigest()[:12]
 
 

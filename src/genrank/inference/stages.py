@@ -27,10 +27,10 @@ RETRIEVAL, VALUE = ":retrieval", ":value"  # columns of no task: a task may be c
 
 @dataclass(frozen=True, kw_only=True)
 class StageRequest:
-    """What somebody is to be shown now: all that any stage of a pipeline may ask.
+    """A request to a pipeline, with the inputs of all stages.
 
     time: seconds since the epoch. context: see FeatureEncoder.encode. weights: of each task in the value. top_k: how
-    many are wanted in the end, 0 for all. retrieval: which candidates to find; None where they are given.
+    many candidates are returned, 0 for all. retrieval: which candidates to find; None if they are given.
     """
 
     user: str
@@ -43,7 +43,7 @@ class StageRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class SeenUser:
-    """What the last model of a pipeline saw of a user. history_current: false where the store was out of reach."""
+    """What the last model of a pipeline saw of a user. history_current: false if the store could not be reached."""
 
     known: bool = False
     history_current: bool = True
@@ -53,17 +53,17 @@ class SeenUser:
 
 @dataclass(frozen=True, kw_only=True)
 class StageCandidates:
-    """C candidates of one request, in an order once a stage has made one.
+    """C candidates of one request, ordered if a stage has ordered them.
 
-    rows: of the item table of the last stage that looked them up, 0 unknown. histories: what the stages have read of
-    the user, so that those behind see the same events, whatever has come to the store since.
+    rows: of the item table of the last stage that looked them up, 0: unknown. histories: the user's histories that
+    stages have read, so that later stages see the same events even if the store has newer ones.
     """
 
     ids: Sequence[str]
     rows: Ints
     columns: Mapping[str, Floats] = field(default_factory=dict)  # (C) each
     user: SeenUser = SeenUser()
-    seconds: Mapping[str, float] = field(default_factory=dict)  # what a stage took inside, of its batch
+    seconds: Mapping[str, float] = field(default_factory=dict)  # times of the parts of a stage, for its batch
     histories: Mapping[Histories, UserHistory] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -75,11 +75,11 @@ class StageCandidates:
         return cls(ids=ids, rows=np.zeros(len(ids), np.int64), histories=histories or {})
 
     def history(self, histories: Histories, user: str) -> UserHistory:
-        """The user's history as a stage before has read it there, or as it is now."""
+        """The user's history as an earlier stage has read it, or as it is now."""
         return self.histories.get(histories) or histories.of(user)
 
     def take(self, places: Ints) -> "StageCandidates":
-        """The candidates at these places, in that order."""
+        """The candidates at these positions, in that order."""
         return replace(
             self,
             ids=[self.ids[place] for place in places.tolist()],
@@ -88,7 +88,7 @@ class StageCandidates:
         )
 
     def with_columns(self, columns: Mapping[str, Floats]) -> "StageCandidates":
-        """With further columns; one of the same name is replaced."""
+        """The candidates with further columns; a column of the same name is replaced."""
         return replace(self, columns={**self.columns, **columns})
 
 
@@ -98,11 +98,11 @@ class Stage(Protocol):
     name: str
 
     def run(self, requests: Sequence[StageRequest], candidates: Sequence[StageCandidates]) -> list[StageCandidates]:
-        """The candidates that go on. At least one request."""
+        """The candidates after the stage. At least one request."""
 
 
 class RetrievalStage:
-    """The best of the whole catalogue, in place of whatever candidates came."""
+    """The best items of the whole catalogue, instead of the given candidates."""
 
     name = "retrieval"
 
@@ -163,7 +163,7 @@ class RankingStage:
         return after
 
     def _asked(self, request: StageRequest, candidates: StageCandidates) -> EngineRequest:
-        """Items are looked up by id: the stage before may have another item table."""
+        """Items are looked up by id: an earlier stage may have another item table."""
         known = self.engine.histories
         return EngineRequest(
             user=request.user,
@@ -175,10 +175,10 @@ class RankingStage:
 
 
 class OrderStage:
-    """Falling order of value, the weighted sum of the tasks' scores; equal ones stay as they came. Then the first
+    """Falling order of value, the weighted sum of the tasks' scores; equal ones keep their order. Then the first
     `top_k`.
 
-    GenRankError where a score is no finite number: an order of them would mean nothing.
+    GenRankError if a score is not finite, because an order of such scores has no meaning.
     """
 
     name = "order"
@@ -199,7 +199,7 @@ def ordered(candidates: StageCandidates, weights: Mapping[str, float], top_k: in
 
 
 def value_of(ids: Sequence[str], scores: Mapping[str, Floats], weights: Mapping[str, float]) -> Floats:
-    """(C) the weighted sum of the candidates' scores. GenRankError where a score or a sum is no finite number."""
+    """(C) the weighted sum of the candidates' scores. GenRankError if a score or a sum is not finite."""
     values = np.zeros(len(ids))
     for task, weight in weights.items():
         values = values + weight * scores[task]
@@ -208,6 +208,6 @@ def value_of(ids: Sequence[str], scores: Mapping[str, Floats], weights: Mapping[
         if len(odd):
             raise GenRankError(
                 f"the model's score ({task}) of item {shown(ids[odd[0]])} is {score[odd[0]]}; check the item's "
-                "features, and train again with a lower learning rate if this is so for others"
+                "features, and train again with a lower learning rate if other items have such scores too"
             )
     return values

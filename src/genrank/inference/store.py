@@ -1,14 +1,14 @@
-"""Where live exposures and new items are kept: what every store does (sqlite_store.py, redis_store.py).
+"""The interface of stores of live exposures and new items (sqlite_store.py, redis_store.py).
 
-Events are kept as they came, in raw values, so that they outlive a model and its vocabularies. An event's identity is
-its `key`: sent again it changes nothing, unless its content is another (a like that came later than the exposure),
-which replaces it. Content that has been replaced never comes back, so that a late retry undoes nothing; callers whose
-events do go back and forth number them (`Event.version`), and a lower number never replaces a higher one, nor does an
-event that says it was known earlier (`known_at`) replace a later one.
-Every change of a user's events gives the changed ones a new revision, and the user that version.
+Events are stored as they were sent, in raw values, so that they don't depend on a model and its vocabularies. An
+event's identity is its `key`: an event that is sent again changes nothing, unless its content differs (a like that came
+later than the exposure): then it replaces the earlier content. Replaced content never comes back, so that a late retry
+undoes nothing. Callers whose events change back and forth number them (`Event.version`); a lower number never replaces
+a higher one, nor does an earlier `known_at` replace a later one. Every change of a user's events gives the changed ones
+a new revision, which is also the user's new version.
 
-Nothing that was kept is lost: a user's oldest events go to an archive, which readers ask for only when it has changed.
-Readers that count all events, such as window statistics, begin with a snapshot and go on with the updates since.
+No event is lost: a user's oldest events are moved to an archive, which readers read only when it has changed. Readers
+that count all events, such as window statistics, begin with a snapshot and continue with the updates since.
 """
 
 import json
@@ -21,14 +21,14 @@ from genrank.ids import check_id
 from genrank.inference.catalogue import Item
 from genrank.inference.left_out import LeftOut
 
-SLACK = 4  # a user's oldest events are archived when there are a quarter more than allowed
-MAX_UPDATES = 100_000  # that are kept in Redis for those who follow
-FORMER = 16  # contents of an event that are remembered as replaced
-MAX_EVENT_BYTES = 16 * 2**10  # of an event's JSON: a user's 4,096 events are read at once
+SLACK = 4  # a user's oldest events are archived when there are a quarter more than max_events
+MAX_UPDATES = 100_000  # updates that are kept in Redis
+FORMER = 16  # replaced contents of an event that are remembered
+MAX_EVENT_BYTES = 16 * 2**10  # of an event's JSON: a user's 4,096 events are read together
 MAX_ITEM_BYTES = 100_000
 
 
-LARGEST = 2**53 + 1  # of whole numbers
+LARGEST = 2**53 + 1  # bound of whole numbers
 KINDS: Mapping[str, type] = {
     "item": str, "time": int, "request": str, "position": int, "actions": dict, "context": dict, "id": str,
     "known_at": int, "version": int,
@@ -36,7 +36,7 @@ KINDS: Mapping[str, type] = {
 
 
 class StoreUnavailable(GenRankError):
-    """The store can't be reached or doesn't answer in time. Nothing that it raised this for is known to be kept."""
+    """The store can't be reached or doesn't answer in time. A write that raised this may have been stored or not."""
 
 
 class UpdatesExpired(GenRankError):
@@ -54,17 +54,17 @@ class Event:
     position: int = -1  # slot in the feed
     actions: Mapping[str, Any] = field(default_factory=dict)  # by task or feedback
     context: Mapping[str, Any] = field(default_factory=dict)  # features of the exposure
-    id: str = ""  # of the event; empty: user, item and time tell it from others
-    known_at: int = 0  # when its actions were known; 0: at its time, or when the schema's history.settle has passed
+    id: str = ""  # of the event; empty: it is identified by user, item and time
+    known_at: int = 0  # when its actions were known; 0: at its time, plus the schema's history.settle
     version: int = 0  # the caller's number of this content of the event
 
     @property
     def key(self) -> str:
-        """What tells it from other events of its user."""
+        """The identity of the event among those of its user."""
         return f"#{self.id}" if self.id else f"{self.time}/{self.item}"
 
     def is_older_than(self, kept: "Event") -> bool:
-        """Whether what its caller says of it makes it an older content of the same event."""
+        """Whether this is older content than `kept`, by version or known time."""
         return self.version < kept.version or 0 < self.known_at < kept.known_at
 
     def content(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class Event:
 
     @classmethod
     def parse(cls, user: str, body: str) -> "Event":
-        """The event that `body` was made of. ValueError and TypeError for another text."""
+        """The event whose `body` this is. ValueError and TypeError for another text."""
         event = cls(user=user, **json.loads(body))
         for name, kind in KINDS.items():
             value: Any = getattr(event, name)
@@ -98,14 +98,14 @@ class UserEvents:
     """A user's live events, each with its revision, in order of (time, revision)."""
 
     events: tuple[tuple[Event, int], ...] = ()
-    version: int = 0  # the newest revision there has been; 0: none
+    version: int = 0  # the newest revision; 0: none
     archive: int = 0  # version of the archived events
-    archived: tuple[tuple[Event, int], ...] | None = ()  # older ones; None: the caller knows this archive
+    archived: tuple[tuple[Event, int], ...] | None = ()  # older events; None: the caller has this archive already
 
 
 @dataclass(frozen=True)
 class Change:
-    """An event that is new, or other than the one that was kept under its key."""
+    """An event that is new, or replaces the earlier one of its key, `before`."""
 
     event: Event
     before: Event | None
@@ -113,7 +113,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Update:
-    """What one call has changed."""
+    """The changes of one call."""
 
     changes: tuple[Change, ...] = ()
     items: tuple[Item, ...] = ()
@@ -121,7 +121,7 @@ class Update:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What is kept. events: in no order, without them where they were not asked for. position: of the updates."""
+    """The content of a store. events: in no order; empty if not requested. position: that of the updates."""
 
     events: tuple[Event, ...]
     items: tuple[Item, ...]
@@ -131,52 +131,53 @@ class Snapshot:
 class EventStore(Protocol):
     """Live exposures of all users. Safe to use from several threads.
 
-    shared: other processes may write to it too. left_out: what is in it and can't be read by any model. Every method
-    raises StoreUnavailable where the store can't be reached, read or written in time.
+    shared: other processes may write to it too. left_out: its entries that no model can read. Every method raises
+    StoreUnavailable if the store can't be reached, read or written in time.
     """
 
     shared: bool
     left_out: LeftOut
 
     def append(self, events: Sequence[Event]) -> list[Change]:
-        """Keep the events; what that changed. RequestError for what is too large to be kept: see check_events."""
+        """Store the events; returns the changes. RequestError for an event that is too large: see check_events."""
 
     def snapshot(self, *, events: bool = True) -> Snapshot:
-        """All that is kept, items in the order in which their ids first came."""
+        """All content, items in the order in which their ids first came."""
 
     def updates(self, position: str) -> tuple[list[Update], str]:
-        """What has changed since the position, oldest first, and the position after it. Raises UpdatesExpired.
+        """The updates since the position, oldest first, and the position after them. Raises UpdatesExpired.
 
-        Who took a snapshot without events may not hear of theirs.
+        After a snapshot without events, updates of events may be missing.
         """
 
     def events(self, user: str, *, archive: int = -1) -> UserEvents:
-        """What is known of a user. `archive`: a version of the archive that need not be read again."""
+        """The events of a user. archive: version of the archive that the caller has, which isn't read again."""
 
     def version(self, user: str) -> int:
         """The version of `events(user)`, without reading them."""
 
     def put_items(self, items: Sequence[Item]) -> None:
-        """Keep items, each in place of an older one of its id. RequestError for what is too large: see check_items."""
+        """Store items, replacing older ones of the same id. RequestError if an item is too large (check_items)."""
 
     def delete(self, *, items: Sequence[str] = (), events: Sequence[tuple[str, str]] = (), user: str = "") -> int:
-        """Forget items by id, events by user and key, all events of a user; how many those were.
+        """Delete items by id, events by user and key, all events of a user; returns how many.
 
-        Rankings see at once that events are gone; items and window statistics forget when a service is started again.
+        Rankings see at once that events are gone; a service has deleted items, and counts of deleted events in window
+        statistics, until it is restarted.
         """
 
     def users(self) -> dict[str, int]:
-        """How many events every user has."""
+        """Number of events per user."""
 
     def last_written(self) -> float:
-        """When something was last written, in seconds since the epoch by the clock of then; 0: never."""
+        """Time of the last write, seconds since the epoch by the clock at that time; 0: never."""
 
     def close(self) -> None:
         """Release files and connections."""
 
 
 def check_events(events: Sequence[Event]) -> None:
-    """RequestError where one is larger than any store keeps, or has an id that is too long or missing."""
+    """RequestError if an event is too large, or an id is missing or too long."""
     for event in events:
         check_id("user", event.user)
         check_id("item", event.item)
@@ -190,7 +191,7 @@ def check_events(events: Sequence[Event]) -> None:
 
 
 def check_items(items: Sequence[Item]) -> None:
-    """RequestError where one is larger than any store keeps, or has an id that is too long or missing."""
+    """RequestError if an item is too large, or an id is missing or too long."""
     for item in items:
         check_id("item", item.id)
         if (size := len(item.body())) > MAX_ITEM_BYTES:
@@ -200,7 +201,7 @@ def check_items(items: Sequence[Item]) -> None:
 
 
 def parsed_events(rows: Iterable[tuple[str, str, str, int]], left_out: LeftOut) -> list[tuple[Event, int]]:
-    """Events and revisions, of (user, key, body, revision); what is no event is left out."""
+    """Events and revisions of rows (user, key, body, revision); rows that are no event are left out."""
     events = []
     for user, key, body, revision in rows:
         try:
@@ -211,7 +212,7 @@ def parsed_events(rows: Iterable[tuple[str, str, str, int]], left_out: LeftOut) 
 
 
 def parsed_items(rows: Iterable[tuple[str, str]], left_out: LeftOut) -> tuple[Item, ...]:
-    """Items, of (id, body); what is no item is left out."""
+    """Items of rows (id, body); rows that are no item are left out."""
     items = []
     for name, body in rows:
         try:

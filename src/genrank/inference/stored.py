@@ -1,4 +1,4 @@
-"""What is in a store of events and items: shown, checked against a model, repaired. See `genrank store`."""
+"""Shows, checks and repairs the content of a store of events and items. See `genrank store`."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +17,7 @@ from genrank.inference.stores import open_store
 
 
 def open_existing(where: str, *, writing: bool) -> EventStore:
-    """The store, which is there already. writing: InputError where a service has its file."""
+    """An existing store. writing: for changes; InputError if a service uses the file."""
     if "://" in where:
         return open_store(where)
     if not Path(where).is_file():
@@ -26,7 +26,7 @@ def open_existing(where: str, *, writing: bool) -> EventStore:
 
 
 def summary(store: EventStore, *, limit: int) -> dict[str, Any]:
-    """How many `users`, `events` and `items`; `limit` of the users with their numbers of events, and of the items."""
+    """Numbers of `users`, `events` and `items`; the first `limit` users with their numbers of events, and items."""
     users, items = store.users(), store.snapshot(events=False).items
     return {
         "users": len(users),
@@ -49,7 +49,7 @@ def shown_items(store: EventStore, ids: list[str]) -> list[dict[str, Any]]:
 
 
 class SchemaCheck:
-    """A model's schema and vocabularies, which what is stored is read with. Without a model: whether it is text."""
+    """A check of stored entries by a model's schema and vocabularies. Without a model: whether they can be parsed."""
 
     def __init__(self, bundle: Bundle | None):
         self.histories: Histories | None = None
@@ -60,7 +60,7 @@ class SchemaCheck:
             self.histories = Histories(folder, bundle.manifest, past=NoPast(spec), catalogue=catalogue, users=users)
 
     def left_out(self, store: EventStore) -> LeftOut:
-        """All that can't be read, with the reason."""
+        """All entries that can't be read, with the reason."""
         found = LeftOut("the store", quiet=True)
         for user in store.users():
             for event in _events(store, user):
@@ -76,7 +76,7 @@ class SchemaCheck:
         return found.joined(store.left_out)
 
     def repair(self, store: EventStore) -> tuple[int, int]:
-        """Take out the values that can't be read, and what is no event or item at all; how many of each."""
+        """Remove values that can't be read, and delete entries that can't be parsed; returns the numbers of both."""
         found = self.left_out(store)
         broken = store.left_out.reasons
         items = {item.id: item for item in store.snapshot(events=False).items}
@@ -116,7 +116,7 @@ class SchemaCheck:
 
         return replace(
             event,
-            version=event.version + 1,  # a content without these values may have been there before
+            version=event.version + 1,  # content without these values may have been stored before
             actions={name: value for name, value in event.actions.items() if reads(actions={name: value})},
             context={name: value for name, value in event.context.items() if reads(context={name: value})},
         )

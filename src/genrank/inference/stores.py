@@ -1,4 +1,4 @@
-"""Which store of live events is meant?"""
+"""Opens a store of live events by its address."""
 
 import re
 
@@ -15,7 +15,9 @@ def open_store(where: str) -> EventStore:
     """
     if "://" in where:
         return RedisStore(where)
-    if re.match(r"(rediss?|unix):|[^/@]*:[^/@]*@", where, re.IGNORECASE):  # what may be a password names no file
+    if re.match(
+        r"(rediss?|unix):|[^/@]*:[^/@]*@", where, re.IGNORECASE
+    ):  # it may contain a password, so it is not used as a file name
         raise ConfigError(
             f"--store {without_secrets('redis://' + where.rpartition('@')[2])} lacks its redis://; "
             "expected redis://host:port/database, or a file"

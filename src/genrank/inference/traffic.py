@@ -1,4 +1,4 @@
-"""A prepared folder's exposures as the events that a feed's backend would have sent."""
+"""A prepared folder's exposures as the events that the backend of a feed would send."""
 
 from collections.abc import Sequence
 

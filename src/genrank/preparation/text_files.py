@@ -101,7 +101,7 @@ def _dialect(path: Path, sample: str, given: CsvSettings, wanted: Sequence[str])
         )
     for name in names:
         if names.count(name) > 1 and name in wanted:
-            raise LogError(f"{path}: the column {name!r} is there {names.count(name)} times; rename all but one")
+            raise LogError(f"{path}: there are {names.count(name)} columns {name!r}; rename all but one")
     return Dialect(separator=separator, quote=quote, names=_unique(names), quote_given=given.quote is not None)
 
 
