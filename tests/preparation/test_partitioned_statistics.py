@@ -17,6 +17,7 @@ from amounts import examples
 from counted_logs import RATES, random_events, random_item_features, schema
 from genrank.data.event_totals import EventTotals
 from genrank.data.statistics import Events, statistics_columns
+from genrank.errors import DataError
 from genrank.preparation import key_partitions
 from genrank.preparation.admission import DAY
 from genrank.preparation.buckets import Buckets
@@ -149,10 +150,10 @@ def test_days_are_written_one_after_another_as_all_at_once(tmp_path: Path) -> No
         rates = write_statistics(buckets, SCHEMA, items, split, folder, report=print, **settings)
         return rates, [np.load(path) for path in sorted((folder / "statistics").iterdir())]
 
-    rates, whole = written("all")
+    rates, whole = written("all", threads=3)
     early_rates, early = written("early", keep=tmp_path / "totals")
     past = EventTotals.open(tmp_path / "totals")
-    late_rates, late = written("late", past=past, keep=tmp_path / "more")
+    late_rates, late = written("late", past=past, keep=tmp_path / "more", threads=2)
     assert rates == early_rates == late_rates
     assert past.until == second * DAY
     assert EventTotals.open(tmp_path / "more").until == last * DAY
@@ -161,6 +162,18 @@ def test_days_are_written_one_after_another_as_all_at_once(tmp_path: Path) -> No
         assert is_late.any()
         assert answers[~is_late].tobytes() == early[number].tobytes()
         assert answers[is_late].tobytes() == late[number].tobytes()
+
+
+def test_damaged_totals_are_refused_in_one_line(tmp_path: Path) -> None:
+    totals = EventTotals.of(SCHEMA, tmp_path / "totals", until=2**40, num_partitions=1, rates=RATES)
+    (totals.folder / "0-0000.npz").write_bytes(b"PK damaged")
+    with pytest.raises(DataError, match=r"0-0000.npz: can't be read .* run genrank prepare again"):
+        totals.load(0, 0)
+    (totals.folder / "totals.json").write_text('{"since": 1}')
+    with pytest.raises(DataError, match=r"totals can't be read .* run genrank prepare again"):
+        EventTotals.open(totals.folder)
+    with pytest.raises(DataError, match="run genrank prepare again"):
+        EventTotals.open(tmp_path / "nowhere")
 
 
 def test_requests_before_the_past_ends_are_refused(tmp_path: Path) -> None:

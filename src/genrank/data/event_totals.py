@@ -11,10 +11,12 @@ are kept as they are, and those before it as one per key, in the second before `
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
 from genrank.data.counting import EventCounts, joined_counts
+from genrank.errors import DataError
 from genrank.schema import LogSchema
 
 FILE_NAME = "totals.json"
@@ -46,8 +48,11 @@ class EventTotals:
 
     @classmethod
     def open(cls, folder: Path) -> "EventTotals":
-        """Those of a folder."""
-        return cls(folder=folder, **json.loads((folder / FILE_NAME).read_text(encoding="utf-8")))
+        """Those of a folder. DataError where they can't be read."""
+        try:
+            return cls(folder=folder, **json.loads((folder / FILE_NAME).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as problem:
+            raise DataError(f"{folder}: totals can't be read ({problem}); run genrank prepare again") from None
 
     def save(self, entity: int, part: int, counts: list[EventCounts]) -> None:
         """The events of all counts together, as far as they can still be asked for."""
@@ -57,12 +62,15 @@ class EventTotals:
             np.savez(self._path(entity, part), keys=kept.keys, times=kept.times, starts=kept.starts, sums=kept.sums)
 
     def load(self, entity: int, part: int) -> list[EventCounts]:
-        """One or none."""
+        """One or none. DataError where they can't be read."""
         path = self._path(entity, part)
         if not path.exists():
             return []
-        with np.load(path, allow_pickle=False) as arrays:
-            return [EventCounts.of_arrays(**arrays)]
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return [EventCounts.of_arrays(**arrays)]
+        except (OSError, ValueError, TypeError, BadZipFile) as problem:
+            raise DataError(f"{path}: can't be read ({problem}); run genrank prepare again") from None
 
     def _path(self, entity: int, part: int) -> Path:
         return self.folder / f"{entity}-{part:04d}.npz"
