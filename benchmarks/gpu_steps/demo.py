@@ -35,14 +35,16 @@ MINIATURE = """
 import sys
 from pathlib import Path
 from rich.console import Console
-from genrank.cli.demo import prepare_with_progress, simulate_with_progress
+from genrank.cli.demo import simulate_with_progress
+from genrank.cli.preparing import LogArguments, prepare_with_progress
 from genrank.recipes import recipe
 from genrank.runs.evaluate_ranking import evaluate_run
 from genrank.runs.train import start_run, train
 out, console = Path(sys.argv[1]), Console()
 feed = out / "feed"
 simulate_with_progress(feed, sys.argv[2:], console)
-prepare_with_progress([feed / "exposures"], schema=feed / "schema.toml", out=out / "data", console=console)
+log = LogArguments(logs=[feed / "exposures"], schema=feed / "schema.toml")
+prepare_with_progress(log, out=out / "data", console=console)
 start_run(out / "data", recipe("genrank-demo"), out / "run")
 train(out / "run", console)
 evaluate_run(out / "run", report=False)

@@ -21,7 +21,7 @@ def refuse_occupied(out: Path) -> None:
         occupied = out.is_dir() and any(out.iterdir())
         exists = out.exists() or out.is_symlink()
     except OSError as problem:
-        raise _unwritable(out, problem) from None
+        raise unwritable(out, problem) from None
     if occupied:
         raise OutputError(f"{out}: the output folder is not empty; choose another name or remove it first")
     if exists and not out.is_dir():
@@ -48,7 +48,7 @@ def new_folder(final: Path) -> Iterator[Path]:
                 part.rename(written)  # in one step, over an empty folder too
                 sync(written.parent)
     except OSError as problem:
-        raise _unwritable(final, problem) from problem
+        raise unwritable(final, problem) from problem
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def replacement(final: Path) -> Iterator[Path]:
             _flush(part)
             _take_name(part, final)
     except OSError as problem:
-        raise _unwritable(final, problem) from problem
+        raise unwritable(final, problem) from problem
 
 
 class NewVersion:
@@ -87,7 +87,7 @@ def new_version(folder: Path) -> Iterator[NewVersion]:
         with writing(folder), _part(folder / "version") as part:
             yield NewVersion(folder, part)
     except OSError as problem:
-        raise _unwritable(folder, problem) from problem
+        raise unwritable(folder, problem) from problem
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        raise _unwritable(folder, problem) from None
+        raise unwritable(folder, problem) from None
     with locked(folder / ".lock", what=str(folder)):
         clear_leftovers(folder)
         yield
@@ -124,7 +124,7 @@ def replace_bytes(path: Path, content: bytes, *, check: Callable[[Path], None] |
         with suppress(OSError):
             part.unlink(missing_ok=True)
         if isinstance(problem, OSError):
-            raise _unwritable(path, problem) from None
+            raise unwritable(path, problem) from None
         raise
 
 
@@ -192,7 +192,7 @@ def clear_leftovers(folder: Path, of: str = "") -> None:
             elif re.fullmatch(r"old|staged|part(-\d+)?", ending):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     except OSError as problem:
-        raise _unwritable(folder, problem) from None
+        raise unwritable(folder, problem) from None
 
 
 def _refuse_fixed(final: Path) -> None:
@@ -213,7 +213,8 @@ def _refuse_fixed(final: Path) -> None:
     final.chmod(mode)
 
 
-def _unwritable(path: Path, problem: OSError) -> OutputError:
+def unwritable(path: Path, problem: OSError) -> OutputError:
+    """The error in one line for a path that can't be written, with what to do."""
     return OutputError(f"{path}: can't be written ({problem.strerror or problem}); {_remedy(problem)}")
 
 

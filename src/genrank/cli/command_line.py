@@ -21,7 +21,7 @@ HELP_OPTIONS = ("--help", "-h")
 FAULT = "an internal error of genrank"
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Begin": (data_commands.doctor, data_commands.demo),
-    "From logs to data": (data_commands.simulate, data_commands.schema, data_commands.prepare),
+    "From logs to data": (data_commands.simulate, data_commands.schema, data_commands.prepare, data_commands.expire),
     "Train and evaluate": (data_commands.recipes, run_commands.train, run_commands.evaluate),
     "Rank and retrieve": (run_commands.rank, run_commands.score, run_commands.index, run_commands.retrieve),
     "Serve": (serving_commands.publish, serving_commands.serve, serving_commands.store, serving_commands.replay),

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from genrank.cli.options import Json, OutFolder, Seed, console, settings_of
+from genrank.cli.options import Json, PreparedFolder, Seed, console, day_of, seconds_of, settings_of
 from genrank.errors import ConfigError
 from genrank.finite_json import json_text
 
@@ -54,7 +54,14 @@ def prepare(
     logs: Annotated[
         list[Path], Argument(metavar="LOGS…", help="Parquet, CSV or TSV files, or a folder", show_default=False)
     ],
-    out: OutFolder,
+    out: Annotated[Path | None, Option(help="folder to write; it must be new", show_default=False)] = None,
+    extend: Annotated[
+        Path | None,
+        Option(metavar="DATA", help="instead of --out: add the logs' days to this prepared folder", show_default=False),
+    ] = None,
+    late: Annotated[
+        str, Option(help="with --extend: how long before its end a row may be from; earlier ones are dropped")
+    ] = "2d",
     schema: Annotated[Path | None, Option(help="what the columns mean, in TOML", show_default=False)] = None,
     source: Annotated[
         str | None,
@@ -76,24 +83,48 @@ def prepare(
     threads: Annotated[
         int | None, Option(help="threads of the engine (default: all cores)", show_default=False)
     ] = None,
+    buckets: Annotated[
+        int | None,
+        Option(help="with --out: users are spread over so many files (default: by the log's size)", show_default=False),
+    ] = None,
+    days_per_part: Annotated[
+        int | None,
+        Option(
+            help="with --out: a file holds so many days (default: by the exposures of a day; 1 where days are added)",
+            show_default=False,
+        ),
+    ] = None,
     settings: Annotated[list[str] | None, settings_of("a setting of the schema, as in split.test_fraction=0.2")] = None,
 ) -> None:
-    """Turn exposure logs into a prepared folder for training."""
-    from genrank.cli.demo import prepare_with_progress
+    """Turn exposure logs into a prepared folder for training, or add days to one."""
+    from genrank.cli.preparing import LogArguments, extend_with_progress, prepare_with_progress
 
     if (schema is None) == (source is None):
         raise ConfigError(
             "prepare: give either --schema S.toml for your own logs or --source NAME for a public data set"
         )
-    prepare_with_progress(
-        logs,
-        out=out,
-        schema=schema,
-        source=source,
-        settings=settings or [],
-        limits={"engine": engine, "master": master, "memory_limit": memory_limit, "threads": threads},
-        console=console(),
-    )
+    log = LogArguments(logs=logs, schema=schema, source=source, settings=settings or [])
+    options = {"engine": engine, "master": master, "memory_limit": memory_limit, "threads": threads}
+    if out is not None and extend is None:
+        layout = {"num_buckets": buckets, "days_per_part": days_per_part}
+        prepare_with_progress(log, out=out, options=options | layout, console=console())
+    elif extend is not None and out is None:
+        extend_with_progress(log, extend, late=seconds_of("--late", late), options=options, console=console())
+    else:
+        raise ConfigError("prepare: give either --out for a new folder or --extend DATA to add days to a prepared one")
+
+
+def expire(
+    data: PreparedFolder,
+    before: Annotated[
+        str, Option(metavar="DAY", help="the first day (UTC) to keep, as in 2026-11-30", show_default=False)
+    ],
+) -> None:
+    """Remove the oldest days of a prepared folder."""
+    from genrank.preparation.extending import expire
+
+    manifest = expire(data, before=day_of("--before", before))
+    console().print(f"{manifest.counts.exposures:,} exposures are left in {data}", highlight=False)
 
 
 def schema(

@@ -1,27 +1,21 @@
 """Simulation and preparation with progress on the terminal, and `genrank demo`, which runs all steps."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.text import Text
 
 from genrank.cli.answer_tables import ranking_table
-from genrank.config import build, override
-from genrank.data.manifest import Manifest
-from genrank.errors import ConfigError, MissingExtraError
+from genrank.cli.preparing import LogArguments, prepare_with_progress
+from genrank.config import override
+from genrank.errors import MissingExtraError
 from genrank.evaluation.evaluation_tables import as_tables
 from genrank.evaluation.page import require
 from genrank.folders import refuse_occupied
 from genrank.inference.gen_ranker import GenRanker
-from genrank.preparation.logs import Source
-from genrank.preparation.prepare import PrepareOptions, prepare
-from genrank.preparation.sources.files import files
-from genrank.preparation.sources.public_data import published
 from genrank.recipes import recipe
 from genrank.runs.evaluate_ranking import evaluate_run
 from genrank.runs.train import start_run, train
@@ -46,51 +40,6 @@ def simulate_with_progress(out: Path, settings: Sequence[str], console: Console)
     return summary
 
 
-def prepare_with_progress(
-    logs: Sequence[Path],
-    *,
-    out: Path,
-    schema: Path | None = None,
-    source: str | None = None,
-    settings: Sequence[str] = (),
-    limits: Mapping[str, Any] | None = None,
-    console: Console,
-) -> Manifest:
-    """Prepare with progress on the terminal, then print a summary."""
-    options = build(PrepareOptions, {k: v for k, v in (limits or {}).items() if v is not None}, where="prepare")
-    began = time.monotonic()
-    with console.status("preparing") as status:
-        manifest = prepare(_source(logs, schema, source, settings), out=out, options=options, report=status.update)
-    counts = manifest.counts
-    console.print(
-        f"{counts.exposures:,} exposures of {counts.users:,} users and {counts.items:,} items, split by time into "
-        f"{counts.train.exposures:,} / {counts.valid.exposures:,} / {counts.test.exposures:,}, "
-        f"in {time.monotonic() - began:.1f} s → [bold]{out}[/]",
-        highlight=False,
-    )
-    if manifest.schema.known_later:
-        console.print(
-            f"{manifest.late_actions:,} exposures ({manifest.late_actions / counts.exposures:.1%}) have actions that "
-            "became known only after their user's next request; histories contain them from then on",
-            highlight=False,
-        )
-    for reason, number in manifest.dropped.items():
-        if number:
-            console.print(f"dropped {number:,}: {reason}", highlight=False)
-    for warning in manifest.warnings:
-        heading = ("leakage: ", "red") if warning.kind == "leakage" else ("note: ", "yellow")
-        console.print(Text.assemble(heading, warning.message))
-    return manifest
-
-
-def _source(logs: Sequence[Path], schema: Path | None, source: str | None, settings: Sequence[str]) -> Source:
-    if schema is not None:
-        return files(logs, schema=schema).with_settings(settings)
-    if len(logs) != 1:
-        raise ConfigError(f"--source {source}: expected one folder, found {len(logs)} paths; give the unpacked folder")
-    return published(str(source), logs[0]).with_settings(settings)
-
-
 def demo(out: Path, console: Console, *, seed: int = 0) -> None:
     """Simulate a feed, prepare its log, train GenRank, evaluate and rank; everything is written below `out`."""
     refuse_occupied(out)
@@ -103,7 +52,9 @@ def demo(out: Path, console: Console, *, seed: int = 0) -> None:
     simulate_with_progress(feed, [f"seed={seed}"], console)
     console.rule("[bold]2. From the log to timelines", align="left")
     console.print(f"As with your own logs: genrank prepare {feed}/exposures --schema {feed}/schema.toml --out {data}")
-    prepare_with_progress([feed / "exposures"], schema=feed / "schema.toml", out=data, console=console)
+    prepare_with_progress(
+        LogArguments(logs=[feed / "exposures"], schema=feed / "schema.toml"), out=data, console=console
+    )
     console.rule("[bold]3. Training GenRank", align="left")
     console.print(f"genrank train {data} --recipe genrank-demo --out {run}")
     start_run(data, replace(recipe("genrank-demo"), seed=seed), run)

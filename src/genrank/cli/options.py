@@ -1,5 +1,7 @@
 """Options that several commands share, and the parsing of arguments that hold several values."""
 
+import re
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -44,6 +46,22 @@ def console() -> "Console":
     from rich.console import Console
 
     return Console(stderr=True)
+
+
+def seconds_of(flag: str, text: str) -> int:
+    """Seconds of a time such as 90s, 30m, 6h or 2d. ConfigError for anything else."""
+    found = re.fullmatch(r"(\d{1,9})([smhd])", text)
+    if found is None:
+        raise ConfigError(f"{flag} {text[:LONGEST_SHOWN]}: expected a number and s, m, h or d, as in 2d")
+    return int(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+def day_of(flag: str, text: str) -> int:
+    """Days since the epoch of a date such as 2026-11-30. ConfigError for anything else."""
+    try:
+        return date.fromisoformat(text).toordinal() - date(1970, 1, 1).toordinal()
+    except ValueError:
+        raise ConfigError(f"{flag} {text[:LONGEST_SHOWN]}: expected a date, as in 2026-11-30") from None
 
 
 def ids(flag: str, text: str) -> list[str]:

@@ -13,6 +13,7 @@ from genrank.config import build, to_dict
 from genrank.data.integrity import FolderHashes
 from genrank.documents import read_json
 from genrank.errors import DataError, shown
+from genrank.journal import complete_change
 from genrank.schema import DataSpec, LogSchema, fingerprint
 
 FORMAT = 4
@@ -111,8 +112,16 @@ class Manifest:
     @classmethod
     def open(cls, folder: Path) -> "Manifest":
         """The manifest of a prepared folder that is whole: what every reader of the folder begins with. DataError."""
+        complete_change(Path(folder), about=FILE_NAME)
         manifest = cls.load(folder)
-        manifest.verify(folder)
+        try:
+            manifest.verify(folder)
+        except DataError:
+            newer = cls.load(folder)
+            if newer == manifest:
+                raise
+            newer.verify(folder)  # it was extended while this was reading
+            return newer
         return manifest
 
     @classmethod

@@ -126,22 +126,35 @@ def _parts(folder: Path, bucket: int) -> list[Path]:
     return sorted(paths, key=lambda path: (path.parts[-3], int(path.stem.partition("-")[2])))
 
 
+def parts_of(folder: Path, bucket: int) -> list[tuple[int, Path]]:
+    """(first day since the epoch, path) of a bucket's parts in order of days, and of number; not of format 3."""
+    return [(first_day_of(path.parent.parent.name), path) for path in _parts(folder, bucket)]
+
+
+def first_day_of(name: str) -> int:
+    """Days since the epoch, of a folder `day=YYYY-MM-DD`."""
+    return date.fromisoformat(name.partition("=")[2]).toordinal() - EPOCH
+
+
+def part_table(path: Path, names: Sequence[str], *, user: int | None = None) -> pa.Table:
+    """A part with a row per exposure: the columns of the given names that it has; of one user if given."""
+    filters = None if user is None else [("user", "==", user)]
+    there = [name for name in pq.read_schema(path).names if name in names]
+    lists = pq.read_table(
+        path, columns=list(dict.fromkeys(["user", "time", *there])), filters=filters, partitioning=None
+    ).combine_chunks()
+    columns = {name: lists.column(name).combine_chunks() for name in there if name != "user"}
+    lengths = np.diff(_offsets(lists.column("time").combine_chunks()))
+    users = np.repeat(_array(lists.column("user"), np.int32), lengths)
+    return pa.table({"user": pa.array(users)} | {name: column.flatten() for name, column in columns.items()})
+
+
 def _read_parts(paths: Sequence[Path], spec: DataSpec, user: int | None) -> tuple[pa.Table, PartSettings | None]:
     """A row per exposure of all parts, and what they say; None for format 3, whose rows are arranged already."""
-    filters = None if user is None else [("user", "==", user)]
-    tables, settings = [], None
-    for path in paths:
-        schema = pq.read_schema(path)
-        settings = PartSettings.of(schema)
-        names = _wanted(schema.names, spec)
-        lists = pq.read_table(path, columns=names, filters=filters, partitioning=None).combine_chunks()
-        columns = {name: lists.column(name).combine_chunks() for name in names if name != "user"}
-        lengths = np.diff(_offsets(columns["time"]))
-        users = np.repeat(_array(lists.column("user"), np.int32), lengths)
-        flat = {name: column.flatten() for name, column in columns.items()}
-        tables.append(pa.table({"user": pa.array(users)} | flat))
-    table = pa.concat_tables(tables).combine_chunks()
-    return table.append_column(ROW, pa.array(np.arange(table.num_rows))), settings
+    schema = pq.read_schema(paths[0])
+    names = _wanted(schema.names, spec)
+    table = pa.concat_tables([part_table(path, names, user=user) for path in paths]).combine_chunks()
+    return table.append_column(ROW, pa.array(np.arange(table.num_rows))), PartSettings.of(schema)
 
 
 def _timelines(

@@ -74,9 +74,12 @@ class ArrangedBucket:
 
 
 class Earlier(Protocol):
-    """A prepared folder that new rows are added to. `lists`: multi-valued column → its values in order of code."""
+    """A prepared folder that new rows are added to."""
 
-    lists: Mapping[str, pa.Array]
+    @property
+    def lists(self) -> Mapping[str, pa.Array]:
+        """Multi-valued column → its values in order of code."""
+        ...
 
     def arrange(self, number: int, table: pa.Table, schema: LogSchema) -> ArrangedBucket:
         """The new rows of a bucket, from stored order to timelines, among those that it has."""

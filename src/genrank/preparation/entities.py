@@ -36,9 +36,12 @@ class Entities:
 
 
 class EntitiesBefore(Protocol):
-    """Items and users of the folder that is extended. `boundaries`: by numeric feature."""
+    """Items and users of the folder that is extended."""
 
-    boundaries: Mapping[str, tuple[float, ...]]
+    @property
+    def boundaries(self) -> Mapping[str, tuple[float, ...]]:
+        """By numeric feature."""
+        ...
 
     def table(self, owner: Owner) -> pa.Table:
         """Its items.parquet or users.parquet."""
@@ -262,7 +265,7 @@ def _behind(old: pa.Table | None, name: str, column: pa.Array) -> pa.Array:
     if old is None:
         return column
     before = old.column(name).combine_chunks()
-    return pa.concat_arrays([before, column.slice(len(before)).cast(before.type)])
+    return pa.concat_arrays([before.cast(column.type), column.slice(len(before))])
 
 
 def _merged_times(column: pa.ChunkedArray, old: pa.Table | None) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from genrank.preparation.joining import repeated_exposures
 from genrank.preparation.logs import Relations, Source, WrongTypeError, check_side_tables, typed_columns
 from genrank.preparation.staging import KnownValues, Staging, stage
 from genrank.preparation.survey import Findings, drop_reasons, explain_wrong_type, survey
-from genrank.preparation.time_checks import days_of, has_placeholders, time_warnings
+from genrank.preparation.time_checks import Days, days_of, has_placeholders, time_warnings
 from genrank.preparation.value_checks import check_values
 from genrank.schema import LogSchema
 
@@ -27,6 +27,7 @@ class ReadLog:
     kept: Expression
     typed: Mapping[str, Column]
     findings: Findings
+    days: Days  # of the kept rows
 
     def stage(self, engine: Engine, known: KnownValues | None = None) -> Staging:
         """The rows with numbers for ids and categories. Their place in the log is the last thing that orders them."""
@@ -65,4 +66,5 @@ def read_log(engine: Engine, source: Source, report: Report) -> ReadLog:
         kept=exposures,
         typed=typed,
         findings=replace(findings, warnings=(*findings.warnings, *more)),
+        days=days_of(engine, exposures, typed["time"]) if findings.dropped else days,
     )

@@ -30,6 +30,7 @@ from genrank.preparation.writing import target_of
 from genrank.schema import DataSpec, LogSchema, TaskSpec
 
 LEVELS = np.linspace(0, 1, 33)  # of a group's quantiles; ours
+LATEST = 2 * DAY  # seconds before the last day, from which on requests that come late are still answered; ours
 MIN_GROUP = 50  # durations below which a group takes the quantiles of all; ours
 
 
@@ -61,7 +62,7 @@ def write_statistics(
     num_partitions = choose_num_partitions(buckets.num_rows) if past is None else past.num_partitions
     totals = None
     if keep is not None:
-        until = max(last - last % DAY, 0 if past is None else past.until)  # the last day's requests may go on
+        until = max(last - last % DAY - LATEST, 0 if past is None else past.until)
         totals = EventTotals.of(schema, keep, until=until, num_partitions=num_partitions, rates=rates)
     with TemporaryDirectory(prefix=".counts-", dir=folder) as scratch:
         log = PartitionedStatistics(

@@ -141,7 +141,14 @@ class _Preparation:
         spec, rates = with_duration_groups(spec, buckets, schema, items, split), {}
         if schema.statistics.enabled:
             rates = write_statistics(
-                buckets, schema, items, split, self.scratch, report=self.report, threads=min(threads, 4)
+                buckets,
+                schema,
+                items,
+                split,
+                self.scratch,
+                report=self.report,
+                threads=min(threads, 4),
+                keep=self.out / "totals",
             )
             move_statistics(buckets, layout, self.scratch, self.out)
         edges = {bare(name): boundaries for name, boundaries in fitted.boundaries.items()}
