@@ -1,6 +1,7 @@
 """Stages and their pipeline: one call is the stages one by one, offline, for many requests at once and over HTTP."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -9,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from conftest_service import Running, serve  # noqa: F401 - a fixture
-from genrank.errors import GenRankError
+from genrank.errors import GenRankError, RequestError
 from genrank.inference.gen_ranker import GenRanker
 from genrank.inference.gen_retriever import GenRetriever
 from genrank.inference.pipeline import Pipeline, PipelineAnswer
@@ -160,6 +161,21 @@ def test_a_ranking_stage_finds_items_by_id_whatever_the_rows_of_the_stage_before
     assert found.rows.tolist() == own.rows.tolist() == ranker.items.find(ids).tolist()
     for task in ranker.spec.tasks:
         np.testing.assert_array_equal(found.columns[task.name], own.columns[task.name])
+
+
+def test_a_candidates_own_context_stays_its_own_behind_a_filter(ranker: GenRanker) -> None:
+    ids = [str(name) for name in ranker.items.ids[1:9].to_pylist()]
+    ages = [float(3**number) for number in range(8)]
+    asked = replace(request(ranker, USERS[0]), context={"device": "phone", "item_age": ages})
+    ranking = RankingStage(ranker.engine)
+    (whole,) = ranking.run([asked], [StageCandidates.given(ids)])
+    kept = StageCandidates.given(ids).take(np.array([6, 1, 4, 2])).take(np.array([2, 0, 1]))
+    (some,) = ranking.run([asked], [kept])
+    assert list(some.ids) == [ids[place] for place in (4, 6, 1)]
+    for task in ranker.spec.tasks:
+        np.testing.assert_allclose(some.columns[task.name], whole.columns[task.name][[4, 6, 1]], rtol=1e-5)
+    with pytest.raises(RequestError, match="item_age has 7 values for 8 candidates"):
+        ranking.run([replace(asked, context={"item_age": ages[:7]})], [kept])
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,18 @@ def test_further_stages_are_put_into_the_list_and_work_over_http(
     assert counts["preranking", "out"] == len(left)
 
 
+def test_candidates_keep_their_own_context_behind_a_preranker(services: Services) -> None:
+    items = [str(name) for name in services.ranking.deployed.context.catalogue.table.ids[1:9]]
+    asked = query(candidates=tuple(items), context={"item_age": [float(3**n) for n in range(8)]}, top_k=0)
+    preranking = queued(Each("preranking", every_other))
+    ranking = services.pipeline(services.ranking.stage, OrderStage()).submit(asked).result(60).candidates
+    half = services.pipeline(preranking, services.ranking.stage, OrderStage()).submit(asked).result(60).candidates
+    preranking.stop()
+    expected = dict(zip(ranking.ids, ranking.columns[VALUE].tolist(), strict=True))
+    assert sorted(half.ids) == sorted(items[::2])
+    assert half.columns[VALUE].tolist() == pytest.approx([expected[item] for item in half.ids], rel=1e-5)
+
+
 def test_a_filter_that_leaves_nothing_ends_the_pipeline(
     services: Services, over_http: Callable[[ServedPipeline], str]
 ) -> None:

@@ -173,12 +173,23 @@ class FeatureEncoder:
             for name, value in context.items()
         }
 
+    def of_some(self, context: Mapping[str, Any], places: NDArray[np.int64], count: int) -> dict[str, Any]:
+        """The context of the candidates at these places of `count`: of a list with one for each, theirs. RequestError.
+
+        See `encode`.
+        """
+        chosen = dict(context)
+        for feature in self.specs:
+            value: Any = context.get(feature.name)
+            if _one_each(feature, value):
+                _check_count(feature, value, count)
+                chosen[feature.name] = [value[place] for place in places.tolist()]
+        return chosen
+
     def _column(self, feature: FeatureSpec, value: Any, count: int) -> Any:
-        many = _of_each(value) if feature.kind == "multi" else isinstance(value, list | tuple)
-        if not many:  # read once, whatever the number of candidates: a list may be long
+        if not _one_each(feature, value):  # read once, whatever the number of candidates: a list may be long
             return gather(self._columns(feature, [value]), np.zeros(count, np.int64), widen=False)
-        if len(value) != count:
-            raise RequestError(f"context: {feature.name} has {len(value)} values for {count} candidates; give one each")
+        _check_count(feature, value, count)
         return self._columns(feature, value)
 
     def _columns(self, feature: FeatureSpec, values: Sequence[Any]) -> Any:
@@ -240,9 +251,15 @@ def index_in(find: Callable[[Any], int], value: Any, where: str) -> int:
         raise RequestError(f"{where}: {problem}; send one plain value") from None
 
 
-def _of_each(value: Any) -> bool:
-    """Whether a multi-valued feature's value is a list with one for each candidate: values themselves are plain."""
-    return isinstance(value, list | tuple) and any(isinstance(each, list | tuple | Mapping) for each in value)
+def _one_each(feature: FeatureSpec, value: Any) -> bool:
+    """Whether the value is a list with one for each candidate. A multi-valued feature's own values are plain."""
+    many = isinstance(value, list | tuple)
+    return many and (feature.kind != "multi" or any(isinstance(each, list | tuple | Mapping) for each in value))
+
+
+def _check_count(feature: FeatureSpec, values: Any, count: int) -> None:
+    if len(values) != count:
+        raise RequestError(f"context: {feature.name} has {len(values)} values for {count} candidates; give one each")
 
 
 def _weight(name: str, value: Any) -> float:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from genrank.data.request import FeatureEncoder
 from genrank.errors import GenRankError, shown
 from genrank.inference.histories import Histories, UserHistory
 from genrank.inference.ranking_engine import EngineRequest, RankingEngine
@@ -56,7 +57,8 @@ class StageCandidates:
     """C candidates of one request, ordered if a stage has ordered them.
 
     rows: of the item table of the last stage that looked them up, 0: unknown. histories: the user's histories that
-    stages have read, so that later stages see the same events even if the store has newer ones.
+    stages have read, so that later stages see the same events even if the store has newer ones. origin: the place of
+    each among the `num_origin` candidates that the request's context is for; None: no stage has moved them.
     """
 
     ids: Sequence[str]
@@ -65,6 +67,8 @@ class StageCandidates:
     user: SeenUser = SeenUser()
     seconds: Mapping[str, float] = field(default_factory=dict)  # times of the parts of a stage, for its batch
     histories: Mapping[Histories, UserHistory] = field(default_factory=dict)
+    origin: Ints | None = None
+    num_origin: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -85,7 +89,13 @@ class StageCandidates:
             ids=[self.ids[place] for place in places.tolist()],
             rows=self.rows[places],
             columns={name: column[places] for name, column in self.columns.items()},
+            origin=places if self.origin is None else self.origin[places],
+            num_origin=len(self) if self.origin is None else self.num_origin,
         )
+
+    def context(self, encoder: FeatureEncoder, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The request's context for these candidates: of lists with one for each candidate, the ones that are left."""
+        return given if self.origin is None else encoder.of_some(given, self.origin, self.num_origin)
 
     def with_columns(self, columns: Mapping[str, Floats]) -> "StageCandidates":
         """The candidates with further columns; a column of the same name is replaced."""
@@ -169,7 +179,7 @@ class RankingStage:
             user=request.user,
             items=known.catalogue.find(candidates.ids),
             time=request.time,
-            context=request.context,
+            context=candidates.context(known.context, request.context),
             history=candidates.history(known, request.user),
         )
 

@@ -214,7 +214,7 @@ class RankingService:
             history=ranked.user.num_history,
             history_current=ranked.user.history_current,
             scores={place.item: place.scores for place in ranked_items(ranked, job.model.tasks)},
-            context=request.context,
+            context=job.candidates.context(job.model.context.histories.context, request.context),
         )
         self.request_log.note(ranking, job.model.bundle.folder)
 

@@ -72,7 +72,7 @@ class Deployment:
                 raise RequestError(f"tasks: there is no task {shown(task)}; choose from {', '.join(self.tasks)}")
         if query.top_k < 0:
             raise RequestError(f"top_k is {query.top_k}; it must be 0 (all) or more")
-        encoder.encode(context, len(ids))
+        encoder.encode(candidates.context(encoder, context), len(ids))
         weights = self._weights(query.value)
         return StageRequest(user=query.user, time=time, context=context, weights=weights, top_k=query.top_k)
 
