@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 import genrank
 from doc_sessions import Session, blocks, commands
 from genrank.cli.command_line import program, with_optional_values
+from genrank.cli.new_config import DEFAULT
 from genrank.config import override
 from genrank.recipes import recipe
 from genrank.schema import LogSchema
@@ -102,7 +103,7 @@ def test_commands_and_settings_that_a_page_shows_exist(path: Path) -> None:
             end = words.index(">") if ">" in words else len(words)
             options = options_of(words[1:end])
             if words[1] == "train":
-                override(recipe(options["recipe"]), options["settings"] or [])
+                override(recipe(options["recipe"] or DEFAULT), options["settings"] or [])
         else:
             assert words[0] in OTHERS, words
             assert words[0] != "python" or words[1].startswith("-") or (ROOT / words[1]).is_file(), words

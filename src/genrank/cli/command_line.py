@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from genrank.cli import data_commands, run_commands, serving_commands, study_commands
+from genrank.cli import data_commands, run_commands, serving_commands, study_commands, walk_command
 from genrank.errors import LONGEST_SHOWN, ConfigError, GenRankError, InputError, Interrupted, shown
 
 HELP_OPTIONS = ("--help", "-h")
@@ -22,7 +22,7 @@ FAULT = "an internal error of genrank"
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Begin": (data_commands.doctor, data_commands.demo),
     "From logs to data": (data_commands.simulate, data_commands.schema, data_commands.prepare, data_commands.expire),
-    "Train and evaluate": (data_commands.recipes, run_commands.train, run_commands.evaluate),
+    "Train and evaluate": (data_commands.recipes, run_commands.train, run_commands.evaluate, walk_command.walk),
     "Rank and retrieve": (run_commands.rank, run_commands.score, run_commands.index, run_commands.retrieve),
     "Serve": (serving_commands.publish, serving_commands.serve, serving_commands.store, serving_commands.replay),
     "Measure": (study_commands.study, study_commands.results, study_commands.bench),

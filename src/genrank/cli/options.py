@@ -33,6 +33,19 @@ Moment = Annotated[
     int | None, Option("--time", help="seconds since the epoch (default: just after the log's end)", show_default=False)
 ]
 Seed = Annotated[int, Option("--seed")]
+RecipeOrBegin = Annotated[
+    str | None,
+    Option(
+        "--recipe",
+        metavar="NAME",
+        help="a named run; genrank recipes lists them (default: genrank, or that of --from)",
+        show_default=False,
+    ),
+]
+Begin = Annotated[
+    Path | None,
+    Option("--from", metavar="RUN", help="warm start: begin from this finished run", show_default=False),
+]
 A_DAY = "a date by the clocks of the schema's zone, or seconds since the epoch"
 
 

@@ -12,6 +12,7 @@ from typer import Argument, Option
 from genrank.cli.options import (
     A_DAY,
     DEVICES,
+    Begin,
     Device,
     Histories,
     Json,
@@ -19,6 +20,7 @@ from genrank.cli.options import (
     OutFolder,
     Part,
     PreparedFolder,
+    RecipeOrBegin,
     RunFolder,
     Seed,
     Value,
@@ -35,14 +37,7 @@ from genrank.finite_json import json_text
 def train(
     data: PreparedFolder,
     out: OutFolder,
-    recipe: Annotated[
-        str | None,
-        Option(
-            metavar="NAME",
-            help="a named run; genrank recipes lists them (default: genrank, or that of --from)",
-            show_default=False,
-        ),
-    ] = None,
+    recipe: RecipeOrBegin = None,
     seed: Seed = 0,
     until: Annotated[
         str | None, Option(metavar="DAY", help=f"learn what is before DAY: {A_DAY}", show_default=False)
@@ -53,21 +48,15 @@ def train(
     test: Annotated[
         str | None, Option(metavar="DAY", help="judge on DAY (default: where learning ends)", show_default=False)
     ] = None,
-    begin: Annotated[
-        Path | None,
-        Option("--from", metavar="RUN", help="warm start: begin from this finished run", show_default=False),
-    ] = None,
+    begin: Begin = None,
     resume: Annotated[bool, Option("--resume", help="continue from the last checkpoint in OUT")] = False,
     settings: Annotated[list[str] | None, settings_of("a setting of the recipe, as in model.width=128")] = None,
 ) -> None:
     """Train a recipe on prepared data."""
-    from dataclasses import replace
-
-    from genrank import recipes
-    from genrank.config import override
+    from genrank.cli.new_config import new_config
     from genrank.data.learned_days import LearnedDays
-    from genrank.runs.train import load_run, start_run, train
-    from genrank.runs.warm_start import begun_from, following
+    from genrank.recipes import siblings
+    from genrank.runs.train import start_run, train
 
     progress, chosen = console(), LearnedDays.of(days=days, until=until, test=test)
     going_on = resume and (out / "config.json").exists()
@@ -78,12 +67,8 @@ def train(
             f"{changed} can't be combined with --resume: a resumed run keeps its configuration; start a new run"
         )
     if not going_on:
-        config = recipes.recipe(recipe or "genrank")
-        if begin is not None:
-            theirs = following(load_run(begin)[0], begin)
-            config = replace(config, warm_start=begun_from(begin)) if recipe else theirs
-        start_run(data, override(replace(config, seed=seed, days=chosen), settings or []), out)
-    bundle = train(out, progress, resume=going_on, siblings=recipes.siblings)
+        start_run(data, new_config(recipe, begin=begin, seed=seed, settings=settings, days=chosen), out)
+    bundle = train(out, progress, resume=going_on, siblings=siblings)
     progress.print(f"run [bold]{out}[/]: model bundle {bundle.name}. Next: genrank evaluate {out}")
 
 

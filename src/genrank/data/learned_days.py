@@ -208,13 +208,15 @@ def _check_day(name: str, day: Day) -> None:
         ) from None
 
 
-def _checked(**days: Day) -> LearnedDays:
-    """Days from text, in which seconds are digits."""
+def day_named(name: str, text: str | None) -> Day:
+    """A day from text, in which seconds are digits. ConfigError, which begins with the name, for what is none."""
+    day = int(text) if text is not None and text.strip().lstrip("-").isdigit() else text
     try:
-        return LearnedDays(**{name: _number(day) for name, day in days.items()})
+        _check_day(name, day)
     except ValueError as problem:
         raise ConfigError(str(problem)) from None
+    return day
 
 
-def _number(day: Day) -> Day:
-    return int(day) if isinstance(day, str) and day.strip().lstrip("-").isdigit() else day
+def _checked(**days: Day) -> LearnedDays:
+    return LearnedDays(**{name: day_named(name, None if day is None else str(day)) for name, day in days.items()})

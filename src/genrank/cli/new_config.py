@@ -1,0 +1,35 @@
+"""The configuration of a new run, as the commands that train take it from their options."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from genrank.data.learned_days import LearnedDays
+    from genrank.runs.run_config import RunConfig
+
+DEFAULT = "genrank"
+
+
+def new_config(
+    recipe: str | None,
+    *,
+    begin: Path | None,
+    seed: int,
+    settings: Sequence[str] | None,
+    days: "LearnedDays | None" = None,
+) -> "RunConfig":
+    """That of a recipe, or without its name that of the run `begin`, from which the new one begins. ConfigError."""
+    from dataclasses import replace
+
+    from genrank import recipes
+    from genrank.config import override
+    from genrank.data.learned_days import LearnedDays
+    from genrank.runs.train import load_run
+    from genrank.runs.warm_start import begun_from, following
+
+    config = recipes.recipe(recipe or DEFAULT)
+    if begin is not None:
+        theirs = following(load_run(begin)[0], begin)
+        config = replace(config, warm_start=begun_from(begin)) if recipe else theirs
+    return override(replace(config, seed=seed, days=days or LearnedDays()), settings or [])

@@ -1,0 +1,49 @@
+"""The command that walks forward over the days of a prepared folder."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from genrank.cli.options import A_DAY, Begin, Json, PreparedFolder, RecipeOrBegin, Seed, console, settings_of
+from genrank.finite_json import json_text
+
+
+def walk(
+    data: PreparedFolder,
+    out: Annotated[Path, Option(help="folder of the walk; finished days in it are reused", show_default=False)],
+    recipe: RecipeOrBegin = None,
+    seed: Seed = 0,
+    first: Annotated[
+        str | None,
+        Option(metavar="DAY", help=f"the first day to learn: {A_DAY} (default: the log's first)", show_default=False),
+    ] = None,
+    last: Annotated[
+        str | None,
+        Option(metavar="DAY", help="the last day to learn (default: the log's last but one)", show_default=False),
+    ] = None,
+    begin: Begin = None,
+    settings: Annotated[list[str] | None, settings_of("a setting of the recipe, as in model.width=128")] = None,
+    json: Json = False,
+) -> None:
+    """Learn day by day, each from the one before, and judge on the next."""
+    from rich.console import Console
+
+    from genrank.cli.new_config import new_config
+    from genrank.data.learned_days import day_named
+    from genrank.evaluation.page import require
+    from genrank.evaluation.walk_report import walk_chart, walk_table
+    from genrank.folders import replace_text
+    from genrank.runs.walk import walk
+    from genrank.text_table import to_rich
+
+    require(extra="report")
+    config = new_config(recipe, begin=begin, seed=seed, settings=settings)
+    rows = walk(data, config, out, console(), first=day_named("--first", first), last=day_named("--last", last))
+    replace_text(out / "walk.svg", walk_chart(rows))
+    if json:
+        sys.stdout.write(json_text({"days": rows}))
+    else:
+        Console().print(*(to_rich(walk_table(rows, task)) for task in rows[0]["tasks"]))
+    console().print(f"figures: {out / 'walk.json'}; chart: {out / 'walk.svg'}")

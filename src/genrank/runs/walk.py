@@ -1,0 +1,155 @@
+"""Walking forward: learn a day, judge the model on the next one before learning it, and so on (prequential evaluation).
+
+    walk/settings.json      what the walk is of
+    walk/days/DATE/         the run that has learned until the end of DATE, and judged.json, its figures on the next day
+    walk/walk.json          all figures by day
+
+Each day begins from the run of the day before. Of the days' checkpoints only the newest are kept. A day that has its
+judged.json isn't computed again, and a later `last` goes on where the walk ended.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import date
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from genrank.config import to_dict
+from genrank.data.learned_days import Day, LearnedDays, date_of, day_after, day_begin
+from genrank.data.manifest import Manifest
+from genrank.data.timeline_files import load_timelines
+from genrank.documents import read_json
+from genrank.errors import BundleError, ConfigError, OutputError
+from genrank.finite_json import json_text
+from genrank.folders import refuse_occupied, replace_text, writing
+from genrank.runs.evaluate_ranking import evaluate_run
+from genrank.runs.run_config import RunConfig
+from genrank.runs.train import start_run, train
+from genrank.runs.warm_start import begun_from
+from genrank.schema import DataSpec
+
+FIGURES = ("num_exposures", "auc", "gauc", "logloss", "ne", "pcoc", "mae", "xauc")
+REMEDY = "remove this day's folder, and walk again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step: the day that is learned, None in `since` where all before it are too, and the day that is judged."""
+
+    since: str | None
+    learned: str
+    judged: str
+
+    @property
+    def days(self) -> LearnedDays:
+        """What the step's run is configured to learn and judge."""
+        return LearnedDays(first=self.since, until=day_after(self.learned), test=self.judged)
+
+
+def walk(
+    data: Path, config: RunConfig, out: Path, console: Console, *, first: Day = None, last: Day = None
+) -> list[dict[str, Any]]:
+    """Walk over the days from `first` to `last`, both learned; by day what was learned, judged and found.
+
+    config: of every day; its `warm_start` is the first day's. Where it has none, the first day's run learns everything
+    until the end of that day. first, last: None is the first day of the log, and the last but one. Raises ConfigError,
+    DataError, OutputError.
+    """
+    if config.model.retrieves:
+        raise ConfigError("walk: judges rankers by their predictions, and the recipe is a retriever's; take a ranker's")
+    steps = steps_of(data, first=first, last=last, warm=bool(config.warm_start.run))
+    _claim(out, data, config, steps[0].learned)
+    with writing(out):
+        rows, before = [], None
+        for step in steps:
+            run = out / "days" / step.learned
+            rows.append(_judged(run) or _step(data, config, step, run, before, console))
+            if before is not None:
+                shutil.rmtree(before / "checkpoints", ignore_errors=True)
+            before = run
+        replace_text(out / "walk.json", json_text({"days": rows}, indent=1))
+    return rows
+
+
+def steps_of(data: Path, *, first: Day = None, last: Day = None, warm: bool = False) -> list[Step]:
+    """The steps over the days of the log that have exposures; ConfigError where there are none between the two."""
+    manifest = Manifest.open(data)
+    zone = manifest.spec.zone
+    days = list(_days(data, manifest))
+    begin, end = _date(first, zone) or days[0], _date(last, zone) or days[-1]
+    learned = [(day, judged) for day, judged in pairwise(days) if begin <= day <= end]
+    if not learned:
+        raise ConfigError(
+            f"{data}: no day from {begin} to {end} has exposures to learn from and a later day to judge on; the log "
+            f"has {days[0]} to {days[-1]}"
+        )
+    since = [day if warm or number else None for number, (day, _) in enumerate(learned)]
+    return [Step(since=s, learned=day, judged=judged) for s, (day, judged) in zip(since, learned, strict=True)]
+
+
+def _step(
+    data: Path, config: RunConfig, step: Step, run: Path, before: Path | None, console: Console
+) -> dict[str, Any]:
+    """Train and judge one day."""
+    console.print(f"[bold]{step.learned}[/]", highlight=False)
+    began = time.monotonic()
+    goes_on = (run / "config.json").exists()
+    if not goes_on:
+        start = config.warm_start if before is None else replace(config.warm_start, run=begun_from(before).run)
+        start_run(data, replace(config, days=step.days, warm_start=start), run)
+    train(run, console, resume=goes_on, displays=False)
+    seconds = time.monotonic() - began
+    judged = evaluate_run(run, report=False)
+    tasks = {task: {name: row[name] for name in FIGURES if name in row} for task, row in judged.tasks.items()}
+    row = {"learned": step.learned, "judged": step.judged, "training_seconds": round(seconds, 1), "tasks": tasks}
+    replace_text(run / "judged.json", json_text(row))
+    return row
+
+
+def _judged(run: Path) -> dict[str, Any] | None:
+    """The row of a finished day."""
+    path = run / "judged.json"
+    if not path.exists():
+        return None
+    row: dict[str, Any] = read_json(path, error=BundleError, remedy=REMEDY)
+    return row
+
+
+def _claim(out: Path, data: Path, config: RunConfig, first: str) -> None:
+    """Says in the folder what is walked. OutputError where it holds something else, or a walk of other settings."""
+    path = out / "settings.json"
+    values = json.loads(json.dumps({"data": str(data.resolve()), "first": first, "config": to_dict(config)}))
+    if not path.exists():
+        refuse_occupied(out)
+        with writing(out):
+            replace_text(path, json.dumps(values, indent=1) + "\n")
+    elif read_json(path, error=BundleError, remedy="choose another folder") != values:
+        raise OutputError(
+            f"{out}: holds a walk over other data, from another day or with other settings; choose another"
+        )
+
+
+def _days(data: Path, manifest: Manifest) -> Iterator[str]:
+    """The dates, by the clocks of the schema's zone, on which the log has exposures to learn from."""
+    zone = manifest.spec.zone
+    t = load_timelines(data, DataSpec(features=(), tasks=(), known_later=manifest.spec.known_later))
+    assert t.request_time is not None  # they come from a file
+    times = np.sort(t.request_time[t.target])
+    here = 0
+    while here < len(times):
+        day = date_of(int(times[here]), zone)
+        yield day
+        here = int(np.searchsorted(times, day_begin(day_after(day), zone)))
+
+
+def _date(day: Day, zone: str) -> str | None:
+    if day is None:
+        return None
+    return date_of(day, zone) if isinstance(day, int) else date.fromisoformat(day).isoformat()
