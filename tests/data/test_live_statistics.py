@@ -23,7 +23,7 @@ class Log:
 
         prepared = prepare_log(folder, random_log(seed, size=240), schema(request=True, gap=0))
         self.data = PreparedData.load(prepared.folder)
-        self.whole = load_statistics(prepared.folder, self.data.manifest, self.data.items)
+        self.whole = load_statistics(prepared.folder, self.data.manifest)
         t, user = self.data.timelines, self.data.timelines.users[self.data.timelines.user_of_row()]
         self.request_time = request_times(user.astype(np.int64), t.request, t.time)
 

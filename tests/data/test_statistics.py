@@ -15,6 +15,7 @@ from counted_logs import LIKE, SMOOTHING, WINDOWS, random_log, schema
 from exposure_logs import CLICK, SCHEMA, START, Prepared, log, prepare_log
 from genrank.artifacts.bundle import write_bundle
 from genrank.cli import main
+from genrank.data.learned_days import spec_until
 from genrank.data.prepared import PreparedData
 from genrank.data.request import load_statistics
 from genrank.data.tables import FeatureTable
@@ -153,9 +154,20 @@ def test_events_at_or_after_a_request_change_nothing_of_it(tmp_path: Path, gap: 
 def test_ranking_counts_what_preparing_counted(tmp_path: Path, gap: int) -> None:
     prepared = prepare_log(tmp_path, random_log(5), schema(request=gap == 0, gap=gap))
     data, request_time = loaded(prepared)
-    statistics = load_statistics(prepared.folder, data.manifest, data.items)
+    statistics = load_statistics(prepared.folder, data.manifest)
     t = data.timelines
     answers = statistics.answers(t.users[t.user_of_row()], t.item, request_time)
+    assert answers.tobytes() == t.statistics.tobytes()
+
+
+def test_a_model_that_knows_fewer_values_is_given_what_was_prepared(tmp_path: Path) -> None:
+    prepared = prepare_log(tmp_path, random_log(5), schema(request=True, gap=0))
+    data, request_time = loaded(prepared)
+    t, manifest = data.timelines, data.manifest
+    fewer = replace(manifest, spec=spec_until(manifest, prepared.folder, START + 1))
+    items = FeatureTable.load(prepared.folder, "item", fewer.spec)
+    assert not items.features["author"].any()
+    answers = load_statistics(prepared.folder, fewer).answers(t.users[t.user_of_row()], t.item, request_time)
     assert answers.tobytes() == t.statistics.tobytes()
 
 
@@ -213,9 +225,8 @@ def test_a_log_of_one_user_leaves_buckets_empty(tmp_path: Path) -> None:
 
 def test_an_unknown_item_and_user_are_as_everywhere(tmp_path: Path) -> None:
     prepared = prepare_log(tmp_path, random_log(5), schema(request=True, gap=0))
-    items = FeatureTable.load(prepared.folder, "item", prepared.manifest.spec)
     zero = np.zeros(1, np.int64)
-    answer = load_statistics(prepared.folder, prepared.manifest, items).answers(zero, zero, zero + START + 10**6)
+    answer = load_statistics(prepared.folder, prepared.manifest).answers(zero, zero, zero + START + 10**6)
     assert (answer == 0).all()
 
 

@@ -86,6 +86,24 @@ def refused(words: str, act: Any) -> None:
     assert len(line) < 500
 
 
+def test_items_that_changed_or_came_have_their_own_features_the_others_those_given(
+    prepared: Prepared, catalogue: Catalogue
+) -> None:
+    given = {name: catalogue.table.features[name] for name in ("topic", "labels")}
+    given["topic"] = given["topic"] + 10  # of a table that knows more values
+    assert catalogue.over(given)["topic"].tolist() == given["topic"].tolist()
+    known = catalogue.table.ids.to_pylist()[3]
+    catalogue.put([Item(id=known, features={"topic": 1, "labels": [0.5]}), Item(id="new", features={"topic": 2})])
+    found, here = catalogue.over(given), catalogue.table.features
+    rows = [3, len(catalogue.table) - 1]
+    others = np.setdiff1d(np.arange(len(catalogue.table)), rows)
+    assert (here["topic"][rows] > 0).all()
+    assert found["topic"][rows].tolist() == here["topic"][rows].tolist()
+    assert found["topic"][others].tolist() == given["topic"][others].tolist()
+    assert found["labels"].values.tolist() == here["labels"].values.tolist()
+    assert found["labels"].offsets.tolist() == here["labels"].offsets.tolist()
+
+
 def test_what_is_stored_and_cannot_be_read_is_left_out_and_named(
     prepared: Prepared, catalogue: Catalogue, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,7 +15,7 @@ from genrank.batch import Jagged
 from genrank.config import nearest
 from genrank.data.categories import intended
 from genrank.data.manifest import Manifest
-from genrank.data.statistics import Events, statistics_tasks
+from genrank.data.statistics import Events, statistics_entities, statistics_tasks
 from genrank.data.tables import FeatureTable
 from genrank.data.timeline_files import load_timelines
 from genrank.data.timelines import Timelines, gather, joined, offsets_of
@@ -95,7 +95,7 @@ def exposures(
     )
 
 
-def load_statistics(folder: Path, manifest: Manifest, items: FeatureTable) -> WindowStatistics:
+def load_statistics(folder: Path, manifest: Manifest) -> WindowStatistics:
     """The window statistics of a prepared folder's whole log, ready for questions; `manifest` says which they are.
 
     Memory: 25 bytes an exposure and 17 per task, and from the first question on at most 8 and 24 per task for every
@@ -103,7 +103,14 @@ def load_statistics(folder: Path, manifest: Manifest, items: FeatureTable) -> Wi
     key and second are counted as one).
     """
     events = load_events(folder, manifest)
-    return WindowStatistics(manifest.schema, events, rates=manifest.base_rates, item_features=items.features)
+    return WindowStatistics(manifest.schema, events, rates=manifest.base_rates, item_features=counted_features(folder))
+
+
+def counted_features(folder: Path) -> dict[str, Any]:
+    """The items' features as `prepare` counted by them: a model that has learned fewer days knows fewer values."""
+    manifest = Manifest.load(folder)
+    features = FeatureTable.load(folder, "item", manifest.spec).features
+    return {e.feature: features[e.feature] for e in statistics_entities(manifest.schema) if e.feature is not None}
 
 
 def load_events(folder: Path, manifest: Manifest, *, until: int | None = None) -> Events:

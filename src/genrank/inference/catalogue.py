@@ -126,6 +126,13 @@ class Catalogue:
                 self._put(list(readable.values()))
         return list(readable.values())
 
+    def over(self, prepared: Mapping[str, Any]) -> dict[str, Any]:
+        """The given features of the prepared items, and the features here of items that were added or changed."""
+        with self._lock:
+            rows, changed, features = np.arange(len(self.table)), self.revisions > 0, self.table.features
+            source = np.where(changed, self._prepared + rows, rows)
+            return {name: _rejoin(column, features[name], source) for name, column in prepared.items()}
+
     def with_known_features(self, item: Item) -> Item:
         """The item without features that this schema lacks."""
         known = {spec.name for spec in self.encoder.specs} | set(self.embeddings)

@@ -165,7 +165,7 @@ class GenRanker:
 
         Smoothing and base rates are those that the model was trained with.
         """
-        return load_statistics(self.data, self.bundle.manifest, self.items)
+        return load_statistics(self.data, self.bundle.manifest)
 
 
 def ranked_items(candidates: StageCandidates, tasks: Sequence[str]) -> tuple[RankedItem, ...]:

@@ -1,14 +1,15 @@
 """The window statistics of a service: counts of its prepared log and of later events."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genrank.data.live_statistics import LiveStatistics
 from genrank.data.manifest import Manifest
-from genrank.data.request import load_events
+from genrank.data.request import counted_features, load_events
 from genrank.data.requests import request_times
 from genrank.data.statistics import Events, statistics_tasks
 from genrank.data.window_statistics import WindowStatistics
@@ -36,11 +37,11 @@ class ServedStatistics:
         fresh = [event for event in events if not histories.prepared(event)]
         if fresh:
             log = log.joined(self._events(fresh, [1] * len(fresh)))
-        features = histories.catalogue.table.features
-        self.live = LiveStatistics(
-            WindowStatistics(manifest.schema, log, rates=manifest.base_rates, item_features=features)
-        )
+        self._prepared = counted_features(folder)
         self._known_items = histories.catalogue.version
+        self.live = LiveStatistics(
+            WindowStatistics(manifest.schema, log, rates=manifest.base_rates, item_features=self._features())
+        )
 
     def answers(self, user: str, items: Ints, time: int) -> NDArray[np.float16]:
         """(C, S) statistics of candidates at one time."""
@@ -65,8 +66,11 @@ class ServedStatistics:
     def _learn_items(self) -> None:
         version = self.histories.catalogue.version
         if version != self._known_items:
-            self.live.know_items(self.histories.catalogue.table.features)
+            self.live.know_items(self._features())
             self._known_items = version
+
+    def _features(self) -> Mapping[str, Any]:
+        return self.histories.catalogue.over(self._prepared)
 
     def _events(self, events: Sequence[Event], signs: Sequence[int]) -> Events:
         known = self.histories.users
