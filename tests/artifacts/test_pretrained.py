@@ -83,7 +83,7 @@ def test_a_model_goes_to_the_hub_and_comes_back(run: Path, data: Path, tmp_path:
     assert address == "https://example.org/someone/feed"
     assert hub.created == [("someone/feed", True, True)]
     assert GenRanker.from_pretrained("someone/feed", data=data).bundle.version == GenRanker.load(run).bundle.version
-    with pytest.raises(BundleError, match=r"can't be had from the Hub \(404: someone/else\)"):
+    with pytest.raises(BundleError, match=r"can't be downloaded from the Hub \(404: someone/else\)"):
         GenRanker.from_pretrained("someone/else")
 
 
@@ -95,5 +95,5 @@ def test_without_the_hubs_library_the_message_says_what_to_install(
         GenRanker.load(run).push_to_hub("someone/feed", tmp_path / "out")
     with pytest.raises(MissingExtraError, match="someone/feed: there is no such folder"):
         GenRanker.from_pretrained("someone/feed")
-    with pytest.raises(BundleError, match="give one that save_pretrained has written"):
+    with pytest.raises(BundleError, match="give one written by save_pretrained"):
         GenRanker.from_pretrained("nowhere")

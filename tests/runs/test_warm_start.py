@@ -195,7 +195,7 @@ def grown_log(folder: Path, parts: dict[str, int], num_days: int) -> Path:
         ({"recipe": "mlp-small"}, "was trained with recipe genrank-small, and this run has mlp-small"),
         ({"settings": ["model.width=32"]}, "was trained with model.width=16, and this run has 32; set it so"),
         ({"settings": ["sequence.max_history=8"]}, "sequence.max_history=.* and this run has 8"),
-        ({"until": DAYS[1]}, "learn until a later day"),
+        ({"until": DAYS[1]}, "choose a later until"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(arguments, message: str, daily, first, tmp_path) -> None:

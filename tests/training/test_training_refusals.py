@@ -77,7 +77,7 @@ def test_one_signal_saves_and_stops_and_a_second_ends_at_once(tmp_path: Path, mo
     run, ended = trainer(tmp_path, checkpoint_steps=1000), []
     monkeypatch.setattr(signal, "raise_signal", ended.append)
     monkeypatch.setattr(run, "_after_step", _signalled(run, run._after_step))
-    with pytest.raises(Interrupted, match=r"stopped at step 1 of \d+; step-00000001 is saved, go on with --resume"):
+    with pytest.raises(Interrupted, match=r"stopped at step 1 of \d+; step-00000001 is saved; continue with --resume"):
         run.fit()
     assert not ended
     before = signal.getsignal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The model bundle: what ranking loads. No pickle, and every file is hashed.
+"""The model bundle: the files that ranking and retrieval load. No pickle; every file is hashed.
 
     bundle/VERSION/bundle.json          format, configuration, hashes of all other files
     bundle/VERSION/model.safetensors    weights
@@ -40,7 +40,7 @@ BUNDLES = VersionedKind(
 
 @dataclass(frozen=True, kw_only=True)
 class BundleConfig:
-    """What a bundle says of itself. `data`: the prepared folder it was trained on, for users' histories."""
+    """The content of bundle.json. `data`: the prepared folder of the training, which has the users' histories."""
 
     model: ModelConfig
     sequence: SequenceConfig
@@ -61,7 +61,7 @@ class Bundle:
     manifest: Manifest
 
     def model(self, device: torch.device | str = "cpu") -> Ranker:
-        """The ranker in evaluation mode. BundleError where the bundle is a retriever, or its weights don't fit."""
+        """The ranker in evaluation mode. BundleError if the bundle is a retriever, or its weights don't fit."""
         if self.config.model.retrieves:
             raise BundleError(
                 f"{self.folder}: a retriever, which ranks nothing; see genrank retrieve, or give a ranker's run"
@@ -69,7 +69,7 @@ class Bundle:
         return cast(Ranker, self._load(device))
 
     def retriever(self, device: torch.device | str = "cpu") -> Retriever:
-        """The retriever in evaluation mode. BundleError where the bundle is a ranker, or its weights don't fit."""
+        """The retriever in evaluation mode. BundleError if the bundle is a ranker, or its weights don't fit."""
         if not self.config.model.retrieves:
             raise BundleError(f"{self.folder}: a ranker, which retrieves nothing; give a run of a recipe such as grank")
         return cast(Retriever, self._load(device))
@@ -95,9 +95,9 @@ def write_bundle(
     value: dict[str, float],
     manifest: Manifest | None = None,
 ) -> Path:
-    """Write a new version below `folder` and point `latest` at it. OutputError where it can't be written.
+    """Write a new version below `folder` and point `latest` at it. OutputError if it can't be written.
 
-    manifest: of `data`, with the parts that the model has learned and what it knows; None: as prepared.
+    manifest: that of `data`, with the split and the vocabulary sizes of the training; None: as prepared.
     """
     whole = Manifest.open(data)
     manifest = manifest or whole
@@ -128,7 +128,7 @@ def _save_weights(model: Ranker | Retriever, path: Path) -> None:
 
 
 def load_bundle(path: Path) -> Bundle:
-    """The bundle of a run, of a `bundle` folder, or of one version. Raises BundleError that says what is wrong."""
+    """The bundle of a run, of a `bundle` folder, or of one version. Raises BundleError with what is wrong."""
     folder = newest_bundle(path)
     version, values = BUNDLES.read(folder)
     config = build(BundleConfig, values, where=str(folder / "bundle.json"), error=BundleError)
@@ -142,7 +142,7 @@ def load_bundle(path: Path) -> Bundle:
 
 
 def copy_bundle(bundle: Bundle, part: Path) -> None:
-    """Copy the files of a bundle, and nothing that lies beside them."""
+    """Copy the files of a bundle, without any other files in the folder."""
     _copy(bundle.folder, part, (*bundle.config.files, BUNDLES.about))
 
 
@@ -153,8 +153,8 @@ def _copy(source: Path, part: Path, names: Iterable[str]) -> None:
 
 
 def require_same_schema(bundle: Bundle, data: Path, manifest: Manifest) -> None:
-    """BundleError where a model can't read prepared data. Values that the data has admitted since it was trained are no
-    hindrance: read with the bundle's spec, they are unknown."""
+    """BundleError if a model can't read prepared data. The data may have admitted values since the model was trained:
+    read with the bundle's spec, they are unknown."""
     problem = schema_problem(bundle, data, manifest)
     if problem:
         raise BundleError(
@@ -163,7 +163,7 @@ def require_same_schema(bundle: Bundle, data: Path, manifest: Manifest) -> None:
 
 
 def schema_problem(bundle: Bundle, data: Path, manifest: Manifest) -> str:
-    """How prepared data differs in features, tasks or the meaning of an index from the bundle's; empty: in nothing."""
+    """The difference of prepared data from the bundle in features, tasks or the meaning of an index; empty: none."""
     mine = bundle.manifest
     sizes = vocabulary_sizes(mine.spec)
     if with_sizes(manifest.spec, sizes) != mine.spec:
@@ -183,20 +183,20 @@ def _same_meaning(mine: Path, theirs: Path, size: int) -> bool:
 
 
 def require_same_statistics(bundle: Bundle, data: Path, manifest: Manifest) -> None:
-    """BundleError where prepared statistics are smoothed or measured otherwise than those the model learned from.
+    """BundleError if prepared statistics are smoothed or measured differently from those of the model's training.
 
-    Ranking needs no such check: it counts anew, in the bundle's way.
+    Ranking needs no such check: it counts statistics again, with the bundle's settings.
     """
     mine = bundle.manifest
     if (mine.schema.statistics, mine.base_rates) != (manifest.schema.statistics, manifest.base_rates):
         raise BundleError(
-            f"{data}: its window statistics are smoothed or measured otherwise than those of the model in "
+            f"{data}: its window statistics are smoothed or measured differently from those of the model in "
             f"{bundle.folder}; evaluate on the data it was trained on ({bundle.config.data}), or train on this"
         )
 
 
 def _difference(mine: Manifest, theirs: Manifest) -> str:
-    """The first thing in which two specs differ, in words."""
+    """The first difference of two specs, in words."""
     specs = (mine.spec, with_sizes(theirs.spec, vocabulary_sizes(mine.spec)))
     for kind in ("tasks", "feedback", "features"):
         one, two = ({p.name: p for p in getattr(spec, kind)} for spec in specs)
@@ -211,7 +211,7 @@ def _difference(mine: Manifest, theirs: Manifest) -> str:
 
 
 def newest_bundle(path: Path) -> Path:
-    """The folder of a run's newest bundle, or `path` itself where it holds one; BundleError where there is none."""
+    """The folder of a run's newest bundle, or `path` itself if it is a bundle; BundleError if there is none."""
     if (path / BUNDLES.about).exists():
         return path
     for folder in (path / "bundle", path):

@@ -5,9 +5,9 @@
     index/VERSION/index.json      format, model version, width, hashes
     index/latest                  the newest complete version; moves last
 
-What is searched is made of it when it is opened (`Retriever.vectors`), in the precision that the reader asks for: the
-file outlives that choice, and the ranker needs items as they were embedded. VERSION is the beginning of the hash of
-everything in it (artifacts/versioned.py), so that the same items under the same model are the same version.
+The vectors to search are computed from it when it is opened (`Retriever.vectors`), in the precision that the reader
+chooses: one file serves every precision, and the ranker needs the items as they were embedded. VERSION is the
+beginning of the hash of all files (artifacts/versioned.py), so the same items and model give the same version.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ INDEXES = VersionedKind(about="index.json", format=FORMAT, noun="an index", erro
 
 @dataclass(frozen=True, kw_only=True)
 class IndexConfig:
-    """What an index says of itself. model: the bundle's version that embedded the items."""
+    """The content of index.json. model: the version of the bundle that embedded the items."""
 
     model: str
     num_items: int
@@ -42,7 +42,7 @@ class IndexConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredIndex:
-    """A verified index. version: the beginning of the hash of all in it. `ids`: of the I items, none of them twice."""
+    """A verified index. version: the beginning of the hash of all files. `ids`: of the I items, all different."""
 
     folder: Path
     version: str
@@ -52,17 +52,17 @@ class StoredIndex:
 
 
 def write_index(folder: Path, *, model: str, ids: Sequence[str], embedded_IW: NDArray[np.float32]) -> Path:
-    """Write a new version below `folder` and point `latest` at it; one that is interrupted leaves the old one live.
+    """Write a new version below `folder` and point `latest` at it; if interrupted, the old one stays the latest.
 
-    BundleError where there are no items, or where one's embedding is not finite.
+    BundleError if there are no items, or if the embedding of one is not finite.
     """
     if not len(ids):
-        raise BundleError(f"{folder}: there are no items to index; prepare a log that has some")
+        raise BundleError(f"{folder}: there are no items to index; prepare a log with items")
     bad = np.flatnonzero(~np.isfinite(embedded_IW).all(1))
     if len(bad):
         raise BundleError(
-            f"{folder}: the vector of item {ids[int(bad[0])]!r} is not finite, as of {len(bad)} of {len(ids)}; correct "
-            "these items' features (embeddings, most likely), or train again if it is all of them"
+            f"{folder}: the vector of item {ids[int(bad[0])]!r} is not finite ({len(bad)} of {len(ids)} are not); "
+            "correct these items' features (embeddings, most likely), or train again if it is all of them"
         )
 
     def fill(part: Path) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def write_index(folder: Path, *, model: str, ids: Sequence[str], embedded_IW: ND
 def load_index(folder: Path, *, model: str, width: int) -> StoredIndex:
     """The newest index below `folder` (`RUN/index`), or the one in it.
 
-    BundleError where there is none, where it is damaged, or where it is of another model than version `model`.
+    BundleError if there is none, if it is damaged, or if it is of another model than version `model`.
     """
     folder = newest_index(folder)
     version, values = INDEXES.read(folder)
@@ -96,7 +96,7 @@ def load_index(folder: Path, *, model: str, width: int) -> StoredIndex:
 
 
 def newest_index(folder: Path) -> Path:
-    """The folder of the newest index below `folder`, or `folder` itself; BundleError where there is none."""
+    """The folder of the newest index below `folder`, or `folder` itself; BundleError if there is none."""
     if (folder / INDEXES.about).exists():
         return folder
     if (folder / "latest").exists():

@@ -1,10 +1,10 @@
-"""Trained models as folders that can be passed on, in the habit of Hugging Face: a bundle, its index, a model card.
+"""Trained models as folders to share, in the layout of Hugging Face: a bundle, its index, a model card.
 
     FOLDER/README.md                     the card
     FOLDER/bundle/VERSION, latest        as in a run folder
     FOLDER/index/VERSION, latest         a retriever's
 
-Users' histories and the tables of items and users are not in it: they belong to the prepared folder.
+Users' histories and the tables of items and users are not included: they belong to the prepared folder.
 """
 
 import json
@@ -25,7 +25,7 @@ FIGURES = ("auc", "gauc", "logloss", "pcoc", "mae", "xauc")
 
 
 def save(bundle: Bundle, out: Path, *, index: Path | None = None) -> Path:
-    """Copy a bundle, and an index folder, into the new folder `out`, with a card. OutputError where that can't be."""
+    """Copy a bundle, and an index folder, into the new folder `out`, with a card. OutputError if that fails."""
     with new_folder(out) as part:
         _copy_version(bundle.folder, part / "bundle", lambda folder: copy_bundle(bundle, folder))
         if index is not None:
@@ -33,26 +33,28 @@ def save(bundle: Bundle, out: Path, *, index: Path | None = None) -> Path:
             _, values = INDEXES.read(newest)
             _copy_version(newest, part / "index", lambda folder: _copy_files(newest, folder, values["files"]))
         (part / "README.md").write_text(card(bundle), encoding="utf-8")
-    load_bundle(out)  # what was passed on is whole
+    load_bundle(out)  # verifies the copy
     return out
 
 
 def fetch(name: str | Path, *, revision: str | None = None) -> Path:
-    """The folder of that name, or a repository of the Hub, downloaded. BundleError where there is neither."""
+    """The folder of that name, or a repository of the Hub, downloaded. BundleError if neither exists."""
     if Path(name).is_dir():
         return Path(name)
     if str(name).count("/") != 1 or str(name).startswith((".", "/")):
-        raise BundleError(f"{name}: there is no such folder; give one that save_pretrained has written, or OWNER/NAME")
+        raise BundleError(f"{name}: there is no such folder; give one written by save_pretrained, or OWNER/NAME")
     hub = _hub(f"{name}: there is no such folder, and for a repository of the Hub")
     try:
         return Path(hub.snapshot_download(str(name), revision=revision))
     except Exception as problem:
         reason = (str(problem).splitlines() or [type(problem).__name__])[0]
-        raise BundleError(f"{name}: can't be had from the Hub ({reason}); see the name, or log in") from problem
+        raise BundleError(
+            f"{name}: can't be downloaded from the Hub ({reason}); check the name, or log in"
+        ) from problem
 
 
 def push(folder: Path, repository: str, *, private: bool = True) -> str:
-    """Upload a folder that `save` has written; its address. A new repository is private unless it is to be public."""
+    """Upload a folder written by `save`; returns its address. A new repository is private unless `public`."""
     load_bundle(folder)
     hub = _hub("push_to_hub")
     api = hub.HfApi()
@@ -61,7 +63,7 @@ def push(folder: Path, repository: str, *, private: bool = True) -> str:
 
 
 def card(bundle: Bundle) -> str:
-    """The model card: what the model is, what it was trained on, how it was judged, how to use it, what to mind."""
+    """The model card: what the model is, its use, its training data, its evaluation and its limitations."""
     config, manifest = bundle.config, bundle.manifest
     kind = to_dict(config.model).get("kind", "")
     retrieves = kind == "retrieval"
@@ -86,23 +88,24 @@ model = {name}.from_pretrained("FOLDER", data="PREPARED")  # the prepared folder
 print(model.{call})
 ```
 
-## What it was trained on
+## Training data
 
-{train.exposures:,} exposures in {train.requests:,} requests, of a log of {manifest.counts.users:,} users and \
-{manifest.counts.items:,} items. Later exposures were kept for validation and test.
+{train.exposures:,} exposures in {train.requests:,} requests, from a log of {manifest.counts.users:,} users and \
+{manifest.counts.items:,} items. Later exposures were held out for validation and test.
 
 - Tasks: {tasks}
 - Features: {features}
 
-## How it was judged
+## Evaluation
 
 {_figures(bundle)}
 
-## What to mind
+## Limitations
 
-- `bundle/` holds the vocabularies of the log: ids of its users and items. Publish it only where these may be public.
-- It knows the feed that it was trained on. Ids that it has not seen are ranked by their features alone.
-- What was not shown was not learned from: its scores continue the taste of the policy that logged the exposures.
+- `bundle/` contains the vocabularies of the log: ids of its users and items. Publish it only if these may be public.
+- The model was trained on one feed. An id that it has not seen is ranked by its features alone.
+- It learned only from items that were shown, so its scores keep the preferences of the policy that logged the
+  exposures.
 
 ## Configuration
 
@@ -115,14 +118,14 @@ print(model.{call})
 def _figures(bundle: Bundle) -> str:
     path = bundle.folder.parent.parent / "evaluation.json"  # of the run that the bundle lies in
     if not path.is_file():
-        return "It was not evaluated before it was passed on."
+        return "The model was not evaluated before it was saved."
     tasks: Mapping[str, Any] = read_json(path, error=BundleError, remedy="evaluate the run again").get("tasks", {})
     rows = [
         [task, ", ".join(f"{name} {found[name]:.4f}" for name in FIGURES if _is_number(found.get(name)))]
         for task, found in tasks.items()
     ]
     if not rows:
-        return "See `evaluation.json` of its run."
+        return "See `evaluation.json` of the run."
     lines = to_markdown(TextTable(head=["task", "figures"], rows=rows))
     return "\n".join(["On the run's test part, as `genrank evaluate` prints it:", "", *lines])
 

@@ -1,10 +1,10 @@
 """Versions: folders that are named for the hash of everything in them.
 
-    FOLDER/VERSION/ABOUT.json   says what the version is, and the SHA-256 of every other file
+    FOLDER/VERSION/ABOUT.json   describes the version, with the SHA-256 of every other file
     FOLDER/latest               the newest complete version; moves last
 
-VERSION is the beginning of the hash of ABOUT.json's content. So the name by which a version is asked for vouches for
-all of it, and nothing in it can be edited, left out or added unseen.
+VERSION is the beginning of the hash of ABOUT.json's content. So the name of a version verifies all of its content:
+an edited, missing or added file is detected.
 """
 
 import json
@@ -20,12 +20,12 @@ from genrank.folders import new_version, read_pointer
 from genrank.schema import fingerprint
 
 LENGTH = 16  # letters of a version
-SHORTEST = 12  # letters of versions of before
+SHORTEST = 12  # letters of older versions
 
 
 @dataclass(frozen=True, kw_only=True)
 class VersionedKind:
-    """One kind of versioned folder: the name of its JSON file, and how it is refused."""
+    """One kind of versioned folder: the name of its JSON file, and the terms of its errors."""
 
     about: str
     format: int
@@ -34,10 +34,10 @@ class VersionedKind:
     remedy: str
 
     def write(self, folder: Path, fill: Callable[[Path], dict[str, Any]]) -> Path:
-        """Write a version below `folder` and point `latest` at it; one that is interrupted leaves the old one live.
+        """Write a version below `folder` and point `latest` at it; if interrupted, the old one stays the latest.
 
-        fill: writes all files but ABOUT.json into the folder it is given, and answers what that is to say, without
-        `files`. OutputError where the disk is full or another process writes there.
+        fill: writes all files but ABOUT.json into the given folder, and returns the content of ABOUT.json without
+        `files`. OutputError if the disk is full or another process writes there.
         """
         with new_version(folder) as made:
             values = fill(made.part)
@@ -47,7 +47,7 @@ class VersionedKind:
         return made.final
 
     def read(self, folder: Path) -> tuple[str, dict[str, Any]]:
-        """(version, content of ABOUT.json) of one version. The error says what is wrong with it."""
+        """(version, content of ABOUT.json) of one version; an error if it is damaged."""
         where = folder / self.about
         values = read_json(where, error=self.error, remedy=self.remedy)
         if values.get("format") != self.format:

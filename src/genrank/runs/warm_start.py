@@ -1,8 +1,8 @@
 """A warm start: a run that begins from the weights and the optimizer state of a finished one.
 
 Indices keep their meaning as a prepared folder grows, so a table keeps its rows and gets new ones for the values that
-have been admitted since. Weights are those of the run's bundle, the best ones; optimizer state is that of its last
-checkpoint. The schedule of the learning rate, the order of batches and all counters begin anew.
+have been admitted since. The weights are those of the finished run's bundle (its best ones), the optimizer state that
+of its last checkpoint. The learning rate schedule, the order of batches and all counters start from the beginning.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ from genrank.training.trainer import Trainer
 
 
 def following(theirs: RunConfig, run: Path) -> RunConfig:
-    """The configuration of a run that begins from the finished `run`, whose own is `theirs`: the same but for days."""
+    """The configuration of a run that begins from the finished `run`: `theirs`, that of `run`, except for the days."""
     return replace(theirs, days=LearnedDays(), warm_start=begun_from(run))
 
 
@@ -38,9 +38,9 @@ def begun_from(run: Path) -> WarmStartConfig:
 
 
 def checked_start(config: RunConfig, theirs: RunConfig, data: Path, manifest: Manifest) -> RunConfig:
-    """The configuration with the version of the bundle that it begins from; `theirs` is that run's.
+    """The configuration with the version of the finished run's bundle. theirs: the finished run's configuration.
 
-    ConfigError where its recipe, its model or what it has learned doesn't fit; BundleError where it isn't finished.
+    ConfigError if the finished run has another recipe, model or training data; BundleError if it isn't finished.
     """
     run = Path(config.warm_start.run)
     bundle = load_bundle(run)
@@ -56,12 +56,12 @@ def checked_start(config: RunConfig, theirs: RunConfig, data: Path, manifest: Ma
 
 
 def start_warm(trainer: Trainer, config: RunConfig) -> None:
-    """Give the trainer's model and optimizers what the finished run has; new rows as `warm_start.new_rows` says."""
+    """Load the finished run's weights and optimizer state; `warm_start.new_rows` says how new rows are set."""
     run = Path(config.warm_start.run)
     bundle = load_bundle(run)
     if bundle.version != config.warm_start.version:
         raise BundleError(
-            f"{run}: its bundle is {bundle.version}, and this run began from {config.warm_start.version}; start a new "
+            f"{run}: its bundle is {bundle.version}, but this run began from {config.warm_start.version}; start a new "
             "run"
         )
     load_grown(trainer.model, load_file(bundle.folder / "model.safetensors"), config.warm_start.new_rows)
@@ -72,9 +72,9 @@ def start_warm(trainer: Trainer, config: RunConfig) -> None:
 
 @torch.no_grad()
 def load_grown(model: nn.Module, weights: Mapping[str, Tensor], new_rows: NewRows) -> None:
-    """The weights into a model whose tables may have more rows.
+    """Load the weights into a model whose tables may have more rows.
 
-    A new row is row 0, the unknown, by which the model has represented the value so far; or it stays as initialised.
+    A new row is a copy of row 0 (unknown), which has represented its value so far; or, if `fresh`, as initialised.
     """
     for name, tensor in model.state_dict().items():
         old = weights[name].to(tensor)
@@ -87,7 +87,7 @@ def load_grown(model: nn.Module, weights: Mapping[str, Tensor], new_rows: NewRow
 
 
 def grown_state(optimizer: Optimizer, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An optimizer's state, by the names of `optimizer_tensors`, with zeros for new rows: nothing is known of them."""
+    """An optimizer's state, by the names of `optimizer_tensors`, with zeros for new rows."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     found = {}
     for key, state in tensors.items():
@@ -100,12 +100,12 @@ def grown_state(optimizer: Optimizer, name: str, tensors: Mapping[str, Tensor]) 
 def check_sizes(
     run: Path, config: RunConfig, spec: DataSpec, *, before: Mapping[str, int], now: Mapping[str, int]
 ) -> None:
-    """ConfigError where vocabularies are smaller than `before`, or have grown and a table can't grow with them."""
+    """ConfigError if vocabularies are smaller than `before`, or have grown and a table can't grow with them."""
     fewer = next((name for name in before if now[name] < before[name]), None)
     if fewer is not None:
         raise ConfigError(
-            f"{run}: knows {before[fewer]:,} values of {fewer}, and the chosen days of this run {now[fewer]:,}; learn "
-            "until a later day"
+            f"{run}: was trained with {before[fewer]:,} values of {fewer}, but the chosen days of this run have only "
+            f"{now[fewer]:,}; choose a later until"
         )
     combined = isinstance(config.model, RankerConfig) and config.model.action_embedding == "combination"
     if combined and any(now[each.name] != before[each.name] for each in spec.feedback):
@@ -118,7 +118,7 @@ def check_sizes(
 def _check_model(run: Path, config: RunConfig, theirs: RunConfig) -> None:
     if config.recipe != theirs.recipe:
         raise ConfigError(
-            f"{run}: was trained with recipe {theirs.recipe}, and this run has {config.recipe}; give --recipe "
+            f"{run}: was trained with recipe {theirs.recipe}, but this run has {config.recipe}; give --recipe "
             f"{theirs.recipe}, or train without --from"
         )
     mine, other = (
@@ -131,16 +131,16 @@ def _check_model(run: Path, config: RunConfig, theirs: RunConfig) -> None:
 
 
 def _first_difference(mine: Any, theirs: Any, path: str = "") -> str:
-    """The first setting of `theirs` that `mine` has otherwise, as path=value and what it is here; empty: none."""
+    """The first setting of `theirs` that differs in `mine`, as path=value and its value here; empty: none."""
     if isinstance(mine, dict) and isinstance(theirs, dict) and mine.keys() == theirs.keys():
         found = (_first_difference(mine[name], theirs[name], f"{path}.{name}".lstrip(".")) for name in mine)
         return next(filter(None, found), "")
-    return "" if mine == theirs else f"{path}={shown(theirs)}, and this run has {shown(mine)}"
+    return "" if mine == theirs else f"{path}={shown(theirs)}, but this run has {shown(mine)}"
 
 
 def _checkpoint(run: Path) -> Path:
     """The last checkpoint of a finished run."""
     found = Checkpoints(run / "checkpoints").latest()
     if found is None:
-        raise BundleError(f"{run}: has no checkpoint, whose optimizer state is needed; give a run's whole folder")
+        raise BundleError(f"{run}: has no checkpoint, and its optimizer state is needed; give the run's whole folder")
     return found

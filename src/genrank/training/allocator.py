@@ -1,4 +1,4 @@
-"""What the C library does with freed memory: it stays with a process that trains, and leaves one that serves."""
+"""Settings of the C library for freed memory: a process that trains keeps it, one that serves returns it."""
 
 import ctypes
 import sys
@@ -10,10 +10,10 @@ ARENAS = 2  # ours
 
 
 def keep_freed_memory() -> bool:
-    """Tell the C library to keep what is freed. False where it can't be told, as outside glibc.
+    """Make the C library keep freed memory. False if it has no such setting, as outside glibc.
 
-    By default glibc maps every block of 32 MiB and more anew, zeroed page by page, and gives it back when it is freed.
-    A process then holds on to its peak.
+    By default glibc maps every block of 32 MiB or more again, zeroed page by page, and returns it when it is freed.
+    With this setting a process keeps its peak memory.
     """
     libc = glibc()
     if libc is None:
@@ -23,22 +23,22 @@ def keep_freed_memory() -> bool:
 
 
 def share_freed_memory() -> bool:
-    """Tell the C library that threads share what is freed. False where it can't be told. Call it before they begin.
+    """Make the C library share freed memory among threads; call it before they start. False if it has no such setting.
 
-    By default glibc gives each of up to 8 threads a core an arena of its own, which keeps what its thread has freed.
+    By default glibc uses up to 8 arenas per core, and each keeps the memory that its threads have freed.
     """
     libc = glibc()
     return libc is not None and bool(libc.mallopt(ARENA_MAX, ARENAS))
 
 
 def release_freed_memory() -> None:
-    """Give free pages back to the system now, as after a model has gone. It takes milliseconds."""
+    """Return free pages to the system now, as after a model was removed. It takes milliseconds."""
     libc = glibc()
     if libc is not None:
         libc.malloc_trim(0)
 
 
 def glibc() -> ctypes.CDLL | None:
-    """The C library, None where it is another one."""
+    """glibc; None if the C library is another one."""
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     return libc if libc is not None and hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None

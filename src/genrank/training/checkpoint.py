@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on as if it had not stopped, written so that a crash leaves the old one.
+"""Checkpoints: everything a run needs to continue as if it had not stopped. A crash while writing keeps the old one.
 
 checkpoints/step-00000200/tensors.safetensors   weights, optimizer states, random state, running metrics
 checkpoints/step-00000200/state.json            step, loader state, best validation so far, hashes of both files
@@ -41,7 +41,7 @@ class Checkpoints:
         return self.folder / read_pointer(pointer, error=BundleError, remedy=REMEDY)
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-        """Write the checkpoint, then move the pointer. Raises OutputError where the disk is full."""
+        """Write the checkpoint, then move the pointer. Raises OutputError if the disk is full."""
         final = self.folder / f"step-{step:08d}"
         try:
             with replacement(final) as part:  # a crash may have left it after its pointer was lost
@@ -68,7 +68,7 @@ class Checkpoints:
 
     @staticmethod
     def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """(tensors, state) of a checkpoint. BundleError where it is damaged."""
+        """(tensors, state) of a checkpoint. BundleError if it is damaged."""
         state = read_json(path / "state.json", error=BundleError, remedy=REMEDY)
         if state.pop("hash", None) != fingerprint(state):
             raise BundleError(f"{path}: state.json was edited, or is of an earlier version of genrank; {REMEDY}")

@@ -1,4 +1,4 @@
-"""What a batch teaches: the trainer's view of a model and its losses."""
+"""Objectives: the trainer's view of a model and its losses."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -13,9 +13,9 @@ SMALLEST = 1e-12  # of a sum of weights that is divided by
 
 
 class Measured(NamedTuple):
-    """By name: (N) losses; (N) labels, NaN where unknown, which say over how many a loss is averaged; (N, 1) logits.
+    """By name: (N) losses; (N) labels, NaN if unknown (a loss is averaged over the known ones); (N, 1) logits.
 
-    weight: (N) what each counts in the average, which the losses contain already; None: one.
+    weight: (N) weights in the average, already multiplied into the losses; None: all 1.
     """
 
     losses: Mapping[str, Tensor]
@@ -25,17 +25,17 @@ class Measured(NamedTuple):
 
 
 def num_known(label_N: Tensor, weight_N: Tensor | None) -> Tensor:
-    """For how many exposures the known labels stand."""
+    """The number of exposures with known labels, weighted if the losses are."""
     known = ~label_N.isnan()
     return known.sum() if weight_N is None else (known * weight_N).sum()
 
 
 class Objective(Protocol):
-    """`losses`: their names. `binary`: those of binary tasks, whose running AUC is worth knowing."""
+    """`losses`: their names. `binary`: the names of binary tasks, for which a running AUC is computed."""
 
     losses: tuple[str, ...]
     binary: tuple[str, ...]
-    weights: Mapping[str, float]  # of the losses; 1 where one is not named
+    weights: Mapping[str, float]  # of the losses; 1 for a loss without an entry
 
     def forward(self, batch: PackedBatch) -> Any:
         """The model's part, which may run in half precision."""
@@ -44,10 +44,10 @@ class Objective(Protocol):
         """The losses of `forward`'s result, in full precision."""
 
     def state(self) -> dict[str, Tensor]:
-        """What a run that goes on needs of the objective, beside model and optimizers."""
+        """The state that a resumed run needs of the objective, beside model and optimizers."""
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on where `state` was taken."""
+        """Restore the result of `state`."""
 
 
 class RankingObjective:

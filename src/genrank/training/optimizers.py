@@ -1,7 +1,8 @@
 """Optimizers: AdamW for dense parameters, row-wise Adagrad for embedding tables.
 
-Row-wise Adagrad keeps one accumulator per row and touches only the rows that were looked up, so a step costs the
-batch, not the table. On CPU it is one pass in C++ (nn/native/adagrad.cpp), which sums repeated lookups as it goes.
+Row-wise Adagrad keeps one accumulator per row and updates only the rows that were looked up, so the cost of a step
+depends on the batch, not on the table. On CPU it is one pass in C++ (nn/native/adagrad.cpp), which also sums repeated
+lookups.
 """
 
 import ctypes
@@ -32,10 +33,10 @@ class RowWiseAdagrad(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update from the gradients at hand."""
+        """One update from the current gradients."""
         assert closure is None
         for group in self.param_groups:
-            plain: dict[int, list[Tensor]] = {}  # by width: tables of one width share all that they can
+            plain: dict[int, list[Tensor]] = {}  # by width: tables of one width are updated together
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
@@ -54,7 +55,7 @@ def _numbers(group: dict[str, Any]) -> dict[str, float]:
 def plain_update(
     weights: Sequence[Tensor], totals: Sequence[Tensor], *, lr: float, weight_decay: float, eps: float
 ) -> None:
-    """The update of tables of one width, on any device, in as few operators as it takes: each is a kernel's start."""
+    """The update of tables of one width, on any device, in few operators: on CUDA each of them is a kernel launch."""
     rows, sums_ND = summed_by_row([(len(weight), weight.grad) for weight in weights if weight.grad is not None])
     counts = [len(row) for row in rows]
     total_N = torch.cat([total[row] for total, row in zip(totals, rows, strict=True)]) + sums_ND.square().mean(1)
@@ -66,11 +67,11 @@ def plain_update(
 
 
 def summed_by_row(gradients: Sequence[tuple[int, Tensor]]) -> tuple[list[Tensor], Tensor]:
-    """Of tables with so many rows each and their sparse gradients: the (N) rows of every table in order, and, of all
-    tables one after another, (N, D) in float32 the sum over all lookups of the same row.
+    """From the tables' numbers of rows and their sparse gradients: the (N) rows of every table, in order, and, over
+    all tables one after another, (N, D) in float32 the sum over all lookups of the same row.
 
-    Rows still repeat, each time with the same sum: how many are different, `coalesce` would have to ask the device.
-    What is then written to a row is the same number as often as it was looked up.
+    Rows still repeat, each time with the same sum: `coalesce` would wait for the device to get the number of distinct
+    rows. A row is then written as often as it was looked up, each time with the same value.
     """
     sizes, counts = [size for size, _ in gradients], [gradient._nnz() for _, gradient in gradients]
     begins = [0, *itertools.accumulate(sizes)][:-1]

@@ -1,4 +1,4 @@
-"""What a run says while it trains: running metrics, metrics.jsonl, TensorBoard. Its bar: progress_bar.py."""
+"""Output of a run in training: running metrics, metrics.jsonl, TensorBoard. For the bar see progress_bar.py."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ NUM_BINS = 512  # of the running AUC: logits between -8 and 8
 
 
 class RunningMetrics:
-    """Loss and AUC since the last read-out, kept on the device: adding to them never synchronises."""
+    """Loss and AUC since the last read-out, kept on the device: adding to them doesn't synchronise."""
 
     def __init__(self, losses: Sequence[str], binary: Sequence[str], device: torch.device):
         self.losses, self.binary = tuple(losses), tuple(binary)
@@ -44,11 +44,11 @@ class RunningMetrics:
             label, histogram = labels[name], self.histograms[name]
             counts = (~label.isnan()).double() * (1 if weight is None else weight)
             counted = torch.zeros_like(histogram)
-            counted.view(-1).index_add_(0, bins + NUM_BINS * (label == 1), counts)  # bincount waits for the device
+            counted.view(-1).index_add_(0, bins + NUM_BINS * (label == 1), counts)  # bincount would wait for the device
             histogram += counted
 
     def read(self) -> dict[str, float]:
-        """Mean loss per task and AUC per binary task (within one bin: a tie), then start anew."""
+        """Mean loss per task and AUC per binary task (scores in one bin are ties); then reset all of them."""
         values = {}
         for name, total in self.totals.items():
             values[f"loss/{name}"] = float(total[0] / total[1].clamp_min(SMALLEST))
@@ -73,7 +73,7 @@ class RunningMetrics:
 
 
 class Reporter(Protocol):
-    """Who wants to know how training goes."""
+    """A receiver of a run's metrics."""
 
     def record(self, row: Mapping[str, Any]) -> None:
         """A row of metrics: `kind` (train or valid), `step`, `exposures` and figures."""
@@ -82,17 +82,17 @@ class Reporter(Protocol):
         """A step was done."""
 
     def close(self) -> None:
-        """No more is coming."""
+        """Training has ended."""
 
 
 class MetricsFile:
-    """metrics.jsonl: a row a line. Nothing in it depends on the clock, so equal runs write equal files."""
+    """metrics.jsonl: one row per line. Nothing in it depends on the clock, so equal runs write equal files."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def record(self, row: Mapping[str, Any]) -> None:
-        """See Reporter. The line is on disk when this returns, so that a checkpoint never runs ahead of it."""
+        """See Reporter. The line is on disk when this returns, so no checkpoint is newer than the file."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
@@ -117,7 +117,7 @@ class MetricsFile:
 
 
 def _step(line: str) -> float:
-    """Of a row; one that a crash has damaged is dropped."""
+    """The step of a row; a row damaged by a crash is dropped."""
     try:
         step: float = parse_json(line)["step"] + 0
         return step

@@ -1,4 +1,4 @@
-"""The bar of a run in the terminal, in a file of its own: only what draws it needs rich."""
+"""The progress bar of a run in the terminal. Separate from progress.py because only this needs rich."""
 
 import time
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 
 class ProgressBar:
-    """A bar on stderr with throughput, loss, running AUC and time left; plain lines where stderr is no terminal."""
+    """A bar on stderr with throughput, loss, running AUC and time left; plain lines if stderr is no terminal."""
 
     def __init__(self, console: Console, main_figure: str):
         self.console, self.main_figure = console, main_figure

@@ -1,7 +1,7 @@
-"""The trainer: batches in, weights out; it can be stopped at any step and goes on bit for bit.
+"""The training loop. It can be stopped at any step; a resumed run gives the same weights, bit for bit.
 
 The model, the loader and the validation come in as arguments. Order of a step: loss, gradient, clip, both
-optimizers, running metrics; then, where due, validation and a checkpoint.
+optimizers, running metrics; then, if due, validation and a checkpoint.
 """
 
 import math
@@ -29,14 +29,14 @@ from genrank.training.objective import SMALLEST, Objective, num_known
 from genrank.training.optimizers import RowWiseAdagrad, dense_optimizer, learning_rate_scale, split_parameters
 from genrank.training.progress import Reporter, RunningMetrics
 
-Validate = Callable[[], Mapping[str, float]]  # figures of the model as it is; `score` decides which weights stay
+Validate = Callable[[], Mapping[str, float]]  # metrics of the current model; `score` decides which weights are kept
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How weights are found. The paper gives no optimizer; all defaults are ours.
+    """Settings of training. The paper gives no optimizer; all defaults are ours.
 
-    One epoch is the default: on real logs, sparse embeddings overfit as soon as the second begins (arXiv 2209.06053).
+    One epoch is the default: on real logs, sparse embeddings overfit from the second epoch on (arXiv 2209.06053).
     """
 
     epochs: int = 1
@@ -48,10 +48,10 @@ class TrainingConfig:
     final_scale: float = 0.05  # of both learning rates, at the end of the cosine
     clip: float = 1.0  # norm of the dense gradient
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    task_weights: dict[str, float] = field(default_factory=dict)  # 1 where a task is not named
+    task_weights: dict[str, float] = field(default_factory=dict)  # 1 for a task without an entry
     validate_every: float = 1.0  # epochs
-    select: str = ""  # the validation figure that decides which weights stay, as in click.auc; empty: the sum of losses
-    patience: int = 0  # validations without a better one before training stops; 0: never
+    select: str = ""  # the validation metric that selects the weights, such as click.auc; empty: the sum of losses
+    patience: int = 0  # validations without improvement before training stops; 0: never
     log_steps: int = 20
     checkpoint_steps: int = 200
 
@@ -67,7 +67,7 @@ class TrainingConfig:
 
 
 class Trainer:
-    """One run of training on one device. Without `validate` the last weights stay."""
+    """One run of training on one device. Without `validate` the last weights are kept."""
 
     def __init__(
         self,
@@ -92,13 +92,13 @@ class Trainer:
         self.last_loss = torch.zeros(())
         self.best_score, self.best_step = -math.inf, 0
         self.best_weights: dict[str, Tensor] = {}
-        # Shuffled epochs differ by a few batches; the first one sets the schedule.
+        # Shuffled epochs differ by a few batches; the first epoch sets the schedule.
         self.steps_per_epoch = max(len(loader), 1)
         self.num_steps = self.steps_per_epoch * config.epochs
         self._stop = False
 
     def fit(self) -> None:
-        """Train to the end (or to where validation stops improving); the model then holds the best weights."""
+        """Train to the end, or until validation stops improving; the model then holds the best weights."""
         previous = {number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             while not self._finished():
@@ -124,7 +124,7 @@ class Trainer:
             result = self.objective.forward(batch)
         losses, labels, logits, each = self.objective.measure(result, batch)
         weight = self.objective.weights
-        # Mean over the known labels of each task: a duration known for clicks only counts as much as the clicks do.
+        # Mean over the known labels of each task: a duration known for clicks only has the same weight as the clicks.
         known = {name: num_known(label, each).clamp_min(SMALLEST) for name, label in labels.items()}
         means = [weight.get(name, 1.0) * x.sum() / known[name] for name, x in losses.items()]
         loss = torch.stack(means).sum()
@@ -140,7 +140,7 @@ class Trainer:
         self.running.add(losses, logits, labels, each)
 
     def _check_loss(self) -> None:
-        """TrainingDiverged where the loss is no number: it stays none once the weights are. Waits for the device."""
+        """TrainingDiverged if the loss isn't finite: once the weights aren't, it stays so. Waits for the device."""
         if not math.isfinite(value := self.last_loss.item()):
             raise TrainingDiverged(self._divergence(value))
 
@@ -161,7 +161,7 @@ class Trainer:
             path = self.save()
             if self._stop and not last:
                 raise Interrupted(
-                    f"stopped at step {self.step} of {self.num_steps}; {path.name} is saved, go on with --resume"
+                    f"stopped at step {self.step} of {self.num_steps}; {path.name} is saved; continue with --resume"
                 )
 
     def _keep_best(self, validate: Validate) -> None:
@@ -193,7 +193,7 @@ class Trainer:
             group["lr"] = config.sparse_learning_rate * scale
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """bf16 where it pays: on GPUs. On two CPU cores the demo's model gains nothing from it."""
+        """bf16 on GPUs only: on two CPU cores the demo's model is no faster with it."""
         chosen = self.config.precision
         if chosen == "bf16" or (chosen == "auto" and self.device.type == "cuda"):
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
@@ -203,12 +203,12 @@ class Trainer:
         last = self.checkpoints.latest()
         return (
             f"the loss is {loss} at step {self.step}; "
-            f"the last good checkpoint is {last.name if last else 'none (there was none yet)'}; "
+            f"the last good checkpoint is {last.name if last else 'none, as none was written yet'}; "
             "lower training.learning_rate or training.sparse_learning_rate, or check the numeric features"
         )
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        """The first signal finishes the step and saves; a second one ends at once."""
+        """The first signal ends training after the step, with a checkpoint; a second one at once."""
         del frame
         if self._stop:
             signal.signal(number, signal.SIG_DFL)
@@ -234,7 +234,7 @@ class Trainer:
         return self.checkpoints.save(self.step, tensors | random_tensors(self.device), state)
 
     def restore(self, path: Path) -> None:
-        """Go on where `save` left off."""
+        """Restore a checkpoint of `save`."""
         tensors, state = self.checkpoints.load(path)
         try:
             self._restore(path, tensors, state)
