@@ -227,7 +227,7 @@ def test_an_interrupted_build_leaves_the_old_index_live(copied: Path, monkeypatc
 def test_vectors_that_are_not_finite_are_named(tmp_path: Path) -> None:
     vectors = np.ones((3, 4), np.float32)
     vectors[1, 2] = np.nan
-    with pytest.raises(BundleError, match="item 'b' is not finite (1 of 3 are not)"):
+    with pytest.raises(BundleError, match=r"item 'b' is not finite \(1 of 3 are not\)"):
         write_index(tmp_path, model="m", ids=["a", "b", "c"], embedded_IW=vectors)
     with pytest.raises(BundleError, match="no items"):
         write_index(tmp_path, model="m", ids=[], embedded_IW=vectors[:0])

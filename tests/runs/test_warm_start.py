@@ -192,9 +192,9 @@ def grown_log(folder: Path, parts: dict[str, int], num_days: int) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"recipe": "mlp-small"}, "was trained with recipe genrank-small, and this run has mlp-small"),
-        ({"settings": ["model.width=32"]}, "was trained with model.width=16, and this run has 32; set it so"),
-        ({"settings": ["sequence.max_history=8"]}, "sequence.max_history=.* and this run has 8"),
+        ({"recipe": "mlp-small"}, "was trained with recipe genrank-small, but this run has mlp-small"),
+        ({"settings": ["model.width=32"]}, "was trained with model.width=16, but this run has 32; set it so"),
+        ({"settings": ["sequence.max_history=8"]}, "sequence.max_history=.* but this run has 8"),
         ({"until": DAYS[1]}, "choose a later until"),
     ],
 )
