@@ -20,8 +20,8 @@ from genrank.inference.pipeline import Pipeline
 from genrank.inference.sqlite_store import SQLiteStore
 from genrank.inference.stages import OrderStage, StageCandidates
 from genrank.inference.store import Event
-from genrank.server.core import RankingService
 from genrank.server.query import PipelineQuery
+from genrank.server.ranking_service import RankingService
 from genrank.server.retrieval_service import RetrievalService
 from genrank.server.service_options import ServiceOptions
 

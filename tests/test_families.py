@@ -25,8 +25,8 @@ from genrank.models.outputs import Outputs
 from genrank.models.ranker import Ranker
 from genrank.runs.run_config import RunConfig
 from genrank.schema import DataSpec
-from genrank.server.core import RankingService
 from genrank.server.query import PipelineQuery
+from genrank.server.ranking_service import RankingService
 from genrank.server.service_options import ServiceOptions
 from genrank.training.trainer import TrainingConfig
 

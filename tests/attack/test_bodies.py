@@ -22,7 +22,7 @@ from genrank.inference.sqlite_store import SQLiteStore
 from genrank.server import body_reading as reading
 from genrank.server import wire
 from genrank.server.app import build_app
-from genrank.server.core import RankingService
+from genrank.server.ranking_service import RankingService
 from genrank.server.retrieval_service import RetrievalService
 from genrank.server.run import SWITCH, settle_objects
 from genrank.server.service_options import ServiceOptions

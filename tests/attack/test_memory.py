@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from many_users import resident_mib
-from genrank.server.core import RankingService
+from genrank.server.ranking_service import RankingService
 from genrank.server.service_options import ServiceOptions
 from genrank.server.retrieval_service import RetrievalService
 from genrank.artifacts.bundle import load_bundle

@@ -93,8 +93,8 @@ def test_a_file_in_use_can_be_looked_at_and_not_changed(path: Path, capsys: pyte
 
 def test_a_model_serves_what_it_can_read_of_a_store(path: Path, run: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It starts, ranks the user whose event it can't read, swaps, and names what is left out."""
-    from genrank.server.core import RankingService
     from genrank.server.query import PipelineQuery
+    from genrank.server.ranking_service import RankingService
     from genrank.server.service_options import ServiceOptions
 
     service = RankingService(load_bundle(run), store=SQLiteStore(path), options=ServiceOptions(deadline=20.0))

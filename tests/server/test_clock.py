@@ -10,8 +10,8 @@ from genrank.errors import RequestError
 from genrank.inference.sqlite_store import SQLiteStore
 from genrank.inference.store import Event
 from genrank.server.clock import AHEAD, Clock
-from genrank.server.core import RankingService
 from genrank.server.query import PipelineQuery
+from genrank.server.ranking_service import RankingService
 from genrank.server.service_options import ServiceOptions
 
 NOW = 1_790_000_000

@@ -18,9 +18,9 @@ from genrank.inference.sqlite_store import SQLiteStore
 from genrank.inference.stores import open_store
 from genrank.server.app import build_app
 from genrank.server.batcher import Stopped
-from genrank.server.core import RankingService
 from genrank.server.log_lines import log_as_json
 from genrank.server.query import PipelineQuery
+from genrank.server.ranking_service import RankingService
 from genrank.server.run import Listening, read_token
 from genrank.server.service_options import ServiceOptions
 

@@ -17,8 +17,8 @@ from genrank.inference.gen_ranker import GenRanker
 from genrank.inference.gen_retriever import GenRetriever
 from genrank.inference.sqlite_store import SQLiteStore
 from genrank.inference.store import Event, UpdatesExpired
-from genrank.server.core import RankingService
 from genrank.server.query import PipelineQuery
+from genrank.server.ranking_service import RankingService
 from genrank.server.service_options import ServiceOptions
 
 LONG = "x" * (MAX_ID + 1)

@@ -24,12 +24,12 @@ from genrank.inference.stages import RETRIEVAL, VALUE, OrderStage, Stage, StageC
 from genrank.inference.store import Event
 from genrank.server.app import build_app
 from genrank.server.batcher import Overloaded
-from genrank.server.core import RankingService
 from genrank.server.deployment import rank_answer
 from genrank.server.opened_index import retrieve_answer
 from genrank.server.pipelines import RANK, RECOMMEND, RETRIEVE, pipelines_of
 from genrank.server.query import PipelineQuery
 from genrank.server.queued_stage import QueuedStage
+from genrank.server.ranking_service import RankingService
 from genrank.server.retrieval_service import RetrievalService
 from genrank.server.served_pipeline import PipelineOutcome, ServedPipeline
 from genrank.server.service_options import ServiceOptions

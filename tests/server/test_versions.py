@@ -25,9 +25,9 @@ from genrank.inference.published import check_golden, current, publish
 from genrank.inference.sqlite_store import SQLiteStore
 from genrank.inference.store import Event
 from genrank.schema import fingerprint
-from genrank.server.core import RankingService
 from genrank.server.deployment import Deployment
 from genrank.server.query import PipelineQuery
+from genrank.server.ranking_service import RankingService
 from genrank.server.service_options import ServiceOptions
 from genrank.server.watch import Watcher
 

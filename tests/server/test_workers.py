@@ -12,8 +12,8 @@ from genrank.client import ServiceError
 from genrank.inference.catalogue import Item
 from genrank.inference.redis_store import RedisStore
 from genrank.inference.store import Event, StoreUnavailable
-from genrank.server.core import RankingService
 from genrank.server.query import PipelineQuery
+from genrank.server.ranking_service import RankingService
 from genrank.server.service_options import ServiceOptions
 from redis_server import RedisServer
 

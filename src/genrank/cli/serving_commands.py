@@ -106,7 +106,7 @@ def serve(
     from genrank.inference.request_log import RequestLog
     from genrank.inference.stores import open_store
     from genrank.nn.devices import device_named, precision_on
-    from genrank.server.core import RankingService
+    from genrank.server.ranking_service import RankingService
     from genrank.server.retrieval_service import RetrievalService
     from genrank.server.run import Listening, bind, read_token, require_serve, run
     from genrank.server.service_options import ServiceOptions

@@ -181,9 +181,9 @@ class FeatureEncoder:
         }
 
     def of_some(self, context: Mapping[str, Any], places: NDArray[np.int64], count: int) -> dict[str, Any]:
-        """The context of the candidates at these places of `count`: of a list with one for each, theirs. RequestError.
+        """The context of the candidates at these places of `count`: lists with one value each are cut to them.
 
-        See `encode`.
+        Raises RequestError for a list of another length. See `encode`.
         """
         chosen = dict(context)
         for feature in self.specs:

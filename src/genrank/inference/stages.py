@@ -94,7 +94,7 @@ class StageCandidates:
         )
 
     def context(self, encoder: FeatureEncoder, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The request's context for these candidates: of lists with one for each candidate, the ones that are left."""
+        """The request's context for these candidates: lists with one value per candidate are cut to these."""
         return given if self.origin is None else encoder.of_some(given, self.origin, self.num_origin)
 
     def with_columns(self, columns: Mapping[str, Floats]) -> "StageCandidates":

@@ -36,11 +36,11 @@ from genrank.server.answers import (
 )
 from genrank.server.batcher import HEADROOM
 from genrank.server.body_reading import BodyLimits, BodyReader, MalformedBody
-from genrank.server.core import RankingService
 from genrank.server.counters import Metrics
 from genrank.server.docs_page import page
 from genrank.server.gate import Gate, Lag, error_body
 from genrank.server.pipelines import RANK, RECOMMEND, RETRIEVE, pipelines_of
+from genrank.server.ranking_service import RankingService
 from genrank.server.refusals import HANDLERS
 from genrank.server.retrieval_service import RetrievalService
 from genrank.server.served_pipeline import PipelineOutcome, ServedPipeline

@@ -6,9 +6,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from genrank.server.core import RankingService
 from genrank.server.deployment import RANKING
 from genrank.server.queued_stage import QueueReport
+from genrank.server.ranking_service import RankingService
 from genrank.server.served_pipeline import PipelineOutcome
 
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)

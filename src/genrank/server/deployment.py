@@ -1,4 +1,4 @@
-"""One model ready to rank, and what a pipeline with it answers."""
+"""One model ready to rank, and the answer of a pipeline with it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

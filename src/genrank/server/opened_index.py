@@ -1,4 +1,4 @@
-"""One retriever with its index, open beside the one that it may replace, and what a pipeline with it answers."""
+"""One retriever with its index, ready to search, and the answer of a pipeline with it."""
 
 import threading
 from collections.abc import Mapping

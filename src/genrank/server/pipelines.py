@@ -1,7 +1,6 @@
-"""The pipelines of a service, by path: the one place that says which stages a request goes through.
+"""The stages of each path of the service. To add a stage, put it into a list here.
 
-A further stage is put into a list here: a Stage of inference/stages.py runs in the thread of the queue before it, a
-QueuedStage behind a queue of its own.
+A Stage (inference/stages.py) runs in the thread of the queue before it, a QueuedStage behind a queue of its own.
 """
 
 from genrank.inference.stages import OrderStage, Stage
@@ -15,7 +14,7 @@ RANK, RETRIEVE, RECOMMEND = "/v1/rank", "/v1/retrieve", "/v1/recommend"
 def pipelines_of(
     clock: Clock, *, ranking: QueuedStage | None = None, retrieval: QueuedStage | None = None
 ) -> dict[str, ServedPipeline]:
-    """Those for which there are stages."""
+    """The pipelines, by path, for which there are stages."""
     stages: dict[str, list[QueuedStage | Stage]] = {}
     if ranking is not None:
         stages[RANK] = [ranking, OrderStage()]

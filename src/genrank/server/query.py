@@ -1,4 +1,4 @@
-"""What a caller asks of a pipeline: all that any of its stages may want to know, as it was sent."""
+"""A caller's query to a pipeline, with the fields that any of its stages may need."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,12 +7,12 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineQuery:
-    """A user, a time, candidates or how to find some, and how to rank them.
+    """A user, a time, candidates or how to retrieve them, and how to rank them.
 
     time: seconds since the epoch, None for now. k, without, exclude (ids), exclude_seen: see RetrieveRequest.
-    context: see FeatureEncoder.encode; of_each: names in `context` whose value is a list with one for each candidate,
-    whatever it looks like. tasks: wanted in the answer, all where empty. value: weight of each task in the order, or a
-    formula's name. top_k: candidates to answer with, 0 for all.
+    context: see FeatureEncoder.encode; of_each: names in `context` whose value is a list with one value per candidate,
+    even if it could be read otherwise. tasks: wanted in the answer; empty: all. value: weight of each task in the
+    value, or a formula's name. top_k: number of candidates in the answer; 0: all.
     """
 
     user: str

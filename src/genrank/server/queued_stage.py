@@ -1,6 +1,7 @@
-"""A stage behind its queue, so that requests of many callers, and of several pipelines, share its batches.
+"""A stage with a queue of its own, so that requests of many callers and of several pipelines share its batches.
 
-The model of a stage may be replaced while requests wait: each is done by the model that was current when it came.
+The stage's model may be replaced while requests wait: each request is answered by the model that was current when the
+request came.
 """
 
 import time
@@ -16,20 +17,19 @@ from genrank.server.query import PipelineQuery
 
 
 class ServedModel(Protocol):
-    """What a queue works with: a stage, and how a query is put to it."""
+    """A model that a queue runs: its stage, and how a caller's query becomes a request to that stage."""
 
     @property
     def stage(self) -> Stage:
-        """That the queue runs."""
+        """The stage that the queue runs."""
 
     def request(self, query: PipelineQuery, candidates: StageCandidates, *, time: int) -> StageRequest:
-        """The query for this stage, and for those that run behind it without a queue. RequestError where it can't be
-        done."""
+        """The query as a request to this stage and to its followers. Raises RequestError if the stage can't do it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StageJob:
-    """A request that waits for a stage. followers: stages without a queue that run on its candidates afterwards."""
+    """A request that waits in a queue. followers: the stages without a queue that run after the queue's stage."""
 
     model: ServedModel
     request: StageRequest
@@ -40,7 +40,7 @@ class StageJob:
 
 @dataclass(frozen=True, kw_only=True)
 class QueueReport:
-    """What came of a job. waited, worked: seconds in the queue, and of the whole batch."""
+    """The result of a job. waited: seconds in the queue; worked: seconds that the whole batch took."""
 
     model: ServedModel
     candidates: StageCandidates
@@ -50,7 +50,7 @@ class QueueReport:
 
 
 class QueuedStage:
-    """Safe to use from several threads. needs_candidates: a request that has none left is not put to it."""
+    """Safe to use from several threads. needs_candidates: requests without candidates skip this stage."""
 
     def __init__(
         self,
@@ -64,9 +64,9 @@ class QueuedStage:
         needs_candidates: bool = True,
         noted: Callable[[StageJob, QueueReport], None] | None = None,
     ):
-        """current: the model for a request that comes now. cost, batch_cost, wait: see Batcher; deadline: seconds.
+        """current: returns the current model. cost, batch_cost, wait: see Batcher. deadline: seconds.
 
-        noted: is told of every job that was done.
+        noted: is called with every finished job.
         """
         self.name, self.needs_candidates = name, needs_candidates
         self._current, self._deadline, self._noted = current, deadline, noted
@@ -76,18 +76,18 @@ class QueuedStage:
 
     @property
     def expected_wait(self) -> float:
-        """Seconds that a request would wait now."""
+        """Seconds that a new request would wait."""
         return self._batcher.expected_wait
 
     @property
     def failure(self) -> str:
-        """Why the stage does no more work, empty where all is well."""
+        """Why the stage has stopped; empty if all is well."""
         return self._batcher.failure and f"{self.name}: {self._batcher.failure}"
 
     def submit(
         self, query: PipelineQuery, candidates: StageCandidates, *, time: int, followers: Pipeline
     ) -> "Future[QueueReport]":
-        """The report to come. Raises what ServedModel.request and Batcher.submit raise."""
+        """The future report. Raises what ServedModel.request and Batcher.submit raise."""
         model = self._current()
         job = StageJob(
             model=model,
@@ -102,13 +102,13 @@ class QueuedStage:
         return future
 
     def stop(self) -> None:
-        """Finish what waits, take no more."""
+        """Finish the waiting requests, and accept no more."""
         self._batcher.stop()
 
     def _work(self, batch: Sequence[StageJob]) -> list[QueueReport]:
         begun = _now()
         answers: dict[StageJob, PipelineAnswer] = {}
-        for model in dict.fromkeys(job.model for job in batch):  # two, if it was replaced just now
+        for model in dict.fromkeys(job.model for job in batch):  # two, if the model was just replaced
             own = [job for job in batch if job.model is model]
             found = Pipeline([model.stage]).run([job.request for job in own], [job.candidates for job in own])
             answers |= zip(own, found, strict=True)

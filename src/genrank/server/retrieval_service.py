@@ -16,11 +16,11 @@ from genrank.errors import GenRankError
 from genrank.inference.serving_context import ServingContexts
 from genrank.inference.store import StoreUnavailable, UpdatesExpired
 from genrank.server.clock import Clock
-from genrank.server.core import FOLLOW_PERIOD
 from genrank.server.opened_index import RETRIEVAL, OpenedIndex, RetrieveAnswer, retrieve_answer
 from genrank.server.pipelines import RETRIEVE, pipelines_of
 from genrank.server.query import PipelineQuery
 from genrank.server.queued_stage import QueuedStage
+from genrank.server.ranking_service import FOLLOW_PERIOD
 from genrank.server.rarely import Rarely
 from genrank.server.served_pipeline import then
 from genrank.server.service_options import ServiceOptions

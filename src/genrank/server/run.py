@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from genrank.errors import ConfigError, InputError, MissingExtraError, shown
-from genrank.server.core import RankingService
 from genrank.server.log_lines import log_as_json
+from genrank.server.ranking_service import RankingService
 from genrank.server.retrieval_service import RetrievalService
 from genrank.server.service_options import require_whole
 from genrank.server.watch import Watcher

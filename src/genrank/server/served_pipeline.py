@@ -1,9 +1,9 @@
-"""A pipeline as a service runs it: the stages of one path, those with a model each behind its queue.
+"""A pipeline of the service: the stages of one path, of which those with a model have a queue each.
 
     ServedPipeline([retrieval.stage, ranking.stage, OrderStage()], clock=clock).submit(query)
 
-A stage without a queue runs in the thread of the queue before it, one request at a time; what is slow, or faster for
-many requests at once, belongs behind a queue of its own. The answer is that of a Pipeline of the same stages.
+A stage without a queue runs in the thread of the queue before it, one request at a time. A stage that is slow, or
+faster for many requests at once, should have a queue of its own. The answer is that of a Pipeline of the same stages.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,9 +23,9 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineOutcome:
-    """What a pipeline has answered. time: seconds since the epoch. clock_behind: see RankAnswer.
+    """A pipeline's answer to one query. time: seconds since the epoch. clock_behind: see RankAnswer.
 
-    candidates: after the last stage. reports: by the name of the queue, of those that the request came to.
+    candidates: after the last stage. reports: by name, of the queues that the request went through.
     """
 
     query: PipelineQuery
@@ -39,7 +39,7 @@ class ServedPipeline:
     """Safe to use from several threads."""
 
     def __init__(self, stages: Sequence[QueuedStage | Stage], *, clock: Clock):
-        """ValueError where the first stage has no queue in which it could run, or two have one name."""
+        """Raises ValueError if the first stage has no queue to run in, or if two queues have the same name."""
         self.clock = clock
         queues, followers = list[QueuedStage](), list[list[Stage]]()
         for stage in stages:
@@ -56,13 +56,13 @@ class ServedPipeline:
 
     @property
     def expected_wait(self) -> float:
-        """Seconds that a request would wait now in the longest of the queues."""
+        """Seconds that a new request would wait in the longest of the queues."""
         return max(queue.expected_wait for queue, _ in self.steps)
 
     def submit(self, query: PipelineQuery) -> "Future[PipelineOutcome]":
-        """The answer to come; RequestError and Overloaded of a later stage come with it.
+        """The future answer; if a later stage refuses the request, the future raises its RequestError or Overloaded.
 
-        Raises RequestError for what the first stage can't do, Overloaded where there's no time for it, Stopped.
+        Raises RequestError for a bad query, Overloaded if the first stage has no time for it, Stopped.
         """
         check_id("user", query.user)
         passage = _Passage(self, query)
@@ -88,7 +88,7 @@ class _Passage:
         self._waiting.add_done_callback(lambda done: self._leave(queue, done))
 
     def _leave(self, queue: QueuedStage, done: "Future[QueueReport]") -> None:
-        """Called by the thread of the queue."""
+        """Go on after a queue; called in its thread."""
         if self.answer.cancelled():
             return
         try:
@@ -118,7 +118,7 @@ class _Passage:
 
 
 def then(running: "Future[PipelineOutcome]", make: Callable[[PipelineOutcome], Made]) -> "Future[Made]":
-    """What `make` makes of the outcome to come."""
+    """The future result of `make`, called with the outcome."""
     made: Future[Made] = Future()
 
     def done(outcome: "Future[PipelineOutcome]") -> None:

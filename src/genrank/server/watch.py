@@ -10,7 +10,7 @@ from genrank.errors import GenRankError
 from genrank.inference.published import check_golden, current
 from genrank.inference.store import StoreUnavailable, UpdatesExpired
 from genrank.nn.devices import precision_on
-from genrank.server.core import RankingService
+from genrank.server.ranking_service import RankingService
 from genrank.server.rarely import Rarely
 
 log = logging.getLogger("genrank.server")

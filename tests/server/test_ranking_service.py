@@ -21,9 +21,9 @@ from genrank.inference.store import Event
 from genrank.inference.traffic import events_of
 from genrank.runs.predict import predict
 from genrank.server.batcher import Overloaded
-from genrank.server.core import RankingService
 from genrank.server.deployment import WARM_USERS
 from genrank.server.query import PipelineQuery
+from genrank.server.ranking_service import RankingService
 from genrank.server.service_options import ServiceOptions
 
 

@@ -7,11 +7,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from genrank.artifacts.bundle import Bundle
-from genrank.data.sequence import window_start
 from genrank.errors import GenRankError, RequestError
 from genrank.inference.catalogue import Item
 from genrank.inference.gen_ranker import ranked_items
@@ -27,6 +25,7 @@ from genrank.server.queued_stage import QueuedStage, QueueReport, StageJob
 from genrank.server.rarely import Rarely
 from genrank.server.served_pipeline import then
 from genrank.server.service_options import ServiceOptions
+from genrank.server.shown_history import shown_history
 
 log = logging.getLogger("genrank.server")
 FOLLOW_PERIOD = 0.2  # seconds between reads of what other processes wrote
@@ -170,27 +169,8 @@ class RankingService:
             )
 
     def user(self, user: str) -> dict[str, Any]:
-        """A user's history as the model would see it now: `user`, `known`, `current`, `exposures`, `window`."""
-        deployed = self.deployed
-        history = deployed.context.histories.of(user)
-        t = history.timeline
-        begin = int(window_start(np.array([t.num_exposures]), deployed.engine.sequence.max_history)[0])
-        rows = range(begin, t.num_exposures)
-        window = [
-            {
-                "item": str(deployed.context.catalogue.table.ids[int(t.item[row])]),
-                "time": int(t.time[row]),
-                "actions": {name: _plain(column[row]) for name, column in t.tasks.items()},
-            }
-            for row in rows
-        ]
-        return {
-            "user": user,
-            "known": history.row > 0,
-            "current": history.current,
-            "exposures": t.num_exposures,
-            "window": window,
-        }
+        """A user's history as the model would see it now; see shown_history."""
+        return shown_history(self.deployed, user)
 
     def stop(self) -> None:
         """Finish the waiting requests, accept no more, close the store."""
@@ -242,10 +222,3 @@ class RankingService:
             except Exception as problem:  # noqa: BLE001 - nothing in the store may end this thread
                 trouble = f"the service could not read what is new in the store: {type(problem).__name__}: {problem}"
                 self._troubles.say(log.exception, trouble)
-
-
-def _plain(value: Any) -> bool | float | None:
-    """A task's value as it was sent: bool, seconds, None for unknown."""
-    if value.dtype == np.int8:
-        return None if value < 0 else bool(value)
-    return None if np.isnan(value) else float(value)
