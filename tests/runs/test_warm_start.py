@@ -5,16 +5,21 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 import genrank
-from exposure_logs import prepare_log
+from exposure_logs import SCHEMA, prepare_log
 from genrank.artifacts.bundle import load_bundle
 from genrank.cli import main
-from genrank.data.learned_days import vocabulary_sizes, with_sizes
+from genrank.data.learned_days import day_begin, vocabulary_sizes, with_sizes
 from genrank.data.manifest import Manifest
 from genrank.errors import BundleError, ConfigError
+from genrank.preparation.extending import extend
+from genrank.preparation.prepare import PrepareOptions
+from genrank.preparation.sources.files import files
 from genrank.recipes import recipe
 from genrank.runs.evaluate_ranking import evaluate_run
 from genrank.runs.train import load_run
@@ -183,6 +188,40 @@ def test_data_that_has_grown_is_read_and_other_data_is_refused(daily, first, tmp
     other["item"] = [f"x{item}" for item in other["item"]]
     with pytest.raises(ConfigError, match=r"vocab/item_id.parquet is not the vocabulary .* or train without --from"):
         genrank.train(prepare_log(tmp_path / "other", other).folder, out=tmp_path / "no", begin_from=first)
+
+
+def test_days_are_added_to_the_folder_and_learned_from_where_the_run_was(tmp_path) -> None:
+    whole = days_log(8)
+    new = [time >= day_begin(DAYS[6], "UTC") for time in whole["time"]]
+    made = prepare_log(tmp_path, days_log())
+    first = genrank.train(made.folder, out=tmp_path / "first", recipe="genrank-small", settings=TINY, until=DAYS[5])
+    weights, judged = item_table(tensors(first.folder)), evaluate_run(first.folder, report=False)
+    added = {
+        name: [value for value, is_new in zip(values, new, strict=True) if is_new] for name, values in whole.items()
+    }
+    pq.write_table(pa.table(added), tmp_path / "more.parquet")
+    options = PrepareOptions(threads=2, memory_limit="1GB", num_buckets=2)
+    extend(files([tmp_path / "more.parquet"], schema=SCHEMA, folder=tmp_path), made.folder, options=options)
+
+    assert evaluate_run(first.folder, report=False) == judged
+    run = genrank.train(made.folder, out=tmp_path / "run", begin_from=first, days=f"{DAYS[5]}..{DAYS[6]}")
+    assert len(item_table(tensors(run.folder))) == len(weights) + 2  # an item is new on each of the days
+    assert evaluate_run(run.folder, report=False).tasks["click"]["num_exposures"] == 12
+    ranker = genrank.load(run)
+    items = ranker.items.ids.to_pylist()
+    assert {place.item for place in ranker.rank("u1", ["new5", "new6", "new7"]).places} <= set(items)
+
+
+def test_a_retriever_begins_from_a_retriever(grank: Path, data: Path, tmp_path: Path) -> None:
+    test = Manifest.load(data).split.test_start
+    still = ["training.learning_rate=1e-30", "training.sparse_learning_rate=1e-30", "training.epochs=1"]
+    run = genrank.train(data, out=tmp_path / "run", begin_from=grank, until=test, settings=still).folder
+    before, after = (dict(load_bundle(folder).retriever().state_dict()) for folder in (grank, run))
+    for name, tensor in after.items():
+        rows = len(before[name]) if tensor.dim() else None
+        torch.testing.assert_close(tensor[:rows] if rows else tensor, before[name])
+    assert sum(len(tensor) > len(before[name]) for name, tensor in after.items() if tensor.dim()) >= 1
+    assert "recall" in str(genrank.evaluate(run))
 
 
 def grown_log(folder: Path, parts: dict[str, int], num_days: int) -> Path:
