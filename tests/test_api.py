@@ -56,6 +56,12 @@ def test_calls_that_make_no_sense_say_so_in_one_line_and_leave_nothing(feed: Pat
     out = tmp_path / "out"
     wrong = [
         (lambda: genrank.prepare(feed / "exposures", out=out), ConfigError, "give one of the two"),
+        (lambda: genrank.prepare(feed / "exposures", schema=feed / "schema.toml"), ConfigError, "give one of both"),
+        (
+            lambda: genrank.prepare(feed / "exposures", schema=feed / "schema.toml", extend=out),
+            InputError,
+            "no prepared",
+        ),
         (lambda: genrank.prepare(["a", "b"], source="movielens", out=out), ConfigError, "found 2 paths"),
         (lambda: genrank.prepare(feed / "exposures", schema="no.toml", out=out), SchemaError, "no.toml"),
         (lambda: genrank.train(data, recipe="genrank-smal", out=out), ConfigError, "did you mean 'genrank-small'"),

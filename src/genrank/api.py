@@ -61,7 +61,8 @@ class Run:
 def prepare(
     logs: Paths,
     *,
-    out: str | Path,
+    out: str | Path | None = None,
+    extend: str | Path | None = None,
     schema: str | Path | LogSchema | None = None,
     source: str | None = None,
     settings: Sequence[str] = (),
@@ -69,13 +70,14 @@ def prepare(
     master: str | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> PreparedData:
-    """Read a log, write the prepared folder `out`, and open it.
+    """Read a log, write the prepared folder `out`, and open it; or add the log's days to the folder `extend`.
 
     logs: files, folders or patterns such as `logs/day=*/*.parquet`. schema: a TOML file or a LogSchema. source: instead
     of a schema, the name of a public data set in its published form. settings: "path=value", as --set takes them.
     engine: "duckdb" or "spark", with equal results. master: Spark's, as in "local[2]" or "spark://host:7077".
     report: called with each line of progress. Raises SchemaError, ConfigError, LogError and OutputError.
     """
+    from genrank.preparation.extending import extend as extend_folder
     from genrank.preparation.prepare import PrepareOptions
     from genrank.preparation.prepare import prepare as prepare_source
     from genrank.preparation.sources.files import files
@@ -91,8 +93,16 @@ def prepare(
         found = published(str(source), Path(paths[0]))
     else:
         raise ConfigError(f"prepare: source={source!r} reads one folder, found {len(paths)} paths; give that folder")
-    prepare_source(found.with_settings(settings), out=Path(out), options=options, report=report)
-    return PreparedData.load(Path(out))
+    found = found.with_settings(settings)
+    if out is not None and extend is None:
+        prepare_source(found, out=Path(out), options=options, report=report)
+        return PreparedData.load(Path(out))
+    if extend is not None and out is None:
+        extend_folder(found, Path(extend), options=options, report=report)
+        return PreparedData.load(Path(extend))
+    raise ConfigError(
+        "prepare: expected the folder to write (out), or the one to add days to (extend); give one of both"
+    )
 
 
 def train(

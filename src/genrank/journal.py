@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from genrank import folders
 from genrank.errors import OutputError
-from genrank.folders import sync, unwritable
 from genrank.locks import locked
 
 CHANGE, SCRATCH, COMMIT, LOCK, REMOVED = ".change", ".scratch", ".commit", ".lock", ".removed.json"
@@ -52,16 +52,16 @@ def changing(folder: Path, *, about: str) -> Iterator[FolderChange]:
                 yield change
                 (change.new / REMOVED).write_text(json.dumps(change.removed), encoding="utf-8")
                 for path in sorted(change.new.rglob("*")):
-                    sync(path)
-                sync(change.new)
+                    folders.sync(path)
+                folders.sync(change.new)
                 change.new.rename(folder / COMMIT)
             finally:
                 for part in (change.new, change.scratch):
                     shutil.rmtree(part, ignore_errors=True)
-            sync(folder)
+            folders.sync(folder)
             _complete(folder, about)
     except OSError as problem:
-        raise unwritable(folder, problem) from problem
+        raise folders.unwritable(folder, problem) from problem
 
 
 def complete_change(folder: Path, *, about: str) -> None:
@@ -75,7 +75,7 @@ def complete_change(folder: Path, *, about: str) -> None:
             with locked(folder / LOCK, what=str(folder)):
                 _complete(folder, about)
         except OSError as problem:
-            raise unwritable(folder, problem) from problem
+            raise folders.unwritable(folder, problem) from problem
         except OutputError:
             if time.monotonic() > deadline:
                 raise
@@ -93,14 +93,15 @@ def _complete(folder: Path, about: str) -> None:
             place = folder / path.relative_to(commit)
             place.parent.mkdir(parents=True, exist_ok=True)
             path.replace(place)
-            sync(place.parent)
+            folders.sync(place.parent)
     if (commit / REMOVED).exists():  # the last to go
         for name in json.loads((commit / REMOVED).read_text(encoding="utf-8")):
             (folder / name).unlink(missing_ok=True)
             _remove_empty((folder / name).parent, folder)
         (commit / REMOVED).unlink()
     shutil.rmtree(commit)
-    sync(folder)
+    shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+    folders.sync(folder)
 
 
 def _remove_empty(path: Path, top: Path) -> None:

@@ -1,8 +1,14 @@
 """Days added to a prepared folder: the same bytes as at once."""
 
+import errno
 import shutil
+import subprocess
+import sys
 import tarfile
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +20,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import genrank
 from exposure_logs import CLICK, Prepared, prepare_log
+from genrank.cli import main
 from genrank.data.manifest import Manifest
 from genrank.data.prepared import PreparedData
-from genrank.errors import DataError, InputError, OutputError
+from genrank.errors import DataError, InputError, LogError, OutputError
 from genrank.journal import changing
-from genrank.log_settings import RequestSettings
+from genrank.log_settings import HistoryLists, HistorySettings, RequestSettings
 from genrank.preparation.extending import expire, extend
 from genrank.preparation.prepare import PrepareOptions
 from genrank.preparation.sources.files import files
 from genrank.schema import Columns, Feature, Feedback, LogSchema, SideTable, SideTables, Split, Statistics
+from interruption import Killed, interrupted
 
 DAY = 86_400
 START = 18_000 * DAY
@@ -278,3 +287,127 @@ def test_days_expire_and_the_rest_stays(
     with pytest.raises(DataError, match="no exposure would stay from 2019-04-30 on; name an earlier day"):
         expire(grown_from, before=START // DAY + 16)
     assert expire(grown_from, before=START // DAY) == Manifest.open(grown_from)
+
+
+def test_histories_given_as_lists_are_not_read_again(tmp_path: Path) -> None:
+    log = random_log(5) | {"seen": [["i0", "i1"]] * 240}
+    schema = replace(SCHEMA, history=HistorySettings(lists=HistoryLists(items="seen", labels={"click": 1})))
+    made = in_steps(tmp_path, by_days(log, [3]), schema)
+    history = [row for row in made.rows() if not row["target"]]
+    assert {row["time"] // DAY for row in history} <= {
+        START // DAY - 1,
+        START // DAY,
+        START // DAY + 1,
+        START // DAY + 2,
+    }
+    assert len(history) == 2 * len({row["user"] for row in made.rows() if row["time"] < START + 3 * DAY})
+    assert [w.message for w in made.manifest.warnings if "not read when days are added" in w.message] != []
+
+
+def test_days_are_added_and_removed_by_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = by_days(random_log(4), [3])
+    for number, part in enumerate(parts):
+        pq.write_table(pa.table(part), tmp_path / f"{number}.parquet")
+    (tmp_path / "my.toml").write_text(
+        'name = "mine"\ncolumns = { user = "user", item = "item", time = "time" }\n'
+        'tasks = [{ name = "click", kind = "binary", column = "click" }]\n'
+        f"split = {{ valid_start = {START + 2 * DAY}, test_start = {START + 5 * DAY // 2} }}\n"
+    )
+    schema, data = str(tmp_path / "my.toml"), tmp_path / "data"
+    new = ["--days-per-part", "1", "--buckets", "2", "--out", str(data)]
+    assert main(["prepare", str(tmp_path / "0.parquet"), "--schema", schema, *new]) == 0
+    more = ["prepare", str(tmp_path / "1.parquet"), "--schema", schema]
+    assert main([*more, "--extend", str(data)]) == 0
+    assert f"added {len(parts[1]['time'])} exposures in" in " ".join(capsys.readouterr().err.split())
+    assert main(["expire", str(data), "--before", "2019-04-16"]) == 0
+    left = sum(time >= START + 2 * DAY for part in parts for time in part["time"])
+    assert f"{left} exposures are left in" in capsys.readouterr().err
+    for wrong, message in (
+        ([*more], "give either --out"),
+        ([*more, "--extend", str(data), "--out", str(data)], "give either --out"),
+        ([*more, "--extend", str(data), "--late", "soon"], "--late soon: expected a number and s, m, h or d"),
+        ([*more, "--extend", str(data), "--late", "9d"], "it must be 0 to 172800"),
+        ([*more, "--extend", str(tmp_path / "none")], "no prepared data here"),
+        ([*more, "--extend", str(data)], "are of days that are there already, up to 2019-04-19"),
+        (["expire", str(data), "--before", "now"], "--before now: expected a date"),
+    ):
+        assert main(wrong) == 2
+        error = capsys.readouterr().err
+        assert message in " ".join(error.split())
+    with pytest.raises(LogError, match="already"):
+        genrank.prepare(tmp_path / "1.parquet", schema=schema, extend=data)
+
+
+class Change:
+    """Something that changes a prepared folder, done anew on copies of it."""
+
+    def __init__(self, tmp_path: Path, first: Path, change: Callable[[Path], Manifest]):
+        self.tmp_path, self.first, self.change = tmp_path, first, change
+        self.before = Manifest.load(first)
+        with interrupted(self._copy(), 10**9, Killed()) as whole:
+            self.after = change(self.folder)
+        self.num_changes = whole.count
+
+    def _copy(self) -> Path:
+        self.folder = self.tmp_path / "data"
+        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.copytree(self.first, self.folder)
+        return self.folder
+
+    def check(self, at: int, problem: BaseException) -> bool:
+        """Interrupted at a change; whether it counts nevertheless. A later run trips over nothing."""
+        with interrupted(self._copy(), at, problem) as died, suppress(Killed, InputError):
+            self.change(self.folder)
+        assert died.happened
+        found = Manifest.open(self.folder)
+        assert found in (self.before, self.after)
+        if found == self.before:
+            assert self.change(self.folder) == self.after
+        left = {path.name for path in self.folder.iterdir() if path.name.startswith(".")}
+        assert left <= {".verified", ".lock"}
+        return found == self.after
+
+
+@pytest.mark.parametrize("what", ["extend", "expire"])
+def test_a_change_that_is_cut_short_counts_wholly_or_not_at_all(
+    two_parts: tuple[Path, list[dict[str, list[Any]]]], tmp_path: Path, what: str
+) -> None:
+    def extended(folder: Path) -> Manifest:
+        return grow(tmp_path, folder, two_parts[1][1])
+
+    def expired(folder: Path) -> Manifest:
+        return expire(folder, before=START // DAY + 1)
+
+    change = Change(tmp_path, two_parts[0], extended if what == "extend" else expired)
+    step = max(1, change.num_changes // 10)
+    counted = {change.check(at, Killed()) for at in range(1, change.num_changes + 1, step)}
+    assert counted == {False, True}
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert {change.check(at, full) for at in range(2, change.num_changes // 2, 3 * step)} == {False}
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_point_leaves_a_folder_as_before_or_as_after(tmp_path: Path) -> None:
+    random, parts = np.random.default_rng(0), by_days(random_log(2), [3])
+    first = prepare_log(tmp_path / "first", parts[0], SCHEMA, OPTIONS).folder
+    log = tmp_path / "first" / "more.parquet"
+    pq.write_table(pa.table(parts[1]), log)
+    found = []
+    for number in range(50):
+        folder, what = tmp_path / str(number), ("prepare", "extend", "expire")[number % 3]
+        if what != "prepare":
+            shutil.copytree(first, folder)
+        arguments = [sys.executable, str(Path(__file__).with_name("changing_process.py")), what, str(log), str(folder)]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()  # what it imports is there
+            time.sleep(random.uniform(0, {"prepare": 0.6, "extend": 1.0, "expire": 0.15}[what]))
+            process.kill()
+        if what == "prepare" and not folder.exists():
+            found.append((what, "nothing"))
+        else:
+            found.append((what, str(Manifest.open(folder).counts.exposures)))
+        assert subprocess.run(arguments, check=False, stdout=subprocess.DEVNULL, timeout=120).returncode == 0
+        left = {path.name for path in folder.iterdir() if path.name.startswith(".")}
+        assert left <= {".verified", ".lock"}
+    assert len(set(found)) >= 4, Counter(found)  # kills came before and after

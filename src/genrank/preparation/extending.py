@@ -23,6 +23,7 @@ from genrank.preparation.admission import DAY, Periods
 from genrank.preparation.buckets import Buckets, arrange_buckets
 from genrank.preparation.engine import Engine
 from genrank.preparation.entities import EntityWriter
+from genrank.preparation.history_events import TARGET
 from genrank.preparation.log_reading import ReadLog, read_log
 from genrank.preparation.logs import Source
 from genrank.preparation.point_in_time import LATEST, write_statistics
@@ -51,6 +52,7 @@ def extend(
     InputError of one line for what the user can fix.
     """
     options = options or PrepareOptions()
+    source, skipped = _without_histories(source)
     if not 0 <= late <= LATEST:
         raise ConfigError(f"late is {late} seconds; it must be 0 to {LATEST}, two days")
     refuse_missing(folder)
@@ -59,6 +61,7 @@ def extend(
         before = PreparedBefore(folder, manifest)
         extension = _Extension(before, source, change.new, change.scratch, options, late, report)
         grown = extension.run()
+        grown = replace(grown, warnings=(*grown.warnings, *(each for each in skipped if each not in grown.warnings)))
         files = hash_folder(change.new, but=FILE_NAME)
         grown = replace(grown, files=dict(sorted((manifest.files | files).items())))
         grown.save(change.new)
@@ -236,6 +239,16 @@ class _Extension:
         return self.manifest.source | {"extensions": [*self.manifest.source.get("extensions", []), added]}
 
 
+def _without_histories(source: Source) -> tuple[Source, list[DataWarning]]:
+    """The log without histories given as lists: the folder has those of its users already, as they were before."""
+    history = source.schema.history
+    if history.lists is None:
+        return source, []
+    message = "history.lists: not read when days are added; users that only these days have begin without a history"
+    schema = replace(source.schema, history=replace(history, lists=None))
+    return replace(source, schema=schema), [DataWarning(kind="times", message=message)]
+
+
 def refuse_missing(folder: Path) -> None:
     """DataError where there is no prepared folder."""
     if not (folder / FILE_NAME).is_file():
@@ -259,7 +272,9 @@ def _check_schema(old: LogSchema, new: LogSchema) -> None:
     names = {task["name"] for task in ours["tasks"]}
     theirs["tasks"] = [task for task in theirs["tasks"] if task["name"] in names]
     for values in (ours, theirs):
-        del values["split"], values["statistics"]["tasks"]
+        del values["split"], values["statistics"]["tasks"], values["history"]["lists"]
+        if values["columns"]["target"] == TARGET:  # made for histories
+            values["columns"]["target"] = None
     found = _first_difference(ours, theirs)
     if found is not None:
         raise SchemaError(
