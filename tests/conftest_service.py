@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from forked_commands import ForkedCommand
 from genrank.client import Client
 
 
@@ -14,7 +15,7 @@ from genrank.client import Client
 class Running:
     """A service in a process of its own."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | ForkedCommand
     url: str
     log: Path
 
@@ -31,26 +32,24 @@ class Running:
         return self.process.wait(30)
 
 
+def _started(command: list[str], log: Path, descriptors: int) -> subprocess.Popen[bytes] | ForkedCommand:
+    if not descriptors:
+        return ForkedCommand(command, log)
+    limited = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", sys.executable, "-m", "genrank.cli", *command]
+    with log.open("wb") as stderr:
+        return subprocess.Popen(limited, stderr=stderr)
+
+
 @pytest.fixture
 def serve(run: Path, tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """Starts `genrank serve` on a free port; stops it at the end."""
     started: list[Running] = []
 
     def start(*arguments: str, folder: Path = run, descriptors: int = 0) -> Running:
-        command = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"] if descriptors else []
-        command += [sys.executable, "-m", "genrank.cli", "serve", str(folder), "--port", "0"]
-        command += [
-            "--store",
-            str(tmp_path / "events.sqlite"),
-            "--set",
-            "threads=1",
-            "--set",
-            "deadline=20.0",
-            *arguments,
-        ]
+        options = ["--port", "0", "--store", str(tmp_path / "events.sqlite")]
+        options += ["--set", "threads=1", "--set", "deadline=20.0", *arguments]
         log = tmp_path / f"service{len(started)}.log"
-        with log.open("wb") as stderr:
-            process = subprocess.Popen(command, stderr=stderr)
+        process = _started(["serve", str(folder), *options], log, descriptors)
         running = Running(process, "", log)
         started.append(running)
         until = time.monotonic() + 60

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from forked_commands import ForkedCommand
 from genrank.cli import main
 from genrank.cli.demo import draws_pages
 from parity import assert_ranked_as_judged
@@ -189,10 +189,6 @@ def test_damaged_timelines_are_refused(data, run, tmp_path, capsys) -> None:
     assert "damaged" in refused(capsys, "evaluate", run, "--data", copy)
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "genrank.cli", *map(str, arguments)]
-
-
 def weights(run: Path) -> bytes:
     return next((run / "bundle").glob("*/model.safetensors")).read_bytes()
 
@@ -203,7 +199,7 @@ def test_killed_at_any_step_and_resumed_equals_the_run_that_was_not(data: Path, 
     train += ["--set", "training.select=click.auc", "--set", "training.validate_every=0.5"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main(["train", str(data), "--out", str(whole), *train]) == 0
-    process = subprocess.Popen(command("train", data, "--out", killed, *train), stderr=subprocess.DEVNULL)
+    process = ForkedCommand(["train", str(data), "--out", str(killed), *train], tmp_path / "log")
     deadline = time.monotonic() + 120
     while not (killed / "checkpoints" / "latest").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -219,13 +215,13 @@ def test_killed_at_any_step_and_resumed_equals_the_run_that_was_not(data: Path, 
 def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = [*SETTINGS, "--set", "training.epochs=30", "--set", "training.checkpoint_steps=2"]
-    process = subprocess.Popen(command("train", data, "--out", out, *arguments), stderr=subprocess.PIPE, text=True)
+    process = ForkedCommand(["train", str(data), "--out", str(out), *arguments], tmp_path / "log")
     deadline = time.monotonic() + 120
     while not (out / "checkpoints" / "latest").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
+    assert process.wait(60) == 130
+    said = (tmp_path / "log").read_text()
     assert "--resume" in said
     assert "Traceback" not in said
 
