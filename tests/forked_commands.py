@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import tempfile
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -53,5 +54,6 @@ def _run(arguments: list[str], log: str, environment: dict[str, str]) -> None:
         os.dup2(stderr.fileno(), 2)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # it is remembered, from another environment
     signal.signal(signal.SIGINT, signal.default_int_handler)
     raise SystemExit(main(arguments))

@@ -8,7 +8,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +17,7 @@ import pytest
 pytest.importorskip("triton")
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu.py"
-TINY = ["--device", "cpu", "--tiny"]
+TINY, BUDGET = ["--device", "cpu", "--tiny"], ["--budget", "1000"]
 BARE = """
 import runpy, sys
 class Missing:
@@ -31,22 +30,24 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+def run_script(*command: str) -> None:
+    done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    assert done.returncode == 0, done.stdout.decode()
+
+
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of all steps: the first four without what a GPU machine may not have, the demo in its own process."""
+    """The files of all steps but the demo, run without what a GPU machine may not have."""
     folder = tmp_path_factory.mktemp("gpu")
-    common = [str(SCRIPT), *TINY, "--out", str(folder)]
-    commands = [
-        [sys.executable, "-c", BARE, *common, "--same-process", "--skip", "demo", "--budget", "1000"],
-        [sys.executable, *common, "--only", "demo", "--budget", "1000"],
-    ]
+    run_script("-c", BARE, str(SCRIPT), *TINY, "--out", str(folder), "--same-process", "--skip", "demo", *BUDGET)
+    return folder
 
-    def run_script(command: list[str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
 
-    with ThreadPoolExecutor(2) as pool:
-        for done in pool.map(run_script, commands):
-            assert done.returncode == 0, done.stdout
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of the demo, in a process of its own."""
+    folder = tmp_path_factory.mktemp("gpu_demo")
+    run_script(str(SCRIPT), *TINY, "--out", str(folder), "--only", "demo", *BUDGET)
     return folder
 
 
@@ -55,8 +56,12 @@ def content(folder: Path, step: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("step", ["check", "attention", "training", "scoring", "demo"])
+@pytest.mark.parametrize("step", ["check", "attention", "training", "scoring"])
 def test_a_step_leaves_its_figures_and_what_they_were_measured_with(out: Path, step: str) -> None:
+    assert_done(out, step)
+
+
+def assert_done(out: Path, step: str) -> None:
     found = content(out, step)
     assert (found["status"], found["errors"], found["not_run"]) == ("done", [], [])
     assert found["rows"]
@@ -114,8 +119,10 @@ def test_scoring_has_percentiles_of_every_case_eager_and_by_graphs(out: Path) ->
     assert all("stand-in" in row["why"] for row in rows if row["way"] == "graph")  # there is no CUDA
 
 
-def test_the_demo_is_run_twice_and_its_figures_compared(out: Path) -> None:
-    rows = content(out, "demo")["rows"]
+@pytest.mark.slow
+def test_the_demo_is_run_twice_and_its_figures_compared(demo: Path) -> None:
+    assert_done(demo, "demo")
+    rows = content(demo, "demo")["rows"]
     assert sum(row["case"] == "run" for row in rows) == 2
     assert [(row["case"], row["right"]) for row in rows[2:]] == [("click auc", True), ("click gauc", True)]
 

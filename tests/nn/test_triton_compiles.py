@@ -48,7 +48,7 @@ def a100(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     return compile_kernels(tmp_path_factory.mktemp("a100"), "--arch", "80", "--weighting", "softmax")
 
 
-@pytest.fixture(scope="module", params=[pytest.param("h100", marks=pytest.mark.slow), "a100"])
+@pytest.fixture(scope="module", params=["h100", "a100"])
 def rows(request: pytest.FixtureRequest) -> list[Row]:
     found: list[Row] = request.getfixturevalue(request.param)
     return found
@@ -75,10 +75,12 @@ def test_the_papers_setting_is_compiled_with_every_kernel(h100: list[Row], a100:
     assert len(h100) == 2 * (len(softmax) + hstu)
 
 
+@pytest.mark.slow
 def test_registers_spills_and_shared_memory_are_within_bounds(rows: list[Row]) -> None:
     check(rows, PAPERS)
 
 
+@pytest.mark.slow
 def test_the_tiles_are_the_reasoned_ones(rows: list[Row]) -> None:
     for row in rows:
         tiles = fallback(torch.bfloat16, 96, SHARED[row["arch"]], learned=row["bias"] == "learned")
@@ -86,6 +88,7 @@ def test_the_tiles_are_the_reasoned_ones(rows: list[Row]) -> None:
         assert (tile.queries, tile.keys, tile.num_warps) == (row["queries"], row["keys"], row["num_warps"])
 
 
+@pytest.mark.slow
 def test_keys_and_values_are_copied_16_bytes_at_a_time_while_others_are_multiplied(rows: list[Row]) -> None:
     for row in rows:
         assert row["wide_copies"] > 0, row

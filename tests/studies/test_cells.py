@@ -1,10 +1,7 @@
 """What is kept of a study, and when it is trusted."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +11,7 @@ from typing import Any
 import pytest
 
 from amounts import mostly_slow
+from forked_commands import ForkedCommand
 from genrank.config import override
 from genrank.recipes import recipe
 from genrank.studies.cells import Cell, CellResult, read_cell, write_cell
@@ -128,25 +126,28 @@ def test_a_budget_ends_a_study_with_whole_tables_of_fewer_seeds(world: Path, tmp
 
 
 @pytest.mark.parametrize("number", mostly_slow([signal.SIGINT, signal.SIGTERM], often=[signal.SIGINT]))
-def test_an_interrupted_study_loses_the_running_cell_only(number: int, world: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("jobs", mostly_slow(["1", "2"], often=["1"]))
+def test_an_interrupted_study_loses_the_running_cell_only(
+    number: int, jobs: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = [flag for setting in TINY for flag in ("--set", setting)]
-    command = [sys.executable, "-m", "genrank.cli", "study", "table1", str(world), "--out", str(tmp_path)]
-    command += [*settings, "--seeds", "200", "--grid", "none", "--jobs", "2"]
-    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    only = ["--only", "genrank", "--grid", "none"]
+    arguments = ["study", "table1", str(world), "--out", str(tmp_path), *settings, *only, "--seeds", "200"]
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        until = time.monotonic() + 120
-        while not (done := finished(tmp_path)) and time.monotonic() < until:
-            time.sleep(0.05)
-        process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+    process = ForkedCommand([*arguments, "--jobs", jobs], tmp_path / "log")
+    until = time.monotonic() + 120
+    while not (done := finished(tmp_path)) and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(60) == 130
+    said = (tmp_path / "log").read_text()
     assert done
-    assert process.returncode == 130
     assert "run the same command again to continue" in said.splitlines()[-1]
     assert "Traceback" not in said
     assert not list((tmp_path / "tmp").glob("genrank-*"))  # no worker goes on, nothing is left of it
     kept = {path: path.stat().st_mtime_ns for path in finished(tmp_path)}
-    study(world, tmp_path, "table1", "--seeds", "1", "--grid", "none")
+    study(world, tmp_path, "table1", *only, "--seeds", "1")
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
