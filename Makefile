@@ -23,6 +23,8 @@ demo: .venv/.installed
 
 # A worker a core, and one thread for each: more threads than cores wait in loops for each other.
 test test-slow test-all test-spark coverage: export OMP_NUM_THREADS = 1
+# Where it is set, every process of the tests compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 test: .venv/.installed-dev
 	$(BIN)/pytest -n auto --dist worksteal

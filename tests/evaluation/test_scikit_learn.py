@@ -1,14 +1,22 @@
 """Our metrics against those of scikit-learn, on random data with ties and weights."""
 
+from types import ModuleType
+
 import numpy as np
 import pytest
-from sklearn import metrics as sk
-from sklearn.calibration import calibration_curve
 
 from genrank.evaluation import metrics as m
 from genrank.evaluation.retrieval_metrics import HR, NDCG, request_metrics
 
 SEEDS = range(5)
+
+
+@pytest.fixture(scope="module")
+def sk() -> ModuleType:
+    """scikit-learn's metrics, which take a second to import: workers that run none of these tests go without."""
+    from sklearn import metrics
+
+    return metrics
 
 
 def random_rows(seed: int, *, num_rows: int = 400, num_scores: int = 23) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -21,7 +29,7 @@ def random_rows(seed: int, *, num_rows: int = 400, num_scores: int = 23) -> tupl
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_auc_and_log_loss_are_those_of_scikit_learn(seed: int, weighted: bool) -> None:
+def test_auc_and_log_loss_are_those_of_scikit_learn(sk: ModuleType, seed: int, weighted: bool) -> None:
     probability, label, weight = random_rows(seed)
     weights = weight if weighted else None
     assert m.auc(probability, label, weights) == pytest.approx(
@@ -34,7 +42,7 @@ def test_auc_and_log_loss_are_those_of_scikit_learn(seed: int, weighted: bool) -
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_normalized_entropy_is_log_loss_over_that_of_the_rate(seed: int, weighted: bool) -> None:
+def test_normalized_entropy_is_log_loss_over_that_of_the_rate(sk: ModuleType, seed: int, weighted: bool) -> None:
     probability, label, weight = random_rows(seed)
     weights = weight if weighted else None
     rate = np.full(len(label), np.average(label, weights=weights))
@@ -46,7 +54,7 @@ def test_normalized_entropy_is_log_loss_over_that_of_the_rate(seed: int, weighte
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_gauc_is_the_mean_of_scikit_learns_auc_per_user(seed: int) -> None:
+def test_gauc_is_the_mean_of_scikit_learns_auc_per_user(sk: ModuleType, seed: int) -> None:
     probability, label, weight = random_rows(seed)
     user = np.random.default_rng(100 + seed).integers(0, 40, len(label))
     aucs, masses = [], []
@@ -63,6 +71,8 @@ def test_gauc_is_the_mean_of_scikit_learns_auc_per_user(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_calibration_is_scikit_learns_curve_of_quantiles(seed: int) -> None:
+    from sklearn.calibration import calibration_curve
+
     random = np.random.default_rng(seed)
     probability = random.permutation(np.linspace(0.01, 0.99, 400))  # no ties: scikit-learn keeps them in one bin
     label = (random.random(400) < probability**1.5).astype(float)
@@ -75,7 +85,7 @@ def test_calibration_is_scikit_learns_curve_of_quantiles(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_mean_absolute_error_is_that_of_scikit_learn(seed: int, weighted: bool) -> None:
+def test_mean_absolute_error_is_that_of_scikit_learn(sk: ModuleType, seed: int, weighted: bool) -> None:
     predicted, _, weight = random_rows(seed)
     actual = np.random.default_rng(seed).gamma(2, 1, len(predicted))
     weights = weight if weighted else None
@@ -100,7 +110,7 @@ def ranked(wanted: np.ndarray, scores: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_ndcg_is_that_of_scikit_learn(seed: int) -> None:
+def test_ndcg_is_that_of_scikit_learn(sk: ModuleType, seed: int) -> None:
     wanted, scores = random_lists(seed, num_targets=None)
     found = ranked(wanted, scores)
     for k in NDCG:
@@ -109,7 +119,7 @@ def test_ndcg_is_that_of_scikit_learn(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_hit_rate_and_reciprocal_rank_of_one_target_are_those_of_scikit_learn(seed: int) -> None:
+def test_hit_rate_and_reciprocal_rank_of_one_target_are_those_of_scikit_learn(sk: ModuleType, seed: int) -> None:
     wanted, scores = random_lists(seed, num_targets=1)
     found = ranked(wanted, scores)
     for k in HR:

@@ -65,7 +65,7 @@ def follow(served: ServedFeed, model: Ranker, store: SQLiteStore, judged: dict[i
     return compared
 
 
-@pytest.mark.parametrize("name", mostly_slow(RANKERS, often=["genrank", "hstu-sim", "din"]))
+@pytest.mark.parametrize("name", mostly_slow(RANKERS, often=["genrank"]))
 def test_rankings_equal_offlines_for_any_limit_of_the_store(name: str, served: ServedFeed) -> None:
     model = served.ranker(name)
     judged = served.judged(model)
@@ -96,7 +96,7 @@ def test_live_statistics_equal_those_of_the_log(served: ServedFeed) -> None:
     assert load_events(served.folder, served.data.manifest, until=served.test_start).time.max() > served.test_start
 
 
-@pytest.mark.parametrize("max_events", [1, 7, 40])
+@pytest.mark.parametrize("max_events", mostly_slow([1, 7, 40], often=[7]))
 def test_retrieved_items_equal_offlines_for_any_limit_of_the_store(
     max_events: int, served: ServedFeed, grank_late: Path
 ) -> None:

@@ -158,13 +158,13 @@ def test_a_history_that_was_cut_scores_as_the_whole_one(served: ServedFeed, tmp_
     (event, *_) = served.events(request.user, rows)
     many = [replace(event, user="new", time=event.time + n, item=str(n % 50)) for n in range(301)]
     short, long = (SQLiteStore(tmp_path / f"{size}.sqlite", max_events=size) for size in (60, 4000))
-    for begin in range(0, len(many), 7):
+    for begin in range(0, len(many), 13):
         asked = replace(request, user="new", time=many[begin].time)
         one, other = (served.engine(model, store).score([asked]) for store in (short, long))
         assert_equal(one, other)
         assert one[0].num_history == other[0].num_history
         for store in (short, long):
-            store.append(many[begin : begin + 7])
+            store.append(many[begin : begin + 13])
     assert len(short.events("new").archived or ()) > 200
     assert len(short.events("new").events) <= 75
 

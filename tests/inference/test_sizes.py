@@ -72,7 +72,7 @@ print((cache.counts().num_bytes - counted) / (resident() - before))
 ENTRIES = {"encoded, none": 8000, "encoded, 60": 4000, "decoded, 1": 12000, "decoded, 200": 4000}
 
 
-@pytest.mark.parametrize("entries", mostly_slow(ENTRIES, often=["encoded, 60", "decoded, 200"]))
+@pytest.mark.parametrize("entries", mostly_slow(ENTRIES, often=["decoded, 200"]))
 def test_counted_bytes_are_the_memory_that_entries_hold(
     entries: str, data: Path, record_property: Callable[[str, str], None]
 ) -> None:

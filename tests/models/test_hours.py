@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from amounts import mostly_slow
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.sequence import SequenceBuilder, SequenceConfig
 from genrank.evaluation.metrics import auc
@@ -40,7 +41,7 @@ def year() -> SequenceBuilder:
     return SequenceBuilder(SequenceConfig(max_history=16), spec, timelines=t, items=items, users=users)
 
 
-@pytest.mark.parametrize("name", ["genrank", "hstu", "mlp"])
+@pytest.mark.parametrize("name", mostly_slow(["genrank", "hstu", "mlp"], often=["genrank"]))
 def test_a_rule_of_the_clock_is_learned_in_the_users_zone(name: str, year: SequenceBuilder) -> None:
     assert reached(name, year, year.spec, hour_feature=True, weekday_feature=True) > 0.99
     assert reached(name, year, year.spec, hour_feature=True) < 0.97  # Sundays look like other days

@@ -23,7 +23,7 @@ from worlds import SPEC, tables, timelines
 from zoo import NAMES, config
 
 NUM_USERS, LENGTH = 480, 12
-OFTEN = ("genrank", "hstu", "sim-hard", "sim-soft", "ple", "ppnet", "d2q", "mlp", "din")
+OFTEN = ("genrank", "sim-hard", "ple", "d2q", "mlp", "din")
 MAX_EPOCHS = 30  # most settings need two, the interleaved ones up to fifteen
 SEEDS = (1, 2)  # a second start, since a net of width 16 finds no way out of some first weights; a bug fails both
 RULE_SPEC = replace(
@@ -56,7 +56,7 @@ def test_a_planted_rule_is_learned_to_an_auc_above_095(name: str, world: World) 
     assert any(reached > 0.95 for seed in SEEDS for reached in epochs(wanted, seed, train, test))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", mostly_slow(SEEDS, often=[2]))
 def test_interleaved_tokens_learn_late_since_an_action_must_find_its_item(seed: int, world: World, monkeypatch) -> None:
     """The same tokens with the item added to the action's learn at once: no wiring is wrong, the start is a saddle."""
     wanted = config("hstu", dropout=0.0, id_dropout=0.0)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from amounts import mostly_slow
 from genrank.batch import Jagged, PackedBatch, map_arrays
 from genrank.data.sequence import SequenceBuilder, SequenceConfig
 from genrank.data.tables import FeatureTable
@@ -52,7 +53,7 @@ def _known(column: Any) -> Any:
     return np.maximum(column, 1) if column.dtype == np.int32 else column
 
 
-@pytest.mark.parametrize("name", ["genrank", "hstu", "mlp", "din"])
+@pytest.mark.parametrize("name", mostly_slow(["genrank", "hstu", "mlp", "din"], often=["genrank", "mlp"]))
 def test_rankers_learn_the_unknown_row_of_every_feature(name: str, batch: PackedBatch) -> None:
     def moved(**shares: float) -> dict[str, float]:
         model = ranker(name, SPEC, max_history=16, **shares)
@@ -74,7 +75,7 @@ def test_retrievers_learn_the_unknown_row_of_every_feature(batch: PackedBatch) -
     assert all(unknown_rows(model)[name] > 0 for name in ("item_id", "topic", "tags", "age"))
 
 
-@pytest.mark.parametrize("name", ["genrank", "mlp"])
+@pytest.mark.parametrize("name", mostly_slow(["genrank", "mlp"], often=["mlp"]))
 def test_a_candidate_of_unknown_device_is_scored_as_devices_are_on_average(name: str, batch: PackedBatch) -> None:
     model = ranker(name, SPEC, max_history=16, feature_dropout=0.05)
     learn(model, lambda: click_loss(model, batch), steps=150)

@@ -161,8 +161,9 @@ def decades_apart(lengths: list[int], num_queries: list[int] | None, years: list
     return replace(queries, tokens=replace(queries.tokens, time=time), next_time=following), context
 
 
-@pytest.mark.parametrize("backend", ["plain", "fused", "native", "triton"])
-@pytest.mark.parametrize("kind", ["softmax", "learned", "silu-learned"])
+@pytest.mark.parametrize(
+    ("backend", "kind"), crossed(["plain", "fused", "native", "triton"], ["softmax", "learned", "silu-learned"])
+)
 @examples(16, 5)
 @given(
     lengths=st.lists(st.integers(0, 6), min_size=1, max_size=3),

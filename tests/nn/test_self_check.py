@@ -85,7 +85,10 @@ class WrongGradient(NativeAttention):
         return super().__call__(q, k, 2 * v - v.detach(), own_k, own_v, learned)
 
 
-WRONG = [(Wrong, "its output is off by 0.1 for history"), (WrongGradient, "gradient of v")]
+WRONG = [
+    pytest.param(Wrong, "its output is off by 0.1 for history", marks=pytest.mark.slow),
+    (WrongGradient, "gradient of v"),
+]
 
 
 @pytest.mark.parametrize(("broken", "said"), WRONG)

@@ -5,12 +5,10 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-import schemathesis
 from hypothesis import HealthCheck
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
 from amounts import examples
 from conftest_service import Running
@@ -20,6 +18,10 @@ Serve = Callable[..., Running]
 
 
 def test_any_request_gets_an_answer_that_the_page_describes(serve: Serve) -> None:
+    import schemathesis  # takes two seconds
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
+
     running = serve()
     page = schemathesis.openapi.from_url(f"{running.url}/openapi.json")
     sent: dict[str, int] = {}
@@ -41,7 +43,7 @@ def test_any_request_gets_an_answer_that_the_page_describes(serve: Serve) -> Non
         assert client.ready()["status"] == "ready"
 
 
-def run(strategy: object, call: Callable[[schemathesis.Case], None]) -> None:
+def run(strategy: object, call: Callable[[Any], None]) -> None:
     from hypothesis import given
 
     tried = given(case=strategy)(call)
