@@ -41,7 +41,7 @@ def test_a_search_that_makes_no_sense(change: dict[str, Any], said: str) -> None
 
 
 def test_labels_once_is_of_losses_on_the_history() -> None:
-    with pytest.raises(ValueError, match="labels_once is of loss_on_history, which is off"):
+    with pytest.raises(ValueError, match="labels_once needs loss_on_history, which is off"):
         SequenceConfig(labels_once=True)
 
 

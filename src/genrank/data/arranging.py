@@ -1,8 +1,8 @@
 """From sorted rows to timelines: duplicates dropped, requests numbered, exposures in the order of their known times.
 
-Plain NumPy on one bucket, as `prepare` has it from the engine, or as its parts on disk give it. A request is the
-exposures of one (user, request key) without a gap above a bound: keys that begin anew every day are other requests.
-Stored order is the order of (user, time, position), of equal ones that of the log.
+Plain NumPy on one bucket, from the engine (in `prepare`) or from the bucket's parts on disk. A request is the
+exposures of one (user, request key) without a gap above a bound, so a key that is used again the next day is another
+request. Stored order is the order of (user, time, position); equal rows keep the order of the log.
 
 N: exposures of a bucket.
 """
@@ -24,10 +24,10 @@ KEY = (*PLACE, "request", "item")  # equal in all: one exposure, logged several 
 
 @dataclass(frozen=True, kw_only=True)
 class Arranged:
-    """A bucket's exposures. `order`: (N) each one's place in stored order.
+    """A bucket's exposures. `order`: (N) the place of each in stored order.
 
-    `num_recurring`: requests whose key an earlier request of their user had; `num_late`: exposures whose actions were
-    known only after the user's next request had begun.
+    `num_recurring`: requests with the key of an earlier request of the same user; `num_late`: exposures with actions
+    that became known only after the user's next request had begun.
     """
 
     table: pa.Table
@@ -78,15 +78,15 @@ def take(table: pa.Table, rows: NDArray[Any]) -> pa.Table:
 
 
 def in_stored_order(table: pa.Table) -> pa.Table:
-    """The rows in stored order; of equal ones the first stays first."""
+    """The rows in stored order; equal rows keep their order."""
     keys = [array(table, name) for name in PLACE if name in table.column_names]
     return table if _in_order(tuple(keys)) else take(table, np.lexsort(keys[::-1]))
 
 
 def drop_duplicates(table: pa.Table, *, but: str = "") -> tuple[pa.Table, int]:
-    """One row per (user, time, request, position, item): the one with the largest other values, a click over none.
+    """One row per (user, time, request, position, item): the one with the largest other values (a click over none).
 
-    Rows are in stored order, and stay in it. `but`: a column that says nothing of an exposure.
+    Rows are in stored order, and remain so. `but`: a column to ignore in the comparison.
     """
     group, members = _alike(table)
     if not len(members):
@@ -94,7 +94,7 @@ def drop_duplicates(table: pa.Table, *, but: str = "") -> tuple[pa.Table, int]:
     others = [
         _rank(table.column(name).take(pa.array(members))) for name in table.column_names if name not in (*KEY, but)
     ]
-    order = np.lexsort([-members, *reversed(others), group])  # of equal ones the first of the log stays
+    order = np.lexsort([-members, *reversed(others), group])  # of equal rows, the first of the log is kept
     last = np.append(np.diff(group[order]) != 0, True)
     keep = np.ones(table.num_rows, bool)
     keep[members] = False
@@ -118,7 +118,7 @@ def _alike(table: pa.Table) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _in_order(columns: tuple[NDArray[Any], ...]) -> bool:
-    """Whether rows never fall, the first column counting most."""
+    """Whether rows are in ascending order, by the first column first."""
     tied = np.ones(max(len(columns[0]) - 1, 0), bool)
     for column in columns:
         if np.any(tied & (column[1:] < column[:-1])):

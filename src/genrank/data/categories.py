@@ -1,8 +1,8 @@
-"""A value has one text form: how ids and categories of every type are written, in a log's columns and in requests.
+"""The text form of a value: how ids and categories of every type are written, from a log's columns and in requests.
 
-`category` writes a value of Python, as it comes from JSON or Arrow; preparation/category_columns.py writes a column of
-the engine. Numbers are written alike whatever their type: 1, 1.0 and the decimal 1.00 are "1". Truth values are "true"
-and "false"; text is kept as it stands. Categories finds a value's index.
+`category` writes a Python value from JSON or Arrow; preparation/category_columns.py writes a column of the engine.
+Numbers of every type are written alike: 1, 1.0 and the decimal 1.00 are "1". Truth values are "true" and "false"; text
+is unchanged. Categories finds the index of a value.
 """
 
 import math
@@ -25,7 +25,7 @@ WANTED = "expected text, a number, true, false or null"
 
 
 def category(value: Any) -> str | None:
-    """The text of a value; None for what is unknown: null, NaN, infinities. ValueError for lists and objects."""
+    """The text of a value; None for unknown values: null, NaN, infinities. ValueError for lists and objects."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, str):
@@ -48,12 +48,12 @@ def category(value: Any) -> str | None:
 
 
 def intended(number: float) -> float:
-    """The number that was meant by one that may have come through 32 bits: 0.1 by 0.10000000149011612."""
+    """The intended number of one that may have been stored in 32 bits: 0.1 for 0.10000000149011612."""
     return float(category(number) or number)
 
 
 def id_text(value: Any) -> str:
-    """An id as logs have it. ValueError for what is none: null, truth values, lists, floats that may be several ids."""
+    """The text form of an id. ValueError for null, truth values, lists, and floats too large to be one id only."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool) or (isinstance(value, float) and not abs(value) < EXACT["float64"]):
@@ -90,7 +90,7 @@ class Categories(dict[str, int]):
 
     def __init__(self, texts: Iterable[tuple[str, int]]) -> None:
         super().__init__(texts)
-        self._otherwise: dict[str, int] = {}  # for values other than text: how a log's text may have written them
+        self._otherwise: dict[str, int] = {}  # for values other than text: other forms of them in the text of a log
         for text, index in self.items():
             plain = _plain(text)
             if plain is not None and plain not in self:
@@ -100,9 +100,9 @@ class Categories(dict[str, int]):
                 self._otherwise |= {FLAGS[text]: index for text, index in self.items()}
 
     def index(self, value: Any) -> int:
-        """Index of a value, 0 where it is unknown. ValueError for lists and objects.
+        """Index of a value, 0 if it is unknown. ValueError for lists and objects.
 
-        Text is found as it stands; a number or truth value also where the log has it as text, as in 1.0 or True.
+        Text is found unchanged; a number or truth value also if the log has it as text, such as 1.0 or True.
         """
         text = category(value)
         if text is None:
@@ -110,12 +110,12 @@ class Categories(dict[str, int]):
         return self.get(text, 0) or (0 if isinstance(value, str) else self._otherwise.get(text, 0))
 
     def index_of_key(self, key: str) -> int:
-        """Index of an object's key, which JSON makes text whatever it was before."""
+        """Index of an object's key, which is always text in JSON."""
         return self.get(key, 0) or self._otherwise.get(_plain(key) or key, 0) or self.get(_plain(key) or "", 0)
 
 
 def _plain(text: str) -> str | None:
-    """The text form of the number or truth value that a text writes in another way; None if it isn't one."""
+    """The text form of a number or truth value that a text has in another form; None if it isn't one."""
     if text in ("True", "False", "TRUE", "FALSE"):
         return text.lower()
     if not ("." in text or "e" in text or "E" in text) or not NUMBER.fullmatch(text):

@@ -1,11 +1,11 @@
-"""Counting events by key and time: how many, and with what sums, before a moment and since another.
+"""Counting events by key and time: their number and the sums of their values within a window.
 
-The only counting of window statistics, in `prepare` and when ranking. Everything is an integer, so that the order in
-which events come changes nothing. Sorting and looking up run in C++ (counting.cpp) where there is a compiler, else in
+All window statistics are counted here, in `prepare` and when ranking. Everything is an integer, so the order of events
+has no effect on the results. Sorting and looking up run in C++ (counting.cpp) where there is a compiler, else in
 NumPy, with the same results.
 
-Shapes: E events, K distinct keys, P distinct pairs of key and time (places), Q questions, D distinct ones, V summed
-values, W windows.
+Shapes: E events, K distinct keys, P distinct pairs of key and time (places), Q questions (key, time), D distinct ones,
+V summed values, W windows.
 """
 
 import ctypes
@@ -21,12 +21,12 @@ from genrank.data.groups import changes
 from genrank.native import build_library, or_none
 
 Ints = NDArray[np.int64]
-# Questions at a time, few enough for the cache; no power of two, whose columns would evict one another; ours.
+# Questions per block, few enough for the cache; no power of two, as its columns would evict one another; ours.
 PIECE = 5000
 
 
 class Questions:
-    """Distinct questions (key, time), in order: the exposures of one request ask the same of their user."""
+    """Distinct questions (key, time), in order: the exposures of one request need the same counts of their user."""
 
     def __init__(self, keys: Ints, times: Ints):
         """`keys`, `times`: (Q) in any order."""
@@ -34,7 +34,7 @@ class Questions:
         keys, times = (column[order].astype(np.int64, copy=False) for column in (keys, times))
         distinct = changes(keys) | changes(times)
         self.keys, self.times = keys[distinct], times[distinct]  # (D)
-        self.number = np.empty(len(order), np.int64)  # (Q) which of the D distinct ones a question is
+        self.number = np.empty(len(order), np.int64)  # (Q) the index of each question among the D distinct ones
         self.number[order] = np.cumsum(distinct) - 1
 
     def __len__(self) -> int:
@@ -42,7 +42,7 @@ class Questions:
 
 
 class EventCounts:
-    """Events by (key, time), in order, with running sums of their values: 8 bytes a place, and 8 more per value."""
+    """Events by (key, time), in order, with running sums of their values: 8 bytes per place, and 8 per value of it."""
 
     def __init__(self, keys: Ints, times: Ints, values: NDArray[np.int32] | Ints):
         """`keys`, `times`: (E), in any order. `values`: (E, V)."""
@@ -57,7 +57,7 @@ class EventCounts:
 
     @classmethod
     def of_arrays(cls, *, keys: Ints, times: Ints, starts: Ints, sums: Ints) -> "EventCounts":
-        """Counts with the attributes of others."""
+        """Counts from the arrays of other counts."""
         counts = cls.__new__(cls)
         counts.keys, counts.times, counts.starts, counts.sums = keys, times, starts, sums
         return counts
@@ -84,7 +84,7 @@ class EventCounts:
         return found
 
     def events(self) -> tuple[Ints, Ints, Ints]:
-        """(P), (P), (P, V) keys, times and values of what was counted, added up by key and time."""
+        """(P), (P), (P, V) keys, times and values of the counted events, added up by key and time."""
         return np.repeat(self.keys, np.diff(self.starts)), self.times, np.diff(self.sums, axis=0)
 
     def _plain_within(self, keys: Ints, times: Ints, windows: Sequence[int | None]) -> Ints:
@@ -98,7 +98,7 @@ class EventCounts:
         place = np.repeat(np.arange(len(self.keys)), np.diff(self.starts)) * span + (self.times - first_time)
 
         def before(moments: Ints) -> NDArray[np.intp]:
-            since = np.clip(moments - first_time, 0, span - 1)  # later than a key's last event is span - 1
+            since = np.clip(moments - first_time, 0, span - 1)  # after a key's last event: span - 1
             return np.searchsorted(place, rank * span + since)
 
         upto = self.sums[before(times)]
@@ -117,7 +117,7 @@ def joined_counts(indices: Sequence[EventCounts]) -> EventCounts:
 
 
 def sorted_rows(keys: Ints, times: Ints) -> Ints:
-    """(E) the rows in order of (key, time), of equal ones the first row first."""
+    """(E) the rows in order of (key, time); equal rows keep their order."""
     keys, times = (np.ascontiguousarray(column, np.int64) for column in (keys, times))
     library = _library()
     if library is None:
@@ -128,7 +128,7 @@ def sorted_rows(keys: Ints, times: Ints) -> Ints:
 
 
 def pieces(count: int) -> Iterator[slice]:
-    """The rows in short runs."""
+    """The rows in short ranges."""
     return (slice(begin, min(begin + PIECE, count)) for begin in range(0, count, PIECE))
 
 

@@ -1,6 +1,6 @@
-"""From a prepared folder's indices back to raw values: what a feed's backend would have sent.
+"""From a prepared folder's indices back to raw values, as a feed's backend would have sent them.
 
-A numeric feature is known by its bucket only, so a number from that bucket stands for it. Shapes: N exposures.
+Of a numeric feature only the bucket is known, so the value is some number in that bucket. Shapes: N exposures.
 """
 
 from pathlib import Path

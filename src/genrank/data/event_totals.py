@@ -1,11 +1,11 @@
-"""What requests from some moment on can ask about the events before it: far less than the events themselves.
+"""Totals of the events before some moment, enough for the statistics of later requests, and much smaller.
 
 A window that ends after `until` reaches back to `since` at most, unless it has no beginning. So events from `since` on
-are kept as they are, and those before it as one per key, in the second before `since`: every answer to a request from
-`until` on is the same, bit for bit.
+are kept, and earlier ones are summed into one per key, in the second before `since`: the statistics of every request
+from `until` on are the same, bit for bit.
 
     totals.json             since, until, num_partitions, rates
-    E-PPPP.npz              counts of entity number E and partition or bucket number P; none where it has no events
+    E-PPPP.npz              counts of entity number E and partition or bucket number P; no file without events
 """
 
 import json
@@ -24,9 +24,9 @@ FILE_NAME = "totals.json"
 
 @dataclass(frozen=True, kw_only=True)
 class EventTotals:
-    """Counts on disk. `num_partitions`: over which item-side keys are spread.
+    """Counts on disk. `num_partitions`: number of partitions of item-side keys.
 
-    `rates`: the base rates that their residuals were measured against, so those of later events must be too.
+    `rates`: the base rates of their residuals; those of later events need the same.
     """
 
     folder: Path = field(repr=False)
@@ -39,7 +39,7 @@ class EventTotals:
     def of(
         cls, schema: LogSchema, folder: Path, *, until: int, num_partitions: int, rates: dict[str, float]
     ) -> "EventTotals":
-        """Without counts yet, in a new folder."""
+        """Empty totals in a new folder."""
         folder.mkdir()
         since = until - max((window for window in schema.statistics.window_seconds if window is not None), default=0)
         values = {"since": since, "until": until, "num_partitions": num_partitions}
@@ -48,21 +48,21 @@ class EventTotals:
 
     @classmethod
     def open(cls, folder: Path) -> "EventTotals":
-        """Those of a folder. DataError where they can't be read."""
+        """The totals of a folder. DataError if they can't be read."""
         try:
             return cls(folder=folder, **json.loads((folder / FILE_NAME).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as problem:
             raise DataError(f"{folder}: totals can't be read ({problem}); run genrank prepare again") from None
 
     def save(self, entity: int, part: int, counts: list[EventCounts]) -> None:
-        """The events of all counts together, as far as they can still be asked for."""
+        """The events of all counts together, summed as far as later windows allow."""
         keys, times, values = joined_counts(counts).events()
         kept = EventCounts(keys, np.maximum(times, self.since - 1), values)
         if len(kept.keys):
             np.savez(self._path(entity, part), keys=kept.keys, times=kept.times, starts=kept.starts, sums=kept.sums)
 
     def load(self, entity: int, part: int) -> list[EventCounts]:
-        """One or none. DataError where they can't be read."""
+        """The counts of one file; empty if it doesn't exist. DataError if they can't be read."""
         path = self._path(entity, part)
         if not path.exists():
             return []

@@ -1,4 +1,4 @@
-"""Runs of equal values in a column that is in order. Shapes: N rows."""
+"""Runs of equal values in a sorted column. Shapes: N rows."""
 
 from typing import Any
 
@@ -14,5 +14,5 @@ def changes(values_N: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def group_starts(values_N: NDArray[Any]) -> NDArray[np.int64]:
-    """Where each run of equal values begins."""
+    """The first row of each run of equal values."""
     return np.flatnonzero(changes(values_N))

@@ -1,7 +1,7 @@
-"""Folders whose files are known by their SHA-256: what is listed is there and as it was, and nothing else is.
+"""Folders verified by the SHA-256 of their files: every listed file exists and is unchanged, and there are no others.
 
-A folder that was found whole is remembered by size, times and inode of each file, in memory and in its `.verified`, so
-that it is read once and not by every command. Names that begin with a dot and aren't listed belong to nobody.
+For a verified folder, the size, times and inode of each file are kept in memory and in its `.verified`, so that it is
+read once and not by every command. Names that begin with a dot and aren't listed are ignored.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from genrank.errors import InputError
 from genrank.schema import fingerprint
 
 STAMP = ".verified"
-SETTLED = 2.0  # seconds since a file's last change, from which on a change more would show in its times
+SETTLED = 2.0  # seconds after a file's last change from which another change is sure to alter its times
 Stats = dict[str, list[int]]  # size, time of change, of its content and of its inode in ns, inode
 
 _found_whole: dict[Path, dict[str, Any]] = {}
@@ -33,16 +33,16 @@ def hash_file(path: Path) -> str:
 
 
 def hash_folder(folder: Path, *, but: str = "") -> dict[str, str]:
-    """Relative path → SHA-256 of every file below `folder` but that of the name `but`, in order of path."""
+    """Relative path → SHA-256 of every file below `folder` except the one named `but`, in order of path."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != but)
     return {path.relative_to(folder).as_posix(): hash_file(path) for path in paths}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderHashes:
-    """What a folder must hold: path → SHA-256, and one file (`about`) that is checked by whoever read the list in it.
+    """The required files of a folder: path → SHA-256, and the file `about` with this list, which its reader verifies.
 
-    Raises `error` with `remedy` for what is not so.
+    Raises `error` with `remedy` if the folder differs.
     """
 
     files: Mapping[str, str]
@@ -51,7 +51,7 @@ class FolderHashes:
     remedy: str
 
     def check(self, folder: Path) -> None:
-        """Compare the folder with the list. The error names the first file missing, damaged, added, or a link."""
+        """Compare the folder with the list. The error names the first missing, damaged or added file, or link."""
         stats = self._compare_names(folder)
         root, settled = fingerprint(dict(self.files)), time.time() - SETTLED
         stamp = {"root": root, "stats": stats}
@@ -85,7 +85,7 @@ class FolderHashes:
 
 
 def _files(folder: Path) -> Stats:
-    """What is below the folder by path; empty for what is neither file nor folder."""
+    """Everything below the folder by path; empty for an entry that is neither file nor folder."""
     found: Stats = {}
     for parent, folders, names in os.walk(folder, onerror=_raise):
         for name in [*names, *(each for each in folders if Path(parent, each).is_symlink())]:
@@ -112,6 +112,6 @@ def _remember(folder: Path, stamp: dict[str, Any]) -> None:
     try:
         part.write_text(json.dumps(stamp), encoding="utf-8")
         part.replace(folder / STAMP)
-    except OSError:  # a folder that can't be written to is remembered in memory only
+    except OSError:  # for a folder that can't be written to, kept in memory only
         with suppress(OSError):
             part.unlink(missing_ok=True)

@@ -1,11 +1,11 @@
-"""Which days of a prepared folder are learned from and judged on, chosen at training without preparing again.
+"""The days of a prepared folder for training, validation and test, chosen at training without preparing again.
 
     history only   │ training     │ validation    │ test          │ not used
                  first          until           test      the day after test
 
-Without `test`, the day on which learning ends is judged; without `until`, learning ends where the test day begins; so
-there is a validation part only where days lie between the two. What is known of the values (vocabulary sizes) is what
-had been admitted when learning ends; boundaries, base rates and quantiles stay those that `prepare` has fitted.
+Without `test`, the day on which training ends is the test day; without `until`, training ends where the test day
+begins. So there is a validation part only if there are days between the two. Vocabularies have the sizes that they had
+when training ends; boundaries, base rates and quantiles are still those fitted by `prepare`.
 """
 
 from collections.abc import Mapping
@@ -24,20 +24,18 @@ from genrank.data.vocabulary_files import StoredVocabulary, vocabulary_path
 from genrank.errors import ConfigError, shown
 from genrank.schema import DataSpec, TaskSpec
 
-Day = (
-    str | int | None
-)  # a date as in 2024-05-01, in the schema's zone, or seconds since the epoch, from which it counts
+Day = str | int | None  # a date such as 2024-05-01, in the schema's zone, or a time in seconds since the epoch
 DAY = 86_400  # seconds
 LAST = 2**40  # seconds since the epoch: far beyond every log
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedDays:
-    """The days to learn from and to judge on; all None: the parts as prepared. ValueError for what is no day."""
+    """The days to train on and to evaluate on; all None: the parts as prepared. ValueError if one is no day."""
 
-    first: Day = None  # what lies before is history only
-    until: Day = None  # where learning ends: this day is not learned
-    test: Day = None  # the one day that is judged
+    first: Day = None  # exposures before it are history only
+    until: Day = None  # the end of training: this day is not trained on
+    test: Day = None  # the one day of the test part
 
     def __post_init__(self) -> None:
         for name in ("first", "until", "test"):
@@ -45,11 +43,11 @@ class LearnedDays:
 
     @classmethod
     def of(cls, *, days: str = "", until: Day = None, test: Day = None) -> "LearnedDays":
-        """From what a command says: `days` is A..B, both of them learned, and excludes `until`. ConfigError."""
+        """From a command's options: `days` is A..B, both inclusive, and excludes `until`. ConfigError."""
         if not days:
             return _checked(first=None, until=until, test=test)
         if until is not None:
-            raise ConfigError("days and until both say where learning ends; give one of them")
+            raise ConfigError("days and until both set the end of training; give one of them")
         first, separator, last = days.partition("..")
         if not separator:
             raise ConfigError(f"days: expected A..B, as in 2024-05-01..2024-05-07, found {shown(days)}")
@@ -60,7 +58,7 @@ class LearnedDays:
         return (self.first, self.until, self.test) != (None, None, None)
 
     def split(self, prepared: SplitTimes, zone: str) -> SplitTimes:
-        """Where the parts begin and end. ConfigError for days outside the log or in no order."""
+        """Where the parts begin and end. ConfigError for days outside the log or in the wrong order."""
         first, until, test = (None if day is None else day_begin(day, zone) for day in self._days())
         if until is None and test is None:
             until, test, end = prepared.valid_start, prepared.test_start, prepared.test_end
@@ -81,24 +79,24 @@ class LearnedDays:
         spans = f"{date_of(log.first_time, zone)} to {date_of(log.last_time, zone)}"
         judged = "until" if self.test is None else "test"
         for name, time in (("first", first), (judged, test), ("until", until)):
-            learns_all = name != "first" and until == test == end_of_log  # nothing is left to judge on
+            learns_all = name != "first" and until == test == end_of_log  # nothing is left for the test
             if time is not None and (
                 day_end(time, zone) <= log.first_time or (time > log.last_time and not learns_all)
             ):
                 raise ConfigError(f"{name}: {date_of(time, zone)} lies outside the log, {spans}; choose a day of it")
         if until <= log.first_time:
             raise ConfigError(
-                f"until: no exposure of the log, {spans}, is before {date_of(until, zone)}, so nothing can be "
-                "learned; choose a later day"
+                f"until: no exposure of the log, {spans}, is before {date_of(until, zone)}, so there is nothing "
+                "to train on; choose a later day"
             )
         if until > test:
             raise ConfigError(
-                f"until: {date_of(until, zone)} is after test, {date_of(test, zone)}, which would be learned; choose a "
-                "later test or an earlier until"
+                f"until: {date_of(until, zone)} is after test, {date_of(test, zone)}, so training would include the "
+                "test day; choose a later test or an earlier until"
             )
         if first is not None and first >= until:
             raise ConfigError(
-                f"first: {date_of(first, zone)} is not before the end of learning, {date_of(until, zone)}; choose an "
+                f"first: {date_of(first, zone)} is not before the end of training, {date_of(until, zone)}; choose an "
                 "earlier one"
             )
 
@@ -115,26 +113,26 @@ def day_begin(day: str | int, zone: str) -> int:
 
 
 def day_after(day: str | int) -> str | int:
-    """The next day, written as this one is."""
+    """The next day, in the same form as this one."""
     return day + DAY if isinstance(day, int) else (date.fromisoformat(day) + timedelta(days=1)).isoformat()
 
 
 def day_end(day: str | int, zone: str) -> int:
-    """The second since the epoch at which a day has ended: that of a second is the date's on which it lies."""
+    """The second since the epoch at which a day ends. A day given in seconds ends with its date."""
     if isinstance(day, int):
         day = date_of(day, zone)
     return day_begin(day_after(day), zone)
 
 
 def date_of(time: int, zone: str) -> str:
-    """The date of a time by the clocks of a zone."""
+    """The date of a time in a zone."""
     return datetime.fromtimestamp(time, ZoneInfo(zone)).date().isoformat()
 
 
 def with_learned_days(manifest: Manifest, folder: Path, days: LearnedDays) -> Manifest:
-    """The manifest of the same folder with other parts: their times and counts, and what training knows of values.
+    """The manifest of the same folder with other parts: their times and counts, and the vocabulary sizes of training.
 
-    ConfigError where a day lies outside the log or a part that is needed holds no exposures.
+    ConfigError if a day is outside the log, or if a required part has no exposures.
     """
     if not days:
         return manifest
@@ -151,22 +149,22 @@ def with_learned_days(manifest: Manifest, folder: Path, days: LearnedDays) -> Ma
 
 
 def spec_until(manifest: Manifest, folder: Path, time: int) -> DataSpec:
-    """What a model knows that has learned until `time` (seconds): sizes of vocabularies as admitted by then."""
+    """The spec of a model trained until `time` (seconds), with the vocabulary sizes of that time."""
     stored = {name: StoredVocabulary.load(vocabulary_path(folder, name)) for name in vocabulary_sizes(manifest.spec)}
     return with_sizes(manifest.spec, {name: vocabulary.size_at(time) for name, vocabulary in stored.items()})
 
 
 def vocabulary_sizes(spec: DataSpec) -> dict[str, int]:
-    """By name the number of indices, 0 included, of everything that has a vocabulary file."""
+    """By name the number of indices, 0 included, of every vocabulary file."""
     features = {f.name: f.size for f in spec.features if f.kind in ("categorical", "multi")}
     return features | {f.name: f.size for f in spec.feedback}
 
 
 def with_sizes(spec: DataSpec, sizes: Mapping[str, int]) -> DataSpec:
-    """The spec with vocabularies of other sizes; features and feedback that are not named keep theirs."""
+    """The spec with other vocabulary sizes; features and feedback not named in `sizes` keep theirs."""
 
     def task(old: TaskSpec) -> TaskSpec:
-        """Groups of durations that are new have the quantiles of group 0, the unknown."""
+        """New groups of durations have the quantiles of group 0 (unknown)."""
         if not old.group or old.group not in sizes or not old.group_quantiles:
             return old
         size = sizes[old.group]
@@ -182,13 +180,13 @@ def with_sizes(spec: DataSpec, sizes: Mapping[str, int]) -> DataSpec:
 
 
 def train_counts(rows: NDArray[np.int32], t: Timelines, until: int, size: int) -> NDArray[np.int64]:
-    """(size) how often each row of the items' or users' table was shown before `until`."""
+    """(size) the number of exposures of each row of the items' or users' table before `until`."""
     counts: NDArray[np.int64] = np.bincount(rows[t.time < until], minlength=size)
     return counts
 
 
 def _counts(t: Timelines, begin: int | None, end: int | None) -> PartCounts:
-    assert t.request_time is not None  # they come from a file
+    assert t.request_time is not None  # timelines from files have it
     chosen = t.target & (t.request_time >= (begin if begin is not None else -LAST))
     chosen &= t.request_time < (end if end is not None else LAST)
     user = t.user_of_row()
@@ -204,7 +202,7 @@ def _check_day(name: str, day: Day) -> None:
         date.fromisoformat(str(day))
     except ValueError:
         raise ValueError(
-            f"{name}: expected a date as in 2024-05-01, or seconds since the epoch, found {shown(day)}"
+            f"{name}: expected a date such as 2024-05-01, or seconds since the epoch, found {shown(day)}"
         ) from None
 
 

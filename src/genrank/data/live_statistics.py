@@ -1,8 +1,8 @@
-"""Window statistics of a prepared log and of what has come since, by the definitions of data/statistics.py.
+"""Window statistics of a prepared log and of later events, by the definitions of data/statistics.py.
 
-Counts are sums, so those of the log and of later events add up. Later events stand in a few parts, each at most an
-eighth of the one before it, so that an event is counted anew a few times only. An exposure's residual is fixed when
-it comes: one that comes late changes the counts, but not the residuals of those after it.
+Counts are sums, so those of the log and of later events add up. Later events are kept in a few parts, each at most an
+eighth of the one before it, so that an event is counted again only a few times. An exposure's residual is fixed when
+it arrives: a late exposure changes the counts, but not the residuals of the exposures after it.
 
 Shapes: N exposures, Q questions, S columns.
 """
@@ -32,7 +32,7 @@ class LiveStatistics:
 
     @property
     def num_events(self) -> int:
-        """Exposures that have come since, those taken back included."""
+        """The number of exposures added since, and of removals."""
         return sum(len(part.events.time) for part in self._parts)
 
     def know_items(self, item_features: Mapping[str, Any]) -> None:
@@ -46,7 +46,7 @@ class LiveStatistics:
             return self.log.answers(user, item, time, beside=self._parts)
 
     def add(self, events: Events) -> None:
-        """Count exposures; those of one request don't count for one another, earlier requests' do."""
+        """Count exposures. Those of the same request don't count for one another; those of earlier requests do."""
         for start in np.unique(events.request_time).tolist():
             own = events.take(np.flatnonzero(events.request_time == start))
             with self._lock:

@@ -1,4 +1,4 @@
-"""The loader: which samples make a batch, in which order, on which rank; it can be stopped and resumed exactly.
+"""The loader: composes batches from samples, in order, per rank; it can be stopped and resumed exactly.
 
 The plan of an epoch is a pure function of (samples, config, epoch), so its state is two numbers.
 """
@@ -19,7 +19,7 @@ from genrank.data.sequence import Ints, Samples, SequenceBuilder, take
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """How samples become batches.
+    """Settings of batches.
 
     batch_tokens: history and candidate tokens of a batch over all ranks; a larger single sample is a batch of its own.
     shuffle: false keeps the order of time.
@@ -60,11 +60,11 @@ class Loader:
         self._plan: tuple[int, list[Ints]] | None = None
 
     def state(self) -> dict[str, int]:
-        """Where the loader stands; `restore` continues there."""
+        """The position of the loader, for `restore`."""
         return {"epoch": self.epoch, "next_batch": self.next_batch}
 
     def restore(self, state: dict[str, int]) -> None:
-        """Continue where `state` was taken."""
+        """Continue from a result of `state`."""
         self.epoch, self.next_batch = state["epoch"], state["next_batch"]
 
     def __len__(self) -> int:
@@ -111,7 +111,7 @@ class Loader:
         return [batches[i] for i in random.permutation(len(batches))]
 
     def _shard(self, batch: Ints) -> Ints:
-        """This rank's samples of a batch: dealt out largest first, there and back, so that costs are nearly equal."""
+        """This rank's samples of a batch: dealt largest first, in alternating rank order, so costs are nearly equal."""
         if self.num_ranks == 1:
             return batch
         cost = _work(self.samples)[batch]
@@ -148,7 +148,7 @@ TOKENS_PER_PAIR = 1 / 850  # a pair of tokens in attention against a token in th
 
 
 def _work(samples: Samples) -> NDArray[np.float64]:
-    """(S) what a sample costs, in tokens: its own, and the pairs that attention looks at."""
+    """(S) the cost of a sample, in tokens: its number of tokens, and the pairs of tokens in attention."""
     pairs = samples.num_history * (samples.num_history / 2 + samples.num_candidates)
     work: NDArray[np.float64] = samples.num_history + samples.num_candidates + TOKENS_PER_PAIR * pairs
     return work

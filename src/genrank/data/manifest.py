@@ -1,6 +1,6 @@
-"""The manifest of a prepared folder: what is in it, what it was made from, and whether it is whole.
+"""The manifest of a prepared folder: its content, its source and the hashes of its files.
 
-docs/architecture.md describes the folder; `prepare` writes it, everything else begins with `Manifest.open`.
+docs/architecture.md describes the folder. `prepare` writes the manifest; every reader begins with `Manifest.open`.
 """
 
 import json
@@ -26,7 +26,7 @@ WarningKind = Literal["leakage", "values", "times", "keys", "requests", "tasks"]
 
 @dataclass(frozen=True, kw_only=True)
 class DataWarning:
-    """What was found in a log and may be wrong. `leakage`: no comparison on the data can be trusted."""
+    """A finding about a log that may be a mistake. `leakage`: no comparison on the data can be trusted."""
 
     kind: WarningKind
     message: str
@@ -36,7 +36,7 @@ class DataWarning:
 class SplitTimes:
     """Where the parts begin: training < valid_start <= validation < test_start <= test. Epoch seconds, UTC.
 
-    train_start: what lies before is history only; test_end: what lies behind is not used; None: the log's own ends.
+    train_start: exposures before it are history only; test_end: those after it are not used; None: the log's ends.
     """
 
     valid_start: int
@@ -91,7 +91,7 @@ class Layout:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a prepared folder says of itself; the fields are described in docs/architecture.md."""
+    """The content of a prepared folder's manifest; docs/architecture.md describes the fields."""
 
     genrank_version: str
     schema: LogSchema
@@ -105,13 +105,15 @@ class Manifest:
     source: dict[str, Any]
     layout: Layout = field(default_factory=lambda: Layout(num_buckets=0, days_per_part=0, last_day=-1))
     late_actions: int = 0  # exposures whose actions were known only after their user's next request
-    base_rates: dict[str, float] = field(default_factory=dict)  # of training, per task that window statistics count
+    base_rates: dict[str, float] = field(
+        default_factory=dict
+    )  # of the training part, per task of the window statistics
     versions: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
     @classmethod
     def open(cls, folder: Path) -> "Manifest":
-        """The manifest of a prepared folder that is whole: what every reader of the folder begins with. DataError."""
+        """The manifest of a prepared folder, after verifying all files. Every reader begins with it. DataError."""
         complete_change(Path(folder), about=FILE_NAME)
         manifest = cls.load(folder)
         try:
@@ -126,15 +128,15 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
-        """The manifest in `folder`, alone. Raises DataError if it is missing, damaged, or of another format."""
+        """The manifest in `folder`, no other file is verified. DataError if missing, damaged or of another format."""
         path = Path(folder) / FILE_NAME
         values = _read(path)
         found = values.get("format")
         if found not in READABLE:
             raise DataError(f"{path}: expected format {FORMAT}, found {shown(found)}; run genrank prepare again")
-        whole = values.pop("manifest_hash", None)  # folders of before it was introduced have none
+        whole = values.pop("manifest_hash", None)  # older folders have none
         hashes = {"manifest_hash": whole or fingerprint(values)}
-        # Of what the file has: a version with more settings reads it with their defaults.
+        # Over the file's fields only: a version with more settings reads the file with their defaults.
         computed = {"manifest_hash": fingerprint(values)}
         hashes |= {name: values.pop(name, None) for name in ("schema_hash", "spec_hash")}
         computed |= {f"{name}_hash": fingerprint(values.get(name)) for name in ("schema", "spec")}

@@ -1,8 +1,8 @@
-"""The general search of SIM (arXiv 2006.05639): which events of the life-long history a candidate may look at.
+"""The general search of SIM (arXiv 2006.05639): selects the events of the life-long history for a candidate.
 
-Only events before the sample's window are searched; the window itself is the models' own business. `hard` takes the
-latest events of the candidate's category, from an index over the timelines: a binary search per candidate, whatever
-the length of the history. `soft` hands over each user's latest events, among which the model picks the most relevant.
+Only events before the sample's window are searched; the models read the window itself. `hard` takes the latest events
+of the candidate's category, from an index over the timelines: one binary search per candidate for a history of any
+length. `soft` passes each user's latest events on, and the model selects the most relevant.
 
 Shapes: N exposures, S samples, C candidates, E events found.
 """
@@ -23,9 +23,11 @@ class SearchConfig:
     """SIM's search. `num_retrieved` and `max_events` are ours; the paper retrieves some 200 of up to 54,000."""
 
     kind: Literal["none", "hard", "soft"] = "none"
-    by: str = ""  # hard: a categorical or multi-valued feature of the item (its first value); empty: the first there is
+    by: str = (
+        ""  # hard: a categorical or multi-valued feature of the item (its first value); empty: the first such feature
+    )
     num_retrieved: int = 32  # events that the exact search attends to
-    max_events: int = 2048  # soft: latest events before the window that are looked through
+    max_events: int = 2048  # soft: number of latest events before the window to search
 
     def __post_init__(self) -> None:
         for name in ("num_retrieved", "max_events"):
@@ -36,7 +38,7 @@ class SearchConfig:
 
 
 class CategoryIndex:
-    """Rows of the timelines by (user, category), in order of time."""
+    """An index of timeline rows by (user, category), in order of time."""
 
     def __init__(self, user_of_row: Ints, item_of_row: NDArray[np.int32], category_of_item: Ints):
         self.category_of_item = category_of_item
@@ -50,7 +52,7 @@ class CategoryIndex:
         """Rows below `end` of each candidate's user and category, the latest `count` in order; and how many (C)."""
         key = (user * self.num_categories + self.category_of_item[item]) * self.num_rows
         first, last = np.searchsorted(self.sorted_keys, key), np.searchsorted(self.sorted_keys, key + end)
-        # An item without a category (index 0) has no history of its kind.
+        # An item without a category (index 0) has no history of the same category.
         length = np.where(self.category_of_item[item] == 0, 0, np.minimum(last - first, count))
         return self.rows[ranges(last - length, length)], length
 

@@ -1,4 +1,4 @@
-"""Prepared data as retrieval sees it: what users took, not what they were shown."""
+"""Prepared data for retrieval: the positive events of users, not all exposures."""
 
 from dataclasses import replace
 from typing import Literal
@@ -13,7 +13,7 @@ from genrank.errors import DataError
 def of_positives(data: PreparedData, task: str, *, events: Literal["positives", "all"] = "positives") -> PreparedData:
     """The data with positives as targets, and as the only events unless `events` is `all`.
 
-    task: whose yes is a positive; empty: every event. DataError where there are none.
+    task: the task whose label 1 makes a positive; empty: every event is one. DataError if there are none.
     """
     timelines = positives(data.timelines, task, events=events)
     if not timelines.target.any():

@@ -30,7 +30,7 @@ class PreparedData:
     def load(cls, folder: Path, days: LearnedDays | None = None) -> "PreparedData":
         """Everything in the folder, with the parts that `days` choose.
 
-        Raises DataError for what is missing or damaged, and ConfigError for days that the log doesn't have.
+        Raises DataError for missing or damaged files, and ConfigError for days outside the log.
         """
         manifest = Manifest.open(folder)
         if not days:
@@ -39,7 +39,7 @@ class PreparedData:
 
     @classmethod
     def read(cls, folder: Path, manifest: Manifest) -> "PreparedData":
-        """Everything in a folder that is whole, with the parts and the vocabularies' sizes that `manifest` says."""
+        """Everything in a verified folder, with the parts and vocabulary sizes of `manifest`."""
         return cls(
             folder=folder,
             manifest=manifest,
@@ -49,14 +49,14 @@ class PreparedData:
         )
 
     def counted_anew(self) -> "PreparedData":
-        """With exposures counted, item by item and user by user, until learning ends, rather than as prepared."""
+        """With exposures per item and per user counted until the end of training, instead of the prepared counts."""
         t, until = self.timelines, self.manifest.split.valid_start
         items = train_counts(t.item, t, until, len(self.items))
         users = train_counts(t.users[t.user_of_row()], t, until, len(self.users))
         return replace(self, items=replace(self.items, train_count=items), users=replace(self.users, train_count=users))
 
     def at_once(self, leaks: bool = True) -> "PreparedData":
-        """With every action known as its exposure is made, where that is asked for; see Timelines."""
+        """With every action known at the time of its exposure, if so configured; see Timelines."""
         return replace(self, timelines=self.timelines.at_once()) if leaks else self
 
     def builder(self, config: SequenceConfig, search: SearchConfig | None = None) -> SequenceBuilder:
@@ -66,7 +66,7 @@ class PreparedData:
         )
 
     def part(self, builder: SequenceBuilder, name: Part) -> Samples:
-        """The samples of `train`, `valid` or `test`. DataError where the part is empty."""
+        """The samples of `train`, `valid` or `test`. DataError if the part is empty."""
         begin, end = self.manifest.split.times(name)
         samples = builder.samples(begin=begin, end=end)
         if not len(samples):

@@ -1,6 +1,6 @@
-"""A request to rank, as the last request of its user's timeline: so that ranking takes the way training took.
+"""A request to rank, as the last request of its user's timeline: ranking uses the same code as training.
 
-Also the way of raw values (ids, context) to the indices that `prepare` gave them.
+Also encodes raw values (ids, context) as the indices that `prepare` assigned.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -34,10 +34,10 @@ def with_request(
     features: Mapping[str, Any],
     statistics: NDArray[np.float16],
 ) -> Timelines:
-    """What of one user's timeline was known before `time`, then a request of `items` at `time` with unknown actions.
+    """One user's timeline as known before `time`, then a request of `items` at `time` with unknown actions.
 
-    `features`: context of every candidate, (C) int32 indices or Jagged; `statistics`: (C, S), theirs at `time`. Only
-    the request's rows are targets.
+    `features`: context of every candidate, (C) int32 indices or Jagged; `statistics`: (C, S), of every candidate at
+    `time`. Only the request's rows are targets.
     """
     past = timeline.take(np.flatnonzero(timeline.known_time < time))
     request = int(past.request.max()) + 1 if past.num_exposures else 0
@@ -63,9 +63,9 @@ def exposures(
     feedback: Mapping[str, Any] | None = None,
     statistics: NDArray[np.float16] | None = None,
 ) -> Timelines:
-    """`count` exposures of one user, with the columns that `like` has; what is left out is unknown.
+    """`count` exposures of one user, with the columns of `like`; columns not given are unknown.
 
-    Each is an array of `count` values or one value for all; `features` are columns. All are targets.
+    Each argument is an array of `count` values or one value for all; `features` are columns. All are targets.
     """
 
     def column(value: Any, old: NDArray[Any]) -> NDArray[Any]:
@@ -96,11 +96,11 @@ def exposures(
 
 
 def load_statistics(folder: Path, manifest: Manifest) -> WindowStatistics:
-    """The window statistics of a prepared folder's whole log, ready for questions; `manifest` says which they are.
+    """The window statistics of a prepared folder's whole log, to be looked up; `manifest` has their settings.
 
-    Memory: 25 bytes an exposure and 17 per task, and from the first question on at most 8 and 24 per task for every
-    entity (an exposure whose item has k values of a feature takes k times that in the feature's two; exposures of one
-    key and second are counted as one).
+    Memory: 25 bytes per exposure and 17 per task of it; from the first lookup on also at most 8, and 24 per task, for
+    every entity (k times that in a feature's two entities if the exposure's item has k values of it; exposures of one
+    key and second count as one).
     """
     events = load_events(folder, manifest)
     return WindowStatistics(manifest.schema, events, rates=manifest.base_rates, item_features=counted_features(folder))
@@ -114,12 +114,12 @@ def counted_features(folder: Path) -> dict[str, Any]:
 
 
 def load_events(folder: Path, manifest: Manifest, *, until: int | None = None) -> Events:
-    """What window statistics count of a prepared folder, of requests before `until` (seconds) if given."""
+    """The events of a prepared folder that window statistics count; only requests before `until` (seconds) if given."""
     counted = statistics_tasks(manifest.schema)
     tasks = tuple(task for task in manifest.spec.tasks if task.name in counted)
     t = load_timelines(folder, DataSpec(features=(), tasks=tasks, known_later=manifest.spec.known_later))
     user, request_time = t.users[t.user_of_row()], t.request_time
-    assert request_time is not None  # they come from a file
+    assert request_time is not None  # timelines from files have it
     events = Events(
         user=user,
         item=t.item,
@@ -132,7 +132,7 @@ def load_events(folder: Path, manifest: Manifest, *, until: int | None = None) -
 
 
 class FeatureEncoder:
-    """Raw features of one owner (an exposure's device, an item's topic) to indices, with what `prepare` has fitted.
+    """Encodes raw features of one owner (an exposure's device, an item's topic) as the indices of `prepare`.
 
     `folder` holds the vocabularies. Embeddings are left out.
     """
@@ -152,14 +152,14 @@ class FeatureEncoder:
     def encode(self, context: Mapping[str, Any], count: int) -> dict[str, Any]:
         """Columns for `count` candidates from one value for all, or a list with one for each.
 
-        A feature that is left out is unknown. Raises RequestError for names that are no context feature, and for values
-        that are none of the feature's kind.
+        A missing feature is unknown. Raises RequestError for names that are no context feature, and for values of the
+        wrong kind.
         """
         self.check(context)
         return {feature.name: self._column(feature, context.get(feature.name), count) for feature in self.specs}
 
     def encode_each(self, contexts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Columns for rows with features each. Names that are no feature are not looked at."""
+        """Columns from one mapping of features per row. Names that are no feature are ignored."""
         return {feature.name: self._columns(feature, [c.get(feature.name) for c in contexts]) for feature in self.specs}
 
     def check(self, context: Mapping[str, Any]) -> None:
@@ -170,7 +170,7 @@ class FeatureEncoder:
                 raise RequestError(f"{self.what}: there is no feature {shown(name)}; {nearest(name[:200], known)}")
 
     def of_each(self, context: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-        """The context, where the values of `names` are lists with one for each candidate, so that `encode` sees it.
+        """The context, marked so that `encode` reads the values of `names` as lists with one value per candidate.
 
         A list of text could also be one multi-valued feature's values for all. Raises RequestError.
         """
@@ -194,7 +194,7 @@ class FeatureEncoder:
         return chosen
 
     def _column(self, feature: FeatureSpec, value: Any, count: int) -> Any:
-        if not _one_each(feature, value):  # read once, whatever the number of candidates: a list may be long
+        if not _one_each(feature, value):  # read once for all candidates: a list may be long
             return gather(self._columns(feature, [value]), np.zeros(count, np.int64), widen=False)
         _check_count(feature, value, count)
         return self._columns(feature, value)
@@ -205,7 +205,7 @@ class FeatureEncoder:
         return np.array([self._index(feature, each) for each in values], np.int32)
 
     def _lists(self, feature: FeatureSpec, values: Sequence[Any]) -> Jagged:
-        """Rows of known values, cut as `prepare` cuts them."""
+        """Rows of known values, with the same limit as in `prepare`."""
         rows = [
             list(self._weights(feature, given).items())[: self.features[feature.name].max_values] for given in values
         ]
@@ -217,7 +217,7 @@ class FeatureEncoder:
         )
 
     def _weights(self, feature: FeatureSpec, given: Any) -> dict[int, float]:
-        """Index of every known value → weight: of an object, or of a list, whose values weigh 1 each."""
+        """Index of every known value → weight: of an object, or of a list (weights 1)."""
         where, separator = f"{self.what}: {feature.name}", self.features[feature.name].separator
         vocabulary, values, weights = self.vocabularies[feature.name], self._values(feature, given), dict[int, float]()
         weighted = isinstance(values, Mapping)
@@ -231,7 +231,7 @@ class FeatureEncoder:
         return weights
 
     def _values(self, feature: FeatureSpec, given: Any) -> Any:
-        """A multi-valued feature's values: a list, or an object where they have weights. RequestError for all else."""
+        """A multi-valued feature's values: a list, or an object if they have weights. RequestError otherwise."""
         if given is None:
             return []
         if isinstance(given, str) and self.features[feature.name].separator is not None:
@@ -251,7 +251,7 @@ class FeatureEncoder:
 
 
 def index_in(find: Callable[[Any], int], value: Any, where: str) -> int:
-    """Index of a category by a method of Categories; RequestError where it can't be one. `where` names the feature."""
+    """Index of a category by a method of Categories; RequestError if it can't be one. where: the feature."""
     try:
         return find(value)
     except ValueError as problem:
@@ -277,7 +277,7 @@ def _weight(name: str, value: Any) -> float:
 
 
 def numeric_bucket(name: str, value: Any, boundaries: Sequence[float]) -> int:
-    """Bucket of a number: 0 where it is NaN or infinite, else 1 + its place among the boundaries (`intended` ones)."""
+    """Bucket of a number: 0 if it is NaN or infinite, else 1 + its place among the boundaries (`intended` ones)."""
     try:
         number = intended(float(value))
     except (TypeError, ValueError, OverflowError):

@@ -1,7 +1,7 @@
-"""Which exposures are one request, in which order requests came, and when each began.
+"""Assigns exposures to requests, and numbers and times the requests.
 
-A request is the exposures of one (user, request key) without a gap above a bound: keys that begin anew every day are
-other requests. N: exposures in order of (user, time).
+A request is the exposures of one (user, request key) without a gap above a bound, so a key that is used again the next
+day is another request. N: exposures in order of (user, time).
 """
 
 from typing import Any
@@ -17,9 +17,9 @@ NEVER = np.int64(np.iinfo(np.int64).max)
 def number_requests(
     user: Ints, key: Ints, time: Ints, ties: tuple[NDArray[Any], ...], *, max_gap: int
 ) -> tuple[NDArray[np.int32], int]:
-    """(N) number of every row's request among its user's, and how many have a key that an earlier one of the user has.
+    """(N) the number of each row's request among those of its user; and how many requests repeat an earlier key.
 
-    Numbers are in order of first exposures' times, of equal ones by `ties`. Rows are in order of user and time.
+    Numbers are in order of the first exposure's time, then of `ties`. Rows are in order of user and time.
     """
     quick = _number_runs(user, key, time, max_gap)
     if quick is not None:
@@ -44,7 +44,7 @@ def number_requests(
 
 
 def _number_runs(user: Ints, key: Ints, time: Ints, max_gap: int) -> NDArray[np.int32] | None:
-    """The numbers where every run of equal keys is a request of its own, in order of first times. Else None."""
+    """The numbers, if every run of equal keys is a separate request, in order of first times; else None."""
     begins = ~repeats([user, key])
     opening = np.flatnonzero(begins)
     same_user = user[opening[1:]] == user[opening[:-1]]
@@ -61,7 +61,7 @@ def _number_runs(user: Ints, key: Ints, time: Ints, max_gap: int) -> NDArray[np.
 
 
 def requests_by_gap(user: Ints, time: Ints, gap_seconds: int) -> NDArray[np.int32]:
-    """(N) number of every row's request, where a request ends with a gap of more than `gap_seconds`."""
+    """(N) number of every row's request; a gap of more than `gap_seconds` ends a request."""
     new_user = ~repeats([user])
     begins = new_user.copy()
     begins[1:] |= np.diff(time) > gap_seconds
@@ -80,14 +80,14 @@ def request_times(user: Ints, request: NDArray[np.int32], time: Ints) -> Ints:
 
 
 def late_actions(user: Ints, request: NDArray[np.int32], request_time: Ints, known_at: Ints) -> Mask:
-    """(N) whether an exposure was known only when the user's next request (of a later time) had begun.
+    """(N) whether an exposure became known only after the user's next request (of a later time) had begun.
 
     Rows are in order of user.
     """
     ordinal, num_requests = request_ordinals(user, request)
     time, owner = np.zeros(num_requests, np.int64), np.zeros(num_requests, np.int64)
     time[ordinal], owner[ordinal] = request_time, user
-    begins = ~repeats([owner, time])  # of requests at one time none is the next
+    begins = ~repeats([owner, time])  # requests at the same time don't follow one another
     opening = np.flatnonzero(begins)
     following = np.full(len(opening), NEVER)
     same_user = owner[opening[1:]] == owner[opening[:-1]]
@@ -97,7 +97,7 @@ def late_actions(user: Ints, request: NDArray[np.int32], request_time: Ints, kno
 
 
 def request_ordinals(user: Ints, request: NDArray[np.int32]) -> tuple[Ints, int]:
-    """(N) number of every row's request among all of the bucket's, and how many requests there are."""
+    """(N) number of every row's request among all requests of the bucket; and their number."""
     if not len(user):
         return np.zeros(0, np.int64), 0
     starts = np.flatnonzero(~repeats([user]))

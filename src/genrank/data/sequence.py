@@ -1,4 +1,4 @@
-"""The sequence builder: which history a request sees, how requests are packed, and the batch that comes out.
+"""The sequence builder: selects the history of a request, packs requests into samples, and builds batches.
 
 One rule for training, evaluation and ranking. A request at time t sees the exposures of its user that were known
 before t: the first `prefix` rows of the timeline, of which the window keeps those from `window_start(prefix)` on.
@@ -29,14 +29,14 @@ _PERIOD = re.compile(r"(\d+)([mhd])")
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceConfig:
-    """How samples are cut.
+    """Settings of samples.
 
     grouping: "request", "user", "pointwise" (one exposure per sample), or a period such as "1h" or "1d".
     max_history: tokens of the window; 480 in the paper counts history and candidates.
     max_candidates: candidates of one sample above which its next request starts another sample (ours; bounds memory).
     loss_on_history: training samples predict the exposures of their history window too (the paper's control, which it
-        found to cost more than 0.01 AUC). Where several samples share history, a label is shown in each of them.
-    labels_once: with loss_on_history each label is shown in one of those samples only, drawn once and for all.
+        found to lose more than 0.01 AUC). If several samples share history, a label is in the loss of each of them.
+    labels_once: with loss_on_history each label is in the loss of only one of those samples, drawn once.
     """
 
     max_history: int = 256
@@ -51,7 +51,7 @@ class SequenceConfig:
         if self.max_candidates < 1:
             raise ValueError(f"max_candidates is {self.max_candidates}; it must be at least 1")
         if self.labels_once and not self.loss_on_history:
-            raise ValueError("labels_once is of loss_on_history, which is off; set sequence.loss_on_history=true too")
+            raise ValueError("labels_once needs loss_on_history, which is off; set sequence.loss_on_history=true too")
         if self.grouping not in ("request", "user", "pointwise") and not self.period:
             raise ValueError(f"grouping is {self.grouping!r}; choose request, user, pointwise or a period such as 1d")
 
@@ -121,9 +121,9 @@ class SequenceBuilder:
             self.categories = CategoryIndex(self.user_of_row, timelines.item, categories)
 
     def _index_requests(self) -> None:
-        """Per row: its request and what that request knew. K requests, numbered in order of user, then time.
+        """Per row: its request and the visible history of that request. K requests, in order of user, then time.
 
-        A request counts as known to another from the moment when the first of its exposures is.
+        A request is known to later ones from the moment when the first of its exposures is.
         """
         t, user_of_row = self.timelines, self.user_of_row
         # A request's rows need not be neighbours: another request may lie between them.
@@ -140,7 +140,7 @@ class SequenceBuilder:
         self._index_known(time[by_time], first_row[by_time])
 
     def _index_known(self, time: Ints, first_row: Ints) -> None:
-        """`time`, `first_row`: (K) of the requests. Moments of all users stand on one line, user by user."""
+        """`time`, `first_row`: (K) of the requests. The moments of all users are in one array, user by user."""
         t, user_of_row = self.timelines, self.user_of_row
         user, known = user_of_row[first_row], t.known_time
         begin = int(time.min(initial=0))
@@ -158,7 +158,7 @@ class SequenceBuilder:
         )
         is_first = np.zeros(t.num_exposures, bool)
         is_first[first_row] = True
-        # How many requests the rows before each row are of, its own left out.
+        # The number of requests among the rows before each row, without the row's request.
         self.requests_before = np.cumsum(is_first) - 1 - np.searchsorted(by_known, t.offsets[user_of_row])
 
     def samples(self, *, begin: int | None = None, end: int | None = None) -> Samples:
@@ -184,7 +184,7 @@ class SequenceBuilder:
         """The samples with the exposures of their history windows as candidates too (`loss_on_history`)."""
         rows = ranges(samples.start, samples.num_history)
         sample = np.repeat(np.arange(len(samples)), samples.num_history)
-        # An event whose request began before the window has no place in it.
+        # An event with a request that began before the window can't be a candidate in it.
         kept = self.timelines.target[rows] & (self.visible_end[rows] >= samples.start[sample])
         rows = np.concatenate([samples.candidates, rows[kept]])
         sample = np.concatenate([np.repeat(np.arange(len(samples)), samples.num_candidates), sample[kept]])
@@ -236,7 +236,7 @@ class SequenceBuilder:
         return take(samples, np.lexsort((samples.user, samples.time)))
 
     def request(self, rows: Ints) -> Samples:
-        """One sample for one request of one user, whatever the grouping: what ranking builds."""
+        """One sample for one request of one user, regardless of the grouping; used for ranking."""
         start = self.timelines.offsets[self.user_of_row[rows[:1]]]
         window = window_start(self.visible_end[rows[:1]] - start, self.config.max_history)
         first = np.zeros(len(rows), dtype=bool)
@@ -246,7 +246,7 @@ class SequenceBuilder:
     def batch(self, samples: Samples, *, known: Ints | None = None) -> PackedBatch:
         """The packed batch of the given samples, as NumPy arrays.
 
-        known: (S) first events of every history that are left out, because the model has encoded them before.
+        known: (S) number of first events to leave out of every history, as the model has already encoded them.
         """
         t = self.timelines
         begin = samples.start if known is None else samples.start + known
@@ -318,9 +318,9 @@ class SequenceBuilder:
         )
 
     def _places(self, rows: Ints, start: Ints) -> PositionFeatures:
-        """Where exposures stand as candidates, in windows that begin at `start`."""
+        """Positions of exposures as candidates, in windows that begin at `start`."""
         return PositionFeatures(
-            # An event at the window's edge may be of a request that began before it, and so sees nothing of it.
+            # An event at the window's edge may be of a request that began before the window: it sees no history.
             prefix=np.maximum(self.visible_end[rows] - start, 0),
             time=self.request_time[rows],
             request=np.maximum(self.request_index[rows] - self.requests_before[start], 0),
@@ -358,7 +358,7 @@ class SequenceBuilder:
 
 
 def search_feature(search: SearchConfig, spec: DataSpec) -> str:
-    """The item's feature that hard search goes by. ValueError where the data has none of that name or kind."""
+    """The item's feature for hard search. ValueError if the data has none of that name or kind."""
     known = [f.name for f in spec.of("item") if f.kind in ("categorical", "multi") and f.name != "item_id"]
     name = search.by or next(iter(known), "")
     if name in known:

@@ -1,4 +1,4 @@
-"""Window statistics: what happened to an item, its author, its category and with a user before a request.
+"""Window statistics: rates and counts of an item, its author, its category and a user before a request.
 
 Per entity (item, user, each feature F of the item named in the schema, user × F), window w and binary task, over the
 events with t - w <= known time < t, t the request's time:
@@ -8,9 +8,9 @@ events with t - w <= known time < t, t the request's time:
     residual    Σ (y - r) / (n + α)                      r the rate, at the event's own request, of the user (for item
                                                          and F) or of the item (for user and user × F)
 
-An event counts where its label is known and the log calls it a target. Events of the same second never count, nor do
-those of the request itself. An item with several values of F counts for each, and asks for the sum over its own.
-`prepare` and ranking call this module with the same integers and so get the same numbers, bit for bit.
+An event counts if its label is known and it is a target in the log. Events of the same second or of the request itself
+never count. An item with several values of F counts for each of them, and its statistics are over their sum. `prepare`
+and ranking call this module with the same integers and so get the same numbers, bit for bit.
 
 Shapes: N exposures, T tasks, W windows, V = 3T sums: per task known labels, positives and residuals.
 """
@@ -30,7 +30,7 @@ FIXED_POINT = 2**20  # residuals are summed as integers
 
 
 class Entity(NamedTuple):
-    """Whose events are counted: those of the item or of items with its value of `feature`, the user's own or all."""
+    """A set of events to count: of the item or of items with its value of `feature`; of the user or of all users."""
 
     of_user: bool
     feature: str | None = None
@@ -48,15 +48,15 @@ ITEM, USER = Entity(of_user=False), Entity(of_user=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Events:
-    """What is counted: N exposures. 25 bytes each, and one per task."""
+    """The counted exposures, N: 25 bytes each, and one byte per task."""
 
     user: NDArray[np.int32]  # (N) row of users.parquet
     item: NDArray[np.int32]  # (N) row of items.parquet
-    time: Ints  # (N) when its actions were known
+    time: Ints  # (N) when the actions became known
     request_time: Ints  # (N)
     target: NDArray[np.bool_]  # (N)
     labels: Mapping[str, NDArray[np.int8]]  # (N) per task, -1 unknown
-    sign: NDArray[np.int8] | None = None  # (N) -1 takes back an exposure that was counted; None: all count
+    sign: NDArray[np.int8] | None = None  # (N) -1 removes an exposure that was counted; None: all are added
 
     def take(self, rows: Ints) -> "Events":
         """The given exposures."""
@@ -112,7 +112,7 @@ def label_counts(schema: LogSchema, events: Events, valid_start: int) -> Ints:
 
 
 def base_rates(schema: LogSchema, counts: Ints) -> dict[str, float]:
-    """The training part's rate of every counted task, kept from 0 and 1. `counts`: the sum of its `label_counts`."""
+    """The training part's rate of every counted task, always inside (0, 1). `counts`: the sum of its `label_counts`."""
     return {
         task: float(np.clip(yes / known if known else 0.5, 1e-4, 1 - 1e-4))
         for task, (known, yes) in zip(statistics_tasks(schema), counts.tolist(), strict=True)
@@ -122,7 +122,7 @@ def base_rates(schema: LogSchema, counts: Ints) -> dict[str, float]:
 def counted_values(
     events: Events, tasks: Sequence[str], residuals: Mapping[str, NDArray[np.integer]] | None = None
 ) -> NDArray[np.int32]:
-    """(N, V) what the sums are of; residuals are 0 where none are given."""
+    """(N, V) the values to sum; residuals are 0 if none are given."""
     sign = np.int8(1) if events.sign is None else events.sign
     values = np.zeros((len(events.time), 3 * len(tasks)), np.int32)
     for number, task in enumerate(tasks):

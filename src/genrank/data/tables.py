@@ -23,7 +23,7 @@ LARGEST_COMPONENT = 1e15  # of an embedding: its square, summed over a vector, i
 class FeatureTable:
     """Features by row. `first_time` is -1 for rows never shown; `train_count` counts exposures in training."""
 
-    ids: Any  # (I) string: an Arrow array, or NumPy's where no row is looked for by its id
+    ids: Any  # (I) string: an Arrow array, or NumPy's if no row is looked up by its id
     features: Mapping[str, Any]  # (I) int32, Jagged int32, or (I, dim) float32
     first_time: NDArray[np.int64]
     train_count: NDArray[np.int64]
@@ -50,7 +50,7 @@ class FeatureTable:
         return self._categories[name]
 
     def find(self, ids: list[str]) -> NDArray[np.int64]:
-        """Row of every id, 0 where there is none."""
+        """Row of every id, 0 if there is none."""
         import pyarrow as pa
         import pyarrow.compute as pc
 

@@ -1,10 +1,10 @@
-"""Timelines from a prepared folder's Parquet files: what needs Arrow, which Timelines doesn't.
+"""Timelines from a prepared folder's Parquet files. Separate from Timelines because only this needs Arrow.
 
     timelines/day=YYYY-MM-DD/bucket=NNNN/part-K.parquet    rows in stored order (data/arranging.py), lists per user
     statistics/day=YYYY-MM-DD/bucket=NNNN/part-K.npy       (rows of the part, columns) float16
 
-A bucket's parts are put together on reading: requests are numbered, and rows brought in the order of their known times,
-over all days. The day is the first one of the part's partition. Format 3 has one part per bucket,
+A bucket's parts are joined on reading: over all days, requests are numbered and rows ordered by their known times. The
+day is the first one of the part's partition. Format 3 has one part per bucket,
 `bucket=NNNN/part-0.parquet`, whose rows are in order already.
 """
 
@@ -30,15 +30,15 @@ from genrank.errors import DataError
 from genrank.log_settings import RequestSettings
 from genrank.schema import DataSpec, FeatureSpec
 
-WEIGHTS = ":weights"  # behind the name of a multi-valued feature: the column of its values' weights
+WEIGHTS = ":weights"  # suffix of a multi-valued feature's name: the column of the weights of its values
 SETTINGS = b"genrank"  # in a part's metadata; format 3 has none
 EPOCH = date(1970, 1, 1).toordinal()
-ROW = "place_in_files"  # while a bucket is put together: where a row's statistics are
+ROW = "place_in_files"  # while a bucket is joined: the place of a row's statistics
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartSettings:
-    """What a part says of its folder: `num_buckets`, and by which settings rows are requests."""
+    """Settings of the folder, stored in each part: `num_buckets`, and those that assign rows to requests."""
 
     num_buckets: int
     requests: RequestSettings
@@ -64,7 +64,7 @@ def part_path(folder: Path, first_day: int, bucket: int, number: int = 0) -> Pat
 
 
 def num_buckets(folder: Path) -> int:
-    """Over how many buckets users are spread. DataError where there are no timelines."""
+    """The number of buckets of users. DataError if there are no timelines."""
     path = next((folder / "timelines").glob("**/*.parquet"), None)
     if path is None:
         raise DataError(f"{folder}: no timelines/day=*/bucket=*/*.parquet; run genrank prepare again")
@@ -76,7 +76,7 @@ def num_buckets(folder: Path) -> int:
 
 
 def load_timelines(folder: Path, spec: DataSpec) -> Timelines:
-    """A prepared folder's timelines: the columns that `spec` names. Raises DataError where a file can't be read."""
+    """A prepared folder's timelines: the columns that `spec` names. Raises DataError if a file can't be read."""
     reader = IndexReader(folder)
     parts = [_load(folder, number, spec, reader) for number in range(num_buckets(folder))]
     names = next((part.oracle for part in parts if len(part.users)), {})
@@ -103,7 +103,7 @@ def _load(folder: Path, number: int, spec: DataSpec, reader: IndexReader, *, use
         table, settings = _read_parts(paths, spec, user)
         total = table.num_rows
         if settings is not None:
-            if len({path.parent for path in paths}) < len(paths):  # rows that came late, or the rest of a partition
+            if len({path.parent for path in paths}) < len(paths):  # late rows, or the rest of a partition
                 table = drop_duplicates(in_stored_order(table), but=ROW)[0]
             elif len(paths) > 1:
                 table = take(table, np.argsort(array(table, "user"), kind="stable"))
@@ -150,7 +150,7 @@ def part_table(path: Path, names: Sequence[str], *, user: int | None = None) -> 
 
 
 def _read_parts(paths: Sequence[Path], spec: DataSpec, user: int | None) -> tuple[pa.Table, PartSettings | None]:
-    """A row per exposure of all parts, and what they say; None for format 3, whose rows are arranged already."""
+    """A row per exposure of all parts, and the parts' settings; None for format 3, which has arranged rows."""
     schema = pq.read_schema(paths[0])
     names = _wanted(schema.names, spec)
     table = pa.concat_tables([part_table(path, names, user=user) for path in paths]).combine_chunks()
@@ -222,7 +222,7 @@ def feature_columns(
 
 
 def _wanted(names: Sequence[str], spec: DataSpec) -> list[str]:
-    """The columns of a file that the spec asks for."""
+    """The columns of a file that the spec names."""
     wanted = {"user", "time", "known_at", "weight", "request", "position", "item", "target"}
     wanted |= {f"{prefix}_{task.name}" for prefix in ("task", "censored") for task in spec.tasks}
     wanted |= {f"feedback_{part.name}" for part in spec.feedback}
@@ -233,7 +233,7 @@ def _wanted(names: Sequence[str], spec: DataSpec) -> list[str]:
 def _statistics(
     folder: Path, paths: Sequence[Path], rows: NDArray[np.int64], total: int, spec: DataSpec
 ) -> NDArray[np.float16] | None:
-    """The statistics of the given ones of a bucket's `total` rows; None where there are none."""
+    """The statistics of the given rows, of a bucket's `total` rows; None if there are none."""
     if not spec.statistics:
         return None
     files = [statistics_path(folder, path) for path in paths]
@@ -251,7 +251,7 @@ def _statistics(
 
 
 def statistics_path(folder: Path, part: Path) -> Path:
-    """Where the statistics of a part's rows are."""
+    """The file of the statistics of a part's rows."""
     below = part.relative_to(folder / "timelines")
     if len(below.parts) == 2:  # format 3
         return folder / "statistics" / f"{below.parts[0]}.npy"

@@ -19,8 +19,8 @@ from genrank.schema import DataSpec
 class Timelines:
     """The exposures of U users, N rows, sorted by (user, known time, time, request, position).
 
-    An exposure is known, with its actions, at `known_at`; None: all of them at their own time. `request_time` is that
-    of its request's first exposure, be that known or here or not; None: of the first one here.
+    An exposure is known, with its actions, at `known_at`; None: each at its `time`. `request_time` is the time of its
+    request's first exposure, even if that one is not yet known or not among the rows; None: of the first one here.
     """
 
     users: NDArray[np.int32]  # (U) row of users.parquet
@@ -38,7 +38,7 @@ class Timelines:
     oracle: Mapping[str, NDArray[np.float32]]  # (N) simulated logs only
     known_at: NDArray[np.int64] | None = None  # (N) seconds since the epoch, at least `time`
     request_time: NDArray[np.int64] | None = None  # (N) seconds since the epoch
-    weight: NDArray[np.float32] | None = None  # (N) how many exposures each counts for; None: one
+    weight: NDArray[np.float32] | None = None  # (N) the number of exposures that each represents; None: one
 
     @property
     def num_exposures(self) -> int:
@@ -113,7 +113,7 @@ class Timelines:
         )
 
     def at_once(self) -> "Timelines":
-        """The same as if every action had been known when its exposure was made: what a log without known times says.
+        """The same with every action known at the time of its exposure, as in a log without known times.
 
         Window statistics stay as they are.
         """
@@ -131,7 +131,7 @@ class Timelines:
 
 
 def joined(parts: Sequence[Timelines], *, one_user: bool = False) -> Timelines:
-    """All parts one behind another: of one user, whose rows they are in order, or each of a user of its own."""
+    """All parts, concatenated: parts of one user, in order, or one part per user."""
     first = parts[0]
     if len(parts) == 1:
         return first
@@ -147,7 +147,7 @@ def joined(parts: Sequence[Timelines], *, one_user: bool = False) -> Timelines:
 
 
 def _columns(t: Timelines, change: Callable[[Any], Any]) -> dict[str, Any]:
-    """The columns with a value per exposure, changed. The oracle's are left out."""
+    """The columns with a value per exposure, changed. The oracle's columns are left out."""
     plain = {name: change(getattr(t, name)) for name in ("time", "request", "position", "item", "target")}
     optional = {name: getattr(t, name) for name in ("known_at", "request_time", "weight")}
     plain |= {name: None if column is None else change(column) for name, column in optional.items()}
@@ -166,7 +166,7 @@ def _join(columns: Sequence[Any]) -> Any:
 
 
 def join_jagged(columns: Sequence[Jagged]) -> Jagged:
-    """The rows of all columns, one behind another."""
+    """The rows of all columns, concatenated."""
     lengths = np.concatenate([np.diff(column.offsets) for column in columns])
     weights = None if columns[0].weights is None else np.concatenate([column.weights for column in columns])
     return Jagged(np.concatenate([column.values for column in columns]), offsets_of(lengths), weights)

@@ -1,11 +1,11 @@
-"""Vocabularies on disk: what the codes in timelines and tables mean, and which of them have an index since when.
+"""Vocabularies on disk: the values of the codes in timelines and tables, with the index and admission time of each.
 
     vocab/<name>.parquet    value (string), index (int32), count (int64), admitted (int64, seconds; null: not yet)
 
 A file's row c - 1 is the value of code c; code 0 is missing. Codes are given in order of first sight, and indices in
 order of admission: at the end of the first day, or part of the split, by which the value had been seen often enough. So
-neither changes its meaning when days are added, and who has learned until a time knows just the indices up to a size.
-Files of format 3 have no `admitted`, and rows in order of index: their codes are indices.
+neither changes its meaning when days are added, and a model trained until some time knows exactly the indices below a
+size. Files of format 3 have no `admitted`, and rows in order of index: their codes are indices.
 """
 
 from dataclasses import dataclass
@@ -27,23 +27,23 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class StoredVocabulary:
-    """V values in order of code. `count`: how often each was seen until it was admitted, or until now."""
+    """V values in order of code. `count`: how often each was seen until admission, or until now if not admitted."""
 
     values: pa.Array  # (V) string
     index: NDArray[np.int32]  # (V) from 1; 0: not admitted
     count: Ints  # (V)
     admitted: Ints  # (V) seconds since the epoch; NEVER: not yet
-    max_values: int | None = None  # of a multi-valued feature: a row has at most so many known values
+    max_values: int | None = None  # of a multi-valued feature: the maximum number of known values in a row
 
     def __len__(self) -> int:
         return len(self.values)
 
     def size_at(self, time: int) -> int:
-        """Number of indices, 0 included, that who has learned until `time` (seconds) knows."""
+        """Number of indices, 0 included, admitted until `time` (seconds)."""
         return 1 + int((self.admitted <= time).sum())
 
     def index_of_code(self, size: int) -> NDArray[np.int32]:
-        """(V + 1) the index of every code; 0 for those that a vocabulary of `size` indices doesn't know."""
+        """(V + 1) the index of every code; 0 if that is not below `size`."""
         known = np.where(self.index < size, self.index, 0)
         return np.append(np.int32(0), known).astype(np.int32)
 
@@ -92,12 +92,12 @@ def vocabulary_path(folder: Path, name: str) -> Path:
 
 
 def read_vocabulary(folder: Path, name: str, size: int) -> Categories:
-    """The values that a vocabulary of `size` indices knows."""
+    """The values of a vocabulary of `size` indices."""
     return StoredVocabulary.load(vocabulary_path(folder, name)).categories(size)
 
 
 class IndexReader:
-    """Codes of a prepared folder to the indices of a vocabulary of some size, name by name; files are read once."""
+    """Maps codes of a prepared folder to indices of vocabularies of given sizes, by name; files are read once."""
 
     def __init__(self, folder: Path):
         self.folder = folder

@@ -1,4 +1,4 @@
-"""What an exposure counts in the figures of a task: its own weight, and the negatives that the log left out for it."""
+"""The weight of an exposure in the metrics of a task: its logged weight, times that of sampled negatives."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,11 +8,11 @@ from genrank.schema import TaskSpec
 
 Floats = NDArray[np.float64]
 
-LARGEST_WEIGHT = 1e18  # whose product with a score, and quotient with the smallest rate, is still a float32
+LARGEST_WEIGHT = 1e18  # its product with a score, and its quotient with the smallest rate, are still a float32
 
 
 def metric_weights(t: Timelines, task: TaskSpec, rows: NDArray[np.int64] | slice = slice(None)) -> Floats | None:
-    """(rows) for how many exposures each stands: a kept negative of a sampled task for 1 / rate. None: one each."""
+    """(rows) the number of exposures that each represents: a kept negative of a sampled task, 1 / rate. None: one."""
     if t.weight is None and task.negative_rate == 1:
         return None
     label = t.tasks[task.name][rows]

@@ -1,4 +1,4 @@
-"""The statistics of data/statistics.py over events in memory: what ranking asks, and `prepare` about a bucket of users.
+"""The statistics of data/statistics.py over events in memory: for ranking, and for one bucket of users in `prepare`.
 
 Shapes: N events, Q questions, D distinct ones of them, T tasks, S columns, W windows, V = 3T sums.
 """
@@ -31,7 +31,7 @@ NO_KEY = -1
 
 
 class WindowStatistics:
-    """Answers questions (user, item, time) from events. Beside them it holds 16 bytes per event and task."""
+    """Statistics of questions (user, item, time), from events. Besides them it holds 16 bytes per event and task."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class WindowStatistics:
             self.residuals[ITEM] = self._residuals(ITEM, events, [self.kept_index(ITEM)])
 
     def know_items(self, item_features: Mapping[str, Any]) -> None:
-        """Answer by these features of the items from now on; events that were counted stay where they are."""
+        """Use these features of the items in later questions; events already counted keep their keys."""
         features = {entity.feature for entity in self.entities if entity.feature is not None}
         self.columns = {name: item_features[name] for name in features}
 
@@ -74,7 +74,7 @@ class WindowStatistics:
     def answer(
         self, entity: Entity, indices: Sequence[EventCounts], user: Rows, item: Rows, time: Ints, out: Halves
     ) -> None:
-        """Writes (Q, columns of the entity) into `out`. `indices`: the entity's own, whose counts are added up."""
+        """Writes (Q, columns of the entity) into `out`. `indices`: of the entity; their counts are added up."""
         keys, offsets = self._keys(entity, user, item)
         questions = Questions(keys, repeated(time, offsets))
         if offsets is None:
@@ -84,7 +84,7 @@ class WindowStatistics:
         write_summed(self.formulas, sums, questions.number, offsets, out)
 
     def kept_index(self, entity: Entity) -> EventCounts:
-        """The entity's index, which stays in memory."""
+        """The entity's index, kept in memory."""
         if entity not in self._indices:
             self._indices[entity] = self.index(entity)
         return self._indices[entity]
