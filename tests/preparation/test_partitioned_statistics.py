@@ -23,7 +23,7 @@ from genrank.preparation.admission import DAY
 from genrank.preparation.buckets import Buckets
 from genrank.preparation.key_partitions import choose_num_partitions
 from genrank.preparation.partitioned_statistics import PartitionedStatistics
-from genrank.preparation.point_in_time import write_statistics
+from genrank.preparation.point_in_time import LATEST, write_statistics
 from plain_statistics import PlainStatistics
 
 SCHEMA = schema(request=True, gap=0)
@@ -155,8 +155,8 @@ def test_days_are_written_one_after_another_as_all_at_once(tmp_path: Path) -> No
     past = EventTotals.open(tmp_path / "totals")
     late_rates, late = written("late", past=past, keep=tmp_path / "more", threads=2)
     assert rates == early_rates == late_rates
-    assert past.until == second * DAY
-    assert EventTotals.open(tmp_path / "more").until == last * DAY
+    assert past.until == second * DAY - LATEST
+    assert EventTotals.open(tmp_path / "more").until == last * DAY - LATEST
     for number, answers in enumerate(whole):
         is_late = day[log.user % 3 == number] > second
         assert is_late.any()
