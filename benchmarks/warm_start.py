@@ -1,6 +1,7 @@
 """One more day: a warm start on that day against training anew on all days, and against leaving the model as it is.
 
 python benchmarks/warm_start.py [--users 500] [--days 10] [--seeds 3] [--recipe genrank-demo]
+    [--set loader.batch_tokens=512]
 
 On a simulated feed, in which new items appear every day and interests change. Learned are all days but the last, judged
 is the last; the warm start begins from a run that has learned all but the last two. Prints AUC and GAUC of clicks, mean
@@ -36,13 +37,13 @@ def measured(learn: Callable[[], genrank.Run]) -> tuple[genrank.Run, Figures]:
     return run, (row["auc"], row["gauc"], seconds)
 
 
-def seed_figures(data: Path, folder: Path, recipe: str, seed: int) -> dict[str, Figures]:
+def seed_figures(data: Path, folder: Path, recipe: str, seed: int, assignments: list[str]) -> dict[str, Figures]:
     """By way of learning, under one seed."""
     last = steps_of(data)[-1]
     before, day, judged = steps_of(data)[-2].learned, last.learned, last.judged
 
     def learn(name: str, **options: str | genrank.Run) -> tuple[genrank.Run, Figures]:
-        settings = [*SETTINGS, f"warm_start.new_rows={options.pop('new_rows', 'unknown')}"]
+        settings = [*SETTINGS, *assignments, f"warm_start.new_rows={options.pop('new_rows', 'unknown')}"]
         given = options if "begin_from" in options else options | {"recipe": recipe}
         return measured(
             lambda: genrank.train(data, out=folder / name, seed=seed, settings=settings, test=judged, **given)
@@ -62,10 +63,14 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--recipe", default="genrank-demo")
+    parser.add_argument("--set", action="append", default=[], dest="assignments", help="a setting, as of genrank train")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         data = simulated(Path(place), WorldConfig(num_users=options.users, num_days=options.days)).folder
-        every = [seed_figures(data, Path(place) / f"seed{n}", options.recipe, n) for n in range(options.seeds)]
+        every = [
+            seed_figures(data, Path(place) / f"seed{n}", options.recipe, n, options.assignments)
+            for n in range(options.seeds)
+        ]
     for name in every[0]:
         auc, gauc, seconds = np.array([found[name] for found in every]).T
         print(

@@ -118,6 +118,9 @@ def test_a_day_of_a_clock_change_has_its_hours() -> None:
             "until: expected a date such as 2024-05-01, or seconds since the epoch, found 'tomorrow'",
         ),
         ({"until": 10**15}, "until: expected a date"),
+        ({"until": "9999-12-31"}, "until: expected a date"),
+        ({"until": "0001-01-01"}, "until: expected a date"),
+        ({"test": "-4000000000"}, "test: expected a date"),
         ({"until": at("2020-09-17", -5), "test": at("2020-09-17", 30)}, "there are no exposures to judge on"),
     ],
 )

@@ -107,7 +107,7 @@ def test_finished_days_are_kept_and_a_broken_off_one_goes_on(daily, walked, tmp_
 def test_it_begins_from_a_run_and_learns_only_the_days_since(daily, walked, tmp_path) -> None:
     begin = walked / "days" / DAYS[2]
     out = tmp_path / "walk"
-    assert main(["walk", str(daily), "--out", str(out), "--from", str(begin), "--first", DAYS[3]]) == 0
+    assert main(["walk", str(daily), "--out", str(out), "--from", str(begin)]) == 0
     first = load_run(out / "days" / DAYS[3])[0]
     assert first.days.first == DAYS[3]
     assert first.warm_start.run == str(begin.resolve())

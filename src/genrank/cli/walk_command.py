@@ -17,7 +17,11 @@ def walk(
     seed: Seed = 0,
     first: Annotated[
         str | None,
-        Option(metavar="DAY", help=f"the first day to learn: {A_DAY} (default: the log's first)", show_default=False),
+        Option(
+            metavar="DAY",
+            help=f"the first day to learn: {A_DAY} (default: where --from ends, or the log's first)",
+            show_default=False,
+        ),
     ] = None,
     last: Annotated[
         str | None,

@@ -26,7 +26,7 @@ from genrank.schema import DataSpec, TaskSpec
 
 Day = str | int | None  # a date such as 2024-05-01, in the schema's zone, or a time in seconds since the epoch
 DAY = 86_400  # seconds
-LAST = 2**40  # seconds since the epoch: far beyond every log
+EARLIEST, LATEST = -(2**31), 2**35  # seconds since the epoch: the years 1901 and 3058
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,23 +187,25 @@ def train_counts(rows: NDArray[np.int32], t: Timelines, until: int, size: int) -
 
 def _counts(t: Timelines, begin: int | None, end: int | None) -> PartCounts:
     assert t.request_time is not None  # timelines from files have it
-    chosen = t.target & (t.request_time >= (begin if begin is not None else -LAST))
-    chosen &= t.request_time < (end if end is not None else LAST)
-    user = t.user_of_row()
-    requests = np.unique(np.stack([user[chosen], t.request[chosen]]), axis=1).shape[1]
+    chosen = t.target.copy()
+    if begin is not None:
+        chosen &= t.request_time >= begin
+    if end is not None:
+        chosen &= t.request_time < end
+    requests = np.unique(np.stack([t.user_of_row()[chosen], t.request[chosen]]), axis=1).shape[1]
     positives = {name: int((label[chosen] == 1).sum()) for name, label in t.tasks.items()}
     return PartCounts(exposures=int(chosen.sum()), requests=requests, positives=positives)
 
 
 def _check_day(name: str, day: Day) -> None:
-    if day is None or (isinstance(day, int) and abs(day) < LAST):
+    if day is None:
         return
     try:
-        date.fromisoformat(str(day))
+        within = EARLIEST <= day < LATEST if isinstance(day, int) else 1902 <= date.fromisoformat(day).year < 3058
     except ValueError:
-        raise ValueError(
-            f"{name}: expected a date such as 2024-05-01, or seconds since the epoch, found {shown(day)}"
-        ) from None
+        within = False
+    if not within:
+        raise ValueError(f"{name}: expected a date such as 2024-05-01, or seconds since the epoch, found {shown(day)}")
 
 
 def day_named(name: str, text: str | None) -> Day:

@@ -13,6 +13,7 @@ from genrank.training.trainer import TrainingConfig
 
 Leak = Literal["none", "training", "evaluation", "both"]
 NewRows = Literal["unknown", "fresh"]
+LONGEST_PATH = 1000  # letters
 
 
 @dataclass(frozen=True, kw_only=True)

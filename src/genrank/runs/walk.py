@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from genrank.artifacts.bundle import load_bundle
 from genrank.config import to_dict
 from genrank.data.learned_days import Day, LearnedDays, date_of, day_after, day_begin
 from genrank.data.manifest import Manifest
@@ -59,12 +60,15 @@ def walk(
     """Walk over the days from `first` to `last`, both learned; by day what was learned, judged and found.
 
     config: of every day; its `warm_start` is the first day's. Where it has none, the first day's run learns everything
-    until the end of that day. first, last: None is the first day of the log, and the last but one. Raises ConfigError,
-    DataError, OutputError.
+    until the end of that day. first: None is the day at which the run of the warm start has stopped learning, else the
+    log's first. last: None is the log's last but one. Raises ConfigError, DataError, BundleError, OutputError.
     """
     if config.model.retrieves:
         raise ConfigError("walk: judges rankers by their predictions, and the recipe is a retriever's; take a ranker's")
-    steps = steps_of(data, first=first, last=last, warm=bool(config.warm_start.run))
+    begin = config.warm_start.run
+    if begin and first is None:
+        first = load_bundle(Path(begin)).manifest.split.valid_start
+    steps = steps_of(data, first=first, last=last, warm=bool(begin))
     _claim(out, data, config, steps[0].learned)
     with writing(out):
         rows, before = [], None
