@@ -78,7 +78,7 @@ class Counts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class FolderLayout:
     """How timelines are spread over files: users over `num_buckets`, days of UTC over partitions of `days_per_part`.
 
     `last_day` (days since the epoch): later ones may be added; that of format 3 is -1.
@@ -103,7 +103,7 @@ class Manifest:
     warnings: tuple[DataWarning, ...]
     files: dict[str, str]
     source: dict[str, Any]
-    layout: Layout = field(default_factory=lambda: Layout(num_buckets=0, days_per_part=0, last_day=-1))
+    layout: FolderLayout = field(default_factory=lambda: FolderLayout(num_buckets=0, days_per_part=0, last_day=-1))
     late_actions: int = 0  # exposures whose actions were known only after their user's next request
     base_rates: dict[str, float] = field(
         default_factory=dict

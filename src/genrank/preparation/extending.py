@@ -14,7 +14,7 @@ from typing import Any
 from genrank.config import to_dict
 from genrank.data.event_totals import EventTotals
 from genrank.data.integrity import hash_folder
-from genrank.data.manifest import FILE_NAME, Counts, DataWarning, Layout, Manifest, PartCounts
+from genrank.data.manifest import FILE_NAME, Counts, DataWarning, FolderLayout, Manifest, PartCounts
 from genrank.data.tables import FeatureTable
 from genrank.data.timeline_files import first_day_of
 from genrank.errors import ConfigError, DataError, LogError, SchemaError
@@ -213,7 +213,7 @@ class _Extension:
             previous = max(previous, day)
 
     def _write_statistics(
-        self, buckets: Buckets, layout: Layout, numbers: dict[tuple[int, int], int], threads: int
+        self, buckets: Buckets, layout: FolderLayout, numbers: dict[tuple[int, int], int], threads: int
     ) -> None:
         old = self.manifest
         write_statistics(

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 from genrank import __version__
 from genrank.data.integrity import hash_folder
-from genrank.data.manifest import FILE_NAME, DataWarning, Layout, Manifest, SplitTimes
+from genrank.data.manifest import FILE_NAME, DataWarning, FolderLayout, Manifest, SplitTimes
 from genrank.data.tables import FeatureTable
 from genrank.folders import new_folder, refuse_occupied
 from genrank.preparation.admission import DAY, Periods
@@ -111,7 +111,7 @@ class _Preparation:
             )
             split = split_times(schema, buckets.times, buckets.first_time, buckets.last_time)
             schema, left_out = self._learnable(buckets, schema, split)
-            layout = Layout(
+            layout = FolderLayout(
                 num_buckets=num_buckets,
                 days_per_part=options.days_per_part or choose_days_per_part(buckets),
                 last_day=buckets.last_time // DAY,

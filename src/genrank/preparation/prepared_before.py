@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from genrank.data.arranging import Arranged, arrange, array, drop_duplicates, in_stored_order
-from genrank.data.manifest import Layout, Manifest, PartCounts
+from genrank.data.manifest import FolderLayout, Manifest, PartCounts
 from genrank.data.timeline_files import part_table, parts_of
 from genrank.data.vocabulary_files import StoredVocabulary, vocabulary_path
 from genrank.preparation.admission import DAY
@@ -148,7 +148,7 @@ class PreparedBefore:
             yield self._counted(found, self.manifest.schema)
 
 
-def new_parts(folder: Path, layout: Layout) -> dict[tuple[int, int], int]:
+def new_parts(folder: Path, layout: FolderLayout) -> dict[tuple[int, int], int]:
     """(first day of a partition, bucket) → the number of a part that comes to those that are there."""
     numbers: dict[tuple[int, int], int] = {}
     for bucket in range(layout.num_buckets):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genrank.data.manifest import Layout, SplitTimes
+from genrank.data.manifest import FolderLayout, SplitTimes
 from genrank.data.timeline_files import part_path
 from genrank.data.vocabulary_files import vocabulary_path
 from genrank.preparation.admission import Periods
@@ -50,7 +50,7 @@ def write_timelines(
     buckets: Buckets,
     schema: LogSchema,
     fitted: Fitted,
-    layout: Layout,
+    layout: FolderLayout,
     folder: Path,
     *,
     threads: int,
@@ -66,7 +66,7 @@ def write_timelines(
 
 
 def move_statistics(
-    buckets: Buckets, layout: Layout, scratch: Path, folder: Path, numbers: PartNumbers | None = None
+    buckets: Buckets, layout: FolderLayout, scratch: Path, folder: Path, numbers: PartNumbers | None = None
 ) -> None:
     """From a file per bucket in `scratch`, in the order of its rows, to one beside each of its parts."""
     for bucket, path in enumerate(buckets.paths):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from genrank.data.arranging import array
 from genrank.data.groups import group_starts
-from genrank.data.manifest import Layout, PartCounts, SplitTimes
+from genrank.data.manifest import FolderLayout, PartCounts, SplitTimes
 from genrank.data.requests import request_ordinals
 from genrank.data.timeline_files import WEIGHTS, PartSettings, part_path
 from genrank.preparation.admission import DAY
@@ -45,7 +45,7 @@ def write_parts(
     bucket: pa.Table,
     schema: LogSchema,
     fitted: Fitted,
-    layout: Layout,
+    layout: FolderLayout,
     folder: Path,
     bucket_number: int,
     numbers: Mapping[tuple[int, int], int],
