@@ -53,9 +53,7 @@ def test_line_ends_may_be_mixed(case: Case) -> None:
     assert_plain(case.read(log))
 
 
-@pytest.mark.parametrize(
-    ("encoding", "row"), crossed(["latin-1", "cp1252", "gb18030", "shift-jis"], [10, 200_000, 799])
-)
+@pytest.mark.parametrize(("encoding", "row"), crossed(["latin-1", "cp1252", "gb18030", "shift-jis"], [10, 30_000, 799]))
 def test_other_encodings_are_set_and_the_error_names_the_setting(case: Case, encoding: str, row: int) -> None:
     word = "café" if encoding in ("latin-1", "cp1252") else "日本"
     lines = PLAIN * (1 + row // 800)

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from genrank.training.allocator import glibc
+from genrank.training.allocator import glibc, keep_freed_memory, release_freed_memory, share_freed_memory
 
 # A fresh process, so that what other tests have freed doesn't serve. Blocks of 64 MiB are above glibc's own threshold.
 STEPS = """
@@ -62,3 +62,15 @@ def test_threads_of_a_service_share_what_is_freed() -> None:
         return found.stdout.count(b"<heap nr=")
 
     assert arenas("assert share_freed_memory()") <= 2 < arenas("")
+
+
+@pytest.mark.parametrize("platform", ["darwin", "linux"])
+def test_with_another_c_library_nothing_is_set_and_nothing_fails(
+    platform: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())  # without mallopt
+    assert glibc() is None
+    assert not keep_freed_memory()
+    assert not share_freed_memory()
+    release_freed_memory()
