@@ -84,3 +84,12 @@ def test_importing_genrank_imports_no_torch() -> None:
 
     code = "import sys, genrank; sys.exit('torch' in sys.modules or 'ibis' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_settings_of_a_run_import_no_file_formats() -> None:
+    """A GPU machine that has nothing but torch, triton, numpy and safetensors trains on drawn data."""
+    import subprocess
+
+    others = {"pyarrow", "rich", "ibis", "duckdb", "msgspec"}
+    code = f"import sys, genrank.recipes; sys.exit(bool({others} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,6 +8,7 @@ import torch
 from genrank.errors import BundleError, OutputError, TrainingDiverged
 from genrank.nn.embeddings import Table
 from genrank.nn.heads import OrdinalDurationHead
+from genrank.training.checkpoint import Checkpoints
 from genrank.training.optimizers import RowWiseAdagrad, learning_rate_scale, native_update, plain_update
 from genrank.training.progress import RunningMetrics
 from tiny_trainer import trainer
@@ -76,6 +77,16 @@ def test_tables_that_are_updated_together_are_updated_as_each_alone() -> None:
     assert torch.equal(tables[2], before)
 
 
+def test_an_update_of_no_rows_changes_nothing() -> None:
+    weight, total = torch.ones(3, 2), torch.ones(3)
+    weight.grad = torch.sparse_coo_tensor(
+        torch.zeros(1, 0, dtype=torch.int64), torch.zeros(0, 2), (3, 2), check_invariants=True
+    )
+    native_update(weight, total, lr=0.5, weight_decay=0.5, eps=1e-10)
+    assert torch.equal(weight, torch.ones(3, 2))
+    assert torch.equal(total, torch.ones(3))
+
+
 def test_an_update_beyond_the_table_is_refused() -> None:
     weight = torch.zeros(3, 2)
     weight.grad = torch.sparse_coo_tensor([[5]], torch.ones(1, 2), (3, 2), check_invariants=False)
@@ -120,6 +131,37 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: py
 def test_only_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
     trainer(tmp_path, checkpoint_steps=2).fit()
     assert len(list((tmp_path / "checkpoints").glob("step-*"))) == 2
+
+
+def test_the_checkpoint_that_was_just_written_is_kept_though_later_steps_are_there(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for step in (8, 9, 3):  # a run that was begun anew in the folder
+        checkpoints.save(step, {"weight": torch.tensor([float(step)])}, {"step": step})
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-00000003", "step-00000008", "step-00000009"]
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert Checkpoints.load(latest)[0]["weight"].tolist() == [3.0]
+
+
+def test_without_validation_the_last_weights_are_kept(tmp_path: Path) -> None:
+    run = trainer(tmp_path, epochs=1)
+    run.validate = None
+    before = {name: weight.clone() for name, weight in run.model.state_dict().items()}
+    run.fit()
+    assert run.step == run.num_steps
+    assert (run.best_weights, run.best_step) == ({}, 0)
+    assert any(not torch.equal(weight, before[name]) for name, weight in run.model.state_dict().items())
+    latest = run.checkpoints.latest()
+    assert latest is not None
+    kept, _ = Checkpoints.load(latest)
+    assert all(torch.equal(weight, kept[f"model.{name}"]) for name, weight in run.model.state_dict().items())
+
+
+@pytest.mark.parametrize(("precision", "half"), [("auto", False), ("fp32", False), ("bf16", True)])
+def test_a_cpu_computes_in_half_precision_only_where_it_is_told_to(tmp_path: Path, precision: str, half: bool) -> None:
+    with trainer(tmp_path, precision=precision).autocast():
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype is (torch.bfloat16 if half else torch.float32)
 
 
 def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best(tmp_path: Path) -> None:

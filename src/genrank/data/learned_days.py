@@ -18,9 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genrank.data.manifest import Manifest, PartCounts, SplitTimes
-from genrank.data.timeline_files import load_timelines
 from genrank.data.timelines import Timelines
-from genrank.data.vocabulary_files import StoredVocabulary, vocabulary_path
 from genrank.errors import ConfigError, shown
 from genrank.schema import DataSpec, TaskSpec
 
@@ -136,6 +134,8 @@ def with_learned_days(manifest: Manifest, folder: Path, days: LearnedDays) -> Ma
     """
     if not days:
         return manifest
+    from genrank.data.timeline_files import load_timelines  # needs pyarrow, which a run's settings do without
+
     spec, split = manifest.spec, days.split(manifest.split, manifest.spec.zone)
     tasks = tuple(task for task in spec.tasks if task.kind == "binary")
     t = load_timelines(folder, DataSpec(features=(), tasks=tasks, known_later=spec.known_later))
@@ -150,6 +150,8 @@ def with_learned_days(manifest: Manifest, folder: Path, days: LearnedDays) -> Ma
 
 def spec_until(manifest: Manifest, folder: Path, time: int) -> DataSpec:
     """The spec of a model trained until `time` (seconds), with the vocabulary sizes of that time."""
+    from genrank.data.vocabulary_files import StoredVocabulary, vocabulary_path  # needs pyarrow
+
     stored = {name: StoredVocabulary.load(vocabulary_path(folder, name)) for name in vocabulary_sizes(manifest.spec)}
     return with_sizes(manifest.spec, {name: vocabulary.size_at(time) for name, vocabulary in stored.items()})
 
