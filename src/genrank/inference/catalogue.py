@@ -74,6 +74,11 @@ class Catalogue:
         """Items that were added to those of the prepared data."""
         return len(self.table) - self._prepared
 
+    def ids_of(self, rows: Ints) -> list[str]:
+        """The id of every row."""
+        ids: list[str] = self.table.ids.take(pa.array(rows)).to_pylist()
+        return ids
+
     def find(self, ids: Sequence[str]) -> Ints:
         """Row of every id, 0 if there is none."""
         rows = self._rows

@@ -130,10 +130,9 @@ class RetrievalStage:
         ]
         assert len(wanted) == len(requests)
         found = self.engine.retrieve(wanted)
-        ids = known.catalogue.table.ids
         return [
             StageCandidates(
-                ids=[str(ids[row]) for row in each.rows.tolist()],
+                ids=known.catalogue.ids_of(each.rows),
                 rows=each.rows,
                 columns={RETRIEVAL: each.scores.astype(np.float64)},
                 user=SeenUser(
