@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from genrank.data.manifest import DataWarning
-from genrank.evaluation.baselines import rate_baselines
+from genrank.evaluation.baselines import baselines_of
 from genrank.evaluation.bootstrap import auc_intervals, difference
 from genrank.evaluation.metrics import auc, gauc
 from genrank.evaluation.predictions import Predictions
@@ -120,7 +120,7 @@ def test_counting_on_ml_100k_is_the_published_baseline(real_data: Path) -> None:
     t = replace(t, request=np.unique(time, return_inverse=True)[1].astype(np.int32))
     b = builder(t)
     rows = np.flatnonzero(time >= test)
-    found = rate_baselines(t, CLICK, rows=rows, visible_end=b.visible_end, valid_start=int(valid))
+    found = baselines_of(t, CLICK, rows=rows, visible_end=b.visible_end, valid_start=int(valid))
     label, users = like[rows].astype(float), user[rows]
     assert auc(found["item_rate"], label) == pytest.approx(0.7055, abs=0.002)
     assert gauc(found["item_rate"], label, users).value == pytest.approx(0.7113, abs=0.002)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from amounts import examples
 from genrank.data.weights import metric_weights
 from genrank.evaluation import metrics as m
-from genrank.evaluation.baselines import duration_baselines, rate_baselines
+from genrank.evaluation.baselines import baselines_of
 from genrank.evaluation.bootstrap import auc_intervals, gauc_replicates
 from genrank.schema import TaskSpec
 from genrank.training.objective import num_known
@@ -97,15 +97,14 @@ def test_counting_counts_weights() -> None:
     options = {"rows": rows, "visible_end": b.visible_end, "valid_start": int(t.time.max())}
     task, dwell = SPEC.tasks
     twice = replace(t, weight=np.full(50, 2.0, np.float32))
-    assert rate_baselines(twice, task, **options)["base_rate"] == pytest.approx(
-        rate_baselines(t, task, **options)["base_rate"]
+    assert baselines_of(twice, task, **options)["base_rate"] == pytest.approx(
+        baselines_of(t, task, **options)["base_rate"]
     )
-    sampled = rate_baselines(t, replace(task, negative_rate=0.1), **options)["base_rate"][0]
-    plain = rate_baselines(t, task, **options)["base_rate"][0]
+    sampled = baselines_of(t, replace(task, negative_rate=0.1), **options)["base_rate"][0]
+    plain = baselines_of(t, task, **options)["base_rate"][0]
     assert sampled / (1 - sampled) == pytest.approx(0.1 * plain / (1 - plain))
-    del options["visible_end"]
     heavy = replace(t, weight=np.where(np.arange(50) == 3, 1e6, 1.0).astype(np.float32))
-    assert duration_baselines(heavy, dwell, **options)["mean"][0] == pytest.approx(t.tasks["dwell"][3], rel=0.01)
+    assert baselines_of(heavy, dwell, **options)["mean"][0] == pytest.approx(t.tasks["dwell"][3], rel=0.01)
 
 
 def test_a_loss_is_averaged_over_weights() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from genrank.cli import main
-from genrank.data.sequence import Samples
+from genrank.data.batch_plan import SampleSizes
 from genrank.models.ranker import build_ranker
 from genrank.recipes import RECIPES, recipe, siblings
 from genrank.retrieval.retriever_config import RetrieverConfig
@@ -21,16 +21,14 @@ RANKERS = [name for name in RECIPES if not isinstance(recipe(name).model, Retrie
 SMALL = [name for name in RANKERS if name.endswith("-small")]
 
 
-def samples(num_exposures: int, num_tokens: int) -> Samples:
+def samples(num_exposures: int, num_tokens: int) -> SampleSizes:
     """One long sample."""
-    length = np.array([num_tokens - num_exposures])
-    return Samples(
-        user=length * 0,
-        start=length * 0,
-        end=length,
-        time=length * 0,
-        candidates=np.zeros(num_exposures, np.int64),
-        candidate_offsets=np.array([0, num_exposures]),
+    zero = np.zeros(1, np.int64)
+    return SampleSizes(
+        user=zero.astype(np.int32),
+        time=zero,
+        num_history=np.array([num_tokens - num_exposures], np.int32),
+        num_candidates=np.array([num_exposures], np.int32),
     )
 
 

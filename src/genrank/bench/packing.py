@@ -77,7 +77,7 @@ class Passes:
         loaders = [Loader(builder, of_users(samples, group), config) for group in groups]
         self.groups: list[list[PackedBatch]] = [batches_of(loader) for loader in loaders]
         self.steps = Steps(sizes.model, loaders[0], self.groups[0], seed=options.seed)
-        self.done = 0
+        self.done, self.max_history = 0, sizes.max_history
 
     def __call__(self) -> None:
         """One pass."""
@@ -106,11 +106,6 @@ class Passes:
             moved = batch.to(device)
             total += sum(float(loss.double().sum()) for loss in model.loss(model(moved), moved).values())
         return total
-
-    @property
-    def max_history(self) -> int:
-        """The window."""
-        return self.steps.trainer.loader.builder.config.max_history
 
 
 def of_users(samples: Samples, users: np.ndarray) -> Samples:

@@ -4,9 +4,10 @@ The plan of an epoch is a pure function of (samples, config, epoch), so its stat
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,26 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genrank.batch import PackedBatch, map_arrays
+from genrank.data.batch_plan import LoaderConfig as LoaderConfig
+from genrank.data.batch_plan import SampleSizes, plan_batches
 from genrank.data.sequence import Ints, Samples, SequenceBuilder, take
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoaderConfig:
-    """Settings of batches.
-
-    batch_tokens: history and candidate tokens of a batch over all ranks; a larger single sample is a batch of its own.
-    shuffle: false keeps the order of time.
-    bucket_batches: with shuffle, samples of this many batches are sorted by history length, so that padding is small.
-    """
-
-    batch_tokens: int = 16384
-    shuffle: bool = True
-    bucket_batches: int = 8
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.batch_tokens < 1 or self.bucket_batches < 1:
-            raise ValueError("batch_tokens and bucket_batches must be at least 1")
 
 
 class Loader:
@@ -59,13 +43,20 @@ class Loader:
         self.epoch, self.next_batch = 0, 0
         self._plan: tuple[int, list[Ints]] | None = None
 
-    def state(self) -> dict[str, int]:
-        """The position of the loader, for `restore`."""
+    def state(self) -> dict[str, Any]:
+        """Where the loader stands; `restore` continues there."""
         return {"epoch": self.epoch, "next_batch": self.next_batch}
 
-    def restore(self, state: dict[str, int]) -> None:
-        """Continue from a result of `state`."""
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state` was taken. ValueError where that was in a pool of a larger log."""
+        if "pool" in state:
+            raise ValueError("it is of a log that was read in pools; set loader.max_exposures back")
         self.epoch, self.next_batch = state["epoch"], state["next_batch"]
+
+    @property
+    def sizes(self) -> SampleSizes:
+        """Of all samples."""
+        return SampleSizes.of(self.samples)
 
     def __len__(self) -> int:
         """Batches of the current epoch."""
@@ -74,21 +65,17 @@ class Loader:
     def plan(self) -> list[Ints]:
         """The sample indices of every batch of the current epoch, over all ranks."""
         if self._plan is None or self._plan[0] != self.epoch:
-            self._plan = (self.epoch, self._make_plan())
+            self._plan = (self.epoch, plan_batches(self.sizes, self.config, [self.config.seed, self.epoch]))
         return self._plan[1]
 
     def __iter__(self) -> Iterator[PackedBatch]:
-        plan = self.plan()
-        with ThreadPoolExecutor(1) as background:  # builds a batch while the one before it is in use
-            coming = [background.submit(self._planned, batch) for batch in plan[self.next_batch : self.next_batch + 1]]
-            while self.next_batch < len(plan):
-                batch = coming.pop().result()
-                self.next_batch += 1
-                coming += [background.submit(self._planned, b) for b in plan[self.next_batch : self.next_batch + 1]]
-                yield batch
+        for batch in built_ahead(self.planned, self.plan()[self.next_batch :]):
+            self.next_batch += 1
+            yield batch
         self.epoch, self.next_batch = self.epoch + 1, 0
 
-    def _planned(self, batch: Ints) -> PackedBatch:
+    def planned(self, batch: Ints) -> PackedBatch:
+        """This rank's batch of the samples of those indices."""
         return self.build(take(self.samples, self._shard(batch)))
 
     def build(self, samples: Samples) -> PackedBatch:
@@ -97,18 +84,6 @@ class Loader:
         if self.pin:
             batch = in_one_block(batch, pin=True)
         return batch
-
-    def _make_plan(self) -> list[Ints]:
-        cost = self.samples.num_history + self.samples.num_candidates
-        if not self.config.shuffle:
-            return _cut(np.arange(len(self.samples)), cost, self.config.batch_tokens)
-        random = np.random.default_rng([self.config.seed, self.epoch])
-        order = random.permutation(len(self.samples))
-        batches: list[Ints] = []
-        for bucket in _cut(order, cost, self.config.batch_tokens * self.config.bucket_batches):
-            by_length = bucket[np.argsort(self.samples.num_history[bucket], kind="stable")]
-            batches += _cut(by_length, cost, self.config.batch_tokens)
-        return [batches[i] for i in random.permutation(len(batches))]
 
     def _shard(self, batch: Ints) -> Ints:
         """This rank's samples of a batch: dealt largest first, in alternating rank order, so costs are nearly equal."""
@@ -119,6 +94,16 @@ class Loader:
         rank = np.minimum(place, 2 * self.num_ranks - 1 - place)
         mine: Ints = batch[np.argsort(-cost, kind="stable")][rank == self.rank]
         return mine
+
+
+def built_ahead(build: Callable[[Ints], PackedBatch], plan: Sequence[Ints]) -> Iterator[PackedBatch]:
+    """The batches of a plan, each built in the background while the one before it is in use."""
+    with ThreadPoolExecutor(1) as background:
+        coming = [background.submit(build, batch) for batch in plan[:1]]
+        for following in range(1, len(plan) + 1):
+            batch = coming.pop().result()
+            coming += [background.submit(build, each) for each in plan[following : following + 1]]
+            yield batch
 
 
 ALIGNED = 16  # bytes: every tensor of a block begins at a multiple
@@ -152,16 +137,3 @@ def _work(samples: Samples) -> NDArray[np.float64]:
     pairs = samples.num_history * (samples.num_history / 2 + samples.num_candidates)
     work: NDArray[np.float64] = samples.num_history + samples.num_candidates + TOKENS_PER_PAIR * pairs
     return work
-
-
-def _cut(order: Ints, cost: Ints, budget: int) -> list[Ints]:
-    """Consecutive pieces of `order` whose cost stays within the budget (one sample at least)."""
-    pieces: list[Ints] = []
-    total = np.cumsum(cost[order])
-    begin = 0
-    while begin < len(order):
-        spent = total[begin - 1] if begin else 0
-        end = max(int(np.searchsorted(total, spent + budget, side="right")), begin + 1)
-        pieces.append(order[begin:end])
-        begin = end
-    return pieces

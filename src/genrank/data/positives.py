@@ -15,10 +15,15 @@ def of_positives(data: PreparedData, task: str, *, events: Literal["positives", 
 
     task: the task whose label 1 makes a positive; empty: every event is one. DataError if there are none.
     """
-    timelines = positives(data.timelines, task, events=events)
-    if not timelines.target.any():
+    seen = replace(data, timelines=positives(data.timelines, task, events=events))
+    require_positives(seen, task)
+    return seen
+
+
+def require_positives(data: PreparedData, task: str) -> None:
+    """DataError where the data has no target."""
+    if not data.timelines.target.any():
         raise DataError(f"{data.folder}: no exposure has {task}=1, so there is nothing to retrieve; name another task")
-    return replace(data, timelines=timelines)
 
 
 def positives(timelines: Timelines, task: str, *, events: Literal["positives", "all"] = "positives") -> Timelines:

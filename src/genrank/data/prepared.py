@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from genrank.data.learned_days import LearnedDays, train_counts, with_learned_days
-from genrank.data.manifest import Manifest
+from genrank.data.manifest import Manifest, SplitTimes
 from genrank.data.past_search import SearchConfig
 from genrank.data.sequence import Samples, SequenceBuilder, SequenceConfig
 from genrank.data.tables import FeatureTable
@@ -67,8 +67,14 @@ class PreparedData:
 
     def part(self, builder: SequenceBuilder, name: Part) -> Samples:
         """The samples of `train`, `valid` or `test`. DataError if the part is empty."""
-        begin, end = self.manifest.split.times(name)
-        samples = builder.samples(begin=begin, end=end)
+        samples = samples_of(builder, self.manifest.split, name)
         if not len(samples):
             raise DataError(f"{self.folder}: the part {name!r} holds no exposures; prepare with another [split]")
-        return builder.with_history(samples) if name == "train" and builder.config.loss_on_history else samples
+        return samples
+
+
+def samples_of(builder: SequenceBuilder, split: SplitTimes, name: Part) -> Samples:
+    """The samples of a part, which may be none where the builder's timelines are some of the log's."""
+    begin, end = split.times(name)
+    samples = builder.samples(begin=begin, end=end)
+    return builder.with_history(samples) if name == "train" and builder.config.loss_on_history else samples

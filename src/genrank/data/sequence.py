@@ -158,6 +158,7 @@ class SequenceBuilder:
         )
         is_first = np.zeros(t.num_exposures, bool)
         is_first[first_row] = True
+        self.num_requests = len(time)
         # The number of requests among the rows before each row, without the row's request.
         self.requests_before = np.cumsum(is_first) - 1 - np.searchsorted(by_known, t.offsets[user_of_row])
 

@@ -9,7 +9,7 @@ day is the first one of the part's partition. Format 3 has one part per bucket,
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -77,16 +77,31 @@ def num_buckets(folder: Path) -> int:
 
 def load_timelines(folder: Path, spec: DataSpec) -> Timelines:
     """A prepared folder's timelines: the columns that `spec` names. Raises DataError if a file can't be read."""
+    return load_buckets(folder, range(num_buckets(folder)), spec)
+
+
+def load_buckets(folder: Path, numbers: Iterable[int], spec: DataSpec) -> Timelines:
+    """The timelines of the users of some buckets, one bucket behind another."""
     reader = IndexReader(folder)
-    parts = [_load(folder, number, spec, reader) for number in range(num_buckets(folder))]
+    parts = [_load(folder, number, spec, reader) for number in numbers]
     names = next((part.oracle for part in parts if len(part.users)), {})
     oracle = {name: np.concatenate([part.oracle[name] for part in parts if len(part.users)]) for name in names}
     return replace(joined(parts), oracle=oracle)
 
 
-def load_bucket(folder: Path, number: int, spec: DataSpec) -> Timelines:
-    """The timelines of the users of a bucket."""
-    return _load(folder, number, spec, IndexReader(folder))
+def bucket_rows(folder: Path) -> list[int]:
+    """How many rows each bucket's files have, from their footers: at least as many as it has exposures."""
+    try:
+        return [sum(map(_num_rows, _parts(folder, number))) for number in range(num_buckets(folder))]
+    except (pa.ArrowException, OSError) as problem:
+        raise DataError(f"{folder}: timelines can't be read ({problem}); run genrank prepare again") from None
+
+
+def _num_rows(path: Path) -> int:
+    found = pq.read_metadata(path)
+    groups = [found.row_group(group) for group in range(found.num_row_groups)]
+    columns = [group.column(column) for group in groups for column in range(found.num_columns)]
+    return sum(column.num_values for column in columns if column.path_in_schema.partition(".")[0] == "time")
 
 
 def load_user(folder: Path, user: int, spec: DataSpec) -> Timelines:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from genrank.data.sequence import Samples
+from genrank.data.batch_plan import SampleSizes
 from genrank.runs.run_config import RunConfig
 from genrank.schema import DataSpec
 from genrank.training.optimizers import split_parameters
@@ -49,16 +49,21 @@ class Extent:
 
 
 def misfit(
-    model: nn.Module, config: RunConfig, spec: DataSpec, samples: Samples, *, num_steps: int, siblings: Siblings | None
+    model: nn.Module,
+    config: RunConfig,
+    spec: DataSpec,
+    samples: SampleSizes,
+    *,
+    num_steps: int,
+    siblings: Siblings | None,
 ) -> str:
     """Why the run doesn't fit its training samples, and the remedy; empty if it fits."""
-    num_exposures = len(samples.candidates)
+    num_exposures = samples.num_exposures
     extent = Extent(num_exposures=num_exposures, num_steps=num_steps, num_parameters=num_dense(model))
     if not extent.problems:
         return ""
-    num_tokens = int(samples.num_history.sum()) + num_exposures
     sizes = {
-        each.recipe: _extent(each, spec, num_exposures, num_tokens)
+        each.recipe: _extent(each, spec, num_exposures, samples.num_tokens)
         for each in (siblings(config.recipe) if siblings else ())
     }
     fitting = {name: size.num_parameters for name, size in sizes.items() if size is not None and not size.problems}

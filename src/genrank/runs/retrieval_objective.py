@@ -1,6 +1,6 @@
 """Retrieval runs: their training losses, and the ranks of a part's targets."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from genrank.batch import PackedBatch
 from genrank.data.loader import Loader
-from genrank.data.positives import of_positives
+from genrank.data.pools import View
+from genrank.data.positives import of_positives, positives
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceBuilder
 from genrank.data.timelines import ranges
@@ -22,6 +23,7 @@ from genrank.retrieval.pieces import pieces
 from genrank.retrieval.retriever import Encoded, Retriever
 from genrank.retrieval.retriever_config import RetrieverConfig, positive_task
 from genrank.retrieval.training_losses import RetrievalLosses
+from genrank.schema import DataSpec
 from genrank.training.objective import Measured
 
 NUM_TOP = 10  # first items of a list, of which coverage and popularity are computed
@@ -32,6 +34,12 @@ def retrieval_data(data: PreparedData, config: ModelConfig) -> PreparedData:
     """The data as the retriever sees it."""
     config = cast(RetrieverConfig, config)
     return of_positives(data, positive_task(config, data.manifest.spec), events=config.events)
+
+
+def retrieval_view(config: ModelConfig, spec: DataSpec) -> View:
+    """What of timelines the retriever sees."""
+    config = cast(RetrieverConfig, config)
+    return partial(positives, task=positive_task(config, spec), events=config.events)
 
 
 class RetrievalObjective:
@@ -70,8 +78,9 @@ class RetrievalObjective:
             self.model_losses.hard.restore(state)
 
 
-def validation_figures(model: Retriever, loader: Loader) -> dict[str, float]:
+def validation_figures(model: Retriever, loaders: Iterable[Loader]) -> dict[str, float]:
     """Recall and NDCG on the loader's samples; NDCG@10 decides which weights are kept."""
+    (loader,) = loaders  # a retriever's log is in memory
     found = locate(model, loader)
     *_, last = found.ranks
     figures = {name: float(v.mean()) for name, v in request_metrics(found.request, found.ranks[last]).items()}

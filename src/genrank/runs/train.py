@@ -15,11 +15,9 @@ import logging
 import os
 import platform
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from rich.console import Console
 from torch import nn
@@ -27,10 +25,8 @@ from torch import nn
 from genrank.artifacts.bundle import write_bundle
 from genrank.config import build, to_dict
 from genrank.data.learned_days import with_learned_days
-from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.manifest import Manifest
-from genrank.data.prepared import PreparedData
-from genrank.data.sequence import SequenceBuilder, take
+from genrank.data.pools import StoredData
 from genrank.documents import read_json
 from genrank.errors import BundleError, ConfigError, DataError, OutputError, shown
 from genrank.folders import clear_leftovers, refuse_occupied, replace_text, writing
@@ -40,6 +36,7 @@ from genrank.retrieval.retriever import Retriever
 from genrank.runs.fit import Siblings, misfit, unfinished
 from genrank.runs.learner import learner_of
 from genrank.runs.run_config import RunConfig
+from genrank.runs.run_data import RunData
 from genrank.runs.selection import check_selection, selecting
 from genrank.runs.warm_start import checked_start, start_warm
 from genrank.schema import fingerprint
@@ -131,15 +128,16 @@ def train(
 def _train(out: Path, console: Console, *, resume: bool, displays: bool, siblings: Siblings | None) -> Path:
     config, folder = load_run(out)
     device = configure_torch(config)
-    data = PreparedData.load(folder, config.days).at_once(config.training_leaks)
+    learner = learner_of(config.model)
+    data = StoredData.open(
+        folder, days=config.days, at_once=config.training_leaks, view=lambda spec: learner.view(config, spec)
+    )
     _check_same_data(out, data)
     torch.manual_seed(config.seed)
-    learner, spec = learner_of(config.model), data.manifest.spec
+    spec = data.manifest.spec
     model = config.model.build(spec, max_history=config.sequence.max_history).to(device)
-    data = learner.data(data, config)
-    builder = data.builder(config.sequence, config.model.search)
-    loader = training_loader(data, builder, config, pin=device.type == "cuda")
-    held_out = validation_loader(data, config) if data.manifest.counts.valid.exposures or not config.days else None
+    run_data = RunData.of(data, config, pin=device.type == "cuda")
+    loader, held_out = run_data.loader, run_data.held_out
     checkpoints = Checkpoints(out / "checkpoints")
     latest = checkpoints.latest() if resume else None
     metrics = MetricsFile(out / "metrics.jsonl")
@@ -163,7 +161,7 @@ def _train(out: Path, console: Console, *, resume: bool, displays: bool, sibling
     steps = trainer.num_steps
     warnings: list[str] = []
     if not config.warm_start.run:  # else what was learned before counts too
-        unfit = misfit(model, config, spec, loader.samples, num_steps=steps, siblings=siblings)
+        unfit = misfit(model, config, spec, loader.sizes, num_steps=steps, siblings=siblings)
         warnings = [warning for warning in (unfit, unfinished(config, num_steps=steps)) if warning]
     _write_json(out / "warnings.json", warnings)
     for warning in warnings:
@@ -179,26 +177,6 @@ def _train(out: Path, console: Console, *, resume: bool, displays: bool, sibling
     trained = cast(Ranker | Retriever, model)
     return write_bundle(
         out / "bundle", trained, data=folder, manifest=data.manifest, sequence=config.sequence, value=value
-    )
-
-
-def training_loader(data: PreparedData, builder: SequenceBuilder, config: RunConfig, *, pin: bool = False) -> Loader:
-    """The training part in the run's order; of `train_share` of the users, a smaller share's among a larger one's."""
-    samples = data.part(builder, "train")
-    if config.train_share < 1:
-        rank = np.random.default_rng(0).permutation(len(data.timelines.users))
-        chosen = np.flatnonzero(rank[samples.user] < config.train_share * len(rank))
-        if not len(chosen):
-            raise ConfigError(f"train_share={config.train_share}: leaves no exposures to learn from; raise it")
-        samples = take(samples, chosen)
-    return Loader(builder, samples, replace(config.loader, seed=config.seed), pin=pin)
-
-
-def validation_loader(data: PreparedData, config: RunConfig) -> Loader:
-    """The validation part in order of time."""
-    builder = data.builder(config.sequence, config.model.search)
-    return Loader(
-        builder, data.part(builder, "valid"), LoaderConfig(batch_tokens=config.evaluation.batch_tokens, shuffle=False)
     )
 
 
@@ -243,10 +221,10 @@ def _displays(out: Path, main_figure: str, console: Console, step: int) -> list[
 
 def _describe(model: nn.Module, trainer: Trainer, console: Console, *, begun_from: str) -> None:
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    samples = trainer.loader.samples
+    sizes = trainer.loader.sizes
     console.print(
-        f"{num_parameters:,} parameters; {len(samples.candidates):,} exposures to learn from in {len(samples):,} "
-        f"sequences with {int(samples.num_history.sum()):,} history tokens; {trainer.num_steps:,} steps"
+        f"{num_parameters:,} parameters; {sizes.num_exposures:,} exposures to learn from in {len(sizes):,} "
+        f"sequences with {sizes.num_tokens - sizes.num_exposures:,} history tokens; {trainer.num_steps:,} steps"
         + (f"; begun from {begun_from}" if begun_from else "")
         + (f"; resumed at step {trainer.step:,}" if trainer.step else ""),
         highlight=False,
@@ -274,7 +252,7 @@ def _check_slots(data: Path, config: RunConfig, manifest: Manifest) -> None:
         )
 
 
-def _check_same_data(out: Path, data: PreparedData) -> None:
+def _check_same_data(out: Path, data: StoredData) -> None:
     if _trained_on(out)["hash"] != fingerprint(data.manifest.files):
         raise DataError(f"{data.folder}: was prepared anew since the run {out} began; start a new run")
 

@@ -13,7 +13,7 @@ from genrank.data.prepared import PreparedData
 from genrank.documents import parse_json
 from genrank.folders import replace_text
 from genrank.runs.run_config import RunConfig
-from genrank.runs.train import training_loader
+from genrank.runs.run_data import training_loader
 from genrank.schema import fingerprint
 from genrank.studies.cell_archive import cell_texts
 from genrank.studies.cells import Cell

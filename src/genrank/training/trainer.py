@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from genrank.data.loader import Loader
+from genrank.data.pooled_loader import TrainingLoader
 from genrank.errors import LONGEST_SHOWN, BundleError, Interrupted, TrainingDiverged
 from genrank.training.checkpoint import (
     Checkpoints,
@@ -72,7 +72,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        loader: Loader,
+        loader: TrainingLoader,
         config: TrainingConfig,
         *,
         objective: Objective,

@@ -1,0 +1,154 @@
+"""A log that is read in pools of users: batches, resuming, and how much of it is in memory."""
+
+import gc
+import json
+import time
+import weakref
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from exposure_logs import log, prepare_log
+from genrank.batch import PackedBatch, map_arrays
+from genrank.data import pools
+from genrank.data.loader import Loader, LoaderConfig
+from genrank.data.pooled_loader import PooledLoader
+from genrank.data.pools import StoredData, StoredPart
+from genrank.data.prepared import PreparedData
+from genrank.data.sequence import SequenceConfig
+from genrank.errors import ConfigError
+from genrank.preparation.prepare import PrepareOptions
+
+USERS, ROWS = 24, 600
+LOADING = LoaderConfig(batch_tokens=40, bucket_batches=2, seed=3)
+POOLED = replace(LOADING, max_exposures=300)  # pools of 150 exposures
+SEQUENCE = SequenceConfig(max_history=8, grouping="request")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = log(ROWS, user=[f"u{row % USERS}" for row in range(ROWS)])
+    options = PrepareOptions(threads=2, memory_limit="1GB", num_buckets=8)
+    return prepare_log(tmp_path_factory.mktemp("pools"), rows, options=options).folder
+
+
+def loader(folder: Path, config: LoaderConfig = POOLED, *, share: float = 1.0, **sequence) -> PooledLoader:
+    part = StoredPart(
+        data=StoredData.open(folder), part="train", sequence=replace(SEQUENCE, **sequence), loading=config
+    )
+    return PooledLoader(part, share=share)
+
+
+def whole(folder: Path) -> Loader:
+    data = PreparedData.load(folder)
+    builder = data.builder(SEQUENCE)
+    return Loader(builder, data.part(builder, "train"), LOADING)
+
+
+def bytes_of(batch: PackedBatch) -> list[bytes]:
+    parts: list[bytes] = []
+    map_arrays(batch, lambda array: parts.append(np.ascontiguousarray(array).tobytes()))
+    return parts
+
+
+def shown(batches: list[PackedBatch]) -> list[int]:
+    """The time of every candidate: in this log a second has one exposure."""
+    return sorted(second for batch in batches for second in batch.candidates.time.tolist())
+
+
+def test_a_log_that_fits_is_one_pool_with_the_batches_of_the_plain_loader(folder: Path) -> None:
+    pooled, plain = loader(folder, LOADING), whole(folder)
+    assert len(pooled.pools()) == 1
+    for _ in range(2):
+        assert len(pooled) == len(plain)
+        assert [bytes_of(batch) for batch in pooled] == [bytes_of(batch) for batch in plain]
+
+
+def test_an_epoch_over_pools_has_every_exposure_once_and_as_many_batches_as_planned(folder: Path) -> None:
+    pooled, everything = loader(folder), shown(list(whole(folder)))
+    epochs = []
+    for _ in range(3):
+        planned, buckets = len(pooled), pooled.pools()
+        batches = list(pooled)
+        assert len(buckets) > 2
+        assert len(batches) == planned
+        assert shown(batches) == everything
+        for batch in batches:
+            assert len(batch.history.item) + len(batch.candidates.item) <= 40
+        epochs.append((buckets, [bytes_of(batch) for batch in batches]))
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert epochs[0][0] != epochs[1][0]
+
+
+@pytest.mark.parametrize("config", [LOADING, POOLED])
+def test_a_pooled_loader_stopped_at_any_batch_goes_on_as_if_it_had_not(folder: Path, config: LoaderConfig) -> None:
+    uninterrupted, states = [], []
+    loading = loader(folder, config)
+    for _ in range(2):
+        for batch in loading:
+            uninterrupted.append(bytes_of(batch))
+            states.append(json.loads(json.dumps(loading.state())))
+    length = len(uninterrupted)
+    for done, state in enumerate(states, start=1):
+        resumed = loader(folder, config)
+        resumed.restore(state)
+        rest = [bytes_of(batch) for batch in resumed]
+        while done + len(rest) < length:
+            rest += [bytes_of(batch) for batch in resumed]
+        assert rest == uninterrupted[done:]
+
+
+def test_a_state_of_other_data_or_other_pools_is_refused(folder: Path, tmp_path: Path) -> None:
+    state = loader(folder).state()
+    other = prepare_log(tmp_path, log(ROWS)).folder
+    with pytest.raises(ValueError, match="folder was"):
+        loader(other).restore(state)
+    with pytest.raises(ValueError, match="max_exposures was 300 and is 400"):
+        loader(folder, replace(POOLED, max_exposures=400)).restore(state)
+    with pytest.raises(ValueError, match="version was None"):
+        loader(folder).restore(whole(folder).state())
+    with pytest.raises(ValueError, match="read in pools"):
+        whole(folder).restore(state)
+
+
+def test_memory_holds_the_stated_exposures_and_no_more(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref] = []
+    held: list[int] = []  # exposures in memory, as a pool has been read
+    load = pools.load_buckets
+
+    def counted(*arguments):
+        found = load(*arguments)
+        alive.append(weakref.ref(found))
+        held.append(sum(t.num_exposures for ref in alive if (t := ref()) is not None))
+        return found
+
+    monkeypatch.setattr(pools, "load_buckets", counted)
+    gc.disable()
+    try:
+        loading = loader(folder)
+        assert max(held) <= ROWS // 8 + 10  # sizes are counted in one bucket after another
+        for _ in range(2):
+            before = len(alive)
+            for _batch in loading:
+                while len(alive) < before + min(loading.pool + 2, len(loading.pools())):
+                    time.sleep(0.001)  # until the next pool has been read too
+    finally:
+        gc.enable()
+    assert POOLED.max_exposures // 2 < max(held) <= POOLED.max_exposures < ROWS
+
+
+def test_a_share_of_the_users_is_the_same_in_pools(folder: Path) -> None:
+    one = shown(list(loader(folder, LOADING, share=0.4)))
+    assert one == shown(list(loader(folder, share=0.4)))
+    assert 0 < len(one) < 0.6 * len(shown(list(whole(folder))))
+
+
+@pytest.mark.parametrize(
+    ("config", "sequence"),
+    [(replace(POOLED, shuffle=False), {}), (POOLED, {"loss_on_history": True, "labels_once": True})],
+)
+def test_what_needs_the_whole_log_says_so(folder: Path, config: LoaderConfig, sequence: dict) -> None:
+    with pytest.raises(ConfigError, match="max_exposures=600"):
+        loader(folder, config, **sequence)
