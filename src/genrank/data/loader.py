@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,24 @@ from genrank.batch import PackedBatch, map_arrays
 from genrank.data.batch_plan import LoaderConfig as LoaderConfig
 from genrank.data.batch_plan import SampleSizes, plan_batches
 from genrank.data.sequence import Ints, Samples, SequenceBuilder, take
+
+
+class TrainingLoader(Protocol):
+    """What training needs of a loader, be its log in memory or read in pools. Iterating yields the rest of an epoch."""
+
+    @property
+    def sizes(self) -> SampleSizes:
+        """Of all samples."""
+
+    def __iter__(self) -> Iterator[PackedBatch]: ...
+
+    def __len__(self) -> int: ...
+
+    def state(self) -> dict[str, Any]:
+        """The position of the loader, for `restore`."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a result of `state`."""
 
 
 class Loader:

@@ -111,6 +111,3 @@ class PooledLoader:
         users = np.concatenate([np.arange(*self.first_user[bucket : bucket + 2]) for bucket in buckets])
         chosen: NDArray[np.bool_] = self.is_chosen[users[user]]
         return chosen
-
-
-TrainingLoader = Loader | PooledLoader

@@ -5,8 +5,7 @@ from typing import Any, Protocol
 
 import torch
 
-from genrank.data.loader import Loader
-from genrank.data.pooled_loader import TrainingLoader
+from genrank.data.loader import Loader, TrainingLoader
 from genrank.data.pools import View
 from genrank.model_config import ModelConfig
 from genrank.runs import predict

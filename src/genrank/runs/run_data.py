@@ -6,8 +6,8 @@ from typing import cast
 
 import numpy as np
 
-from genrank.data.loader import Loader, LoaderConfig
-from genrank.data.pooled_loader import PooledLoader, TrainingLoader
+from genrank.data.loader import Loader, LoaderConfig, TrainingLoader
+from genrank.data.pooled_loader import PooledLoader
 from genrank.data.pools import StoredData, StoredPart
 from genrank.data.positives import require_positives
 from genrank.data.prepared import PreparedData

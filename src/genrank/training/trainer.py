@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from genrank.data.pooled_loader import TrainingLoader
+from genrank.data.loader import TrainingLoader
 from genrank.errors import LONGEST_SHOWN, BundleError, Interrupted, TrainingDiverged
 from genrank.training.checkpoint import (
     Checkpoints,
