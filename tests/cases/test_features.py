@@ -69,10 +69,10 @@ def test_constants_and_empty_columns_are_said(case: Case) -> None:
     feedback = '[[feedback]]\nname = "share"\ncolumn = "share"\n'
     made = case.read(written(case.folder / "log.csv", lines), SCHEMA + features(**kinds) + feedback)
     assert of_kind(made.manifest, "values") == [
-        "feature 'one' has one value only in the training part, so it says nothing",
-        "feature 'none' has no value in the training part, so it says nothing",
-        "feature 'cat' has one value only in the training part, so it says nothing",
-        "feedback 'share' has no value in the training part, so it says nothing",
+        "feature 'one' has one value only in the training part, so it has no information",
+        "feature 'none' has no value in the training part, so it has no information",
+        "feature 'cat' has one value only in the training part, so it has no information",
+        "feedback 'share' has no value in the training part, so it has no information",
     ]
 
 

@@ -284,7 +284,7 @@ def test_days_expire_and_the_rest_stays(
     assert manifest.counts.exposures == kept.sum()
     assert manifest.counts.train.exposures == 0
     assert sorted(path.name for path in (grown_from / "timelines").iterdir())[0] == "day=2019-04-16"
-    with pytest.raises(DataError, match="no exposure would stay from 2019-04-30 on; name an earlier day"):
+    with pytest.raises(DataError, match="no exposure would be left from 2019-04-30 on; choose an earlier day"):
         expire(grown_from, before=START // DAY + 16)
     assert expire(grown_from, before=START // DAY) == Manifest.open(grown_from)
 

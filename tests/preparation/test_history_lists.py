@@ -170,7 +170,7 @@ def test_naive_times_are_still_warned_of_beside_a_history(tmp_path: Path) -> Non
     times = pa.array([(START + row) * 10**6 for row in range(60)], pa.timestamp("us"))
     made = from_table(tmp_path, {"who": ["u0"], "seen": [["a"]]}, time=times)
     assert messages(made.manifest) == (
-        "'time': 60 times say no zone; UTC was assumed; set [time] zone, as in Europe/Berlin, or UTC",
+        "'time': 60 times have no zone; UTC was assumed; set [time] zone, such as Europe/Berlin, or UTC",
     )
 
 

@@ -170,7 +170,7 @@ def test_files_that_are_missing_name_themselves(tmp_path: Path, name: str) -> No
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("log.parquet", b"not parquet at all", ["log.parquet", "expected Parquet, found something else"]),
+        ("log.parquet", b"not parquet at all", ["log.parquet", "expected Parquet, found another format"]),
         ("log.csv", b"", ["log.csv", "empty"]),
         ("log.csv", b"user,item,time,click\n", ["no rows"]),
         ("log.csv", b"user,item,click\nu,i,1\n", ["columns.time", "'time'"]),

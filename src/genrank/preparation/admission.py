@@ -1,4 +1,4 @@
-"""When values get their index: counts by period, and the order of admission.
+"""The admission of values to an index: counts by period, and the order of admission.
 
 A period is a day of UTC; it also ends where the training or validation part ends, so that what training knows doesn't
 depend on what comes later. A value is admitted at the end of the first period by which it has been seen `min_count`
@@ -23,7 +23,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Periods:
-    """`ends`: seconds since the epoch, rising. What came before the first period counts in it."""
+    """`ends`: seconds since the epoch, ascending. Times before the first period belong to it."""
 
     ends: Ints
 
@@ -46,7 +46,7 @@ class Periods:
 
 @dataclass(frozen=True)
 class PeriodCounts:
-    """How often every code was seen in each period; code 0 is counted and never asked for."""
+    """How often every code was seen in each period; code 0 is counted too, but not used."""
 
     num_codes: int
     num_periods: int
@@ -54,7 +54,7 @@ class PeriodCounts:
     _sparse: list[tuple[Ints, Ints]] = field(default_factory=list)
 
     def add(self, codes: NDArray[np.integer], periods: Ints) -> None:
-        """Count once more: a code and a period each."""
+        """Count occurrences, each a code and a period."""
         keys = codes.astype(np.int64) * self.num_periods + periods
         size = self.num_codes * self.num_periods
         if size > max(DENSE, 8 * len(keys)):
@@ -65,7 +65,7 @@ class PeriodCounts:
             self._dense[0] += np.bincount(keys, minlength=size)
 
     def seen(self) -> tuple[Ints, Ints, Ints]:
-        """(code, period, count) of what was seen, in that order."""
+        """(code, period, count), in that order."""
         keys = [np.flatnonzero(dense) for dense in self._dense] + [keys for keys, _ in self._sparse]
         counts = [dense[dense > 0] for dense in self._dense] + [counts for _, counts in self._sparse]
         if not keys:
@@ -93,9 +93,9 @@ def admit(
     known: StoredVocabulary | None = None,
     max_values: int | None = None,
 ) -> StoredVocabulary:
-    """The vocabulary of `values`, in order of code; `known` is what it was before, of the first of them.
+    """The vocabulary of `values`, in order of code; `known`: the previous vocabulary, of the first of them.
 
-    `counts`: of what is new, by code from 0.
+    `counts`: of the new rows, by code from 0.
     """
     total = len(values)
     index, admitted = np.zeros(total, np.int32), np.full(total, NEVER)

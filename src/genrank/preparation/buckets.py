@@ -34,7 +34,7 @@ class Buckets:
     `multi_values`: multi-valued column → its values in order of code.
 
     A bucket has the columns of the stored log; besides them `request_time`, `request_key` where the log has requests,
-    and `place`: where the exposure stands in stored order.
+    and `place`: the place of the exposure in stored order.
     """
 
     paths: tuple[Path, ...]
@@ -47,7 +47,7 @@ class Buckets:
     last_time: int
     times: NDArray[np.int64]
     multi_values: dict[str, pa.Array]
-    counts: tuple[BucketCounts, ...] = ()  # where a folder is extended: by how much each bucket grows
+    counts: tuple[BucketCounts, ...] = ()  # if a folder is extended: the growth of each bucket
 
     def __iter__(self) -> Iterator[pa.Table]:
         return (load_bucket(path) for path in self.paths)
@@ -64,7 +64,7 @@ def choose_num_buckets(num_rows: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class ArrangedBucket:
-    """What is stored of a bucket, and what was found in it; `grown`: where a folder is extended, by how much."""
+    """The stored rows of a bucket, and findings about it; `grown`: its growth, if a folder is extended."""
 
     table: pa.Table
     num_duplicates: int = 0
@@ -74,7 +74,7 @@ class ArrangedBucket:
 
 
 class Earlier(Protocol):
-    """A prepared folder that new rows are added to."""
+    """A prepared folder to extend."""
 
     @property
     def lists(self) -> Mapping[str, pa.Array]:
@@ -153,7 +153,7 @@ def arrange_buckets(
 
 
 def choose_days_per_part(buckets: Buckets) -> int:
-    """A day where a day has exposures enough for files of their own; else up to all days of any log."""
+    """One day if it has enough exposures for separate files; else more days, up to all days of any log."""
     days = buckets.last_time // DAY - buckets.first_time // DAY + 1
     wanted = EXPOSURES_PER_PARTITION * days / max(1, buckets.num_rows)
     return next((number for number in DAYS_PER_PART if number >= wanted), DAYS_PER_PART[-1])
@@ -193,7 +193,7 @@ def _save(table: pa.Table, path: Path) -> None:
 
 
 def _prefetched(fetch: Callable[[int], pa.Table], count: int) -> Iterator[pa.Table]:
-    """fetch(0), fetch(1), … with the next one under way while the caller works on the last."""
+    """fetch(0), fetch(1), …; the next one is fetched while the caller works on the last."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         future = pool.submit(fetch, 0)
         for number in range(count):

@@ -1,4 +1,4 @@
-"""A column of the engine as ids, categories or numbers: every value has the text that data/categories.py gives it."""
+"""A column of the engine as ids, categories or numbers, with the text forms of data/categories.py."""
 
 from genrank.data.categories import EXACT
 from genrank.errors import LogError
@@ -7,7 +7,7 @@ from genrank.preparation.engine import Column
 
 
 def identity(column: Column, role: str = "") -> Column:
-    """A column as ids or categories: integers and text as they are, all else as the text of `category`.
+    """A column as ids or categories: integers and text unchanged, other values as the text of `category`.
 
     `role` names it in messages. Raises LogError for lists, structs and other types that are no single value.
     """

@@ -1,4 +1,4 @@
-"""What the values of a log's column look like: numbers, flags, times and their unit, lists, text.
+"""The probable type of a log's column by its values: numbers, flags, times and their unit, lists, text.
 
 Shapes: N rows of the sample.
 """
@@ -70,7 +70,7 @@ class ColumnFacts:
         codes, owners = self.codes[both], owner.codes[both]
         num_owners = len(np.unique(owners))
         if len(owners) < 1.5 * num_owners or self.num_distinct < 2:
-            return False  # seen too seldom to tell
+            return False  # seen too rarely to decide
         return len(np.unique(owners * max(self.num_distinct, 1) + codes)) == num_owners
 
 

@@ -37,7 +37,7 @@ class SideData:
 
 
 def embedding_matrix(feature: Feature, rows: pa.Table, side: SideData) -> tuple[Matrix, list[str]]:
-    """(rows, dim) float32 in order of `rows` (id, …), zeros where there is none, and what to warn of.
+    """(rows, dim) float32 in order of `rows` (id, …), zeros if there is none, and warnings.
 
     Raises LogError for vectors of unequal length or with values that are not finite, naming the row.
     """

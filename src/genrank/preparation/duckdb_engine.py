@@ -21,7 +21,7 @@ LONGEST_LINE = 2**24  # bytes of a text file's row; text_scan refuses shorter on
 
 
 class DuckDBEngine(Engine):
-    """A DuckDB of its own, gone when closed. `scratch`: where it spills what exceeds `memory_limit`, as in "4GB"."""
+    """A DuckDB database, deleted when closed. `scratch`: its folder for data above `memory_limit`, such as "4GB"."""
 
     def __init__(self, scratch: Path, *, memory_limit: str | None = None, threads: int | None = None) -> None:
         self.ibis = import_ibis()
@@ -161,7 +161,7 @@ class DuckDBEngine(Engine):
 
 
 def half_of_memory() -> str:
-    """Half of this machine's memory, as DuckDB writes it; 4GB where it can't be told."""
+    """Half of this machine's memory, as DuckDB writes it; 4GB if it is unknown."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
@@ -170,10 +170,10 @@ def half_of_memory() -> str:
 
 
 def _translated(problem: Exception, parquet: Sequence[Path]) -> Exception:
-    """DuckDB's error as one line of ours that says what to do."""
+    """DuckDB's error as our error of one line, with a remedy."""
     text = str(problem)
     if "No space left" in text or "max_temp_directory_size" in text:
-        return OutputError("no space left on the disk while preparing; free some or choose another --out")
+        return OutputError("no space left on the disk while preparing; free some space or choose another --out")
     if type(problem).__name__ == "OutOfMemoryException":
         return OutputError("the memory limit is too small; raise it with --memory-limit")
     for path in parquet:

@@ -1,8 +1,8 @@
-"""The engine of log preparation: what runs Ibis expressions, embedded (DuckDB) or on a cluster (Spark).
+"""The engine of log preparation runs Ibis expressions, embedded (DuckDB) or on a cluster (Spark).
 
-Whatever is relational is an Ibis expression; `store` and `fetch` are the only ways to run one. What the engines would
-compute differently, such as the text of a number, is a function of `preparation/value_functions.py`, which every engine
-defines alike; where a row is in the log is `place`.
+All relational steps are Ibis expressions; `store` and `fetch` are the only ways to run one. Anything that the engines
+would compute differently, such as the text of a number, is a function of `preparation/value_functions.py`, which every
+engine defines alike; `place` is the place of a row in the log.
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +22,7 @@ BucketFunction = Callable[[int, pa.Table], pa.Table]  # of a bucket's number and
 
 
 class Engine(ABC):
-    """Tables and expressions on them. `scratch`: a folder for what is in the way of memory; `threads`: at work."""
+    """Tables and expressions on them. `scratch`: a folder for data that memory can't hold; `threads`: their number."""
 
     ibis: ModuleType
     scratch: Path
@@ -30,7 +30,7 @@ class Engine(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Lets go of all that was stored."""
+        """Frees everything stored."""
 
     @abstractmethod
     def fetch(self, expression: Expression) -> pa.Table:
@@ -68,8 +68,8 @@ class Engine(ABC):
 
         Called by `preparation/text_rows.py` only, which counts the rows.
 
-        `columns`: all of a file's, by DuckDB type. Nothing is found out or passed over: a row that isn't so is an
-        error, but for one with an empty value more.
+        `columns`: all columns of a file, with DuckDB types. Nothing is guessed or skipped: any other row is an error,
+        except one with an additional empty value.
         """
 
     @abstractmethod
@@ -78,7 +78,7 @@ class Engine(ABC):
 
     @abstractmethod
     def place(self) -> Column:
-        """Where a row of the log is, for a selection of rows as they were read: int64, growing from row to row."""
+        """The place of a row in the log, for a selection of rows as they were read: int64, growing from row to row."""
 
     @abstractmethod
     def map_buckets(
@@ -91,7 +91,7 @@ class Engine(ABC):
 
     @abstractmethod
     def versions(self) -> dict[str, str]:
-        """Versions of the libraries that decide the bytes written."""
+        """Versions of the libraries on which the written bytes depend."""
 
 
 def import_ibis() -> ModuleType:

@@ -28,7 +28,7 @@ from genrank.schema import Feature, FeatureSpec, LogSchema, Owner
 
 @dataclass(frozen=True, kw_only=True)
 class Entities:
-    """What was written for one owner. `boundaries`: by numeric feature."""
+    """The result of writing one owner's files. `boundaries`: by numeric feature."""
 
     specs: tuple[FeatureSpec, ...]
     boundaries: dict[str, tuple[float, ...]]
@@ -40,15 +40,15 @@ class EntitiesBefore(Protocol):
 
     @property
     def boundaries(self) -> Mapping[str, tuple[float, ...]]:
-        """By numeric feature."""
+        """The boundaries by numeric feature."""
         ...
 
     def table(self, owner: Owner) -> pa.Table:
-        """Its items.parquet or users.parquet."""
+        """The folder's items.parquet or users.parquet."""
         ...
 
     def vocabulary(self, name: str) -> StoredVocabulary:
-        """A vocabulary of it."""
+        """A vocabulary of the folder."""
         ...
 
     def embedding(self, name: str) -> NDArray[np.float32]:

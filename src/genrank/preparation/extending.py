@@ -1,8 +1,8 @@
-"""Days added to a prepared folder, and taken from it: nothing that is there is written anew but what has grown.
+"""Adds days to a prepared folder, or removes them; only the files that grow are written again.
 
-New are parts of timelines and statistics; vocabularies, items.parquet, users.parquet and embeddings get rows behind
-those that they have; the manifest is replaced last. A row of a day that the folder has already comes late: it goes into
-a part of its own. Boundaries, base rates and the split stay as they were fitted.
+Timelines and statistics get new parts; vocabularies, items.parquet, users.parquet and embeddings get rows after the
+existing ones; the manifest is replaced last. A row of a day that the folder already has is late: it goes into a
+separate part. Boundaries, base rates and the split stay as fitted.
 """
 
 from contextlib import closing
@@ -34,7 +34,7 @@ from genrank.preparation.summary import data_spec, total_counts
 from genrank.preparation.writing import PARTS
 from genrank.schema import LogSchema, Owner
 
-LONGEST_GAP = 366  # days without exposures, beyond which the clock that wrote them is not believed
+LONGEST_GAP = 366  # days without exposures; later times are taken for an error of the clock
 OWNERS: tuple[Owner, Owner] = ("item", "user")
 
 
@@ -73,8 +73,8 @@ def extend(
 def expire(folder: Path, *, before: int) -> Manifest:
     """Removes the partitions of days that end before the day `before` (days since the epoch) begins.
 
-    Vocabularies, items and users stay, and what was counted and fitted of those days. DataError where no exposure would
-    stay.
+    Vocabularies, items and users stay, and so do counts and fitted values of those days. DataError if no exposure would
+    be left.
     """
     refuse_missing(folder)
     with changing(folder, about=FILE_NAME) as change:
@@ -83,7 +83,7 @@ def expire(folder: Path, *, before: int) -> Manifest:
         parts = {name: first_day_of(Path(name).parts[1]) for name in manifest.files if _is_part(name)}
         gone = [name for name, day in parts.items() if day + width <= before]
         if len(gone) == len(parts):
-            raise DataError(f"{folder}: no exposure would stay from {_date(before)} on; name an earlier day")
+            raise DataError(f"{folder}: no exposure would be left from {_date(before)} on; choose an earlier day")
         if gone:
             first_day = min(day for name, day in parts.items() if name not in gone)
             counts = list(PreparedBefore(folder, manifest).counts(first_day=first_day))
@@ -177,7 +177,7 @@ class _Extension:
         )
 
     def _within_reach(self, engine: Engine, log: ReadLog) -> ReadLog:
-        """The log without rows that come too late. Raises SchemaError, LogError where it isn't the folder's next."""
+        """The log without rows that are too late. Raises SchemaError or LogError if it can't extend the folder."""
         _check_schema(self.manifest.schema, log.schema)
         self._check_days(log)
         early = log.typed["time"] < self.end - self.late
@@ -199,7 +199,7 @@ class _Extension:
         there = sum(number for day, number in log.days if day <= last_day)
         if 2 * there > total or not total:
             raise LogError(
-                f"{folder}: {there:,} of the log's {total:,} exposures are of days that are there already, up to "
+                f"{folder}: {there:,} of the log's {total:,} exposures are of days that the folder already has, up to "
                 f"{_date(last_day)}; give a log of later days"
             )
         previous = last_day
@@ -230,7 +230,7 @@ class _Extension:
         move_statistics(buckets, layout, self.scratch, self.out, numbers)
 
     def _source(self, log: ReadLog, buckets: Buckets) -> dict[str, Any]:
-        """What was read, with one more extension."""
+        """The manifest's source, with one more extension."""
         added = self.source.description | {
             "rows": log.findings.rows,
             "first_day": _date(buckets.first_time // DAY),
@@ -250,7 +250,7 @@ def _without_histories(source: Source) -> tuple[Source, list[DataWarning]]:
 
 
 def refuse_missing(folder: Path) -> None:
-    """DataError where there is no prepared folder."""
+    """DataError if there is no prepared folder."""
     if not (folder / FILE_NAME).is_file():
         Manifest.load(folder)
 
@@ -260,14 +260,12 @@ def extensible(folder: Path) -> Manifest:
     manifest = Manifest.load(folder)
     manifest.verify(folder)
     if manifest.layout.last_day < 0:
-        raise DataError(
-            f"{folder}: format {manifest.format} can be read, but its days stay as they are; run genrank prepare again"
-        )
+        raise DataError(f"{folder}: format {manifest.format} can be read, but not extended; run genrank prepare again")
     return manifest
 
 
 def _check_schema(old: LogSchema, new: LogSchema) -> None:
-    """SchemaError that names what the log's schema has otherwise, but for the split and tasks that were left out."""
+    """SchemaError if the log's schema differs from the folder's, except for the split and tasks that were left out."""
     ours, theirs = to_dict(old), to_dict(new)
     names = {task["name"] for task in ours["tasks"]}
     theirs["tasks"] = [task for task in theirs["tasks"] if task["name"] in names]
@@ -278,8 +276,7 @@ def _check_schema(old: LogSchema, new: LogSchema) -> None:
     found = _first_difference(ours, theirs)
     if found is not None:
         raise SchemaError(
-            f"schema: {found} is not as in the prepared folder; extend with the schema of then, or prepare all days "
-            "again"
+            f"schema: {found} is not as in the prepared folder; extend with the same schema, or prepare all days again"
         )
 
 

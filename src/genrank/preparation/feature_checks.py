@@ -1,6 +1,6 @@
-"""Features that say the label, or nothing: found in the training part, and warned of.
+"""Warnings of features that give the label away or have no information, by the training part.
 
-N: exposures of training that are learned from, or a sample of them. A feature's values are codes; 0 is unknown.
+N: target exposures of the training part, or a sample of them. A feature's values are codes; 0 is unknown.
 """
 
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from genrank.preparation.vocabulary import encode
 from genrank.preparation.writing import target_of
 from genrank.schema import LogSchema
 
-SAMPLE = 2**20  # exposures that are looked at, evenly spread over the users
-SEPARATES = 0.98  # AUC above which a feature alone is not to be believed
-MIN_CLASS = 20  # exposures of either class, below which nothing is said
+SAMPLE = 2**20  # exposures to examine, evenly spread over the users
+SEPARATES = 0.98  # AUC of a single feature above which it is suspect
+MIN_CLASS = 20  # exposures of either class, below which there is no warning
 CHANCE = 1e-6  # of a feature being known for one class only, if it had nothing to do with the label
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -99,7 +99,7 @@ def _says_nothing(role: str, codes: Ints) -> list[DataWarning]:
     if not len(codes) or codes.min() != codes.max():
         return []
     found = "has no value" if codes[0] == 0 else "has one value only"
-    return [DataWarning(kind="values", message=f"{role} {found} in the training part, so it says nothing")]
+    return [DataWarning(kind="values", message=f"{role} {found} in the training part, so it has no information")]
 
 
 def _says_the_label(role: str, codes: Ints, task: str, label: Floats, fold: Mask) -> list[DataWarning]:
@@ -126,7 +126,7 @@ def _says_the_label(role: str, codes: Ints, task: str, label: Floats, fold: Mask
 
 
 def _rates_of_others(codes: Ints, label: Floats, fold: Mask) -> Floats:
-    """(N) rate of the label at the row's value, counted on the other half of the users: rare values say nothing."""
+    """(N) rate of the label at the row's value, counted on the other half of the users: a rare value tells little."""
     rates = np.empty(len(codes))
     size = int(codes.max()) + 1
     for half in (fold, ~fold):

@@ -1,4 +1,4 @@
-"""Which columns are features, whose they are, and of which kind; and which are commented out, and why."""
+"""Guesses which columns are features, their owner and kind; doubtful ones are commented out, with the reason."""
 
 from collections.abc import Iterator
 
@@ -10,10 +10,10 @@ from genrank.preparation.column_facts import ColumnFacts
 from genrank.preparation.task_guesses import TaskGuesses
 from genrank.preparation.toml_lines import block, comment, setting
 
-MAX_FEATURES = 64  # more is seldom meant; the rest is commented out
+MAX_FEATURES = 64  # more are rarely intended; the rest is commented out
 FEW = 64  # whole numbers with at most so many values are categories
 SEPARATORS = ("|", ";", ",", " ")
-TELLING = 0.98  # AUC of a column that tells the label: `prepare` warns from there
+TELLING = 0.98  # AUC above which a column gives the label away; `prepare` warns above it too
 
 
 def feature_blocks(
@@ -72,7 +72,9 @@ def _doubt_by_values(column: ColumnFacts, tasks: TaskGuesses) -> str:
     if column.kind == "text" and np.mean([len(text) for text in column.texts[:1000]]) > 60:
         return "free text; make an embedding of it in a side table"
     if any(_tells(column, label) for label in tasks.labels):
-        return "it tells the label of a task almost surely (AUC above 0.98): was it known before the item was shown?"
+        return (
+            "it predicts the label of a task almost perfectly (AUC above 0.98): was it known before the item was shown?"
+        )
     return ""
 
 
@@ -89,7 +91,7 @@ def _owner(column: ColumnFacts, user: ColumnFacts | None, item: ColumnFacts | No
 
 
 def _kind(column: ColumnFacts) -> tuple[str, list[str], str]:
-    """The feature's kind, further settings, and what was seen."""
+    """The feature's kind, further settings, and the reason."""
     many = f"{column.num_distinct:,} different values, as {column.example!r}"
     if column.kind == "vector":
         return "embedding", [], f"lists of {column.width} numbers"
@@ -109,7 +111,7 @@ def _kind(column: ColumnFacts) -> tuple[str, list[str], str]:
 
 
 def _separator(column: ColumnFacts) -> str:
-    """What separates the values of a multi-valued text; empty if nothing does."""
+    """The separator of a multi-valued text; empty if there is none."""
     texts = column.texts[:2000]
     for separator in SEPARATORS:
         split = [text.split(separator) for text in texts]
@@ -125,7 +127,7 @@ def _separator(column: ColumnFacts) -> str:
 
 
 def _tells(column: ColumnFacts, label: NDArray[np.float64]) -> bool:
-    """Whether a column's values tell the label: by the rate of every value, or where it has many numbers, by size."""
+    """Whether a column's values predict the label: by the rate of every value, or of many numbers by their size."""
     if column.kind in ("list", "vector", "other"):
         return False
     known = np.isfinite(label)

@@ -1,4 +1,4 @@
-"""What a text file is, by its first bytes: text of which encoding, or no text at all; and its content in UTF-8."""
+"""The kind of a file by its first bytes (the encoding of text, or not text), and its content in UTF-8."""
 
 import codecs
 import errno
@@ -10,7 +10,7 @@ from typing import IO
 
 from genrank.errors import LogError, OutputError
 
-SAMPLE = 2**16  # bytes at a file's beginning by which it is judged
+SAMPLE = 2**16  # bytes at a file's beginning by which its kind is decided
 COPIED = 2**20  # bytes at a time
 ENCODINGS = "as in latin-1, cp1252, gb18030"
 BINARY = {
@@ -42,7 +42,9 @@ def is_gzip(path: Path) -> bool:
 def unreadable(path: Path, problem: Exception) -> LogError | OutputError:
     """The error for a file that the system can't read, or for a copy of it that finds no space."""
     if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(f"{path}: no space left on the disk for a copy of it; free some or choose another --out")
+        return OutputError(
+            f"{path}: no space left on the disk for a copy of it; free some space or choose another --out"
+        )
     if isinstance(problem, EOFError | zlib.error | gzip.BadGzipFile):
         return LogError(f"{path}: expected gzip, found a file that is cut, damaged or no gzip; write or copy it again")
     reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else type(problem).__name__

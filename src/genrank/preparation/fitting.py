@@ -1,4 +1,4 @@
-"""What the training part decides: where the parts begin, counts of ids and categories, boundaries.
+"""Fits the split, counts of ids and categories, and boundaries; boundaries on the training part.
 
 Works on arranged buckets, one after another, as NumPy columns.
 """
@@ -45,7 +45,7 @@ class Sample:
 def split_times(schema: LogSchema, times: NDArray[np.int64], first_time: int, last_time: int) -> SplitTimes:
     """Where the parts begin. `times`: those of (a sample of) the target exposures.
 
-    Raises ConfigError for starts that aren't dates, LogError where a part that is asked for has no exposures.
+    Raises ConfigError for starts that aren't dates, LogError if a requested part has no exposures.
     """
     split = schema.split
     if split.valid_start is not None and split.test_start is not None:
@@ -105,7 +105,7 @@ class Fitted:
 
 @dataclass(frozen=True, kw_only=True)
 class FittedBefore:
-    """What the preparation of a folder that is extended has fitted: vocabularies grow, the rest stays. By column."""
+    """The fit of a folder that is extended, by column: vocabularies grow, the rest stays."""
 
     vocabularies: dict[str, StoredVocabulary]
     boundaries: dict[str, tuple[float, ...]]

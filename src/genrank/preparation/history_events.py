@@ -2,8 +2,8 @@
 
 Events that have times keep them. Others are placed before the user's first request in the order of their list, a second
 apart, the last one GAP seconds before it; further apart where the schema's request gap would make them one request, and
-earlier where it waits for actions (`history.settle`). What is not before the user's first request is left out, as the
-log shows what came then: so no event is there twice, and none was still to come when a request was made.
+earlier if the schema waits for actions (`history.settle`). Events that are not before the user's first request are left
+out, as the log has them: so no event is there twice, and none is later than a request that sees it.
 """
 
 from genrank.data.manifest import DataWarning
@@ -26,7 +26,7 @@ Pair = tuple[Column, Column]  # of the log and of the history, of one type
 def with_histories(
     engine: Engine, exposures: Expression, histories: Expression, schema: LogSchema, derived: dict[str, str]
 ) -> tuple[Expression, dict[str, str], list[DataWarning]]:
-    """The exposures and those of `histories`, further columns by role, and what to warn of.
+    """The exposures and those of `histories`, further columns by role, and warnings.
 
     `histories`: as preparation/history_lists.py makes them; `derived`: role → column of `exposures` that reading made.
     Only columns with a role are kept. Raises LogError where no user of the history is in the log, and for values that
@@ -56,7 +56,7 @@ def with_histories(
 
 
 def _strangers(engine: Engine, histories: Expression, first: Expression, schema: LogSchema) -> list[DataWarning]:
-    """Whether histories are of the log's users: refused where none is, warned where some are not."""
+    """Checks whether histories are of the log's users: an error if none is, a warning if some are not."""
     lists = settings_of(schema)
     if lists.path is None:
         return []
@@ -120,7 +120,7 @@ def _late(engine: Engine, events: Expression, exposures: Expression, schema: Log
 
 
 def _valued(schema: LogSchema) -> dict[str, Task | Feedback | Feature]:
-    """What the schema names that an event can have a value of."""
+    """The columns of the schema for which an event can have a value."""
     parts: list[Task | Feedback | Feature] = [*schema.tasks, *schema.feedback]
     parts += [feature for feature in schema.features if feature.owner == "exposure"]
     return {part.name: part for part in parts}

@@ -20,7 +20,7 @@ EXAMINED = 1_000_000  # rows looked at in search of repeated exposures, by whole
 def join_actions(
     engine: Engine, rows: Expression, schema: LogSchema
 ) -> tuple[Expression, dict[str, str], list[DataWarning]]:
-    """One row per exposure with the actions that came within `join.within`, its columns by role, and what to warn of.
+    """One row per exposure with the actions that came within `join.within`, its columns by role, and warnings.
 
     An exposure keeps its own columns; labels are the largest ones of exposure and actions. The time of the latest
     action becomes the time at which the exposure's actions are known, or the largest `known_at` of all if it is later.
@@ -68,7 +68,7 @@ def _check_own_columns(schema: LogSchema, taken: list[str]) -> None:
     for name in (columns.user, columns.item, columns.time, columns.request):
         if name is not None and name in taken:
             raise SchemaError(
-                f"join: {name!r} says what an exposure is, so no task's time or feedback can be taken from it; leave "
+                f"join: {name!r} identifies exposures, so no task's time or feedback can be read from it; leave "
                 "that out: the rows of actions give the times at which they were known"
             )
 
@@ -125,7 +125,7 @@ def _lost(engine: Engine, rows: Expression, schema: LogSchema) -> list[DataWarni
     lost = engine.row(rows.aggregate(lost=(rows.genrank_action & ~rows.genrank_joined).sum()))["lost"]
     if not lost:
         return []
-    fate = "count as exposures of their own" if schema.join.event is None else "are left out"
+    fate = "count as separate exposures" if schema.join.event is None else "are left out"
     message = (
         f"join: {int(lost):,} actions have no exposure of their user and item in the {schema.join.within} before "
         f"them; they {fate}"
@@ -138,8 +138,8 @@ def repeated_exposures(
 ) -> list[DataWarning]:
     """Warns of positives that repeat an earlier negative of their user and item within SOON: half an exposure each.
 
-    A feed that shows items again does so after a click as often as without; only a share among positives that is far
-    above that among negatives is told.
+    A feed that shows items again does so equally often with and without a click; so there is a warning only if the
+    share among positives is far above that among negatives.
     """
     tasks = [task.name for task in schema.tasks if task.kind == "binary"]
     if not tasks:

@@ -1,4 +1,4 @@
-"""Counts and answers by item-side keys of a log that memory can't hold: spread by key over files, a file at a time.
+"""Statistics by item-side keys of a log that memory can't hold: events are partitioned by key over files.
 
 A key (an item, an author) has exposures in every bucket of users. So every bucket's exposures are written to files by
 partition of their keys (`add`), every partition is counted and its questions are answered (`count`), and every bucket

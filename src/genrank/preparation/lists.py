@@ -1,4 +1,4 @@
-"""From one row per request, with lists of what was shown and acted on, to one row per exposure."""
+"""From one row per request, with lists of shown items and items acted on, to one row per exposure."""
 
 import re
 from typing import Any
@@ -16,9 +16,9 @@ POSITION, REQUEST, ITEMS = "genrank_position", "genrank_request", "genrank_items
 def one_row_per_exposure(
     engine: Engine, rows: Expression, schema: LogSchema
 ) -> tuple[Expression, dict[str, str], list[DataWarning]]:
-    """The exposures of `rows`, the columns by role that come of it, and what to warn of.
+    """The exposures of `rows`, the resulting columns by role, and warnings.
 
-    Rows whose item is no list are exposures already. Raises SchemaError for columns that aren't there, LogError for
+    Rows with a single item are already exposures. Raises SchemaError for columns that aren't there, LogError for
     lists of other lengths than those they follow.
     """
     name, settings = schema.columns.item, schema.lists

@@ -1,4 +1,4 @@
-"""A log, read and looked over: which rows are kept, as typed columns, and what was found on the way."""
+"""A log, read and checked: the kept rows, as typed columns, and the findings."""
 
 import functools
 import operator
@@ -30,7 +30,7 @@ class ReadLog:
     days: Days  # of the kept rows
 
     def stage(self, engine: Engine, known: KnownValues | None = None) -> Staging:
-        """The rows with numbers for ids and categories. Their place in the log is the last thing that orders them."""
+        """The rows with numbers for ids and categories, ordered last by their place in the log."""
         rows = self.kept.select(**self.typed, row=engine.place())
         return stage(engine, self.relations, rows, self.schema, known)
 
@@ -41,7 +41,7 @@ class ReadLog:
 
 
 def read_log(engine: Engine, source: Source, report: Report) -> ReadLog:
-    """The rows to keep, their typed columns, and what was found."""
+    """The rows to keep, their typed columns, and the findings."""
     report("reading the log")
     relations = source.read(engine, source.schema)
     schema = relations.schema_of(source.schema)

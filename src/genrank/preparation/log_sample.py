@@ -1,4 +1,4 @@
-"""The first rows of a log, whatever it is written as: for `genrank schema`, which never reads a whole file.
+"""The first rows of a log in any format, for `genrank schema`, which never reads a whole file.
 
 At most MAX_ROWS rows and MAX_BYTES bytes of the first file are read, so a log of any size takes seconds.
 """

@@ -1,4 +1,4 @@
-"""What a reader yields (`Source`), and the log's columns as typed Ibis expressions (`typed_columns`).
+"""The result of a reader (`Source`), and the log's columns as typed Ibis expressions (`typed_columns`).
 
 Typed columns are named `user`, `item`, `time`, `known_at`, `request`, `position`, `target`, `task_<name>`,
 `censored_<name>`, `feedback_<name>`, `feature_<name>` and `oracle_<name>`. Nothing is run here.
@@ -46,9 +46,9 @@ class Relations:
 class Source:
     """An exposure log that can be read. `folder`: side files (embeddings) are relative to it.
 
-    `description` goes to the manifest as it is. `optional_tasks`: binary tasks that are left out with a warning, rather
-    than refused, where the training part has one class only. `period`: epoch seconds, from the first until before the
-    second, outside of which times are known to be wrong.
+    `description` goes to the manifest unchanged. `optional_tasks`: binary tasks that are left out with a warning,
+    instead of an error, if the training part has one class only. `period`: (begin, end) in epoch seconds; times outside
+    it are known to be wrong.
     """
 
     schema: LogSchema
@@ -153,7 +153,7 @@ def number_column(table: Expression, name: str, role: str) -> Column:
 
 
 class WrongTypeError(LogError):
-    """A column that should hold numbers doesn't. `prepare` adds an example value."""
+    """A column that must have numbers has other values. `prepare` adds an example."""
 
     def __init__(self, table: Expression, column: str, role: str) -> None:
         self.table, self.column, self.role = table, column, role
@@ -181,7 +181,7 @@ def finite_or_null(column: Column) -> Column:
 
 
 def action_times(exposures: Expression, schema: LogSchema) -> dict[str, tuple[Column, Column]]:
-    """Setting → the column that says when actions were known, as it stands and in seconds since the epoch."""
+    """Setting → the column of the times at which actions were known, unchanged and in seconds since the epoch."""
     named = {"columns.known_at": schema.columns.known_at}
     named |= {f"task {task.name!r}: time": task.time for task in schema.tasks}
     found = {}
@@ -193,7 +193,7 @@ def action_times(exposures: Expression, schema: LogSchema) -> dict[str, tuple[Co
 
 
 def _known_at(exposures: Expression, schema: LogSchema, time: Column) -> Column:
-    """When an exposure's actions are known: see History. A null time, or one before the exposure's, says nothing."""
+    """When an exposure's actions are known: see History. A null time, or one before the exposure's, is ignored."""
     known = time + schema.history.settle_seconds
     for _, own in action_times(exposures, schema).values():
         known = (own > known).fill_null(False).ifelse(own, known)
@@ -201,7 +201,7 @@ def _known_at(exposures: Expression, schema: LogSchema, time: Column) -> Column:
 
 
 def weight_columns(exposures: Expression, schema: LogSchema) -> dict[str, Column]:
-    """Setting → the column of numbers that weights are made of."""
+    """Setting → the column of numbers from which weights are computed."""
     named = {"columns.weight": schema.columns.weight, "sampling.rate_column": schema.sampling.rate_column}
     return {role: number_column(exposures, name, role) for role, name in named.items() if name is not None}
 

@@ -1,4 +1,4 @@
-"""What is wrong with a Parquet file, in our words."""
+"""Errors of Parquet files, in plain words."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def _kind(path: Path) -> str:
     if not size:
         return "expected Parquet, found an empty file"
     if begin != MAGIC:
-        return "expected Parquet, found something else by that name (text? Then rename it to .csv)"
+        return "expected Parquet, found another format with that name (if it is text, rename it to .csv)"
     if end != MAGIC:
         return "expected Parquet, found a file without its end, as if cut"
     return "expected Parquet, found a damaged file"

@@ -1,14 +1,14 @@
 """Window statistics of a log that memory can't hold, by the definitions of data/statistics.py.
 
-Users lie in one bucket each, so what is counted by user is counted bucket by bucket; what is counted by item, or by a
-feature's value, goes through files by key (key_partitions.py). Three passes over the buckets, with the partitions
+A user is in one bucket, so counts by user are made bucket by bucket; counts by item, or by a feature's value, go
+through files by key (key_partitions.py). Three passes over the buckets, with the partitions
 counted between the second and the third:
 
     label counts ─▶ base rates
     the users' rates ─▶ residuals of item-side events ─▶ partitions ─▶ item-side columns, the items' rates
     the items' rates ─▶ residuals of user-side events ─▶ user-side columns
 
-Days that are added later are counted on top of what is kept of those before: data/event_totals.py.
+Days that are added later are counted on top of the totals of earlier days: data/event_totals.py.
 
 Shapes: N exposures of a bucket, T tasks, S columns.
 """
@@ -44,8 +44,8 @@ class PartitionedStatistics:
     ):
         """`folder`: for files, which are removed by the caller.
 
-        `past`: what was counted of the events before; `num_partitions` must be as then, and requests no earlier than
-        its `until`.
+        `past`: the totals of earlier events; `num_partitions` must be the same, and requests no earlier than its
+        `until`.
         """
         self.schema, self.rates, self.item_features, self.past = schema, rates, item_features, past
         self.entities, self.formulas = statistics_entities(schema), Formulas(schema, rates)
@@ -74,7 +74,7 @@ class PartitionedStatistics:
             partitions.add(keys, *(repeated(each, offsets) for each in (events.time, events.request_time, values)))
 
     def count(self, keep: EventTotals | None = None, *, threads: int = 1) -> None:
-        """Counts what was added. `keep`: is given what later requests can ask, also of what `answers` counts.
+        """Counts the added events. `keep`: receives the totals for later requests, also of those that `answers` counts.
 
         Each of the `threads` holds a partition in memory.
         """

@@ -1,9 +1,9 @@
-"""The last step of `prepare`: what needs the finished item table. Window statistics, and durations by group.
+"""The last step of `prepare`, which needs the finished item table: window statistics, and durations by group.
 
     statistics/bucket=NNNN.npy    float16 (rows of the bucket, columns), in the order of the bucket's timelines
 
-Counting works on arranged buckets rather than a query, so that ranking can ask the same code; in memory is a bucket or
-a partition of keys: see partitioned_statistics.py.
+Counting works on arranged buckets and not by a query, so that ranking can use the same code; memory holds a bucket or a
+partition of keys: see partitioned_statistics.py.
 """
 
 from collections.abc import Callable
@@ -30,8 +30,8 @@ from genrank.preparation.writing import target_of
 from genrank.schema import DataSpec, LogSchema, TaskSpec
 
 LEVELS = np.linspace(0, 1, 33)  # of a group's quantiles; ours
-LATEST = 2 * DAY  # seconds before the last day, from which on requests that come late are still answered; ours
-MIN_GROUP = 50  # durations below which a group takes the quantiles of all; ours
+LATEST = 2 * DAY  # seconds before the last day for which late requests still have statistics; ours
+MIN_GROUP = 50  # a group with fewer durations has the quantiles of all; ours
 
 
 def write_statistics(
@@ -118,7 +118,7 @@ def with_duration_groups(
         if task.name in groups:
             seconds, group = (sample.values() for sample in samples[task.name])
             quantiles = _quantiles(seconds, group, _size(spec, task, groups))
-            feature = groups[task.name] if quantiles else None  # no duration is known: nothing to rank within
+            feature = groups[task.name] if quantiles else None  # without quantiles no duration is known
             task = replace(task, group=feature or "", group_quantiles=quantiles)
         tasks.append(task)
     return replace(spec, tasks=tuple(tasks))

@@ -1,7 +1,7 @@
 """From an exposure log to a prepared folder: the order of the steps, and the manifest.
 
-The folder's contract is in docs/architecture.md. Relational steps are Ibis expressions (staging, survey); what is per
-user is NumPy on one bucket of users at a time (exposures, fitting, writing).
+The folder's contract is in docs/architecture.md. Relational steps are Ibis expressions (staging, survey); steps per
+user are NumPy on one bucket of users at a time (exposures, fitting, writing).
 """
 
 import functools
@@ -40,14 +40,14 @@ OWNERS: tuple[Owner, Owner] = ("item", "user")
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
-    """How a log is prepared; nothing here changes what is learned from it."""
+    """Settings of preparation; none of them has an effect on the models trained with its result."""
 
     engine: EngineName = "duckdb"
     master: str | None = None  # of Spark, as in local[2] or spark://host:7077; None: this machine
     memory_limit: str | None = None  # of the engine, as in "4GB"; None: half of the machine's memory
     threads: int | None = None  # None: all cores
-    num_buckets: int | None = None  # users are spread over so many files; None: by the size of the log
-    days_per_part: int | None = None  # a file holds so many days of its users; None: by the exposures of a day
+    num_buckets: int | None = None  # number of buckets of users; None: by the size of the log
+    days_per_part: int | None = None  # days per file; None: by the exposures of a day
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
@@ -71,7 +71,7 @@ def prepare(
     options: PrepareOptions | None = None,
     report: Report = lambda _: None,
 ) -> Manifest:
-    """Prepares the log of `source` into the new folder `out`; `report` is told of progress in lines of text.
+    """Prepares the log of `source` into the new folder `out`; `report` receives lines about the progress.
 
     Raises an InputError of one line for what the user can fix; then nothing is left behind.
     """

@@ -1,4 +1,4 @@
-"""A prepared folder as its extension sees it: what it has numbered and fitted, and exposures around the new ones."""
+"""A prepared folder to be extended: its numbers of values and fits, and its exposures around the new ones."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -83,9 +83,9 @@ class PreparedBefore:
         return {column: self.vocabulary(name) for column, name in names.items()}
 
     def arrange(self, number: int, table: pa.Table, schema: LogSchema) -> ArrangedBucket:
-        """See Earlier. Requests go on where they had begun; an exposure that is there already is not written again.
+        """See Earlier. Stored requests may continue in new rows; an exposure already stored is not written again.
 
-        Around the new rows the folder is read from the day before on, and further back where a request goes on so long.
+        The folder is read from the day before the new rows on, and further back if a request has lasted longer.
         """
         if not table.num_rows:
             found = arrange(table, schema.requests)
@@ -149,7 +149,7 @@ class PreparedBefore:
 
 
 def new_parts(folder: Path, layout: FolderLayout) -> dict[tuple[int, int], int]:
-    """(first day of a partition, bucket) → the number of a part that comes to those that are there."""
+    """(first day of a partition, bucket) → the number of a part to add to the existing ones."""
     numbers: dict[tuple[int, int], int] = {}
     for bucket in range(layout.num_buckets):
         for day, path in parts_of(folder, bucket):
@@ -158,7 +158,7 @@ def new_parts(folder: Path, layout: FolderLayout) -> dict[tuple[int, int], int]:
 
 
 def difference(whole: BucketCounts, part: BucketCounts) -> BucketCounts:
-    """By how much the one is larger than the other."""
+    """The difference of two counts."""
     return BucketCounts(
         requests=whole.requests - part.requests,
         exposures=whole.exposures - part.exposures,

@@ -1,6 +1,6 @@
-"""A log's schema as a proposal: a TOML file that says of every guess why, and what to check.
+"""Proposes a log's schema: a TOML file with the reason of every guess, and what to check.
 
-Roles are guessed by names, types and units by the values of the first rows. What can't be told is commented out.
+Roles are guessed by names, types and units by the values of the first rows. Doubtful settings are commented out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -118,7 +118,9 @@ def _find_request(column: ColumnFacts, found: dict[str, ColumnFacts], reasons: d
     if "session" in column.name.lower():
         reasons["request"] = f"{column.name!r} is a session, by its name: name it only if all of it was shown at once"
     elif column.num_distinct == num_rows > 1 and found.get("item", column).kind != "list":
-        reasons["request"] = f"{column.name!r} differs in every row, so it says nothing of what was shown together"
+        reasons["request"] = (
+            f"{column.name!r} differs in every row, so it doesn't say which exposures were shown together"
+        )
     else:
         found["request"] = column
         reasons["request"] = f"by its name; {column.num_distinct:,} different ones in {num_rows:,} rows"
@@ -206,7 +208,7 @@ def _lists(roles: _Roles) -> Iterator[str]:
 
 
 def _history(column: ColumnFacts | None, tasks: TaskGuesses, columns: list[ColumnFacts]) -> Iterator[str]:
-    """The lists of earlier items, in use where some task surely is binary: the first one found then is."""
+    """The lists of earlier items; active if a task is surely binary: the first of those is then their label."""
     if column is None:
         return
     binary = any(each.name in tasks.used and each.kind in ("truth", "list") for each in columns)

@@ -1,4 +1,4 @@
-"""What went wrong in Spark, in one line of ours that says what to do."""
+"""Errors of Spark as our errors of one line, with a remedy."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ def translated(problem: Exception, parquet: Sequence[Path]) -> Exception:
     """An error of Spark, or of the way to it. `parquet`: files that have been read."""
     text = str(problem)
     if "No space left on device" in text:
-        return OutputError("no space left on the disk while preparing; free some or choose another --out")
+        return OutputError("no space left on the disk while preparing; free some space or choose another --out")
     if "OutOfMemoryError" in text:
         return OutputError("Spark's memory is too small; raise it with --memory-limit")
     for path in parquet:

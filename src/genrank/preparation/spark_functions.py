@@ -1,4 +1,4 @@
-"""What value functions are on Spark: its own SQL where that gives the same, else DuckDB's macro on Arrow batches."""
+"""Value functions on Spark: Spark's SQL if its results are the same, else DuckDB's macro on Arrow batches."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Values that stand in the names of a log's folders, as in day=2023-11-15/part-0.parquet."""
+"""Values in the names of a log's folders, such as day=2023-11-15/part-0.parquet."""
 
 from datetime import date
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The Spark session that preparation runs in: Java found, settings under which Spark computes what DuckDB does."""
+"""The Spark session of preparation: checks Java, and sets Spark to compute the same as DuckDB."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from genrank.errors import MissingExtraError
 from genrank.preparation.duckdb_engine import half_of_memory
 
 JAVA = 17  # the oldest that Spark 4 runs on
-REMEDY = "install one, as in apt-get install openjdk-17-jre-headless, and set JAVA_HOME if it is not on the path"
+REMEDY = "install one, such as by apt-get install openjdk-17-jre-headless, and set JAVA_HOME if it is not on the path"
 COMPUTING = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.ansi.enabled": "false",  # what can't be cast is null, as by try_cast

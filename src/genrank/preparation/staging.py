@@ -1,8 +1,8 @@
 """The relational part of preparation: from a log of any types to rows of small integers in one stored table.
 
 Users and items become their rows of users.parquet and items.parquet, categories codes from 1 (0: missing). Both are
-numbered in order of first sight, by (day of UTC, text), behind those that are known already; the rows of a side table
-come first. So what is added later changes no number.
+numbered in order of first sight, by (day of UTC, text), after those already known; the rows of a side table come first.
+So additions change no existing number.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from genrank.schema import LogSchema, Owner, SideTable
 
 DAY = 86_400  # seconds
 BEFORE_ALL = -1  # the day of side tables' rows: they are numbered before what the log shows
-MOST = 0.9  # share of the log's ids below which a side table is warned of; ours
+MOST = 0.9  # share of the log's ids in a side table below which there is a warning; ours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,8 @@ class Identities:
 
 @dataclass(frozen=True, kw_only=True)
 class KnownValues:
-    """What a prepared folder has numbered already, as text in order of row from 1, or of code. `categories`: by column;
-    they don't include lists."""
+    """The values that a prepared folder has already numbered, as text in order of row from 1, or of code. `categories`:
+    by column; they don't include lists."""
 
     ids: Mapping[Owner, pa.Array]
     categories: Mapping[str, pa.Array]
@@ -169,7 +169,7 @@ def _check_unique(engine: Engine, known: Expression, table: SideTable) -> None:
 
 
 def _check_keys(engine: Engine, seen: Expression, known: Expression, owner: str, table: SideTable) -> list[DataWarning]:
-    """Whether the side table is of the log's ids: refused where it has none of them, warned where it lacks many."""
+    """Checks the side table for the log's ids: an error if it has none of them, a warning if many are missing."""
     strangers = seen.anti_join(known, seen.id == known.genrank_id)
     counts = engine.row(seen.aggregate(all=seen.count())) | engine.row(strangers.aggregate(lacking=strangers.count()))
     total, found = counts["all"], counts["all"] - counts["lacking"]

@@ -1,4 +1,4 @@
-"""What a prepared folder and its extension have in common: fitting arranged buckets, and writing their parts."""
+"""Shared steps of preparing a folder and extending one: fitting arranged buckets, and writing their parts."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""What the manifest says: the spec that models are built from, counts, and tasks that can't be learned."""
+"""Contents of the manifest: the spec for the models, counts, and warnings of tasks that can't be learned."""
 
 from collections.abc import Iterable, Sequence
 
@@ -74,7 +74,7 @@ def total_counts(counts: Sequence[BucketCounts], *, users: int, items: int) -> C
 
 
 def one_class_tasks(counts: Sequence[BucketCounts], *, part: int) -> dict[str, str]:
-    """Binary task → what was found, for those without both classes in a part that has exposures."""
+    """Binary task → its counts in words, for tasks without both classes in a part that has exposures."""
     found: dict[str, str] = {}
     if not any(bucket.parts[part].exposures for bucket in counts):
         return found
@@ -89,7 +89,7 @@ def one_class_tasks(counts: Sequence[BucketCounts], *, part: int) -> dict[str, s
 def check_classes(counts: Sequence[BucketCounts]) -> list[DataWarning]:
     """Warnings for binary tasks with one class only in validation or test.
 
-    Raises LogError where it is so in training, or where a part weighs nothing: nothing could be learned.
+    Raises LogError if training has one class only, or if all weights of a part are 0.
     """
     for part, name in enumerate(PARTS):
         if any(bucket.parts[part].exposures for bucket in counts) and not any(
@@ -117,7 +117,7 @@ def order_warnings(buckets: Buckets, schema: LogSchema) -> list[DataWarning]:
     if buckets.num_recurring:
         warnings.append(
             f"{schema.columns.request!r}: {buckets.num_recurring:,} requests have an id that an earlier request of "
-            f"their user has; they count as requests of their own, since more than {schema.requests.max_gap_seconds} "
+            f"their user has; they count as separate requests, since more than {schema.requests.max_gap_seconds} "
             "seconds lie between (requests.max_gap_seconds)"
         )
     if buckets.dates_only:

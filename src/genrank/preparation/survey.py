@@ -1,4 +1,4 @@
-"""One look at the whole log before any work: what can't be used is refused, or dropped and counted."""
+"""One scan of the whole log before any work: unusable rows are an error, or are dropped and counted."""
 
 import functools
 import operator
@@ -52,9 +52,9 @@ def drop_reasons(
     period: Period = None,
     placeholders: bool = False,
 ) -> dict[str, Column]:
-    """Reason → where a row is dropped for it; the reasons exclude each other. `now`, `period`: epoch seconds.
+    """Reason → the rows dropped for it; the reasons exclude each other. `now`, `period`: epoch seconds.
 
-    `placeholders`: times of 1970 are no times.
+    `placeholders`: whether times of 1970 are placeholders.
     """
     time = typed["time"]
     raw_time = exposures[schema.columns.time]
@@ -85,9 +85,9 @@ def drop_reasons(
 def survey(
     engine: Engine, exposures: Expression, typed: dict[str, Column], schema: LogSchema, reasons: dict[str, Column]
 ) -> Findings:
-    """Looks at every row once; `reasons` to drop one are those of `drop_reasons`.
+    """Checks every row once; `reasons` to drop one are those of `drop_reasons`.
 
-    Raises LogError for what would make nonsense of the whole log.
+    Raises LogError if a problem affects the whole log.
     """
     counts = engine.row(exposures.aggregate(**_questions(exposures, typed, schema, reasons)))
     counts = {name: int(value or 0) for name, value in counts.items()}

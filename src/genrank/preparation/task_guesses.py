@@ -1,4 +1,4 @@
-"""Which columns are actions to predict: flags, ratings and durations, by name and values."""
+"""Guesses which columns are actions to predict: flags, ratings and durations, by name and values."""
 
 from dataclasses import dataclass, field
 
@@ -14,8 +14,8 @@ LONG = 1000.0  # a median watching time above it is in milliseconds: in seconds 
 
 @dataclass
 class TaskGuesses:
-    """lines: of TOML. found: names of tasks. labels: (N) 0, 1 or NaN of the binary ones. used: columns that are
-    spoken for, also by what is commented out. taken: names that features can't have."""
+    """lines: of TOML. found: names of tasks. labels: (N) 0, 1 or NaN of the binary ones. used: columns already
+    assigned, also in comments. taken: names that features can't have."""
 
     lines: list[str] = field(default_factory=list)
     found: list[str] = field(default_factory=list)
@@ -68,7 +68,7 @@ def _add_flag(tasks: TaskGuesses, column: ColumnFacts) -> None:
 
 
 def _add_events(tasks: TaskGuesses, column: ColumnFacts) -> None:
-    """Where a column says what each row is, as view or click: how its rows are joined, commented out."""
+    """If a column has the kind of each row, such as view or click: how its rows are joined, commented out."""
     exposure = next((name for name in hints.EXPOSURES if name in map(str.lower, column.texts)), None)
     actions = [text for text in column.texts if set(hints.words(text)) & hints.ACTIONS and text.lower() != exposure]
     if exposure is None or not actions:
@@ -76,7 +76,7 @@ def _add_events(tasks: TaskGuesses, column: ColumnFacts) -> None:
     shown = next(text for text in column.texts if text.lower() == exposure)
     why = (
         f"{column.name!r} says what a row is ({', '.join(column.texts)}). Where exposures and actions are rows of "
-        "their own, take this in, and add a task for every action to be predicted, with the value as its column"
+        "their own, uncomment this, and add a task for every action to be predicted, with the value as its column"
     )
     lines = [setting("within", "30m"), setting("event", column.name), setting("exposure", shown)]
     tasks.lines += block("[join]", lines, why=why, active=False)
@@ -92,7 +92,7 @@ def _add_ratings(tasks: TaskGuesses, columns: list[ColumnFacts]) -> None:
         return
     known = np.unique(column.numbers[np.isfinite(column.numbers)])
     threshold = float(known[known >= 0.8 * known.max()].min()) if known.max() > 0 else float(known.max())
-    why = f"a rating from {known.min():g} to {known.max():g}; counted as positive from {threshold:g}: from where is it?"
+    why = f"a rating from {known.min():g} to {known.max():g}; counted as positive from {threshold:g}: check this"
     tasks.add(column, "binary", why, setting("threshold", threshold), active=bool(known.min() < threshold))
     tasks.labels.append(np.where(np.isnan(column.numbers), np.nan, column.numbers >= threshold))
 

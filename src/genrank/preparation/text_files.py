@@ -1,8 +1,8 @@
-"""Delimited text files of any dialect, as rows of text: what their separator, quote and encoding are, and their header.
+"""Delimited text files of any dialect, as rows of text: detects the separator, quote, encoding and header.
 
-Nothing but the dialect is found out, and only from a file's beginning; every row is then read as that dialect says.
-How many rows there are is counted without the engine (`preparation/text_rows.py`), and the engine must read as many.
-Types come later, from the columns' roles (tidying), so that no value decides how others are read.
+Only the dialect is detected, from a file's beginning; every row is then read in that dialect. The rows are counted
+without the engine (`preparation/text_rows.py`), and the engine must read the same number. Types come later, from the
+columns' roles (tidying), so that no value decides how others are read.
 """
 
 import csv

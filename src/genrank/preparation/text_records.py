@@ -1,7 +1,7 @@
-"""The rows of a delimited text file one by one, by the book: what is wrong in which line, and a copy in plain form.
+"""The rows of a delimited text file, strictly one by one: errors with their line, and a copy in a plain form.
 
-It knows every dialect and costs about ten times what the engine does, so it reads only files that aren't plain to
-`preparation/text_scan.py`, and those that the engine refuses.
+This reads every dialect at about ten times the cost of the engine, so it is used only for files that aren't plain to
+`preparation/text_scan.py`, and for those that the engine refuses.
 """
 
 import csv
@@ -18,7 +18,7 @@ from genrank.preparation.text_scan import LONGEST_ROW, Dialect
 REMEDY = "correct or remove the line, or set [csv] separator or quote"
 NO_QUOTE = "set [csv] quote ('' for none)"
 BATCH = 10_000  # rows written at a time
-UNREADABLE = "surrogateescape"  # bytes that are no text are found in the columns that are read, and only there
+UNREADABLE = "surrogateescape"  # bytes that aren't text are an error in the columns to read only
 
 
 @dataclass(frozen=True, kw_only=True)

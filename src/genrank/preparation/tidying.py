@@ -20,7 +20,7 @@ TableName = Owner | Literal["history"]  # tables beside the log
 
 @dataclass(frozen=True, kw_only=True)
 class Role:
-    """What the column `name` is for, in the words of error messages."""
+    """The role of the column `name`, as in error messages."""
 
     name: str
     role: str
@@ -96,7 +96,7 @@ def _of_feature(feature: Feature) -> Iterator[Role]:
 def tidy(
     engine: Engine, table: Expression, found: list[Role], schema: LogSchema
 ) -> tuple[Expression, list[DataWarning]]:
-    """The table with null words and numbers resolved in the roles' columns, and what to warn of.
+    """The table with null words and numbers resolved in the roles' columns, and warnings.
 
     A column with several roles, one of them numeric, is a number. Raises LogError for text that is no number.
     """

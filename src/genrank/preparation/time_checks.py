@@ -54,7 +54,7 @@ def zone_warnings(engine: Engine, exposures: Expression, schema: LogSchema) -> l
         return []
     number = int(engine.row(exposures.aggregate(number=naive.sum()))["number"] or 0)
     message = (
-        f"{schema.columns.time!r}: {number:,} times say no zone; UTC was assumed; set [time] zone, as in "
+        f"{schema.columns.time!r}: {number:,} times have no zone; UTC was assumed; set [time] zone, such as "
         "Europe/Berlin, or UTC"
     )
     return [DataWarning(kind="times", message=message)] if number else []

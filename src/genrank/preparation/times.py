@@ -1,4 +1,4 @@
-"""Times of any way of writing as seconds since the epoch, UTC. Nothing is run here."""
+"""Times in any format as seconds since the epoch, UTC. Nothing is run here."""
 
 from genrank.errors import LogError
 from genrank.preparation.engine import Column
@@ -50,7 +50,7 @@ def seconds(column: Column, time: Time, role: str = "columns.time") -> Column:
 
 
 def lacks_zone(column: Column, time: Time) -> Column | None:
-    """Where a time says no zone, so that the schema's holds, or UTC; None where no row can."""
+    """Whether a time has no zone, so that the schema's applies, or UTC; None if no time of the column can lack one."""
     kind = column.type()
     if kind.is_timestamp():
         return None if kind.timezone else column.notnull()
@@ -77,7 +77,7 @@ def _whole(number: Column, scale: int) -> Column:
 
 
 def _local_epoch(local: Column, zone: str | None) -> Column:
-    """Of timestamps by the clocks of `zone` (None: UTC)."""
+    """Seconds of timestamps in the local time of `zone` (None: UTC)."""
     return _epoch(local) if zone is None else epoch_in_zone(local, zone)
 
 

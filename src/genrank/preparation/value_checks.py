@@ -1,4 +1,4 @@
-"""Values that can't be what their column's role says: ids that may have become one another, flags that are none."""
+"""Values that don't fit the role of their column: ids that floats may have merged, flags other than 0 and 1."""
 
 from genrank.data.manifest import DataWarning
 from genrank.errors import LogError, shown

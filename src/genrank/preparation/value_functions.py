@@ -1,7 +1,7 @@
 """Functions of single values that every engine defines alike: texts, numbers and times. Nothing is run here.
 
-Each is written once, as a macro of DuckDB. Another engine runs it on Arrow batches (`on_batch`), or says it in its own
-words where those give the same.
+Each is written once, as a macro of DuckDB. Another engine runs it on Arrow batches (`on_batch`), or has an equivalent
+in its SQL.
 """
 
 import functools

@@ -1,7 +1,7 @@
-"""Weighted multi-valued features on their way through preparation: every value is text with its weight behind it.
+"""Weighted multi-valued features in preparation: every value is text followed by its weight.
 
-One column carries both until lists are cut, so that what the relations do to values (the first exposure's, the smallest
-of several) happens to their weights too. What is wrong with them is found where they are split.
+One column has both until lists are cut, so that the relational steps on values (the first exposure's, the smallest of
+several) include the weights. They are checked when they are split.
 """
 
 from typing import Any

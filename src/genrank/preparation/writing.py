@@ -136,7 +136,7 @@ def _feature(bucket: pa.Table, name: str, fitted: Fitted) -> pa.Array:
 
 
 def target_of(bucket: pa.Table) -> NDArray[np.bool_]:
-    """(N) whether an exposure is learned from; all are where the log doesn't say."""
+    """(N) whether an exposure is a target; all are if the log has no such column."""
     return _or_constant(bucket, "target", np.bool_, True)
 
 
