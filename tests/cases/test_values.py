@@ -171,7 +171,7 @@ def test_without_a_zone_utc_is_assumed_and_said(case: Case) -> None:
     made = case.read(written(case.folder / "log.csv", local(ZoneInfo("UTC"))))
     assert_same_times(made.rows())
     (message,) = of_kind(made.manifest, "times")
-    assert "800 times say no zone; UTC was assumed; set [time] zone" in message
+    assert "800 times have no zone; UTC was assumed; set [time] zone" in message
     assert "UTC was assumed" in " ".join(case.capsys.readouterr().err.split())
 
 

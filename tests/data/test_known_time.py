@@ -167,7 +167,7 @@ def test_joined_actions_are_known_at_the_latest_time_that_is_said(known_at: str 
 
 def test_a_joined_action_takes_no_column_that_tells_exposures_apart(tmp_path: Path) -> None:
     like = Task(name="like", kind="binary", column="click", time="time")
-    with pytest.raises(SchemaError, match="join: 'time' says what an exposure is"):
+    with pytest.raises(SchemaError, match="join: 'time' identifies exposures"):
         prepare_log(tmp_path, events(), replace(JOINED, tasks=(like,)))
 
 
