@@ -234,7 +234,7 @@ def test_what_is_no_extension_is_refused_and_nothing_is_lost(
     grown_from: Path, two_parts: tuple[Path, list[dict[str, list[Any]]]], tmp_path: Path
 ) -> None:
     old, new = two_parts[1]
-    assert "are of days that are there already, up to 2019-04-16; give" in refusal(tmp_path, grown_from, old)
+    assert "are of days that the folder already has, up to 2019-04-16; give" in refusal(tmp_path, grown_from, old)
     other = replace(SCHEMA, item_min_count=3)
     assert "schema: item_min_count is not as in the prepared folder" in refusal(tmp_path, grown_from, new, other)
     features = (*SCHEMA.features[:-1], replace(SCHEMA.features[-1], max_values=1))
@@ -266,7 +266,7 @@ def test_a_folder_that_another_process_changes_is_left_alone(
 def test_folders_of_format_3_are_read_but_not_extended(tmp_path: Path) -> None:
     with tarfile.open(Path(__file__).parents[1] / "formats" / "v3.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
-    with pytest.raises(DataError, match="format 3 can be read, but its days stay as they are; run genrank prepare"):
+    with pytest.raises(DataError, match="format 3 can be read, but not extended; run genrank prepare"):
         expire(tmp_path / "prepared", before=20_000)
 
 
@@ -328,7 +328,7 @@ def test_days_are_added_and_removed_by_commands(tmp_path: Path, capsys: pytest.C
         ([*more, "--extend", str(data), "--late", "soon"], "--late soon: expected a number and s, m, h or d"),
         ([*more, "--extend", str(data), "--late", "9d"], "it must be 0 to 172800"),
         ([*more, "--extend", str(tmp_path / "none")], "no prepared data here"),
-        ([*more, "--extend", str(data)], "are of days that are there already, up to 2019-04-19"),
+        ([*more, "--extend", str(data)], "are of days that the folder already has, up to 2019-04-19"),
         (["expire", str(data), "--before", "now"], "--before now: expected a date"),
     ):
         assert main(wrong) == 2
