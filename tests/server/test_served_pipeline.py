@@ -1,7 +1,9 @@
 """Any list of stages is a pipeline of the service: further stages, with and without a queue, over HTTP."""
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -319,6 +321,23 @@ def test_a_request_is_done_by_the_model_that_was_current_when_it_came() -> None:
     slow.set()
     assert [list(each.result(30).candidates.ids) for each in running] == [["old"], ["old"], ["new"]]
     queue.stop()
+
+
+def test_an_answer_that_was_sent_takes_no_memory(services: Services) -> None:
+    """Whatever the garbage collector does: a service's is busy with other objects for minutes."""
+    pipeline = services.recommending()
+    gc.collect()
+    gc.disable()
+    try:
+        running = pipeline.submit(query())
+        answered = weakref.ref(running.result(60))
+        del running
+        until = time.monotonic() + 10
+        while answered() is not None and time.monotonic() < until:  # the queue's thread is about to let go of it
+            time.sleep(0.01)
+        assert answered() is None
+    finally:
+        gc.enable()
 
 
 def test_lists_that_are_no_pipeline(services: Services) -> None:

@@ -89,6 +89,7 @@ class _Passage:
 
     def _leave(self, queue: QueuedStage, done: "Future[QueueReport]") -> None:
         """Go on after a queue; called in its thread."""
+        self._waiting = None  # it knows this passage: without cycles, memory is free as soon as the answer is sent
         if self.answer.cancelled():
             return
         try:
@@ -99,6 +100,7 @@ class _Passage:
                 self.enter(report.candidates)
             elif self.answer.set_running_or_notify_cancel():
                 self.answer.set_result(self._outcome(report.candidates))
+                del self.answer
         except BaseException as problem:  # noqa: BLE001 - whatever it is, it is the caller's to see
             if self.answer.set_running_or_notify_cancel():
                 self.answer.set_exception(problem)
