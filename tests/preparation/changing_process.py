@@ -3,11 +3,10 @@
 import sys
 from pathlib import Path
 
-from test_extending import OPTIONS, SCHEMA, START
-
 from genrank.preparation.extending import expire, extend
 from genrank.preparation.prepare import prepare
 from genrank.preparation.sources.files import files
+from growing_logs import OPTIONS, SCHEMA, START
 
 DAYS = START // 86_400
 

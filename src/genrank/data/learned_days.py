@@ -134,12 +134,8 @@ def with_learned_days(manifest: Manifest, folder: Path, days: LearnedDays) -> Ma
     """
     if not days:
         return manifest
-    from genrank.data.timeline_files import load_timelines  # needs pyarrow, which a run's settings do without
-
     spec, split = manifest.spec, days.split(manifest.split, manifest.spec.zone)
-    tasks = tuple(task for task in spec.tasks if task.kind == "binary")
-    t = load_timelines(folder, DataSpec(features=(), tasks=tasks, known_later=spec.known_later))
-    parts = {name: _counts(t, *split.times(name)) for name in ("train", "valid", "test")}
+    parts = _count_parts(folder, spec, split)
     for name, what in (("train", "learn from"), ("test", "judge on")):
         if not parts[name].exposures and split.times(name)[0] != day_end(split.last_time, spec.zone):
             raise ConfigError(f"{folder}: there are no exposures to {what} in the chosen days; choose others")
@@ -185,6 +181,20 @@ def train_counts(rows: NDArray[np.int32], t: Timelines, until: int, size: int) -
     """(size) the number of exposures of each row of the items' or users' table before `until`."""
     counts: NDArray[np.int64] = np.bincount(rows[t.time < until], minlength=size)
     return counts
+
+
+def _count_parts(folder: Path, spec: DataSpec, split: SplitTimes) -> dict[str, PartCounts]:
+    """The size of each part, counted bucket by bucket."""
+    from genrank.data import timeline_files  # needs pyarrow, which a run's settings do without
+
+    tasks = tuple(task for task in spec.tasks if task.kind == "binary")
+    counted = DataSpec(features=(), tasks=tasks, known_later=spec.known_later)
+    parts: dict[str, PartCounts] = {}
+    for number in range(timeline_files.num_buckets(folder)):
+        t = timeline_files.load_buckets(folder, [number], counted)
+        found = {name: _counts(t, *split.times(name)) for name in ("train", "valid", "test")}
+        parts = {name: parts[name] + counts if parts else counts for name, counts in found.items()}
+    return parts
 
 
 def _counts(t: Timelines, begin: int | None, end: int | None) -> PartCounts:

@@ -63,6 +63,16 @@ class PartCounts:
     requests: int
     positives: dict[str, int]
 
+    def __add__(self, other: "PartCounts") -> "PartCounts":
+        positives = {task: number + other.positives[task] for task, number in self.positives.items()}
+        exposures, requests = self.exposures + other.exposures, self.requests + other.requests
+        return PartCounts(exposures=exposures, requests=requests, positives=positives)
+
+    def __sub__(self, other: "PartCounts") -> "PartCounts":
+        positives = {task: number - other.positives[task] for task, number in self.positives.items()}
+        exposures, requests = self.exposures - other.exposures, self.requests - other.requests
+        return PartCounts(exposures=exposures, requests=requests, positives=positives)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:

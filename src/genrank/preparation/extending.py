@@ -14,7 +14,7 @@ from typing import Any
 from genrank.config import to_dict
 from genrank.data.event_totals import EventTotals
 from genrank.data.integrity import hash_folder
-from genrank.data.manifest import FILE_NAME, Counts, DataWarning, FolderLayout, Manifest, PartCounts
+from genrank.data.manifest import FILE_NAME, Counts, DataWarning, FolderLayout, Manifest
 from genrank.data.tables import FeatureTable
 from genrank.data.timeline_files import first_day_of
 from genrank.errors import ConfigError, DataError, LogError, SchemaError
@@ -307,17 +307,9 @@ def _is_part(name: str) -> bool:
 
 def _sum(old: Counts, new: Counts) -> Counts:
     """The counts of both; users and items are those of `new`, which has all."""
-    parts = {name: _plus(getattr(old, name), getattr(new, name)) for name in PARTS}
+    parts = {name: getattr(old, name) + getattr(new, name) for name in PARTS}
     requests, exposures = old.requests + new.requests, old.exposures + new.exposures
     return Counts(users=new.users, items=new.items, requests=requests, exposures=exposures, **parts)
-
-
-def _plus(one: PartCounts, other: PartCounts) -> PartCounts:
-    return PartCounts(
-        exposures=one.exposures + other.exposures,
-        requests=one.requests + other.requests,
-        positives={task: number + other.positives[task] for task, number in one.positives.items()},
-    )
 
 
 def _unique(warnings: tuple[DataWarning, ...]) -> list[DataWarning]:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from genrank.data.arranging import Arranged, arrange, array, drop_duplicates, in_stored_order
-from genrank.data.manifest import FolderLayout, Manifest, PartCounts
+from genrank.data.manifest import FolderLayout, Manifest
 from genrank.data.timeline_files import part_table, parts_of
 from genrank.data.vocabulary_files import StoredVocabulary, vocabulary_path
 from genrank.preparation.admission import DAY
@@ -162,19 +162,11 @@ def difference(whole: BucketCounts, part: BucketCounts) -> BucketCounts:
     return BucketCounts(
         requests=whole.requests - part.requests,
         exposures=whole.exposures - part.exposures,
-        parts=tuple(_minus(one, other) for one, other in zip(whole.parts, part.parts, strict=True)),
+        parts=tuple(one - other for one, other in zip(whole.parts, part.parts, strict=True)),
         known=tuple(
             {task: one[task] - other[task] for task in one} for one, other in zip(whole.known, part.known, strict=True)
         ),
         weights=tuple(one - other for one, other in zip(whole.weights, part.weights, strict=True)),
-    )
-
-
-def _minus(one: PartCounts, other: PartCounts) -> PartCounts:
-    return PartCounts(
-        exposures=one.exposures - other.exposures,
-        requests=one.requests - other.requests,
-        positives={task: number - other.positives[task] for task, number in one.positives.items()},
     )
 
 
