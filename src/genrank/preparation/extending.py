@@ -14,6 +14,7 @@ from typing import Any
 from genrank.config import to_dict
 from genrank.data.event_totals import EventTotals
 from genrank.data.integrity import hash_folder
+from genrank.data.learned_days import vocabulary_sizes, with_sizes
 from genrank.data.manifest import FILE_NAME, Counts, DataWarning, FolderLayout, Manifest
 from genrank.data.tables import FeatureTable
 from genrank.data.timeline_files import first_day_of
@@ -154,7 +155,7 @@ class _Extension:
         layout, numbers = replace(old.layout, last_day=last_day), new_parts(self.before.folder, old.layout)
         self.report("writing timelines")
         write_timelines(buckets, old.schema, fitted, layout, self.out, threads=threads, numbers=numbers)
-        spec = replace(data_spec(old.schema, fitted, entities, old.split.valid_start), tasks=old.spec.tasks)
+        spec = with_sizes(old.spec, vocabulary_sizes(data_spec(old.schema, fitted, entities, old.split.valid_start)))
         if old.schema.statistics.enabled:
             self._write_statistics(buckets, layout, numbers, threads)
         users, items = staging.users.num_rows - 1, staging.items.num_rows - 1
