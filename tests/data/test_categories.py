@@ -102,6 +102,7 @@ def test_numbers_that_came_through_32_bits_are_those_that_were_meant(values: lis
         (123456792.0, "123456792"),
         (float("nan"), None),
         (float("inf"), None),
+        (Decimal("NaN"), None),
         (None, None),
         ("1.0", "1.0"),
         ("", ""),

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from counted_logs import random_log, schema
 from exposure_logs import Prepared, prepare_log
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceConfig
-from genrank.data.timeline_files import load_timelines
+from genrank.data.tables import FeatureTable
+from genrank.data.timeline_files import bucket_rows, load_timelines
 from genrank.errors import DataError
 
 
@@ -36,6 +38,22 @@ def test_timelines_that_are_gone(prepared: Prepared) -> None:
 def test_timelines_that_are_no_parquet(prepared: Prepared) -> None:
     next((prepared.folder / "timelines").rglob("*.parquet")).write_bytes(b"PAR1")
     assert "can't be read (" in refusal(prepared)
+
+
+def test_one_bucket_that_is_no_parquet(prepared: Prepared) -> None:
+    first, second = (prepared.folder / "timelines").glob("**/*.parquet")
+    assert first.parent != second.parent
+    second.write_bytes(b"PAR1")  # the settings of the folder are read from the first
+    assert "timelines can't be read (" in refusal(prepared)
+    with pytest.raises(DataError, match=r"prepared: timelines can't be read \(.*\); run genrank prepare again"):
+        bucket_rows(prepared.folder)
+
+
+@pytest.mark.parametrize("owner", ["item", "user"])
+def test_a_table_that_is_no_parquet(prepared: Prepared, owner: Literal["item", "user"]) -> None:
+    (prepared.folder / f"{owner}s.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=rf"{owner}s\.parquet: can't be read \(.*\); run genrank prepare again"):
+        FeatureTable.load(prepared.folder, owner, prepared.manifest.spec)
 
 
 def test_statistics_of_other_rows(prepared: Prepared) -> None:

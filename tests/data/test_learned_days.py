@@ -9,7 +9,16 @@ import pytest
 import genrank
 from exposure_logs import prepare_log
 from genrank.cli import main
-from genrank.data.learned_days import LearnedDays, date_of, day_after, day_begin, day_end, spec_until, with_learned_days
+from genrank.data.learned_days import (
+    LearnedDays,
+    date_of,
+    day_after,
+    day_begin,
+    day_end,
+    spec_until,
+    with_learned_days,
+    with_sizes,
+)
 from genrank.data.manifest import Manifest
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceConfig
@@ -17,7 +26,7 @@ from genrank.errors import ConfigError, InputError
 from genrank.inference.gen_ranker import GenRanker
 from genrank.runs.evaluate_ranking import evaluate_run
 from genrank.runs.train import load_run
-from genrank.schema import Time
+from genrank.schema import DataSpec, FeatureSpec, TaskSpec, Time
 from run_days import NOON, days_log
 
 TINY = ["model.width=16", "model.num_heads=2", "threads=1", "training.epochs=1", "evaluation.num_bootstrap=0"]
@@ -78,6 +87,29 @@ def test_what_is_learned_knows_the_values_of_its_days_only(daily: Path) -> None:
         assert spec_until(whole, daily, day_begin(day, "UTC")) == data.manifest.spec
         assert data.items.train_count[list(ids).index("new0")] == 3
         assert data.users.train_count.sum() == 12 * len(seen), number
+
+
+def test_a_first_day_alone_leaves_the_other_parts_as_prepared(daily: Path) -> None:
+    whole, later = (PreparedData.load(daily, days) for days in (None, LearnedDays(first="2020-09-16")))
+    assert times(later, "train")[0] == at("2020-09-16")
+    assert times(later, "test") == times(whole, "test")
+    counts, before = later.manifest.counts, whole.manifest.counts
+    assert (counts.valid, counts.test) == (before.valid, before.test)
+    assert counts.train.exposures == before.train.exposures - 2 * 12
+
+
+def test_new_groups_of_durations_have_the_quantiles_of_the_unknown_one() -> None:
+    unknown, short = (0.0, 5.0), (0.0, 1.0)
+    dwell = TaskSpec(name="dwell", kind="duration", group="length", group_quantiles=(unknown, short))
+    plain = replace(dwell, name="watch", group="", group_quantiles=(unknown,))
+    length = FeatureSpec(name="length", owner="item", kind="categorical", size=2)
+    spec = DataSpec(features=(length,), tasks=(dwell, plain))
+    grown = with_sizes(spec, {"length": 4})
+    assert grown.features[0].size == 4
+    assert grown.tasks[0].group_quantiles == (unknown, short, unknown, unknown)
+    assert grown.tasks[1] == plain
+    assert with_sizes(grown, {"length": 2}) == spec
+    assert with_sizes(spec, {"item_id": 9}) == spec
 
 
 def test_history_before_the_learned_days_stays_visible(daily: Path) -> None:

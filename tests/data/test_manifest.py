@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,24 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
         path.unlink()
     with pytest.raises(DataError, match=r"item_id\.parquet"):
         made.manifest.verify(made.folder)
+
+
+def test_a_folder_that_is_extended_while_it_is_opened_is_read_as_it_is_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = prepare_log(tmp_path, log())
+    gone = "vocab/item_id.parquet"
+    newer = replace(made.manifest, files={name: value for name, value in made.manifest.files.items() if name != gone})
+    verify = Manifest.verify
+
+    def verified_late(manifest: Manifest, folder: Path) -> None:
+        if manifest == made.manifest:
+            (folder / gone).unlink()
+            newer.save(folder)
+        verify(manifest, folder)
+
+    monkeypatch.setattr(Manifest, "verify", verified_late)
+    assert Manifest.open(made.folder) == newer
+    (made.folder / "items.parquet").unlink()
+    with pytest.raises(DataError, match=r"items\.parquet: missing"):
+        Manifest.open(made.folder)

@@ -13,7 +13,7 @@ from genrank.errors import DataError
 from worlds import builder, timelines
 
 
-@pytest.mark.parametrize("change", [{"batch_tokens": 0}, {"bucket_batches": 0}])
+@pytest.mark.parametrize("change", [{"batch_tokens": 0}, {"bucket_batches": 0}, {"max_exposures": 0}])
 def test_a_loader_needs_room_for_a_token(change: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be at least 1"):
         LoaderConfig(**change)

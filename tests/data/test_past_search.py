@@ -37,6 +37,17 @@ def test_hard_search_finds_the_latest_events_of_the_candidates_category_before_t
         assert batch.items["item_id"][batch.long.item[found]].tolist() == t.item[expected].tolist()
 
 
+def test_the_category_of_an_item_is_the_first_of_its_values_and_is_found_once() -> None:
+    items, _ = tables(1)
+    tags, topic = items.categories("tags"), items.categories("topic")
+    starts, ends = (items.features["tags"].offsets[where].tolist() for where in (slice(-1), slice(1, None)))
+    values = items.features["tags"].values
+    assert tags.tolist() == [values[start] if end > start else 0 for start, end in zip(starts, ends, strict=True)]
+    assert topic.tolist() == items.features["topic"].tolist()
+    assert items.categories("tags") is tags
+    assert items.categories("topic") is topic
+
+
 def test_soft_search_is_given_the_latest_events_before_the_window() -> None:
     t = timelines(lengths=[40, 4], seed=1)
     b = builder(t, search=SOFT, max_history=8)

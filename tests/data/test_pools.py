@@ -18,7 +18,7 @@ from genrank.data.pooled_loader import PooledLoader
 from genrank.data.pools import StoredData, StoredPart
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceConfig
-from genrank.errors import ConfigError
+from genrank.errors import ConfigError, DataError
 from genrank.preparation.prepare import PrepareOptions
 
 USERS, ROWS = 24, 600
@@ -152,3 +152,25 @@ def test_a_share_of_the_users_is_the_same_in_pools(folder: Path) -> None:
 def test_what_needs_the_whole_log_says_so(folder: Path, config: LoaderConfig, sequence: dict) -> None:
     with pytest.raises(ConfigError, match="max_exposures=600"):
         loader(folder, config, **sequence)
+
+
+def test_a_part_that_no_pool_has_samples_of_is_named_with_the_remedy(folder: Path) -> None:
+    data = StoredData.open(folder)
+    split = replace(data.manifest.split, test_start=2**40)
+    late = replace(data, manifest=replace(data.manifest, split=split))
+    part = StoredPart(data=late, part="test", sequence=SEQUENCE, loading=POOLED)
+    loaders = iter(part)
+    assert [len(next(loaders)) for _ in late.pools(POOLED.max_exposures)] == [0] * len(late.pools(300))
+    refused = "the part 'test' holds no exposures; prepare with another"
+    with pytest.raises(DataError, match=refused):
+        next(loaders)
+    with pytest.raises(DataError, match=refused):
+        part.sizes()
+
+
+def test_a_bucket_larger_than_a_pool_is_a_pool_of_its_own_in_the_given_order(folder: Path) -> None:
+    data = replace(StoredData.open(folder), rows=(10, 60, 10, 30, 30, 10))
+    assert data.pools(149) == [(0, 1), (2, 3, 4), (5,)]
+    assert data.pools(80) == [(0,), (1,), (2, 3), (4, 5)]
+    assert data.pools(80, [5, 1, 3, 0, 2, 4]) == [(5,), (1,), (0, 3), (2, 4)]
+    assert data.pools(150, [5, 4, 3, 2, 1, 0]) == [(0, 1, 2, 3, 4, 5)]

@@ -93,6 +93,27 @@ def test_of_requests_that_begin_together_the_first_of_the_log_is_first() -> None
     assert number.tolist() == [1, 1, 2, 0]
 
 
+def test_ids_that_fall_and_do_not_come_back_are_numbered_user_by_user_in_order_of_time() -> None:
+    user, key, row = np.array([0, 0, 0, 0, 2, 2]), np.array([9, 9, 5, 7, 8, 3]), np.arange(6)
+    number, again = number_requests(user, key, np.array([0, 1, 10, 20, 0, 10]), (row,), max_gap=5)
+    assert (number.tolist(), again) == ([0, 0, 1, 2, 0, 1], 0)
+
+
+def test_of_repeated_rows_the_largest_number_and_then_the_largest_list_is_kept() -> None:
+    table = pa.table(
+        {
+            "user": pa.array([1] * 6, pa.int32()),
+            "time": pa.array([5, 5, 5, 6, 6, 7], pa.int64()),
+            "item": pa.array([2, 2, 2, 2, 2, 2], pa.int32()),
+            "dwell": pa.array([np.nan, 0.5, 0.25, 1.0, 1.0, np.nan], pa.float32()),
+            "tags": pa.array([[9], [1], [2], [1, 2], [1, 3], []], pa.list_(pa.int32())),
+        }
+    )
+    kept, dropped = drop_duplicates(table.select(["user", "time", "item", "dwell", "tags"]))
+    assert dropped == 3
+    assert kept.column("tags").to_pylist() == [[1], [1, 3], []]
+
+
 def test_a_requests_time_is_that_of_its_first_exposure() -> None:
     user, request, time = np.array([1, 1, 1, 4]), np.array([0, 1, 0, 0], np.int32), np.array([3, 5, 8, 2])
     assert request_times(user, request, time).tolist() == [3, 5, 3, 2]

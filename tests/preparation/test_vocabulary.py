@@ -113,6 +113,14 @@ def test_the_limit_counts_known_values_only(tmp_path: Path) -> None:
     assert found.weights.tolist() == [1.0, 3.0]
 
 
+def test_without_a_limit_all_known_values_of_a_list_stay(tmp_path: Path) -> None:
+    (tmp_path / "vocab").mkdir()
+    admitted(["a", "b", "c"], [(1, 0), (2, 0), (3, 1)]).write(tmp_path / "vocab" / "tags.parquet")
+    codes = Jagged(np.array([3, 1, 2, 3], np.int32), np.array([0, 3, 4]))
+    found = IndexReader(tmp_path).lists("tags", 3, codes)
+    assert (found.values.tolist(), found.offsets.tolist(), found.weights) == ([1, 2], [0, 2, 2], None)
+
+
 @given(NUMBERS, st.integers(2, 20))
 def test_edges_increase_and_leave_no_bucket_empty(numbers: list[float], num_buckets: int) -> None:
     values = np.array(numbers)

@@ -30,8 +30,6 @@ def number_requests(
     begins = ~same_key
     begins[1:] |= np.diff(time) > max_gap
     opening = np.flatnonzero(begins)
-    if not len(opening):
-        return np.zeros(0, np.int32), 0
     tied = time == np.repeat(time[opening], np.diff(np.append(opening, len(time))))
     firsts = [np.minimum.reduceat(np.where(tied, column[order], NEVER), opening) for column in ties]
     rank = np.empty(len(opening), np.int64)
