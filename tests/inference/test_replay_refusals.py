@@ -11,7 +11,7 @@ from genrank.artifacts.bundle import load_bundle
 from genrank.data.manifest import Manifest
 from genrank.errors import ConfigError, LogError, RequestError
 from genrank.inference.gen_ranker import GenRanker, as_ids, check_value
-from genrank.inference.replay import Replayed, replay
+from genrank.inference.replay import MAX_NAMED, Replayed, replay
 from genrank.inference.request_log import RequestLog, ServedRanking
 from genrank.inference.stores import open_store
 
@@ -81,6 +81,21 @@ def test_a_log_of_nothing_but_damage_is_refused_with_its_first_line(run: Path, d
     (tmp_path / "log").write_text("oops\n[]\n", encoding="utf-8")
     with pytest.raises(LogError, match=r"line 1: is not a complete served ranking.*expected a file of genrank serve"):
         replay(tmp_path / "log", data, run=run)
+
+
+def test_a_log_without_rankings_is_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"")
+    with pytest.raises(LogError, match="log: holds no ranking; serve with --log-requests"):
+        replay(tmp_path / "log", data)
+
+
+def test_of_many_lines_that_can_not_be_read_the_first_are_named(
+    served: ServedRanking, run: Path, data: Path, tmp_path: Path
+) -> None:
+    log = written(tmp_path / "log", served)
+    log.write_text("oops\n" * (MAX_NAMED + 3) + log.read_text(encoding="utf-8"), encoding="utf-8")
+    found = replay(log, data, run=run)
+    assert (found.rankings, found.unreadable, len(found.unreadable_at)) == (1, MAX_NAMED + 3, MAX_NAMED)
 
 
 def test_a_run_that_did_not_serve_the_log_is_refused(

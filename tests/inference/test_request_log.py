@@ -12,7 +12,7 @@ import pytest
 
 from genrank.artifacts.bundle import load_bundle
 from genrank.data.manifest import Manifest
-from genrank.errors import LogError
+from genrank.errors import LogError, OutputError
 from genrank.inference.gen_ranker import GenRanker
 from genrank.inference.replay import replay
 from genrank.inference.request_log import RequestLog, ServedRanking, Unreadable, read_requests
@@ -105,6 +105,48 @@ def test_a_file_that_is_moved_away_deleted_or_emptied_is_begun_anew(tmp_path: Pa
     log.close()
     assert users(tmp_path / "log.1") == ["a"]
     assert [(found[1].user, found[2]) for found in read_requests(path)] == [("d", BUNDLE.resolve())]
+
+
+def test_a_folder_that_is_gone_costs_the_rankings_until_it_is_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "logs" / "log"
+    log = RequestLog(path)
+    log.note(ranking("a"), BUNDLE)
+    until(lambda: path.stat().st_size > 0)
+    path.parent.rename(tmp_path / "before")
+    log.note(ranking("lost"), BUNDLE)
+    until(lambda: log.dropped == 1)
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    log.note(ranking("b"), BUNDLE)
+    until(lambda: path.stat().st_size > 0)
+    path.parent.rename(tmp_path / "between")
+    log.note(ranking("lost"), BUNDLE)
+    log.close()
+    assert log.dropped == 2
+    assert users(tmp_path / "before" / "log") == ["a"]
+    assert [(found[1].user, found[2]) for found in read_requests(tmp_path / "between" / "log")] == [
+        ("b", BUNDLE.resolve())
+    ]
+    assert "can't be written to (No such file or directory); 1 rankings were not logged" in caplog.text
+
+
+def test_behind_several_cuts_in_a_line_what_is_whole_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    write(path, "a", "b")
+    about, one, other = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([about, one[:-30] + other[:-30] + one, other[:-30] + one[:-30], other]))
+    assert users(path) == ["a", "b"]
+    assert unreadable(path) == [2, 3]
+
+
+def test_files_that_can_not_be_a_log_are_named(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match=r"log: can't be read \(.*No such file.*\); expected a file of genrank serve"):
+        users(tmp_path / "log")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match=r"can't be written to \(.*\); give another --log-requests"):
+        RequestLog(tmp_path / "file" / "log")
 
 
 @pytest.fixture

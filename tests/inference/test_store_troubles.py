@@ -62,6 +62,20 @@ def test_who_waits_behind_a_write_that_fails_hears_of_it_at_once(
     )
 
 
+def test_who_reads_after_a_reading_that_failed_hears_of_it_at_once(
+    store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_store, "PAUSE", 1e6)
+    reader = store._reader
+    store._reader = sqlite3.connect(":memory:")  # has none of the tables
+    refused("no such table", lambda: store.events("u"))
+    store._reader = reader  # so that only the pause is in the way
+    refused("could not be read; reads are tried again after", lambda: store.events("u"), lambda: store.version("u"))
+    store.append([TWO])  # writes go on
+    store._silent_until = 0.0
+    assert kept(store) == [ONE, TWO]
+
+
 def test_a_long_reading_keeps_nobody_waiting(store: SQLiteStore) -> None:
     with store._moment() as (run, position):
         store.append([TWO])

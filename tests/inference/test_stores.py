@@ -1,6 +1,7 @@
 """What every store of live events does, in SQLite and in a real Redis."""
 
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -12,12 +13,24 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from genrank.errors import ConfigError, DataError
+from genrank.errors import ConfigError, DataError, MissingExtraError, RequestError
 from genrank.inference import redis_store, sqlite_store
 from genrank.inference.catalogue import Item
+from genrank.inference.left_out import LeftOut
 from genrank.inference.redis_store import RedisStore
 from genrank.inference.sqlite_store import SQLiteStore
-from genrank.inference.store import FORMER, Event, EventStore, StoreUnavailable, UpdatesExpired, UserEvents
+from genrank.inference.store import (
+    FORMER,
+    MAX_EVENT_BYTES,
+    MAX_ITEM_BYTES,
+    Event,
+    EventStore,
+    StoreUnavailable,
+    UpdatesExpired,
+    UserEvents,
+    parsed_items,
+)
+from genrank.inference.stored import open_existing, summary
 from genrank.inference.stores import open_store
 from redis_server import RedisServer
 
@@ -158,6 +171,25 @@ def test_all_or_nothing(opened: Open) -> None:
     assert len(store.append([event("a", 5)])) == 1
 
 
+def test_what_is_too_large_is_refused_before_anything_is_stored(opened: Open) -> None:
+    store = opened()
+    with pytest.raises(RequestError, match=r"the event of item 'b' has 16\d{3} bytes of JSON, at most 16384 are kept"):
+        store.append([event("a", 5), event("b", 6, context={"text": "x" * MAX_EVENT_BYTES})])
+    with pytest.raises(RequestError, match=r"the item 'j' has 1000\d\d bytes of JSON, at most 100000 are kept"):
+        store.put_items([Item(id="i"), Item(id="j", features={"text": "x" * MAX_ITEM_BYTES})])
+    found = store.snapshot()
+    assert (found.events, found.items) == ((), ())
+
+
+@pytest.mark.parametrize("body", ["[", "7", "[1, true]", "[{}, 1]", "[{}]", "null"])
+def test_a_text_that_is_no_item_is_left_out(body: str) -> None:
+    left_out = LeftOut("the store", quiet=True)
+    bodies = [("i", body), ("j", '{"a": 1}'), ("k", '[{"a": 1}, false]')]
+    whole = (Item(id="j", features={"a": 1}), Item(id="k", features={"a": 1}, available=False))
+    assert parsed_items(bodies, left_out) == whole
+    assert [name.id for name in left_out.reasons] == ["i"]
+
+
 def test_two_connections_see_each_other(opened: Open) -> None:
     one, other = opened(), opened()
     one.append([event("a", 5)])
@@ -287,6 +319,52 @@ def test_a_snapshot_meets_writers(redis_server: RedisServer, monkeypatch: pytest
 
 
 @pytest.mark.redis
+def test_more_than_a_page_is_read_whole(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_store, "PAGE", 3)
+    store = RedisStore(redis_server.url, timeout=5.0)
+    assert store.last_written() == 0
+    events = [Event(user=f"u{place % 20:02d}", item=f"i{place}", time=place) for place in range(40)]
+    for begin in range(0, 40, 8):
+        store.append(events[begin : begin + 8])
+    for user in range(20):  # as if each user's events were just moving from the archive
+        key = f"{user}/i{user}"
+        revision, _, body = store._redis.hget(f"genrank:e:u{user:02d}", key).partition(" ")
+        store._redis.hset(f"genrank:a:u{user:02d}", key, f"{int(revision) - 1} {body.replace('i', 'old')}")
+    assert sorted(store.snapshot().events, key=lambda each: each.time) == events
+    assert store.users() == {f"u{user:02d}": 2 for user in range(20)}
+    updates, position = store.updates("0-0")
+    assert [change.event for update in updates for change in update.changes] == events
+    assert len(updates) == 5
+    assert store.last_written() == int(position.partition("-")[0]) / 1000 > 1_600_000_000
+
+
+@pytest.mark.redis
+def test_a_snapshot_of_items_leaves_out_events_that_come_meanwhile(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = RedisStore(redis_server.url, timeout=5.0), RedisStore(redis_server.url, timeout=5.0)
+    last = reader._last
+
+    def last_before_others_write() -> str:
+        position = last()
+        writer.append([event("a", 1)])
+        writer.put_items([Item(id="x")])
+        return position
+
+    monkeypatch.setattr(reader, "_last", last_before_others_write)
+    taken = reader.snapshot(events=False)
+    assert (taken.events, taken.items) == ((), (Item(id="x"),))
+    assert reader.updates(taken.position)[0] == []
+
+
+@pytest.mark.redis
+def test_a_store_in_redis_exists_for_whoever_looks_at_it(redis_server: RedisServer) -> None:
+    RedisStore(redis_server.url).append([event("a", 5)])
+    with closing(open_existing(redis_server.url, writing=True)) as store:
+        assert summary(store, limit=9)["some_users"] == {"u": 1}
+
+
+@pytest.mark.redis
 def test_feeds_share_a_database_under_prefixes(redis_server: RedisServer) -> None:
     one, other = open_store(redis_server.url + "#one"), open_store(redis_server.url + "#other")
     one.append([event("a", 5)])
@@ -327,6 +405,15 @@ def test_places_that_are_no_store(tmp_path: Path) -> None:
         open_store(str(tmp_path / "s.sqlite"))
     with pytest.raises(ConfigError, match="redis://host"):
         open_store("http://localhost:6379")
+    with pytest.raises(ConfigError, match=r"its password has a #; write %23 instead of it") as raised:
+        open_store("redis://:sec#ret@localhost:6379/0")
+    assert "sec" not in str(raised.value).replace("s.sqlite", "")
+
+
+def test_a_store_in_redis_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)
+    with pytest.raises(MissingExtraError, match=r"needs the redis package; pip install 'genrank\[redis\]'"):
+        open_store("redis://localhost:6379/0")
 
 
 class StoreMachine(RuleBasedStateMachine):

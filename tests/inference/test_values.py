@@ -1,6 +1,8 @@
 """Values in requests: what no feature can have is refused in one line, and answers are finite numbers."""
 
 import json
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,17 +11,20 @@ import pyarrow as pa
 import pytest
 
 from exposure_logs import Prepared, log, prepare_log
+from genrank.artifacts.index import IndexConfig, StoredIndex
 from genrank.batch import Jagged
 from genrank.data.request import FeatureEncoder, numeric_bucket
 from genrank.data.tables import FeatureTable
-from genrank.errors import GenRankError, RequestError
+from genrank.errors import BundleError, GenRankError, RequestError
+from genrank.inference import left_out as left_out_module
 from genrank.inference.catalogue import Catalogue, Item
 from genrank.inference.gen_ranker import as_id, as_ids, check_candidates, check_time, check_value
 from genrank.inference.histories import Histories, NoPast
 from genrank.inference.left_out import LeftOut
+from genrank.inference.retrieval_engine import open_index
 from genrank.inference.sqlite_store import SQLiteStore
 from genrank.inference.stages import value_of
-from genrank.inference.store import Event
+from genrank.inference.store import Event, StoreUnavailable, UserEvents
 from genrank.schema import DataSpec, Feature, Feedback, TaskSpec
 from genrank.server.wire import EventBody, RankBody, RetrieveBody
 
@@ -125,6 +130,89 @@ def test_what_is_stored_and_cannot_be_read_is_left_out_and_named(
     assert ["of user 'u' is left out" in line for line in said[1:]] == [True, True]
 
 
+def test_items_that_all_can_not_be_read_leave_the_catalogue_as_it_was(catalogue: Catalogue) -> None:
+    table, left_out = catalogue.table, LeftOut("what is stored", quiet=True)
+    assert catalogue.put_readable([Item(id="odd", features={"topic": [1]})], left_out) == []
+    assert catalogue.put_readable([], left_out) == []
+    assert (catalogue.table, catalogue.version) == (table, 0)
+    assert left_out.counts == {"item": 1}
+
+
+def stored_events(count: int) -> list[Event]:
+    return [Event(user="u", item=f"i{place}", time=100 + place) for place in range(count)]
+
+
+def with_store(prepared: Prepared, catalogue: Catalogue, store: SQLiteStore) -> Histories:
+    spec, users = prepared.manifest.spec, FeatureTable.load(prepared.folder, "user", prepared.manifest.spec)
+    return Histories(
+        prepared.folder, prepared.manifest, past=NoPast(spec), catalogue=catalogue, users=users, store=store
+    )
+
+
+def test_an_archive_that_has_not_changed_is_not_read_again_and_stays_in_the_history(
+    prepared: Prepared, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events, archives = stored_events(7), []
+    with closing(SQLiteStore(":memory:", max_events=4)) as store:
+        store.append(events[:6])
+        histories, read = with_store(prepared, catalogue, store), store.events
+
+        def watched(user: str, *, archive: int = -1) -> UserEvents:
+            archives.append(read(user, archive=archive).archived)
+            return read(user, archive=archive)
+
+        monkeypatch.setattr(store, "events", watched)
+        assert histories.of("u").timeline.time.tolist() == [event.time for event in events[:6]]
+        store.append(events[6:])
+        assert histories.of("u").timeline.time.tolist() == [event.time for event in events]
+    assert [None if archived is None else len(archived) for archived in archives] == [2, None]
+
+
+def test_while_the_store_is_out_of_reach_a_history_is_as_it_was_last_seen(
+    prepared: Prepared, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(SQLiteStore(":memory:")) as store:
+        store.append(stored_events(3))
+        histories = with_store(prepared, catalogue, store)
+        assert histories.of("u").current
+
+        def silent(user: str) -> int:
+            raise StoreUnavailable("no answer")
+
+        monkeypatch.setattr(store, "version", silent)
+        seen, never_seen = histories.of("u"), histories.of("v")
+    assert (seen.current, seen.timeline.time.tolist()) == (False, [100, 101, 102])
+    assert (never_seen.current, never_seen.timeline.num_exposures) == (False, 0)
+
+
+def test_what_is_left_out_is_named_up_to_a_number_and_then_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(left_out_module, "MAX_NAMED", 2)
+    monkeypatch.setattr(left_out_module, "MAX_COUNTED", 4)
+    served, checked = LeftOut("here"), LeftOut("there", quiet=True)
+    for place in (0, *range(6)):  # the first one twice
+        served.item(f"i{place}", "odd")
+        checked.event("u", f"e{place}", "odd")
+    said = [record.getMessage() for record in caplog.records]
+    assert ["is left out" in line for line in said] == [True, True, False]
+    assert said[2] == "here: further entries are only counted; genrank store STORE check names all"
+    assert (served.counts, checked.counts) == ({"item": 4}, {"event": 6})
+
+
+def test_an_index_of_other_items_is_refused(catalogue: Catalogue) -> None:
+    stored = StoredIndex(
+        folder=Path("runs/r/index/v"),
+        version="v",
+        config=IndexConfig(model="m", num_items=1, width=2, files={}),
+        ids=["of another feed"],
+        embedded_IW=np.zeros((1, 2), np.float32),
+    )
+    model: Any = None  # is not asked
+    with pytest.raises(BundleError, match="none of its items is in the data; run genrank index RUN --data DATA"):
+        open_index(model, stored, catalogue, precision="int8")
+
+
 @pytest.mark.parametrize(
     ("context", "words"),
     [
@@ -223,6 +311,19 @@ def test_actions_that_no_task_or_feedback_can_have_are_refused(
 
 
 @pytest.mark.parametrize(
+    ("known_at", "words"),
+    [
+        (4, "known_at of item 'i1' is 4, before its time 5"),
+        (6, "known_at of item 'i1' is after its time, and the model's log knows all actions at once; leave it out"),
+    ],
+)
+def test_actions_are_known_when_the_schema_says(histories: Histories, known_at: int, words: str) -> None:
+    refused(words, lambda: histories.check(Event(user="u", item="i1", time=5, known_at=known_at)))
+    for same in (0, 5):
+        histories.check(Event(user="u", item="i1", time=5, known_at=same))
+
+
+@pytest.mark.parametrize(
     ("name", "value"), [("topic", 1), ("topic", 1.0), ("topic", "1"), ("flag", True), ("labels", 0.7)]
 )
 def test_items_without_a_value_of_any_type_are_found(catalogue: Catalogue, name: str, value: Any) -> None:
@@ -263,6 +364,8 @@ def test_letters_are_no_candidates() -> None:
     refused("candidates: expected a list of ids, found the text 'abc'", lambda: as_ids("candidates", "abc"))
     assert as_ids("candidates", ["a", 1, 2.0, np.int64(3)]) == ["a", "1", "2", "3"]
     refused("given twice", lambda: check_candidates(as_ids("candidates", ["1", 1.0])))
+    refused("there are no candidates to rank", lambda: check_candidates([]))
+    refused("a candidate is empty", lambda: check_candidates(["1", ""]))
 
 
 @pytest.mark.parametrize("time", [True, 1.5, -1, 2**40, "now", None])
@@ -283,6 +386,7 @@ SPEC = DataSpec(features=(), tasks=tuple(TaskSpec(name=name, kind="binary") for 
 @pytest.mark.parametrize("weight", [1.0000001e18, -1e300, float("inf"), float("nan"), True, "1", None])
 def test_weights_are_bounded_so_that_their_sum_is_a_number(weight: Any) -> None:
     refused("value: the weight of click is", lambda: check_value({"click": weight}, SPEC))
+    refused("value: there is no task 'clik'; did you mean 'click'?", lambda: check_value({"clik": 1.0}, SPEC))
     check_value({"click": 1e18, "like": -1e18}, SPEC)
     scores = {"click": np.array([1e9]), "like": np.array([1e9])}
     assert np.isfinite(value_of(["a"], scores, {"click": 1e18, "like": 1e18})).all()

@@ -196,6 +196,8 @@ def edited(golden: dict, what: str) -> dict:
     if what == "requests":
         return golden | {"requests": []}
     changed = {"scores": {task: [score + 0.1 for score in scores] for task, scores in one["scores"].items()}}
+    if what == "version":
+        return golden | {"version": "0" * 16}
     changed |= {"values": [value + 0.1 for value in one["values"]], "ranking": one["ranking"][::-1]}
     return golden | {"requests": [one | {what: changed[what]}, *others]}
 
@@ -207,6 +209,7 @@ def edited(golden: dict, what: str) -> dict:
         ("values", "other values"),
         ("ranking", "other order"),
         ("requests", "no golden requests"),
+        ("version", "of version '0000000000000000', not"),
     ],
 )
 def test_golden_requests_cover_scores_values_and_order(models: Path, what: str, said: str) -> None:
