@@ -15,7 +15,7 @@ import pytest
 import genrank
 from genrank.errors import BundleError, InputError, LogError, OutputError, RequestError
 from genrank.inference import batch_scoring, candidate_files
-from genrank.inference.batch_scoring import ranker_of_many, score_file, score_table
+from genrank.inference.batch_scoring import BatchScorer, ranker_of_many, score_file, score_table
 from genrank.inference.gen_ranker import GenRanker
 
 VALUE = {"click": 1.0, "like": 5.0}
@@ -152,6 +152,25 @@ def test_an_empty_table_has_no_scores(ranker, candidates, tmp_path) -> None:
     pq.write_table(candidates.slice(0, 0), tmp_path / "in.parquet")
     assert score_file(ranker, tmp_path / "in.parquet", tmp_path / "out.parquet").rows == 0
     assert pq.read_table(tmp_path / "out.parquet").column_names[-1] == "value"
+
+
+def test_a_batch_without_rows_has_no_scores_and_no_request(ranker, candidates) -> None:
+    scorer = BatchScorer(ranker, candidates.schema)
+    (batch,) = candidates.slice(0, 4).combine_chunks().to_batches()
+    assert scorer.score(batch.slice(0, 0)).num_rows == 0
+    assert (scorer.summary.rows, scorer.summary.requests) == (0, 0)
+    assert scorer.score(batch).num_rows == scorer.summary.rows == 4
+
+
+def test_values_of_a_dictionary_that_no_row_has_need_be_no_ids(ranker, candidates) -> None:
+    few = candidates.slice(0, 5)
+    users = few.column("user").to_pylist()
+    coded = pa.DictionaryArray.from_arrays(pa.array(range(1, 6)), pa.array(["", *users, "x" * 300]))
+    table = few.set_column(1, "user", coded)
+    assert score_table(ranker, table).column("value") == score_table(ranker, few).column("value")
+    used = pa.DictionaryArray.from_arrays(pa.array([1, 2, 3, 4, 0]), coded.dictionary)
+    with pytest.raises(RequestError, match="row 5: user: the id is empty"):
+        score_table(ranker, few.set_column(1, "user", used))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from amounts import examples, mostly_slow
 from captured import Graphs
 from genrank.batch import PackedBatch, map_arrays
+from genrank.inference import cuda_graphs
 from genrank.inference.cuda_graphs import WARM_UPS, CudaCapture, GraphLimits, GraphScorer, Logits, Replay, scorer
 from genrank.inference.shape_classes import LEAST, ShapeClass, StaticInputs, rounded
 from genrank.models.ranker import build_ranker
@@ -229,6 +230,15 @@ def test_a_graph_is_captured_when_its_class_has_come_often_enough() -> None:
         assert graphs.captures == captures
     scored(score, model, [11])  # of the same class
     assert (graphs.captures, graphs.replays) == (1, 3)
+
+
+def test_classes_are_counted_anew_when_too_many_have_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graphs, "REMEMBERED", 2)
+    model, graphs = of_zoo("genrank"), Graphs()
+    score = GraphScorer(model, graphs, limits=GraphLimits(after=2))
+    for lengths, captures in (([10], 0), ([20], 0), ([40], 0), ([10], 0), ([10], 1)):
+        scored(score, model, lengths)
+        assert graphs.captures == captures
 
 
 def test_the_graph_that_was_used_longest_ago_goes_first() -> None:

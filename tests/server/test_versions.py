@@ -224,6 +224,23 @@ def test_golden_requests_cover_scores_values_and_order(models: Path, what: str, 
         check_golden(bundle)
 
 
+def test_golden_requests_of_another_format_are_refused(models: Path) -> None:
+    path = models / f"{current(models)}.golden.json"
+    write_golden(path, json.loads(path.read_text()) | {"format": 1})
+    with pytest.raises(BundleError, match=r"not golden requests of format 2; run genrank publish"):
+        check_golden(load_bundle(models / current(models)))
+
+
+def test_publishing_again_replaces_a_version_that_is_damaged(models: Path, run: Path) -> None:
+    weights = models / current(models) / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    with pytest.raises(BundleError, match=r"model\.safetensors: damaged"):
+        load_bundle(models / current(models))
+    assert publish(run, models) == current(models)
+    assert weights.read_bytes() == whole
+
+
 @pytest.mark.parametrize(("shift", "refused"), [(0.01, {"fp32"}), (0.1, {"fp32", "bf16"})])
 def test_golden_requests_are_held_to_the_tolerance_of_the_precision_that_serves(
     models: Path, shift: float, refused: set[str]
