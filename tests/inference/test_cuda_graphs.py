@@ -233,10 +233,10 @@ def test_a_graph_is_captured_when_its_class_has_come_often_enough() -> None:
 
 
 def test_classes_are_counted_anew_when_too_many_have_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_graphs, "REMEMBERED", 2)
+    monkeypatch.setattr(cuda_graphs, "REMEMBERED", 3)
     model, graphs = of_zoo("genrank"), Graphs()
     score = GraphScorer(model, graphs, limits=GraphLimits(after=2))
-    for lengths, captures in (([10], 0), ([20], 0), ([40], 0), ([10], 0), ([10], 1)):
+    for lengths, captures in (([10], 0), ([20], 0), ([40], 0), ([40, 40], 0), ([10], 0), ([10], 1)):
         scored(score, model, lengths)
         assert graphs.captures == captures
 
