@@ -114,7 +114,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     capsys.readouterr()
     assert main(list(arguments)) == 2
     said = capsys.readouterr().err
-    assert "has been at it for" in said
+    assert "has been using it for" in said
     assert said.count("\n") == 1
     return said
 

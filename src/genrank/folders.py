@@ -94,7 +94,7 @@ def new_version(folder: Path) -> Iterator[NewVersion]:
 def writing(folder: Path) -> Iterator[None]:
     """Be the only process that writes into `folder`, made if need be, and clear what dead ones have left there.
 
-    OutputError where it can't be written, or where another process is at it.
+    OutputError where it can't be written, or if another process is writing there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

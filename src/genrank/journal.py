@@ -65,7 +65,7 @@ def changing(folder: Path, *, about: str) -> Iterator[FolderChange]:
 
 
 def complete_change(folder: Path, *, about: str) -> None:
-    """Complete a change that was cut short, or wait for the process that is at it: what readers begin with.
+    """Complete a change that was cut short, or wait for the process that is completing it: what readers begin with.
 
     OutputError where it can't be written, or the other process takes too long.
     """

@@ -119,7 +119,7 @@ def _is_dead(owner: Owner, *, by_pid: bool) -> bool:
 
 
 def _refusal(path: Path, what: str, owner: Owner, *, certain: bool) -> str:
-    who = f"process {owner.pid} on {owner.host} has been at it for {owner.age}"
+    who = f"process {owner.pid} on {owner.host} has been using it for {owner.age}"
     if certain:
         return f"{what}: {who}; wait until it ends, or stop it"
     return f"{what}: {who}, as far as can be seen from here; if it has ended there, remove {path}"

@@ -205,7 +205,7 @@ def test_a_part_that_was_deleted_by_hand_is_named(
 def test_a_folder_that_another_process_changes_is_left_alone(
     grown_from: Path, two_parts: tuple[Path, list[dict[str, list[Any]]]], tmp_path: Path
 ) -> None:
-    with changing(grown_from, about="manifest.json"), pytest.raises(OutputError, match="has been at it for"):
+    with changing(grown_from, about="manifest.json"), pytest.raises(OutputError, match="has been using it for"):
         grow(tmp_path, grown_from, two_parts[1][1])
     assert Manifest.open(grown_from) == Manifest.open(two_parts[0])
 
