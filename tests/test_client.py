@@ -4,8 +4,10 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -137,7 +139,8 @@ def test_a_busy_service_is_asked_again_when_it_says(
     async def no_sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr(module.clock, "sleep", waits.append)
+    clock = SimpleNamespace(sleep=waits.append, monotonic=time.monotonic)  # other threads of this process sleep, too
+    monkeypatch.setattr(module, "clock", clock)
     monkeypatch.setattr(module.asyncio, "sleep", no_sleep)
     fake.steps = [answers(b'{"error": "busy"}', 503, retry_after="3"), answers()]
     assert ask(fake.url, "ready") == {"ok": True}

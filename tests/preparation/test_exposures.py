@@ -33,7 +33,7 @@ def plain_requests(kept: dict[tuple, tuple], max_gap: int) -> tuple[list[list[tu
 
     def opening(request: list[tuple]) -> tuple:
         first = [each for each in request if each[0] == request[0][0]]
-        return (request[0][0], min(each[1] for each in first), min(each[2] for each in first))
+        return (request[0][0], *min((each[1], each[2]) for each in first))
 
     return sorted(requests, key=opening), len(requests) - len(of_key)
 

@@ -34,7 +34,7 @@ def test_data_without_what_the_study_needs(bare: Path, tmp_path: Path, capsys: p
     assert main(["train", str(bare), "--recipe", "genrank-small", "--out", str(out), "--set", "leak=training"]) == 2
     assert "leak=training, and its actions have no times" in capsys.readouterr().err
     assert main(["train", str(bare), "--recipe", "grank-small", "--out", str(out), "--set", "leak=both"]) == 2
-    assert "leak=both is a ranker's control" in capsys.readouterr().err
+    assert "leak=both is for rankers" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
