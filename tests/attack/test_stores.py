@@ -93,7 +93,7 @@ def test_a_full_disk_refuses_writes_and_rankings_go_on(serve: Serve, tmp_path: P
 
 def test_two_services_on_one_file_are_refused(serve: Serve, tmp_path: Path) -> None:
     serve()
-    with pytest.raises(AssertionError, match=r"a store of events: process .* has been at it"):
+    with pytest.raises(AssertionError, match=r"a store of events: process .* has been using it"):
         serve()
 
 

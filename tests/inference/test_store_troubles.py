@@ -119,7 +119,7 @@ def test_a_damaged_file_is_named_as_that(store: SQLiteStore, tmp_path: Path) -> 
 
 
 def test_a_file_has_one_owner(store: SQLiteStore, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"a store of events: process \d+ on .* has been at it"):
+    with pytest.raises(OutputError, match=r"a store of events: process \d+ on .* has been using it"):
         SQLiteStore(tmp_path / "s.sqlite")
     assert kept(SQLiteStore(tmp_path / "s.sqlite", alone=False)) == [ONE]  # to look at
     store.close()
@@ -232,7 +232,7 @@ class TestRedis:
 
 def test_a_file_has_one_owner_by_any_name(store: SQLiteStore, tmp_path: Path) -> None:
     (tmp_path / "link.sqlite").symlink_to(tmp_path / "s.sqlite")
-    with pytest.raises(OutputError, match="has been at it"):
+    with pytest.raises(OutputError, match="has been using it"):
         SQLiteStore(tmp_path / "link.sqlite")
 
 
