@@ -9,7 +9,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 Codes = NDArray[np.int32]
-Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +65,6 @@ def multi_codes(column: pa.ListArray, values: pa.Array) -> MultiCodes:
     """Codes of a list column's values among `values`."""
     offsets = column.offsets.to_numpy()
     return MultiCodes(codes=codes_of(column.flatten(), values), offsets=(offsets - offsets[0]).astype(np.int32))
-
-
-def count_codes(codes: Codes, num_values: int) -> Counts:
-    """How often each code occurs, 0 included."""
-    return np.bincount(codes, minlength=num_values + 1).astype(np.int64)
 
 
 def quantile_edges(values: NDArray[Any], num_buckets: int) -> tuple[float, ...]:
