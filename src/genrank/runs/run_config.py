@@ -12,7 +12,7 @@ from genrank.models.sequence_config import SequenceRankerConfig
 from genrank.training.trainer import TrainingConfig
 
 Leak = Literal["none", "training", "evaluation", "both"]
-NewRows = Literal["unknown", "fresh"]
+NewRows = Literal["unknown", "fresh", "content"]
 LONGEST_PATH = 1000  # letters
 
 
@@ -35,7 +35,9 @@ class WarmStartConfig:
 
     run: str = ""  # folder of the finished run; empty: random weights
     version: str = ""  # of that run's bundle; filled in as the new run starts
-    new_rows: NewRows = "unknown"  # rows of values admitted since: unknown: the unknown value's row; fresh: random
+    # Rows of values admitted since. unknown: the row of the unknown value; fresh: random; content: of an item the mean
+    # of the rows of similar items by their frozen embeddings, of other values the row of the unknown value.
+    new_rows: NewRows = "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)

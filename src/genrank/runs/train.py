@@ -155,7 +155,7 @@ def _train(out: Path, console: Console, *, resume: bool, displays: bool, sibling
     if latest is not None:
         trainer.restore(latest)
     elif config.warm_start.run:
-        start_warm(trainer, config)
+        start_warm(trainer, config, data.items, spec)
     metrics.rewind(trainer.step)
     _describe(model, trainer, console, begun_from=config.warm_start.run)
     steps = trainer.num_steps

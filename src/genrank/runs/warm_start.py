@@ -19,8 +19,10 @@ from genrank.artifacts.bundle import load_bundle, require_same_statistics, schem
 from genrank.config import to_dict
 from genrank.data.learned_days import LearnedDays, vocabulary_sizes
 from genrank.data.manifest import Manifest
+from genrank.data.tables import FeatureTable
 from genrank.errors import BundleError, ConfigError, shown
 from genrank.models.inputs import RankerConfig
+from genrank.runs.new_rows import begin_from_content, item_content, require_content
 from genrank.runs.run_config import NewRows, RunConfig, WarmStartConfig
 from genrank.schema import DataSpec
 from genrank.training.checkpoint import Checkpoints, restore_optimizer
@@ -49,14 +51,19 @@ def checked_start(config: RunConfig, theirs: RunConfig, data: Path, manifest: Ma
     if problem:
         raise ConfigError(f"{data}: {problem}; extend the data of {run}, or train without --from")
     require_same_statistics(bundle, data, manifest)
+    if config.warm_start.new_rows == "content":
+        require_content(data, manifest.spec)
     before, now = (vocabulary_sizes(each.spec) for each in (bundle.manifest, manifest))
     check_sizes(run, config, manifest.spec, before=before, now=now)
     _checkpoint(run)
     return replace(config, warm_start=replace(config.warm_start, version=bundle.version))
 
 
-def start_warm(trainer: Trainer, config: RunConfig) -> None:
-    """Load the finished run's weights and optimizer state; `warm_start.new_rows` says how new rows are set."""
+def start_warm(trainer: Trainer, config: RunConfig, items: FeatureTable, spec: DataSpec) -> None:
+    """Load the finished run's weights and optimizer state; `warm_start.new_rows` says how new rows are set.
+
+    items, spec: of the data that the run learns from.
+    """
     run = Path(config.warm_start.run)
     bundle = load_bundle(run)
     if bundle.version != config.warm_start.version:
@@ -68,6 +75,10 @@ def start_warm(trainer: Trainer, config: RunConfig) -> None:
     tensors, _ = Checkpoints.load(_checkpoint(run))
     for optimizer, name in ((trainer.dense, "dense"), (trainer.sparse, "sparse")):
         restore_optimizer(optimizer, name, grown_state(optimizer, name, tensors))
+    if config.warm_start.new_rows == "content":
+        before, now = (vocabulary_sizes(each)["item_id"] for each in (bundle.manifest.spec, spec))
+        if now > before:
+            begin_from_content(trainer.model, trainer.sparse, item_content(items, spec, now), before)
 
 
 @torch.no_grad()
@@ -75,6 +86,7 @@ def load_grown(model: nn.Module, weights: Mapping[str, Tensor], new_rows: NewRow
     """Load the weights into a model whose tables may have more rows.
 
     A new row is a copy of row 0 (unknown), which has represented its value so far; or, if `fresh`, as initialised.
+    With `content` it is a copy of row 0 too, until `begin_from_content` sets those of items.
     """
     for name, tensor in model.state_dict().items():
         old = weights[name].to(tensor)
@@ -82,7 +94,7 @@ def load_grown(model: nn.Module, weights: Mapping[str, Tensor], new_rows: NewRow
             tensor.copy_(old)
             continue
         tensor[: len(old)] = old
-        if new_rows == "unknown":
+        if new_rows != "fresh":
             tensor[len(old) :] = old[0]
 
 
