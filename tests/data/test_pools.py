@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exposure_logs import log, prepare_log
+from exposure_logs import START, log, prepare_log
 from genrank.batch import PackedBatch, map_arrays
 from genrank.data import pools
 from genrank.data.loader import Loader, LoaderConfig
 from genrank.data.pooled_loader import PooledLoader
 from genrank.data.pools import StoredData, StoredPart
 from genrank.data.prepared import PreparedData
-from genrank.data.sequence import SequenceConfig
-from genrank.errors import ConfigError, DataError
+from genrank.data.sequence import SequenceConfig, take
+from genrank.errors import DataError
 from genrank.preparation.prepare import PrepareOptions
 
 USERS, ROWS = 24, 600
@@ -30,7 +30,8 @@ SEQUENCE = SequenceConfig(max_history=8, grouping="request")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rows = log(ROWS, user=[f"u{row % USERS}" for row in range(ROWS)])
+    times = [START + row // 60 * 86_400 + row for row in range(ROWS)]  # ten days
+    rows = log(ROWS, user=[f"u{row % USERS}" for row in range(ROWS)], time=times)
     options = PrepareOptions(threads=2, memory_limit="1GB", num_buckets=8)
     return prepare_log(tmp_path_factory.mktemp("pools"), rows, options=options).folder
 
@@ -42,10 +43,10 @@ def loader(folder: Path, config: LoaderConfig = POOLED, *, share: float = 1.0, *
     return PooledLoader(part, share=share)
 
 
-def whole(folder: Path) -> Loader:
+def whole(folder: Path, config: LoaderConfig = LOADING, **sequence) -> Loader:
     data = PreparedData.load(folder)
-    builder = data.builder(SEQUENCE)
-    return Loader(builder, data.part(builder, "train"), LOADING)
+    builder = data.builder(replace(SEQUENCE, **sequence))
+    return Loader(builder, data.part(builder, "train"), config)
 
 
 def bytes_of(batch: PackedBatch) -> list[bytes]:
@@ -59,8 +60,10 @@ def shown(batches: list[PackedBatch]) -> list[int]:
     return sorted(second for batch in batches for second in batch.candidates.time.tolist())
 
 
-def test_a_log_that_fits_is_one_pool_with_the_batches_of_the_plain_loader(folder: Path) -> None:
-    pooled, plain = loader(folder, LOADING), whole(folder)
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_log_that_fits_is_one_pool_with_the_batches_of_the_plain_loader(folder: Path, shuffle: bool) -> None:
+    config = replace(LOADING, shuffle=shuffle)
+    pooled, plain = loader(folder, config), whole(folder, config)
     assert len(pooled.pools()) == 1
     for _ in range(2):
         assert len(pooled) == len(plain)
@@ -83,7 +86,7 @@ def test_an_epoch_over_pools_has_every_exposure_once_and_as_many_batches_as_plan
     assert epochs[0][0] != epochs[1][0]
 
 
-@pytest.mark.parametrize("config", [LOADING, POOLED])
+@pytest.mark.parametrize("config", [LOADING, POOLED, replace(POOLED, shuffle=False)])
 def test_a_pooled_loader_stopped_at_any_batch_goes_on_as_if_it_had_not(folder: Path, config: LoaderConfig) -> None:
     uninterrupted, states = [], []
     loading = loader(folder, config)
@@ -144,13 +147,46 @@ def test_a_share_of_the_users_is_the_same_in_pools(folder: Path) -> None:
     assert 0 < len(one) < 0.6 * len(shown(list(whole(folder))))
 
 
-@pytest.mark.parametrize(
-    ("config", "sequence"),
-    [(replace(POOLED, shuffle=False), {}), (POOLED, {"loss_on_history": True, "labels_once": True})],
-)
-def test_what_needs_the_whole_log_says_so(folder: Path, config: LoaderConfig, sequence: dict) -> None:
-    with pytest.raises(ConfigError, match="max_exposures=600"):
-        loader(folder, config, **sequence)
+def test_without_shuffling_days_are_outermost_then_pools_then_time(folder: Path) -> None:
+    pooled, plain = loader(folder, replace(POOLED, shuffle=False)), whole(folder)
+    buckets = StoredData.open(folder).pools(POOLED.max_exposures)
+    days = sorted({int(second) // 86_400 for second in plain.sizes.time})
+    windows = [(begin // 86_400, end // 86_400) for begin, end in pooled.windows]
+    assert len(windows) > 2
+    assert [day for window in windows for day in range(*window)] == list(range(days[0], days[-1] + 1))
+    user_index = {int(user): index for index, user in enumerate(plain.builder.timelines.users)}
+    wanted = []
+    for begin, end in windows:
+        for pool in buckets:
+            users = {user_index[int(user)] for user in pooled.part.data.load(pool).users}
+            inside = (plain.samples.time // 86_400 >= begin) & (plain.samples.time // 86_400 < end)
+            chosen = np.flatnonzero(inside & np.isin(plain.samples.user, list(users)))
+            wanted += take(plain.samples, chosen).time.tolist()
+    for _ in range(2):  # each epoch is the same
+        planned = len(pooled)
+        batches = list(pooled)
+        assert len(batches) == planned
+        assert shown(batches) == shown(list(whole(folder)))
+        assert [second for batch in batches for second in batch.candidates.time.tolist()] == wanted
+
+
+def test_a_label_that_is_learned_once_is_in_the_same_sample_in_pools(folder: Path) -> None:
+    once = {"loss_on_history": True, "labels_once": True}
+
+    def samples(batches: list[PackedBatch]) -> list[tuple[int, ...]]:
+        return sorted(
+            tuple(batch.candidates.time[begin:end].tolist())
+            for batch in batches
+            for begin, end in itertools.pairwise(batch.candidates.offsets.tolist())
+        )
+
+    pooled, plain = loader(folder, **once), whole(folder, **once)
+    planned, batches = len(pooled), list(pooled)
+    assert len(batches) == planned
+    assert samples(batches) == samples(list(plain))
+    assert shown(batches) == shown(list(whole(folder)))
+    drawn = [len(sample) for sample in samples(batches)]
+    assert max(drawn) > 1  # some labels are learned as history
 
 
 def test_a_part_that_no_pool_has_samples_of_is_named_with_the_remedy(folder: Path) -> None:

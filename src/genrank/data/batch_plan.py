@@ -15,7 +15,7 @@ class LoaderConfig:
     """How samples become batches.
 
     batch_tokens: history and candidate tokens of a batch over all ranks; a larger single sample is a batch of its own.
-    shuffle: false keeps the order of time.
+    shuffle: false keeps the order of time; see PooledLoader for that of a larger log.
     bucket_batches: with shuffle, samples of this many batches are sorted by history length, so that padding is small.
     max_exposures: exposures in memory at once. A larger log is read in pools of users of half as many, each epoch
         others, and is shuffled within a pool; the next pool is read while one is in use. 20 million take about 8 GB.
@@ -66,7 +66,7 @@ class SampleSizes:
             num_candidates=samples.num_candidates.astype(np.int32),
         )
 
-    def take(self, chosen: NDArray[Any]) -> "SampleSizes":
+    def take(self, chosen: NDArray[Any] | slice) -> "SampleSizes":
         """Those of the chosen samples, in that order."""
         return SampleSizes(
             user=self.user[chosen],
@@ -94,17 +94,17 @@ def plan_batches(sizes: SampleSizes, config: LoaderConfig, seed: Sequence[int]) 
     """The sample indices of every batch. `seed`: of the order, where samples are shuffled."""
     cost = sizes.num_history.astype(np.int64) + sizes.num_candidates
     if not config.shuffle:
-        return _cut(np.arange(len(sizes)), cost, config.batch_tokens)
+        return cut(np.arange(len(sizes)), cost, config.batch_tokens)
     random = np.random.default_rng(seed)
     order = random.permutation(len(sizes))
     batches: list[Ints] = []
-    for bucket in _cut(order, cost, config.batch_tokens * config.bucket_batches):
+    for bucket in cut(order, cost, config.batch_tokens * config.bucket_batches):
         by_length = bucket[np.argsort(sizes.num_history[bucket], kind="stable")]
-        batches += _cut(by_length, cost, config.batch_tokens)
+        batches += cut(by_length, cost, config.batch_tokens)
     return [batches[i] for i in random.permutation(len(batches))]
 
 
-def _cut(order: Ints, cost: Ints, budget: int) -> list[Ints]:
+def cut(order: Ints, cost: Ints, budget: int) -> list[Ints]:
     """Consecutive pieces of `order` whose cost stays within the budget (one sample at least)."""
     pieces: list[Ints] = []
     total = np.cumsum(cost[order])

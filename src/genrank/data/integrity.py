@@ -1,7 +1,8 @@
 """Folders verified by the SHA-256 of their files: every listed file exists and is unchanged, and there are no others.
 
-For a verified folder, the size, times and inode of each file are kept in memory and in its `.verified`, so that it is
-read once and not by every command. Names that begin with a dot and aren't listed are ignored.
+The size, times and inode of each verified file are kept in memory and in the folder's `.verified`, so that a file is
+read once and not by every command, and of a folder that has grown only the new files are read. Names that begin with a
+dot and aren't listed are ignored.
 """
 
 import hashlib
@@ -17,13 +18,13 @@ from typing import Any
 
 from genrank.documents import parse_json
 from genrank.errors import InputError
-from genrank.schema import fingerprint
 
 STAMP = ".verified"
 SETTLED = 2.0  # seconds after a file's last change from which another change is sure to alter its times
 Stats = dict[str, list[int]]  # size, time of change, of its content and of its inode in ns, inode
+Verified = dict[str, list[Any]]  # path → SHA-256, and what Stats has of the file
 
-_found_whole: dict[Path, dict[str, Any]] = {}
+_found_whole: dict[Path, Verified] = {}
 
 
 def hash_file(path: Path) -> str:
@@ -53,17 +54,20 @@ class FolderHashes:
     def check(self, folder: Path) -> None:
         """Compare the folder with the list. The error names the first missing, damaged or added file, or link."""
         stats = self._compare_names(folder)
-        root, settled = fingerprint(dict(self.files)), time.time() - SETTLED
-        stamp = {"root": root, "stats": stats}
-        place = folder.resolve()
-        if stamp in (_found_whole.get(place), _stamp(folder)):
-            return
+        settled, place = time.time() - SETTLED, folder.resolve()
+        in_memory, stored = _found_whole.get(place, {}), _stored(folder)
+        verified: Verified = {}
         for name, expected in self.files.items():
-            if hash_file(folder / name) != expected:
-                raise self.error(f"{folder / name}: damaged, its SHA-256 has changed; {self.remedy}")
-        if all(changed < settled * 1e9 for entry in stats.values() for changed in entry[1:3]):
-            _found_whole[place] = stamp
-            _remember(folder, stamp)
+            entry = [expected, *stats[name]]
+            if entry not in (in_memory.get(name), stored.get(name)):
+                if hash_file(folder / name) != expected:
+                    raise self.error(f"{folder / name}: damaged, its SHA-256 has changed; {self.remedy}")
+                if not _settled(stats[name], settled):
+                    continue
+            verified[name] = entry
+        _found_whole[place] = verified
+        if any(stored.get(name) != entry for name, entry in verified.items()):
+            _store(folder, verified)
 
     def _compare_names(self, folder: Path) -> Stats:
         try:
@@ -100,17 +104,34 @@ def _raise(problem: OSError) -> None:
     raise problem
 
 
-def _stamp(folder: Path) -> Any:
+def remember_hashes(folder: Path, files: Mapping[str, str], *, since: float) -> None:
+    """Notes in `folder` that these files, path → SHA-256, are as they were hashed by this process.
+
+    since: the time (seconds) before the first of them was hashed; files that changed shortly before it are hashed again
+    by the next reader.
+    """
+    stats = _files(folder)
+    entries = {name: [hashed, *stats[name]] for name, hashed in files.items()}
+    _store(folder, {name: entry for name, entry in entries.items() if _settled(entry[1:], since - SETTLED)})
+
+
+def _settled(entry: list[int], since: float) -> bool:
+    """Whether the file changed for the last time before `since` (seconds), so that a later change would be seen."""
+    return all(changed < since * 1e9 for changed in entry[1:3])
+
+
+def _stored(folder: Path) -> Verified:
     try:
-        return parse_json((folder / STAMP).read_bytes())
-    except (OSError, ValueError):
-        return None
+        found = parse_json((folder / STAMP).read_bytes())
+        return found["verified"] if isinstance(found["verified"], dict) else {}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
 
 
-def _remember(folder: Path, stamp: dict[str, Any]) -> None:
+def _store(folder: Path, verified: Verified) -> None:
     part = folder / f"{STAMP}.part-{os.getpid()}"
     try:
-        part.write_text(json.dumps(stamp), encoding="utf-8")
+        part.write_text(json.dumps({"verified": verified}), encoding="utf-8")
         part.replace(folder / STAMP)
     except OSError:  # for a folder that can't be written to, kept in memory only
         with suppress(OSError):

@@ -2,55 +2,61 @@
 
 The pools of an epoch and the batches of a pool are pure functions of the samples' sizes, the settings and the epoch:
 the number of batches is known before a pool is read, and the loader's state is a few numbers.
+
+Without shuffling, an epoch is cut into windows of days: as many UTC days (one at least) as hold at most half of
+`max_exposures` candidates. Windows come in order of time. Within a window the pools come in order of buckets, and
+within a pool the samples whose first request is in the window come in order of time, then user. So each pool is read
+once for each window.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genrank.batch import PackedBatch
-from genrank.data.batch_plan import SampleSizes, merged, plan_batches
+from genrank.data.batch_plan import SampleSizes, cut, merged, plan_batches
 from genrank.data.loader import Loader, built_ahead
 from genrank.data.pools import Buckets, StoredPart, read_ahead
 from genrank.data.sequence import Ints, Samples, take
 from genrank.data.timelines import offsets_of
-from genrank.errors import ConfigError
 
 VERSION = 1  # of the state
+DAY = 86_400  # seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Samples of an epoch that are in memory at once: of some buckets, with a first request in [begin, end)."""
+
+    buckets: Buckets
+    begin: int  # seconds since the epoch
+    end: int
+
+    def of(self, sizes: SampleSizes) -> SampleSizes:
+        """Those of its time, of sizes in order of time."""
+        return sizes.take(slice(*np.searchsorted(sizes.time, [self.begin, self.end])))
 
 
 class PooledLoader:
     """Batches of a part whose timelines don't fit into memory; to its user like Loader.
 
     Numbers of exposures in a batch are rows of the timelines of its pool. share: of the users, whose samples are learnt
-    from. ConfigError for settings that need the whole log in memory.
+    from.
     """
 
     def __init__(self, part: StoredPart, *, share: float = 1.0, pin: bool = False):
         self.part, self.config, self.pin = part, part.loading, pin
-        self._check()
         self.epoch, self.pool, self.next_batch = 0, 0, 0
         sizes, num_users = part.sizes()
         self.first_user = offsets_of(np.array(num_users))
         rank = np.random.default_rng(0).permutation(sum(num_users))
         self.is_chosen = rank < share * len(rank)
         self.bucket_sizes = [each.take(self._chosen((bucket,), each.user)) for bucket, each in enumerate(sizes)]
+        self.windows = self._windows()
         self._length: tuple[int, int] | None = None
-
-    def _check(self) -> None:
-        total = sum(self.part.data.rows)
-        several = len(self.part.data.pools(self.config.max_exposures)) > 1
-        for setting, found in (
-            ("loader.shuffle=false", not self.config.shuffle),
-            ("sequence.labels_once=true", self.part.sequence.labels_once),
-        ):
-            if several and found:
-                raise ConfigError(
-                    f"{setting} needs the whole log in memory, which has {total:,} exposures; set it back, or "
-                    f"loader.max_exposures={total}"
-                )
 
     @property
     def sizes(self) -> SampleSizes:
@@ -75,14 +81,35 @@ class PooledLoader:
         """Batches of the current epoch, exactly."""
         if self._length is None or self._length[0] != self.epoch:
             pools = enumerate(self.pools())
-            planned = [self._plan(n, merged([self.bucket_sizes[b] for b in pool])) for n, pool in pools]
+            planned = [
+                self._plan(n, merged([pool.of(self.bucket_sizes[b]) for b in pool.buckets])) for n, pool in pools
+            ]
             self._length = (self.epoch, sum(map(len, planned)))
         return self._length[1]
 
-    def pools(self) -> list[Buckets]:
-        """The buckets of each pool of the current epoch."""
+    def pools(self) -> list[Pool]:
+        """Those of the current epoch, in order."""
+        data, most = self.part.data, self.config.max_exposures
         order = np.random.default_rng([self.config.seed, self.epoch]).permutation(len(self.bucket_sizes))
-        return self.part.data.pools(self.config.max_exposures, order.tolist())
+        of_buckets = data.pools(most, order.tolist() if self.config.shuffle else None)
+        return [Pool(buckets=buckets, begin=begin, end=end) for begin, end in self.windows for buckets in of_buckets]
+
+    def _windows(self) -> list[tuple[int, int]]:
+        """Begin and end of each window."""
+        most = self.config.max_exposures // 2
+        if self.config.shuffle or sum(self.part.data.rows) <= self.config.max_exposures:
+            return [(-(2**62), 2**62)]
+        days = [sizes.time // DAY for sizes in self.bucket_sizes]
+        first = min(int(day.min(initial=2**62)) for day in days)
+        counts = [
+            np.bincount(day - first, weights=sizes.num_candidates)
+            for day, sizes in zip(days, self.bucket_sizes, strict=True)
+        ]
+        total = np.zeros(max(map(len, counts)))
+        for count in counts:
+            total[: len(count)] += count
+        pieces = cut(np.arange(len(total)), total.astype(np.int64), most)
+        return [((first + int(days[0])) * DAY, (first + int(days[-1]) + 1) * DAY) for days in pieces]
 
     def _plan(self, pool: int, sizes: SampleSizes) -> list[Ints]:
         """The batches of a pool. Where there is one, they are those of Loader."""
@@ -91,10 +118,10 @@ class PooledLoader:
 
     def __iter__(self) -> Iterator[PackedBatch]:
         pools = self.pools()[self.pool :]
-        found = read_ahead(self.part.read, pools)
-        for buckets in pools:
+        found = read_ahead(self.part.read, [pool.buckets for pool in pools])
+        for pool in pools:
             builder, samples = next(found)
-            loader = Loader(builder, self._shared(buckets, samples), self.config, pin=self.pin)
+            loader = Loader(builder, self._shared(pool, samples), self.config, pin=self.pin)
             plan = self._plan(self.pool, loader.sizes)
             for batch in built_ahead(loader.planned, plan[self.next_batch :]):
                 self.next_batch += 1
@@ -103,8 +130,9 @@ class PooledLoader:
             self.pool, self.next_batch = self.pool + 1, 0
         self.epoch, self.pool, self.next_batch = self.epoch + 1, 0, 0
 
-    def _shared(self, buckets: Buckets, samples: Samples) -> Samples:
-        return take(samples, np.flatnonzero(self._chosen(buckets, samples.user)))
+    def _shared(self, pool: Pool, samples: Samples) -> Samples:
+        chosen = self._chosen(pool.buckets, samples.user) & (samples.time >= pool.begin) & (samples.time < pool.end)
+        return take(samples, np.flatnonzero(chosen))
 
     def _chosen(self, buckets: Buckets, user: NDArray[Any]) -> NDArray[np.bool_]:
         """(S) whether the samples' users are learnt from."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from genrank.batch import Candidates, History, LongHistory, OnHost, PackedBatch, PositionFeatures
 from genrank.data.groups import changes
+from genrank.data.hashing import hashed
 from genrank.data.past_search import CategoryIndex, SearchConfig, latest_rows
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines, gather, offsets_of, ranges
@@ -191,11 +192,23 @@ class SequenceBuilder:
         sample = np.concatenate([np.repeat(np.arange(len(samples)), samples.num_candidates), sample[kept]])
         pairs = np.unique(np.stack([sample, rows]), axis=1)  # in order of sample, then row
         if self.config.labels_once:
-            drawn = np.random.default_rng(0).permutation(pairs.shape[1])
-            pairs = pairs[:, np.sort(drawn[np.unique(pairs[1, drawn], return_index=True)[1]])]
+            pairs = pairs[:, self._drawn(samples, pairs)]
         counts = np.bincount(pairs[0], minlength=len(samples))
         found = replace(samples, candidates=pairs[1], candidate_offsets=offsets_of(counts))
         return take(found, np.flatnonzero(counts))
+
+    def _drawn(self, samples: Samples, pairs: Ints) -> Ints:
+        """One of the pairs (2, P) of sample and row for each row, rising.
+
+        The draw depends on the user's row, the place in the timeline and the sample's first candidate only, so that it
+        is the same whichever other users are in memory.
+        """
+        t, sample, row = self.timelines, pairs[0], pairs[1]
+        user = samples.user[sample]
+        first = samples.candidates[samples.candidate_offsets[:-1]][sample]
+        draw = hashed(t.users[user].astype(np.int64), row - t.offsets[user], first - t.offsets[user])
+        order = np.lexsort((draw, row))
+        return np.sort(order[changes(row[order])])
 
     def _splits(self, rows: Ints) -> NDArray[np.bool_]:
         if self.config.grouping == "pointwise":

@@ -8,6 +8,7 @@ import functools
 import operator
 import platform
 import re
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from genrank import __version__
-from genrank.data.integrity import hash_folder
+from genrank.data.integrity import hash_folder, remember_hashes
 from genrank.data.manifest import FILE_NAME, DataWarning, FolderLayout, Manifest, SplitTimes
 from genrank.data.tables import FeatureTable
 from genrank.folders import new_folder, refuse_occupied
@@ -82,8 +83,10 @@ def prepare(
         with TemporaryDirectory(prefix=".work-", dir=folder) as scratch:
             preparation = _Preparation(source=source, out=folder, scratch=Path(scratch), options=options, report=report)
             manifest = preparation.run()
+        since = time.time()
         manifest = replace(manifest, files=hash_folder(folder, but=FILE_NAME))
         manifest.save(folder)
+        remember_hashes(folder, manifest.files, since=since)
     report(f"wrote {out}: {manifest.counts.exposures:,} exposures of {manifest.counts.users:,} users")
     return manifest
 
