@@ -111,7 +111,7 @@ def remember_hashes(folder: Path, files: Mapping[str, str], *, since: float) -> 
     by the next reader.
     """
     stats = _files(folder)
-    entries = {name: [hashed, *stats[name]] for name, hashed in files.items()}
+    entries: dict[str, list[Any]] = {name: [hashed, *stats[name]] for name, hashed in files.items()}
     _store(folder, {name: entry for name, entry in entries.items() if _settled(entry[1:], since - SETTLED)})
 
 
