@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -86,26 +85,31 @@ def test_rows_keep_the_order_in_which_they_are_stored(engine: Engine) -> None:
 
 
 def totals(plus: int) -> BucketFunction:
-    """One row of each bucket; made here so that it is pickled whole: workers have no tests."""
+    """One row of each bucket and a note; made here so that it is pickled whole: workers have no tests."""
     schema = TOTALS
 
-    def total(number: int, rows: pa.Table) -> pa.Table:
-        return pa.table([[number], [rows.num_rows], [pc.sum(rows["x"]).as_py() + plus]], schema=schema)
+    def total(number: int, rows: pa.Table) -> tuple[pa.Table, dict[str, int]]:
+        xs = rows["x"].to_pylist()
+        if not xs:
+            return schema.empty_table(), {"bucket": number}
+        return pa.table([[number], [len(xs)], [sum(xs) + plus]], schema=schema), {"bucket": number, "first": xs[0]}
 
     return total
 
 
-def test_a_function_sees_every_bucket_whole_and_alone(engine: Engine) -> None:
+@pytest.mark.parametrize("num_rows", [3000, 3_000_000])  # said to be so many: a table, and files of each bucket
+def test_a_function_sees_every_bucket_whole_alone_and_in_order(engine: Engine, num_rows: int) -> None:
     users = [row % 7 if row % 7 != 2 else 9 for row in range(3000)]
     table = engine.from_arrow(pa.table({"user": users, "x": range(3000)}))
-    mapped = engine.map_buckets(table, "user", totals(1), num_buckets=5, schema=TOTALS)
-    found = [each.to_pylist() for each in mapped]
-    expected = []
+    table = table.mutate(less=-table.x)
+    mapped = engine.map_buckets(table, "user", totals(1), num_buckets=5, num_rows=num_rows, order_by=["user", "less"])
+    found = [(rows.to_pylist(), note) for rows, note in mapped]
     for bucket in range(5):
-        mine = [x for x, user in enumerate(users) if user % 5 == bucket]
-        expected.append([{"bucket": bucket, "rows": len(mine), "sum": sum(mine) + 1}] if mine else [])
-    assert found == expected
-    assert found[2] == []
+        mine = sorted((user, -x) for x, user in enumerate(users) if user % 5 == bucket)
+        total = [{"bucket": bucket, "rows": len(mine), "sum": 1 - sum(less for _, less in mine)}] if mine else []
+        assert found[bucket] == (total, {"bucket": bucket} | ({"first": -mine[0][1]} if mine else {}))
+    assert len(found) == 5
+    assert found[2][0] == []
 
 
 def test_partitions_are_typed_by_all_of_their_values() -> None:

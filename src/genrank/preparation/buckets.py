@@ -1,8 +1,7 @@
 """The log in buckets of users, arranged and kept as Arrow files, so that memory holds a bucket or two."""
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from genrank.data.arranging import Arranged, arrange, array, drop_duplicates
+from genrank.data.arranging import PLACE, Arranged, arrange, array, drop_duplicates
 from genrank.data.timeline_files import WEIGHTS
 from genrank.preparation.admission import DAY, first_sight
 from genrank.preparation.engine import Engine
@@ -20,7 +19,7 @@ from genrank.preparation.staging import Staging
 from genrank.preparation.vocabulary import encode, split_values
 from genrank.preparation.weighted import split_weighted
 from genrank.preparation.writing import BucketCounts, target_of
-from genrank.schema import LogSchema
+from genrank.schema import Feature, LogSchema
 
 EXPOSURES_PER_PARTITION = 2**18  # at least so many, over all buckets, lie in the files of one partition; ours
 DAYS_PER_PART = (1, 7, 28, 364, 36400)
@@ -63,10 +62,9 @@ def choose_num_buckets(num_rows: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArrangedBucket:
-    """The stored rows of a bucket, and findings about it; `grown`: its growth, if a folder is extended."""
+class BucketFindings:
+    """What arranging a bucket found; `grown`: its growth, if a folder is extended."""
 
-    table: pa.Table
     num_duplicates: int = 0
     num_recurring: int
     num_late: int
@@ -81,9 +79,42 @@ class Earlier(Protocol):
         """Multi-valued column → its values in order of code."""
         ...
 
-    def arrange(self, number: int, table: pa.Table, schema: LogSchema) -> ArrangedBucket:
+    def arrange(self, number: int, table: pa.Table, schema: LogSchema) -> tuple[pa.Table, BucketFindings]:
         """The new rows of a bucket, from stored order to timelines, among those that it has."""
         ...
+
+
+@dataclass(frozen=True)
+class ArrangeBucket:
+    """Drops a bucket's duplicates, and numbers its requests: from rows in stored order to those of an arranged bucket.
+
+    `earlier`: of the folder that is extended.
+    """
+
+    schema: LogSchema
+    earlier: Earlier | None = None
+
+    def __call__(self, number: int, table: pa.Table) -> tuple[pa.Table, BucketFindings]:
+        """See BucketFunction."""
+        for name, feature in _multi(self.schema).items():
+            texts = table.column(name).combine_chunks()
+            if feature.weights is None:
+                lists = split_values(texts, feature.separator)
+            else:
+                lists, weights = split_weighted(texts, feature)
+                table = table.append_column(name + WEIGHTS, weights)
+            table = table.set_column(table.column_names.index(name), name, lists)
+        table, repeated = drop_duplicates(table.drop_columns("row").combine_chunks())
+        if self.earlier is not None:
+            arranged, findings = self.earlier.arrange(number, table, self.schema)
+            return arranged, replace(findings, num_duplicates=findings.num_duplicates + repeated)
+        found = arrange(table, self.schema.requests)
+        findings = BucketFindings(num_duplicates=repeated, num_recurring=found.num_recurring, num_late=found.num_late)
+        return with_place(found, table), findings
+
+
+def _multi(schema: LogSchema) -> dict[str, Feature]:
+    return {f"feature_{f.name}": f for f in schema.features if f.owner == "exposure" and f.kind == "multi"}
 
 
 def arrange_buckets(
@@ -101,34 +132,31 @@ def arrange_buckets(
     `earlier`: of the folder that is extended.
     """
     sample = Sample(staging.num_rows)
-    multi = {f"feature_{f.name}": f for f in schema.features if f.owner == "exposure" and f.kind == "multi"}
-    values: dict[str, list[pa.Array]] = {name: [] for name in multi}
-    days: dict[str, list[NDArray[np.int64]]] = {name: [] for name in multi}
+    values: dict[str, list[pa.Array]] = {name: [] for name in _multi(schema)}
+    days: dict[str, list[NDArray[np.int64]]] = {name: [] for name in values}
     grown: list[BucketCounts] = []
     paths, counts, first, last, hours = [], np.zeros(4, np.int64), [], [], set()
-    for number, table in enumerate(_prefetched(lambda n: engine.fetch(staging.bucket(n, num_buckets)), num_buckets)):
-        for name, feature in multi.items():
-            texts = table.column(name).combine_chunks()
-            if feature.weights is None:
-                lists = split_values(texts, feature.separator)
-            else:
-                lists, weights = split_weighted(texts, feature)
-                table = table.append_column(name + WEIGHTS, weights)
-            table = table.set_column(table.column_names.index(name), name, lists)
-        table, repeated = drop_duplicates(table.combine_chunks())
-        for name in multi:
+    order = [name for name in (*PLACE, "row") if name in staging.log.columns]
+    arranged = engine.map_buckets(
+        staging.log,
+        "user",
+        ArrangeBucket(schema, earlier),
+        num_buckets=num_buckets,
+        num_rows=staging.num_rows,
+        order_by=order,
+    )
+    for number, (table, found) in enumerate(arranged):
+        for name in values:
             found_values, found_days = _first_days(table, name)
             values[name].append(found_values)
             days[name].append(found_days)
-        found = _arrange(table, schema) if earlier is None else earlier.arrange(number, table, schema)
-        arranged = found.table
         grown += found.grown
         paths.append(folder / f"bucket-{number}.arrow")
-        _save(arranged, paths[-1])
-        counts += [arranged.num_rows, repeated + found.num_duplicates, found.num_recurring, found.num_late]
-        if arranged.num_rows:
-            time = array(arranged, "time")
-            sample.add(time[target_of(arranged)])
+        _save(table, paths[-1])
+        counts += [table.num_rows, found.num_duplicates, found.num_recurring, found.num_late]
+        if table.num_rows:
+            time = array(table, "time")
+            sample.add(time[target_of(table)])
             first.append(int(time.min()))
             last.append(int(time.max()))
             hours |= {int(time[0] % DAY)} if np.all(time % DAY == time[0] % DAY) else {-1}
@@ -159,11 +187,6 @@ def choose_days_per_part(buckets: Buckets) -> int:
     return next((number for number in DAYS_PER_PART if number >= wanted), DAYS_PER_PART[-1])
 
 
-def _arrange(table: pa.Table, schema: LogSchema) -> ArrangedBucket:
-    found = arrange(table, schema.requests)
-    return ArrangedBucket(table=with_place(found, table), num_recurring=found.num_recurring, num_late=found.num_late)
-
-
 def with_place(found: Arranged, stored: pa.Table) -> pa.Table:
     """The arranged rows of a table in stored order, with `place` and, where there are requests, `request_key`."""
     table = found.table.append_column("place", pa.array(found.order))
@@ -190,17 +213,6 @@ def load_bucket(path: Path) -> pa.Table:
 def _save(table: pa.Table, path: Path) -> None:
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table.combine_chunks())
-
-
-def _prefetched(fetch: Callable[[int], pa.Table], count: int) -> Iterator[pa.Table]:
-    """fetch(0), fetch(1), …; the next one is fetched while the caller works on the last."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        future = pool.submit(fetch, 0)
-        for number in range(count):
-            table = future.result()
-            if number + 1 < count:
-                future = pool.submit(fetch, number + 1)
-            yield table
 
 
 def _distinct(parts: list[pa.Array], days: list[NDArray[np.int64]], known: pa.Array | None) -> pa.Array:

@@ -2,9 +2,10 @@
 
 import os
 import re
+import shutil
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,15 @@ from typing import Any
 import pyarrow as pa
 
 from genrank.errors import LogError, OutputError, shown
-from genrank.preparation.engine import BucketFunction, Column, Engine, Expression, import_ibis
+from genrank.preparation.engine import READ_ORDER, BucketFunction, Column, Engine, Expression, import_ibis
 from genrank.preparation.parquet_files import parquet_damage
 from genrank.preparation.value_functions import FUNCTIONS
 
 LONGEST_LINE = 2**24  # bytes of a text file's row; text_scan refuses shorter ones
+ROWS_OF_A_TABLE = 2**20  # up to so many, passes over a table are faster than a file for each bucket; ours
+ROWS_BUFFERED = 2**22  # of all buckets, before they are written; ours
+
+RowsOfBucket = Callable[[int], Expression]
 
 
 class DuckDBEngine(Engine):
@@ -64,11 +69,20 @@ class DuckDBEngine(Engine):
         """An Arrow table, as a table of the engine."""
         return self.store(self.ibis.memtable(table))
 
-    def parquet(self, paths: list[Path]) -> Expression:
-        """The rows of Parquet files; columns are matched by name. They are read whenever the expression is used."""
+    def parquet(self, paths: list[Path], *, ordered: bool = False) -> Expression:
+        """See Engine; `READ_ORDER` is there unless a column hides DuckDB's number of a file or row."""
         self._parquet += paths
         with self._guard():
-            return self._connection.read_parquet([_literal(path) for path in paths], union_by_name=True)
+            rows = self._connection.read_parquet([_literal(path) for path in paths], union_by_name=True)
+            if not ordered or {"file_index", "file_row_number"} & set(rows.columns):
+                return rows
+            self._num_tables += 1
+            view, names = f"ordered_{self._num_tables}", ", ".join(_quoted(_literal(path)) for path in paths)
+            self._connection.raw_sql(
+                f"CREATE TEMP VIEW {view} AS SELECT *, file_index::BIGINT * {2**40} + file_row_number AS {READ_ORDER} "
+                f"FROM read_parquet([{names}], union_by_name = true)"
+            )
+            return self._connection.table(view)
 
     def text(
         self,
@@ -121,24 +135,54 @@ class DuckDBEngine(Engine):
         return self.ibis.row_number()
 
     def map_buckets(
-        self, expression: Expression, key: str, function: BucketFunction, *, num_buckets: int, schema: pa.Schema
-    ) -> Iterator[pa.Table]:
+        self,
+        expression: Expression,
+        key: str,
+        function: BucketFunction,
+        *,
+        num_buckets: int,
+        num_rows: int,
+        order_by: Sequence[str],
+    ) -> Iterator[tuple[pa.Table, Any]]:
         """See Engine; threads run the function, on at most as many buckets at a time."""
-        rows = self.store(expression)
         workers = min(self.threads, 4)  # each holds a bucket in memory
-
-        def work(number: int, bucket: pa.Table) -> pa.Table:
-            return function(number, bucket).cast(schema) if bucket.num_rows else schema.empty_table()
-
-        pending: deque[Future[pa.Table]] = deque()
-        with ThreadPoolExecutor(max_workers=workers) as pool:
+        pending: deque[Future[tuple[pa.Table, Any]]] = deque()
+        split = self._split_files if num_rows > ROWS_OF_A_TABLE else self._split_table
+        with split(expression, key, num_buckets) as rows_of, ThreadPoolExecutor(max_workers=workers) as pool:
             for number in range(num_buckets):
-                bucket = self.fetch(rows.filter(rows[key] % num_buckets == number))
-                pending.append(pool.submit(work, number, bucket))
-                if len(pending) > workers:
+                pending.append(pool.submit(function, number, self.fetch(rows_of(number).order_by(list(order_by)))))
+                if len(pending) >= workers:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
+
+    @contextmanager
+    def _split_table(self, expression: Expression, key: str, num_buckets: int) -> Iterator[RowsOfBucket]:
+        """The rows of each bucket, by a pass over all of them."""
+        rows = self.store(expression)
+        yield lambda number: rows.filter(rows[key] % num_buckets == number)
+
+    @contextmanager
+    def _split_files(self, expression: Expression, key: str, num_buckets: int) -> Iterator[RowsOfBucket]:
+        """The rows of each bucket, in files that one pass over all of them writes."""
+        folder = self.scratch / "buckets"
+        folder.mkdir(parents=True)
+        buffered = max(ROWS_BUFFERED // num_buckets, 2048)
+        with self._guard():
+            self._connection.raw_sql(f"SET partitioned_write_flush_threshold = {buffered}")
+            self._connection.raw_sql(f"SET partitioned_write_max_open_files = {num_buckets}")
+            split = expression.mutate(genrank_bucket=expression[key] % num_buckets)
+            self._connection.to_parquet(split, folder, partition_by="genrank_bucket", parquet_version="v2")
+
+        def rows_of(number: int) -> Expression:
+            files = sorted((folder / f"genrank_bucket={number}").glob("*.parquet"))
+            if not files:
+                return self.ibis.memtable(expression.schema().to_pyarrow().empty_table())
+            with self._guard():
+                return self._connection.read_parquet([_literal(path) for path in files], hive_partitioning=False)
+
+        yield rows_of
+        shutil.rmtree(folder)
 
     def versions(self) -> dict[str, str]:
         """See Engine."""
@@ -190,6 +234,11 @@ def unusable_value(kind: str, text: str) -> LogError:
         f"the log can't be read: a value{f' ({shown(value[1])})' if value else ''} can't be used as its column is "
         f"({kind}); correct or remove the value, or name another column"
     )
+
+
+def _quoted(text: str) -> str:
+    """The text as a constant in SQL."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _literal(path: Path) -> str:

@@ -18,7 +18,8 @@ from genrank.errors import MissingExtraError
 Expression = Any  # an ibis.Table; Ibis has no types that mypy could check
 Column = Any  # an ibis.Column
 EngineName = Literal["duckdb", "spark"]
-BucketFunction = Callable[[int, pa.Table], pa.Table]  # of a bucket's number and rows
+READ_ORDER = "genrank_order"  # a column that grows from row to row as they were read, where an engine has it
+BucketFunction = Callable[[int, pa.Table], tuple[pa.Table, Any]]  # of a bucket's number and rows: rows, and a note
 
 
 class Engine(ABC):
@@ -50,8 +51,11 @@ class Engine(ABC):
         """An Arrow table, as a table of the engine."""
 
     @abstractmethod
-    def parquet(self, paths: list[Path]) -> Expression:
-        """The rows of Parquet files; columns are matched by name. They are read whenever the expression is used."""
+    def parquet(self, paths: list[Path], *, ordered: bool = False) -> Expression:
+        """The rows of Parquet files; columns are matched by name. They are read whenever the expression is used.
+
+        ordered: with the column `READ_ORDER`, if the engine has one at no cost.
+        """
 
     @abstractmethod
     def text(
@@ -78,20 +82,38 @@ class Engine(ABC):
 
     @abstractmethod
     def place(self) -> Column:
-        """The place of a row in the log, for a selection of rows as they were read: int64, growing from row to row."""
+        """The place of a row in the log, for a selection of rows as they were read: int64, growing from row to row.
+
+        Where there is a column `READ_ORDER`, that is cheaper: it lets rows be read in any order.
+        """
 
     @abstractmethod
     def map_buckets(
-        self, expression: Expression, key: str, function: BucketFunction, *, num_buckets: int, schema: pa.Schema
-    ) -> Iterator[pa.Table]:
+        self,
+        expression: Expression,
+        key: str,
+        function: BucketFunction,
+        *,
+        num_buckets: int,
+        num_rows: int,
+        order_by: Sequence[str],
+    ) -> Iterator[tuple[pa.Table, Any]]:
         """`function` of every bucket's rows, in order of bucket: those whose integer `key` is the bucket's number
-        modulo `num_buckets`, in no order. It gives rows of `schema`, sees no other bucket, and may run elsewhere: it
-        must be a function that can be pickled. A bucket without rows gives none, unseen.
+        modulo `num_buckets`, in the order of the columns `order_by`.
+
+        The expression, of about `num_rows` rows, is computed once. The function gives rows, of equal columns for every
+        bucket, and a small note; it sees no other bucket, and may run elsewhere, so that both it and the note must be
+        picklable. Memory holds a few buckets.
         """
 
     @abstractmethod
     def versions(self) -> dict[str, str]:
         """Versions of the libraries on which the written bytes depend."""
+
+
+def own_columns(rows: Expression) -> list[str]:
+    """The columns that a user knows."""
+    return [name for name in rows.columns if name != READ_ORDER]
 
 
 def import_ibis() -> ModuleType:

@@ -11,7 +11,7 @@ from genrank.config import nearest
 from genrank.errors import LogError, SchemaError
 from genrank.log_settings import HistoryLists
 from genrank.preparation.category_columns import identity
-from genrank.preparation.engine import Column, Engine, Expression
+from genrank.preparation.engine import Column, Engine, Expression, own_columns
 from genrank.preparation.lists import as_list
 from genrank.preparation.tidying import history_roles, roles, tidy
 from genrank.preparation.times import seconds
@@ -32,7 +32,9 @@ def histories_of_log(engine: Engine, rows: Expression, schema: LogSchema) -> tup
     columns = schema.columns
     for role, name in (("user", columns.user), ("time", columns.time)):
         if name not in rows.columns:
-            raise SchemaError(f"columns.{role}: there is no column {name!r} in the log; {nearest(name, rows.columns)}")
+            raise SchemaError(
+                f"columns.{role}: there is no column {name!r} in the log; {nearest(name, own_columns(rows))}"
+            )
     tidied, _ = tidy(engine, rows, history_roles(schema), schema)
     found = _lists(tidied, settings_of(schema), "the log")
     user = identity(tidied[columns.user], "columns.user").cast("string")
@@ -89,9 +91,8 @@ def _lists(rows: Expression, lists: HistoryLists, where: str) -> dict[str, Colum
     named |= {f"{VALUES}.{name}": column for name, column in lists.values.items()}
     for setting, column in named.items():
         if column not in rows.columns:
-            raise SchemaError(
-                f"history.lists.{setting}: there is no column {column!r} in {where}; {nearest(column, rows.columns)}"
-            )
+            near = nearest(column, own_columns(rows))
+            raise SchemaError(f"history.lists.{setting}: there is no column {column!r} in {where}; {near}")
     return {setting: as_list(rows[column], lists.separator, "history.lists") for setting, column in named.items()}
 
 

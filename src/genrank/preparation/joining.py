@@ -6,7 +6,7 @@ from operator import or_
 from genrank.data.manifest import DataWarning
 from genrank.errors import LogError, SchemaError
 from genrank.preparation.category_columns import identity
-from genrank.preparation.engine import Column, Engine, Expression
+from genrank.preparation.engine import Column, Engine, Expression, own_columns
 from genrank.preparation.logs import number_column
 from genrank.preparation.times import seconds
 from genrank.preparation.value_functions import sampled, text_of
@@ -80,7 +80,9 @@ def _event_columns(engine: Engine, rows: Expression, schema: LogSchema) -> dict[
     if name is None or not missing:
         return {}
     if name not in rows.columns:
-        raise SchemaError(f"join.event: there is no column {name!r} in the log; there is: {', '.join(rows.columns)}")
+        raise SchemaError(
+            f"join.event: there is no column {name!r} in the log; there is: {', '.join(own_columns(rows))}"
+        )
     event = text_of(rows[name])
     found = engine.fetch(rows.select(event=event).distinct().limit(1000))["event"].to_pylist()
     for wanted in (schema.join.exposure, *missing):

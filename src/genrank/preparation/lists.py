@@ -6,7 +6,7 @@ from typing import Any
 from genrank.config import nearest
 from genrank.data.manifest import DataWarning
 from genrank.errors import LogError, SchemaError
-from genrank.preparation.engine import Column, Engine, Expression
+from genrank.preparation.engine import READ_ORDER, Column, Engine, Expression, own_columns
 from genrank.preparation.value_functions import listed, text_of
 from genrank.schema import LogSchema
 
@@ -33,7 +33,7 @@ def one_row_per_exposure(
         return rows, {}, []
     for column in (*settings.acted, *settings.follows):
         if column not in rows.columns:
-            raise SchemaError(f"lists: there is no column {column!r} in the log; {nearest(column, rows.columns)}")
+            raise SchemaError(f"lists: there is no column {column!r} in the log; {nearest(column, own_columns(rows))}")
     lists = {column: as_list(rows[column], settings.separator) for column in (name, *settings.acted)}
     if settings.label is not None:
         rows, lists = _with_labels(rows, lists, schema)
@@ -53,7 +53,8 @@ def one_row_per_exposure(
             columns[column] = exploded[column][slot]
         else:
             columns[column] = _of_acted(exploded, column, leader, item, whole)
-    exposures = exploded.mutate(**columns).drop(ITEMS)
+    of_rows = [column for column in (ITEMS, READ_ORDER) if column in exploded.columns]
+    exposures = exploded.mutate(**columns).drop(*of_rows)
     roles = {"position": POSITION, "request": REQUEST}
     return (
         exposures,

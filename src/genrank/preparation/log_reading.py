@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from genrank.preparation.engine import Column, Engine, Expression
+from genrank.preparation.engine import READ_ORDER, Column, Engine, Expression
 from genrank.preparation.joining import repeated_exposures
 from genrank.preparation.logs import Relations, Source, WrongTypeError, check_side_tables, typed_columns
 from genrank.preparation.staging import KnownValues, Staging, stage
@@ -31,8 +31,10 @@ class ReadLog:
 
     def stage(self, engine: Engine, known: KnownValues | None = None) -> Staging:
         """The rows with numbers for ids and categories, ordered last by their place in the log."""
-        rows = self.kept.select(**self.typed, row=engine.place())
-        return stage(engine, self.relations, rows, self.schema, known)
+        place = self.kept[READ_ORDER] if READ_ORDER in self.kept.columns else engine.place()
+        rows = self.kept.select(**self.typed, row=place)
+        num_rows = self.findings.rows - sum(self.findings.dropped.values())
+        return stage(engine, self.relations, rows, self.schema, num_rows, known)
 
     def raw(self) -> Expression:
         """The log's own columns and the typed user, item and time."""

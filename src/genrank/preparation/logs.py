@@ -13,7 +13,7 @@ from genrank.config import nearest, override
 from genrank.data.manifest import DataWarning
 from genrank.errors import LogError, SchemaError
 from genrank.preparation.category_columns import identity, intended_numbers, texts
-from genrank.preparation.engine import Column, Engine, Expression
+from genrank.preparation.engine import Column, Engine, Expression, own_columns
 from genrank.preparation.times import seconds
 from genrank.preparation.value_functions import float32_of, int32_of
 from genrank.preparation.weighted import weighted_texts
@@ -84,7 +84,7 @@ def typed_columns(exposures: Expression, schema: LogSchema) -> dict[str, Column]
             typed[f"feature_{feature.name}"] = feature_column(exposures, feature)
     for name, column in schema.oracle.items():
         number = finite_or_null(number_column(exposures, column, f"oracle {name!r}"))
-        typed[f"oracle_{name}"] = float32_of(number).fill_null(float("nan"))
+        typed[f"oracle_{name}"] = float32_of(number).fill_null(float("nan")).cast("float32")
     return typed
 
 
@@ -135,7 +135,7 @@ def check_side_tables(relations: Relations, schema: LogSchema) -> None:
 
 def _column(table: Expression, name: str, role: str, place: str = "log") -> Column:
     if name not in table.columns:
-        raise SchemaError(f"{role}: there is no column {name!r} in the {place}; {nearest(name, table.columns)}")
+        raise SchemaError(f"{role}: there is no column {name!r} in the {place}; {nearest(name, own_columns(table))}")
     return table[name]
 
 

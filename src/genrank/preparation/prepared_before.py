@@ -16,7 +16,7 @@ from genrank.data.manifest import FolderLayout, Manifest
 from genrank.data.timeline_files import part_table, parts_of
 from genrank.data.vocabulary_files import StoredVocabulary, vocabulary_path
 from genrank.preparation.admission import DAY
-from genrank.preparation.buckets import ArrangedBucket, with_place
+from genrank.preparation.buckets import BucketFindings, with_place
 from genrank.preparation.fitting import FittedBefore
 from genrank.preparation.staging import KnownValues
 from genrank.preparation.writing import BucketCounts, count_bucket
@@ -82,14 +82,14 @@ class PreparedBefore:
         names |= {f"feedback_{part.name}": part.name for part in spec.feedback}
         return {column: self.vocabulary(name) for column, name in names.items()}
 
-    def arrange(self, number: int, table: pa.Table, schema: LogSchema) -> ArrangedBucket:
+    def arrange(self, number: int, table: pa.Table, schema: LogSchema) -> tuple[pa.Table, BucketFindings]:
         """See Earlier. Stored requests may continue in new rows; an exposure already stored is not written again.
 
         The folder is read from the day before the new rows on, and further back if a request has lasted longer.
         """
         if not table.num_rows:
             found = arrange(table, schema.requests)
-            return ArrangedBucket(table=with_place(found, table), num_recurring=0, num_late=0)
+            return with_place(found, table), BucketFindings(num_recurring=0, num_late=0)
         new = _narrow(table, schema).append_column(NEW, pa.array(np.arange(table.num_rows)))
         gap, first = max(schema.requests.gap_seconds, schema.requests.max_gap_seconds), int(array(table, "time").min())
         for days in (1 << power for power in itertools.count()):
@@ -115,8 +115,7 @@ class PreparedBefore:
             num_recurring=after.num_recurring - before.num_recurring,
             num_late=after.num_late - before.num_late,
         )
-        return ArrangedBucket(
-            table=with_place(joint, table),
+        return with_place(joint, table), BucketFindings(
             num_duplicates=old.num_rows + table.num_rows - both.num_rows,
             num_recurring=joint.num_recurring,
             num_late=joint.num_late,

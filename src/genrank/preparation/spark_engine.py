@@ -78,8 +78,8 @@ class SparkEngine(Engine):
         path.unlink()
         return stored
 
-    def parquet(self, paths: list[Path]) -> Expression:
-        """See Engine. Every file is read in its order, and files one behind the other."""
+    def parquet(self, paths: list[Path], *, ordered: bool = False) -> Expression:
+        """See Engine. There is no `READ_ORDER`. Every file is read in its order, and files one behind the other."""
         self._parquet += paths
         return self._read(paths)
 
@@ -116,17 +116,27 @@ class SparkEngine(Engine):
         return self.ibis.udf.scalar.builtin(monotonically_increasing_id, signature=((), "int64"))()
 
     def map_buckets(
-        self, expression: Expression, key: str, function: BucketFunction, *, num_buckets: int, schema: pa.Schema
-    ) -> Iterator[pa.Table]:
+        self,
+        expression: Expression,
+        key: str,
+        function: BucketFunction,
+        *,
+        num_buckets: int,
+        num_rows: int,
+        order_by: Sequence[str],
+    ) -> Iterator[tuple[pa.Table, Any]]:
         """See Engine; Spark's workers run the function, each on one bucket at a time."""
         from genrank.preparation.spark_buckets import map_in_arrow
 
+        schema = expression.schema().to_pyarrow()
         with self._guard():
-            results = map_in_arrow(self._frame(expression), key, function, num_buckets=num_buckets, schema=schema)
+            results = map_in_arrow(
+                self._frame(expression), key, function, num_buckets=num_buckets, order_by=order_by, schema=schema
+            )
         for number in range(num_buckets):
             with self._guard():
-                table = results(number)
-            yield table
+                result = results(number)
+            yield result
 
     def versions(self) -> dict[str, str]:
         """See Engine."""

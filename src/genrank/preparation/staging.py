@@ -1,4 +1,4 @@
-"""The relational part of preparation: from a log of any types to rows of small integers in one stored table.
+"""The relational part of preparation: from a log of any types to rows of small integers.
 
 Users and items become their rows of users.parquet and items.parquet, categories codes from 1 (0: missing). Both are
 numbered in order of first sight, by (day of UTC, text), after those already known; the rows of a side table come first.
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from genrank.data.arranging import PLACE
 from genrank.data.manifest import DataWarning
 from genrank.errors import LogError, SchemaError
 from genrank.preparation.category_columns import identity
@@ -52,9 +51,10 @@ class KnownValues:
 
 @dataclass(frozen=True, kw_only=True)
 class Staging:
-    """The stored log, one integer or float per column, and what its codes mean.
+    """The log, one integer or float per column and the place `row` in the log, and what its codes mean.
 
-    `categories`: column → its values as text; code c stands for the value at c - 1.
+    `log`: not computed yet, of `num_rows` rows. `categories`: column → its values as text; code c stands for the value
+    at c - 1.
     """
 
     log: Expression
@@ -64,16 +64,16 @@ class Staging:
     items: Identities
     categories: dict[str, pa.StringArray]
 
-    def bucket(self, number: int, num_buckets: int) -> Expression:
-        """One bucket's rows in stored order."""
-        log = self.log.filter(self.log.user % num_buckets == number)
-        return log.order_by([name for name in (*PLACE, "row") if name in log.columns]).drop("row")
-
 
 def stage(
-    engine: Engine, relations: Relations, clean: Expression, schema: LogSchema, known: KnownValues | None = None
+    engine: Engine,
+    relations: Relations,
+    clean: Expression,
+    schema: LogSchema,
+    num_rows: int,
+    known: KnownValues | None = None,
 ) -> Staging:
-    """Stores the log with ids and categories replaced by numbers, which continue those of `known`."""
+    """The `num_rows` rows of the log with ids and categories replaced by numbers, which continue those of `known`."""
     ids: Mapping[Owner, pa.Array] = known.ids if known is not None else {}
     old = known.categories if known is not None else {}
     users = _identities(engine, clean, "user", relations.users, schema.tables.user, ids.get("user"))
@@ -90,11 +90,10 @@ def stage(
         log, columns[name] = _with_code(log, clean[name], codes)
     if "request" in columns:
         columns["request"] = _request_key(clean.request, clean.time)
-    stored = engine.store(log.select(**columns))
     return Staging(
-        log=stored,
+        log=log.select(**columns),
         warnings=users.warnings + items.warnings,
-        num_rows=engine.row(stored.aggregate(rows=stored.count()))["rows"],
+        num_rows=num_rows,
         users=users,
         items=items,
         categories=categories,

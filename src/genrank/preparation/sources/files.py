@@ -79,7 +79,7 @@ def read_table(engine: Engine, paths: Sequence[Path], schema: LogSchema, owner: 
     wanted = list(dict.fromkeys(role.name for role in roles(schema, owner)))
     if kinds == {"Parquet"}:
         _check_columns({path: parquet_columns(path) for path in paths}, wanted)
-        return engine.parquet(list(paths))
+        return engine.parquet(list(paths), ordered=owner is None)
     tables = {"item": schema.tables.item, "user": schema.tables.user, "history": schema.history.lists}
     table = None if owner is None else tables[owner]
     rows, present = read_text(engine, paths, (table.csv if table else None) or schema.csv, wanted)
