@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,6 +162,35 @@ def test_a_folder_found_whole_is_read_once_until_a_file_changes(
     os.utime(copied / "items.parquet", ns=(about.st_atime_ns, about.st_mtime_ns))  # same size, same time
     with pytest.raises(DataError, match=r"items\.parquet: damaged"):
         Manifest.open(copied)
+
+
+def test_of_a_folder_that_has_grown_only_new_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    hash_file = integrity.hash_file
+    monkeypatch.setattr(integrity, "hash_file", lambda path: (read.append(path.name), hash_file(path))[1])
+    monkeypatch.setattr(integrity, "SETTLED", -60.0)  # as if the files were old
+    for name in ("first", "second"):
+        (tmp_path / name).write_text(name)
+        files = integrity.hash_folder(tmp_path, but=integrity.STAMP)
+        read.clear()
+        integrity.FolderHashes(files=files, about="", error=DataError, remedy="do").check(tmp_path)
+        assert read == [name]
+
+
+def test_what_was_just_written_is_not_hashed_again_where_it_is_settled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).write_text(name)
+    settled = time.time() - 60
+    os.utime(tmp_path / "old", (settled, settled))
+    files = integrity.hash_folder(tmp_path)
+    monkeypatch.setattr(integrity, "_settled", lambda entry, since: entry[1] < since * 1e9)  # nobody can set ctime
+    integrity.remember_hashes(tmp_path, files, since=time.time())
+    read: list[str] = []
+    monkeypatch.setattr(integrity, "hash_file", lambda path: (read.append(path.name), files[path.name])[1])
+    integrity.FolderHashes(files=files, about="", error=DataError, remedy="do").check(tmp_path)
+    assert read == ["new"]
 
 
 def test_a_file_that_has_just_changed_is_not_remembered(data: Path, tmp_path: Path) -> None:
