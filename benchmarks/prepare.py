@@ -1,8 +1,10 @@
 """How fast a log becomes timelines, end to end, and how much memory that takes.
 
-python benchmarks/prepare.py [--exposures N] [--threads T] [--memory-limit 4GB] [--statistics] [--extend] [--json]
+python benchmarks/prepare.py [--exposures N] [--per-user N] [--threads T] [--memory-limit 4GB] [--statistics] [--extend]
+                             [--json]
 
-The log is made with NumPy in a temporary folder: users with 100 exposures each in requests of ten, in order of time; a
+The log is made with NumPy in a temporary folder: users with 100 exposures each (or as many as --per-user says) in
+requests of ten, in order of time; a
 context feature, three binary tasks, a duration and three columns of true probabilities. Preparation runs in a process
 of its own, whose peak memory is measured; start-up, hashing and flushing to disk count. With --statistics the items
 have an author, and window statistics of clicks are counted: 60 columns. With --extend the log has 15 days; all of them
@@ -96,11 +98,11 @@ def exposures(requests: slice, user: np.ndarray, time_of: np.ndarray, rng: np.ra
     return pa.table(columns)
 
 
-def make_log(folder: Path, num_exposures: int, num_days: int) -> list[Path]:
-    """A log of about `num_exposures` rows, a file for each day."""
+def make_log(folder: Path, num_exposures: int, num_days: int, per_user: int = 100) -> list[Path]:
+    """A log of about `num_exposures` rows, `per_user` of each user, a file for each day."""
     rng = np.random.default_rng(0)
     requests = max(100, num_exposures // SLOTS)
-    user = rng.integers(0, max(1, requests // 10), requests)
+    user = rng.integers(0, max(1, num_exposures // per_user), requests)
     time_of = BEGIN + np.sort(rng.integers(0, num_days * DAY, requests))
     paths, ends = [], np.searchsorted(time_of, BEGIN + DAY * np.arange(num_days + 1))
     for day, (first, last) in enumerate(pairwise(ends.tolist())):
@@ -129,6 +131,8 @@ def run(logs: list[Path], out: Path, arguments: argparse.Namespace, days_per_par
     rows = sum(pq.read_metadata(path).num_rows for path in logs)
     return {
         "exposures": rows,
+        "statistics": arguments.statistics,
+        "users": pq.read_metadata(out / "users.parquet").num_rows - 1,
         "seconds": round(seconds, 2),
         "exposures_per_second": round(rows / seconds),
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
@@ -141,7 +145,7 @@ def run(logs: list[Path], out: Path, arguments: argparse.Namespace, days_per_par
 def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """What is measured, by name."""
     days = 15 if arguments.extend else 30
-    logs = make_log(folder, arguments.exposures, days)
+    logs = make_log(folder, arguments.exposures, days, arguments.per_user)
     split = SPLIT.format(valid=BEGIN + (days - 3) * DAY, test=BEGIN + (days - 2) * DAY)
     (folder / "schema.toml").write_text(SCHEMA + (STATISTICS if arguments.statistics else "") + split)
     if not arguments.extend:
@@ -156,6 +160,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--exposures", type=int, default=2_000_000)
+    parser.add_argument("--per-user", type=int, default=100, help="exposures of a user")
     parser.add_argument("--threads", type=int, default=0, help="default: all cores")
     parser.add_argument("--memory-limit", default="", help="of the engine, as in 4GB (default: half of the memory)")
     parser.add_argument("--statistics", action="store_true")

@@ -1,5 +1,6 @@
 """The log in buckets of users, arranged and kept as Arrow files, so that memory holds a bucket or two."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from genrank.preparation.writing import BucketCounts, target_of
 from genrank.schema import Feature, LogSchema
 
 EXPOSURES_PER_PARTITION = 2**18  # at least so many, over all buckets, lie in the files of one partition; ours
+EXPOSURES_PER_BUCKET = 3_200_000  # ours
 DAYS_PER_PART = (1, 7, 28, 364, 36400)
 
 
@@ -53,12 +55,8 @@ class Buckets:
 
 
 def choose_num_buckets(num_rows: int) -> int:
-    """A power of two that grows more slowly than the log, since every bucket is one scan of the stored log.
-
-    8 up to 20 million exposures (2.5 million each), 128 for a billion (8 million each); these figures are ours.
-    """
-    wanted = 8 * (num_rows / 20e6) ** (2 / 3)
-    return int(2 ** np.ceil(np.log2(max(8.0, wanted))))
+    """A power of two, at least 8, so that a bucket has at most `EXPOSURES_PER_BUCKET` on average: memory is bounded."""
+    return max(8, 1 << max(0, math.ceil(math.log2(max(num_rows, 1) / EXPOSURES_PER_BUCKET))))
 
 
 @dataclass(frozen=True, kw_only=True)

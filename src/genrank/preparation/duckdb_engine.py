@@ -20,6 +20,7 @@ from genrank.preparation.value_functions import FUNCTIONS
 
 LONGEST_LINE = 2**24  # bytes of a text file's row; text_scan refuses shorter ones
 ROWS_OF_A_TABLE = 2**20  # up to so many, passes over a table are faster than a file for each bucket; ours
+OPEN_FILES = 256  # at most; of a bucket there may be several, one after the other
 ROWS_BUFFERED = 2**22  # of all buckets, before they are written; ours
 
 RowsOfBucket = Callable[[int], Expression]
@@ -170,7 +171,7 @@ class DuckDBEngine(Engine):
         buffered = max(ROWS_BUFFERED // num_buckets, 2048)
         with self._guard():
             self._connection.raw_sql(f"SET partitioned_write_flush_threshold = {buffered}")
-            self._connection.raw_sql(f"SET partitioned_write_max_open_files = {num_buckets}")
+            self._connection.raw_sql(f"SET partitioned_write_max_open_files = {min(num_buckets, OPEN_FILES)}")
             split = expression.mutate(genrank_bucket=expression[key] % num_buckets)
             self._connection.to_parquet(split, folder, partition_by="genrank_bucket", parquet_version="v2")
 
