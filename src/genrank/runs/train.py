@@ -1,7 +1,7 @@
 """A training run: from a prepared folder to a run folder with checkpoints, metrics and a model bundle.
 
 run/config.json        the resolved configuration, every default written out
-run/data.json          the prepared folder, and the hash of its files
+run/data.json          the prepared folder, and hashes of what is learned from it; see data_record.py
 run/environment.json   versions, machine, threads, command
 run/warnings.json      sentences on how the recipe does not fit the data
 run/metrics.jsonl      a row per logged step and validation; equal runs write equal files
@@ -28,18 +28,18 @@ from genrank.data.learned_days import with_learned_days
 from genrank.data.manifest import Manifest
 from genrank.data.pools import StoredData
 from genrank.documents import read_json
-from genrank.errors import BundleError, ConfigError, DataError, OutputError, shown
+from genrank.errors import BundleError, ConfigError, OutputError
 from genrank.folders import clear_leftovers, refuse_occupied, replace_text, writing
 from genrank.models.ranker import Ranker
 from genrank.nn.devices import device_named
 from genrank.retrieval.retriever import Retriever
+from genrank.runs.data_record import DataRecord, require_same_data
 from genrank.runs.fit import Siblings, misfit, unfinished
 from genrank.runs.learner import learner_of
 from genrank.runs.run_config import RunConfig
 from genrank.runs.run_data import RunData
 from genrank.runs.selection import check_selection, selecting
 from genrank.runs.warm_start import checked_start, start_warm
-from genrank.schema import fingerprint
 from genrank.training.allocator import keep_freed_memory
 from genrank.training.checkpoint import Checkpoints
 from genrank.training.progress import MetricsFile, Reporter, TensorBoard
@@ -47,7 +47,6 @@ from genrank.training.progress_bar import ProgressBar
 from genrank.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
-LONGEST_FOLDER = 1000  # letters of its path
 BEGUN = ("data.json", "environment.json")  # the files of a run before it has its configuration
 
 
@@ -69,9 +68,10 @@ def start_run(data: Path, config: RunConfig, out: Path) -> None:
         config.model.check(manifest.spec, num_items=manifest.counts.items)
     except ValueError as problem:
         raise ConfigError(f"{data}: model.{problem}") from None
+    record = DataRecord.of(data, manifest)
     with writing(out):
         _refuse_run(out)  # another process may have been faster
-        _write_json(out / "data.json", {"folder": str(data.resolve()), "hash": fingerprint(manifest.files)})
+        _write_json(out / "data.json", to_dict(record))
         _write_json(out / "environment.json", environment())
         _write_json(out / "config.json", to_dict(config))  # last: a folder without it is no run
 
@@ -93,17 +93,7 @@ def load_run(out: Path) -> tuple[RunConfig, Path]:
     if not path.is_file():
         raise BundleError(f"{out}: no run here (no {path.name}); {remedy}")
     values = read_json(path, error=BundleError, remedy=remedy)
-    return build(RunConfig, values, where=str(path), error=BundleError), Path(_trained_on(out)["folder"])
-
-
-def _trained_on(out: Path) -> dict[str, str]:
-    """The prepared folder of a run, and the hash of its files."""
-    path, remedy = out / "data.json", "give another run, or train again"
-    values: dict[str, str] = read_json(path, error=BundleError, remedy=remedy)
-    texts = [values.get(name) for name in ("folder", "hash")]
-    if not all(isinstance(text, str) and len(text) <= LONGEST_FOLDER and "\0" not in text for text in texts):
-        raise BundleError(f"{path}: expected the text of folder and hash, found {shown(values)}; {remedy}")
-    return values
+    return build(RunConfig, values, where=str(path), error=BundleError), Path(DataRecord.read(out).folder)
 
 
 def train(
@@ -132,7 +122,7 @@ def _train(out: Path, console: Console, *, resume: bool, displays: bool, sibling
     data = StoredData.open(
         folder, days=config.days, at_once=config.training_leaks, view=lambda spec: learner.view(config, spec)
     )
-    _check_same_data(out, data)
+    require_same_data(out, data, config)
     torch.manual_seed(config.seed)
     spec = data.manifest.spec
     model = config.model.build(spec, max_history=config.sequence.max_history).to(device)
@@ -250,11 +240,6 @@ def _check_slots(data: Path, config: RunConfig, manifest: Manifest) -> None:
             f"{data}: model.position_feature needs the slot of every exposure, and the log's schema names no column "
             "for it; set position under [columns] and prepare again"
         )
-
-
-def _check_same_data(out: Path, data: StoredData) -> None:
-    if _trained_on(out)["hash"] != fingerprint(data.manifest.files):
-        raise DataError(f"{data.folder}: was prepared anew since the run {out} began; start a new run")
 
 
 def _write_json(path: Path, values: Any) -> None:
