@@ -84,6 +84,41 @@ def test_rows_keep_the_order_in_which_they_are_stored(engine: Engine) -> None:
     assert found["x"].to_pylist() == list(range(4998, -1, -3))
 
 
+def test_rows_are_numbered_in_an_order_of_any_columns(engine: Engine) -> None:
+    days = [row * 7919 % 11 - 5 for row in range(3000)]
+    texts = [("ä", "Z", "z", "aa", "a", "")[row % 6] + str(row * 31 % 3000) for row in range(3000)]
+    table = engine.from_arrow(pa.table({"row": range(3000), "day": days, "text": texts}))
+    numbered = engine.numbered(table.filter(table.row % 5 != 0), ("day", "text"), name="number", first=7)
+    for rows in (
+        numbered,
+        engine.store(numbered.filter(numbered.row % 2 == 0).union(numbered.filter(numbered.row % 2 == 1))),
+    ):
+        found = engine.fetch(rows.order_by("number"))
+        assert found["number"].type == pa.int32()
+        assert found["number"].to_pylist() == list(range(7, 7 + 2400))
+        kept = [row for row in range(3000) if row % 5]
+        assert found["row"].to_pylist() == sorted(kept, key=lambda row: (days[row], texts[row].encode()))
+    none = engine.numbered(table.filter(table.row < 0), ("day", "text"), name="number", first=1)
+    assert engine.fetch(none).num_rows == 0
+
+
+@pytest.mark.spark
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.usefixtures("spark", "_collected")
+def test_spark_numbers_rows_in_several_partitions(tmp_path: Path) -> None:
+    """No task may see all rows, as it would where a window has no partitions."""
+    from genrank.preparation.spark_engine import SparkEngine
+
+    with closing(SparkEngine(tmp_path / "scratch", threads=2)) as engine:
+        engine._session.conf.set("spark.sql.adaptive.coalescePartitions.enabled", "false")
+        engine._session.conf.set("spark.sql.shuffle.partitions", "5")
+        table = engine.from_arrow(pa.table({"x": [row * 7 % 1000 for row in range(1000)]}))
+        frame = engine._frame(engine.numbered(table, ("x",), name="number", first=1))
+        assert frame.rdd.getNumPartitions() == 5
+        assert max(frame.rdd.glom().map(len).collect()) < 500
+        assert all(row.number == row.x + 1 for row in frame.collect())
+
+
 def totals(plus: int) -> BucketFunction:
     """One row of each bucket and a note; made here so that it is pickled whole: workers have no tests."""
     schema = TOTALS

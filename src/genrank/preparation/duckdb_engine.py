@@ -135,6 +135,11 @@ class DuckDBEngine(Engine):
         """The number of the row."""
         return self.ibis.row_number()
 
+    def numbered(self, expression: Expression, order_by: Sequence[str], *, name: str, first: int) -> Expression:
+        """See Engine."""
+        number = self.ibis.row_number().over(order_by=[expression[column] for column in order_by]) + first
+        return self.store(expression.mutate(number.cast("int32").name(name)))
+
     def map_buckets(
         self,
         expression: Expression,

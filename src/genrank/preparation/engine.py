@@ -88,6 +88,12 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    def numbered(self, expression: Expression, order_by: Sequence[str], *, name: str, first: int) -> Expression:
+        """The rows, stored, and their numbers as int32 column `name`: from `first`, in order of the columns `order_by`,
+        which tell all rows apart and hold no nulls.
+        """
+
+    @abstractmethod
     def map_buckets(
         self,
         expression: Expression,

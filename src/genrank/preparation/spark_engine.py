@@ -21,6 +21,7 @@ from genrank.preparation.engine import BucketFunction, Column, Engine, Expressio
 from genrank.preparation.spark_errors import translated
 from genrank.preparation.spark_files import read_file
 from genrank.preparation.spark_functions import define_functions
+from genrank.preparation.spark_numbers import stored, with_numbers
 from genrank.preparation.spark_session import open_session
 
 Frame = Any  # a pyspark.sql.DataFrame
@@ -63,11 +64,8 @@ class SparkEngine(Engine):
 
     def store(self, expression: Expression) -> Expression:
         """See Engine."""
-        from pyspark import StorageLevel
-
         with self._guard():
-            frame = self._typed(expression).localCheckpoint(storageLevel=StorageLevel.DISK_ONLY)
-            return self._table(frame)
+            return self._table(stored(self._typed(expression)))
 
     def from_arrow(self, table: pa.Table) -> Expression:
         """See Engine."""
@@ -114,6 +112,11 @@ class SparkEngine(Engine):
         def monotonically_increasing_id() -> Any: ...
 
         return self.ibis.udf.scalar.builtin(monotonically_increasing_id, signature=((), "int64"))()
+
+    def numbered(self, expression: Expression, order_by: Sequence[str], *, name: str, first: int) -> Expression:
+        """See Engine; a sort in ranges, so that no task sees all rows and the driver a count per range."""
+        with self._guard():
+            return self._table(with_numbers(self._typed(expression), order_by, name=name, first=first))
 
     def map_buckets(
         self,

@@ -136,9 +136,9 @@ def _identities(
     old = None if known is None else engine.from_arrow(_numbered(known, "id", "row"))
     if old is not None:
         ids = ids.anti_join(old, ids.id == old.id)
-    row = engine.ibis.row_number().over(order_by=[ids.day, ids.id]) + 1 + num_known
-    numbered = ids.select("id", row=row.cast("int32"))
-    numbered = engine.store(numbered if old is None else old.union(numbered))
+    numbered = engine.numbered(ids, ("day", "id"), name="row", first=1 + num_known).select("id", "row")
+    if old is not None:
+        numbered = engine.store(old.union(numbered))
     rows = numbered.left_join(seen, numbered.id == seen.id).select(numbered.id, numbered.row, seen.first_time)
     keys = numbered.inner_join(seen, numbered.id == seen.id).select(seen.key, numbered.row)
     total = engine.row(numbered.aggregate(rows=numbered.count()))["rows"]
@@ -198,15 +198,13 @@ def _codes(engine: Engine, clean: Expression, name: str, known: pa.Array | None)
     pairs = clean.select(value=clean[name], time=clean.time)
     pairs = pairs.filter(pairs.value.notnull())
     seen = pairs.group_by("value").aggregate(first=pairs.time.min())
-    text = seen.value.cast("string")
+    seen = seen.select("value", text=seen.value.cast("string"), day=floor_division(seen["first"], DAY))
     if known is None:
-        code = engine.ibis.row_number().over(order_by=[floor_division(seen["first"], DAY), text]) + 1
-        return engine.store(seen.select(value=seen.value, code=code.cast("int32")))
-    seen = engine.store(seen.mutate(text=text))
+        return engine.numbered(seen, ("day", "text"), name="code", first=1).select("value", "code")
+    seen = engine.store(seen)
     old = engine.from_arrow(_numbered(known, "text", "code"))
     new = seen.anti_join(old, seen.text == old.text)
-    order = [floor_division(new["first"], DAY), new.text]
-    new = new.select("value", code=(engine.ibis.row_number().over(order_by=order) + 1 + len(known)).cast("int32"))
+    new = engine.numbered(new, ("day", "text"), name="code", first=1 + len(known)).select("value", "code")
     return engine.store(seen.inner_join(old, seen.text == old.text).select("value", "code").union(new))
 
 
