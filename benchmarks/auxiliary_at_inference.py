@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from genrank.artifacts.bundle import load_bundle
-from genrank.data.prepared import PreparedData
+from genrank.data.pools import StoredData
+from genrank.evaluation.retrieval_metrics import request_metrics
 from genrank.retrieval.retriever import Retriever
 from genrank.runs.evaluate_retrieval import located
-from genrank.runs.retrieval_objective import request_metrics
 from genrank.runs.train import configure_torch, load_run
 
 FIGURES = ("recall@500", "recall@50", "hr@10", "ndcg@10")
@@ -32,12 +32,12 @@ def main() -> None:
         model = load_bundle(folder).retriever(configure_torch(config))
         if model.auxiliary is None or model.ranker is not None:
             parser.error(f"{folder}: train it with an auxiliary and without a ranker")
-        prepared = PreparedData.load(data)
+        stored = StoredData.open(data, days=config.days)
         for share, name in ((0.0, "auxiliary"), (1.0, "sum of both")):
             # in the ranker's place
             model.ranker = nn.Identity()  # type: ignore[assignment]
             model.rank_scores = _auxiliary(model, share)  # type: ignore[method-assign]
-            found, _ = located(model, prepared, config, "test")
+            found, _ = located(model, stored, config, "test")
             for stage in ("ranker",) if share else ("generator", "ranker"):
                 figures = request_metrics(found.request, found.ranks[stage])
                 said = (f"{key} {figures[key].mean():.4f}" for key in FIGURES)

@@ -13,7 +13,8 @@ from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines, offsets_of
 from genrank.retrieval.retriever import Retriever
 from genrank.retrieval.retriever_config import RetrieverConfig
-from genrank.runs.retrieval_objective import RetrievalObjective, locate
+from genrank.runs.retrieval_objective import RetrievalObjective
+from genrank.runs.retrieval_ranks import locate
 from genrank.schema import DataSpec, FeatureSpec
 from genrank.training.optimizers import RowWiseAdagrad, dense_optimizer, split_parameters
 
@@ -69,7 +70,7 @@ def found_first(world: World, config: RetrieverConfig, *, window: int, epochs: i
             torch.nn.utils.clip_grad_norm_(dense, 1.0)
             for optimizer in optimizers:
                 optimizer.step()
-    found = locate(model, test)
+    found = locate(model, [test])
     is_answer = (found.item > NUM_KEYS) & (found.item <= 2 * NUM_KEYS)
     return {stage: float((rank[is_answer] < 1).mean()) for stage, rank in found.ranks.items()}
 

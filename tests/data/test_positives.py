@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from exposure_logs import log, prepare_log
-from genrank.data.positives import of_positives, positives
-from genrank.data.prepared import PreparedData
+from genrank.data.positives import positives, require_positives
 from genrank.errors import DataError
 from worlds import timelines
 
@@ -34,9 +33,11 @@ def test_without_a_task_every_event_is_a_positive() -> None:
     assert positives(t, "") is t
 
 
-def test_a_log_without_a_positive_has_nothing_to_retrieve(tmp_path: Path) -> None:
-    data = PreparedData.load(prepare_log(tmp_path, log()).folder)
-    assert of_positives(data, "click").timelines.num_exposures == 20
-    none = replace(data, timelines=replace(data.timelines, tasks={"click": np.zeros(60, np.int8)}))
-    with pytest.raises(DataError, match="no exposure has click=1, so there is nothing to retrieve; name another task"):
-        of_positives(none, "click")
+def test_a_part_without_a_positive_has_nothing_to_retrieve(tmp_path: Path) -> None:
+    prepared = prepare_log(tmp_path, log())
+    manifest = prepared.manifest
+    require_positives(prepared.folder, manifest, "click", "train")
+    require_positives(prepared.folder, manifest, "", "train")
+    counts = replace(manifest.counts, test=replace(manifest.counts.test, positives={"click": 0}))
+    with pytest.raises(DataError, match=r"the part 'test' has no exposure with click=1, .* or choose other days"):
+        require_positives(prepared.folder, replace(manifest, counts=counts), "click", "test")

@@ -26,7 +26,7 @@ def hard_negatives_of(seen: Seen | None = None, *, shown: int = 30, met: int = M
     config = RetrieverConfig(width=16, num_heads=2, num_blocks=1, embedding_dim=6, hard_from=met, id_dropout=0.5)
     items, _ = tables(1)
     items.train_count[:] = np.arange(31) <= shown
-    catalogue = ItemVectors.of(items, TARGETS.numpy(), torch.device("cpu"))
+    catalogue = ItemVectors.of(items, np.bincount(TARGETS, minlength=31), torch.device("cpu"))
     return HardNegatives(Retriever(config, SPEC, max_history=8).train(), catalogue, seen)
 
 

@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from genrank.retrieval.losses import full_softmax, info_nce, log_expected
 from genrank.retrieval.retriever import Retriever
 from genrank.retrieval.retriever_config import RetrieverConfig
 from genrank.retrieval.training_losses import Pool, RetrievalLosses, draw_places
+from genrank.runs.retrieval_ranks import items_of
 from worlds import SPEC, builder, timelines
 
 
@@ -119,8 +121,8 @@ def learning(config: RetrieverConfig, *, highest_item: int = 1000) -> tuple[Retr
     torch.manual_seed(0)
     model = Retriever(config, SPEC, max_history=12)
     items = replace(b.items, train_count=np.bincount(world.item, minlength=31))
-    catalogue = ItemVectors.of(items, world.item.astype(np.int64), torch.device("cpu"))
-    losses = RetrievalLosses(model, catalogue, torch.from_numpy(world.item.astype(np.int64)))
+    catalogue = ItemVectors.of(items, items.train_count, torch.device("cpu"))
+    losses = RetrievalLosses(model, catalogue, partial(items_of, b))
     batch: PackedBatch = map_arrays(b.batch(b.samples()), torch.from_numpy)
     return losses, batch
 

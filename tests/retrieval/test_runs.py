@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from genrank.artifacts.bundle import load_bundle
 from genrank.artifacts.index import load_index, write_index
 from genrank.cli import main
 from genrank.data.loader import Loader, LoaderConfig
+from genrank.data.pools import StoredData
 from genrank.data.prepared import PreparedData
 from genrank.errors import BundleError
 from genrank.inference.gen_retriever import GenRetriever, build_index
 from genrank.retrieval.hard_negatives import HardNegatives
-from genrank.runs.retrieval_objective import locate, retrieval_data
+from genrank.runs.retrieval_objective import retrieval_view
+from genrank.runs.retrieval_ranks import locate
 from genrank.runs.train import load_run
 from genrank.training.trainer import Trainer
 from retrievers import SETTINGS, trained
@@ -106,10 +109,11 @@ def test_with_seen_items_allowed_a_list_as_long_as_the_catalogue_has_every_targe
 def test_what_is_retrieved_is_what_the_evaluation_put_first(grank: Path, precision: str) -> None:
     config, folder = load_run(grank)
     model = load_bundle(grank).retriever()
-    data = retrieval_data(PreparedData.load(folder), config.model)
+    stored = StoredData.open(folder, view=partial(retrieval_view, config.model))
+    data = stored.whole()
     builder = data.builder(config.sequence, config.model.search)
     samples = data.part(builder, "test")
-    found = locate(model, Loader(builder, samples, LoaderConfig(batch_tokens=4096, shuffle=False)))
+    found = locate(model, [Loader(builder, samples, LoaderConfig(batch_tokens=4096, shuffle=False))])
     served = GenRetriever.load(grank, precision=precision, in_memory=True)
     ids, users = data.items.ids, data.users.ids
     checked = 0

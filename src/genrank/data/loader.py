@@ -18,6 +18,7 @@ from genrank.batch import PackedBatch, map_arrays
 from genrank.data.batch_plan import LoaderConfig as LoaderConfig
 from genrank.data.batch_plan import SampleSizes, plan_batches
 from genrank.data.sequence import Ints, Samples, SequenceBuilder, take
+from genrank.data.tables import FeatureTable
 
 
 class TrainingLoader(Protocol):
@@ -26,6 +27,17 @@ class TrainingLoader(Protocol):
     @property
     def sizes(self) -> SampleSizes:
         """Of all samples."""
+
+    @property
+    def items(self) -> FeatureTable:
+        """All items."""
+
+    @property
+    def builder(self) -> SequenceBuilder:
+        """Of the timelines of which the latest batch's exposures are rows."""
+
+    def item_counts(self) -> NDArray[np.int64]:
+        """(I) how often each item is a candidate in an epoch."""
 
     def __iter__(self) -> Iterator[PackedBatch]: ...
 
@@ -75,6 +87,18 @@ class Loader:
     def sizes(self) -> SampleSizes:
         """Of all samples."""
         return SampleSizes.of(self.samples)
+
+    @property
+    def items(self) -> FeatureTable:
+        """See TrainingLoader."""
+        return self.builder.items
+
+    def item_counts(self) -> NDArray[np.int64]:
+        """See TrainingLoader."""
+        counts: NDArray[np.int64] = np.bincount(
+            self.builder.timelines.item[self.samples.candidates], minlength=len(self.items)
+        )
+        return counts
 
     def __len__(self) -> int:
         """Batches of the current epoch."""

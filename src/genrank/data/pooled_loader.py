@@ -10,7 +10,7 @@ once for each window.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ from genrank.batch import PackedBatch
 from genrank.data.batch_plan import SampleSizes, cut, merged, plan_batches
 from genrank.data.loader import Loader, built_ahead
 from genrank.data.pools import Buckets, StoredPart, read_ahead
-from genrank.data.sequence import Ints, Samples, take
+from genrank.data.sequence import Ints, Samples, SequenceBuilder, take
+from genrank.data.tables import FeatureTable
 from genrank.data.timelines import offsets_of
 
 VERSION = 1  # of the state
@@ -57,11 +58,36 @@ class PooledLoader:
         self.bucket_sizes = [each.take(self._chosen((bucket,), each.user)) for bucket, each in enumerate(sizes)]
         self.windows = self._windows()
         self._length: tuple[int, int] | None = None
+        self._builder: SequenceBuilder | None = None  # of the pool in use
 
     @property
     def sizes(self) -> SampleSizes:
         """Of all samples."""
         return merged(self.bucket_sizes)
+
+    @property
+    def items(self) -> FeatureTable:
+        """See TrainingLoader."""
+        return self.part.data.items
+
+    @property
+    def builder(self) -> SequenceBuilder:
+        """See TrainingLoader: that of the pool in use. ValueError before the first batch of an iteration."""
+        if self._builder is None:
+            raise ValueError("no pool is in use; take a batch first")
+        return self._builder
+
+    def item_counts(self) -> NDArray[np.int64]:
+        """See TrainingLoader. Reads one bucket after another."""
+        bare, counts = (
+            replace(self.part, data=self.part.data.labels_only(), search=None),
+            np.zeros(len(self.items), np.int64),
+        )
+        for bucket in range(len(self.bucket_sizes)):
+            builder, samples = bare.read((bucket,))
+            chosen = take(samples, np.flatnonzero(self._chosen((bucket,), samples.user)))
+            counts += np.bincount(builder.timelines.item[chosen.candidates], minlength=len(counts))
+        return counts
 
     def state(self) -> dict[str, Any]:
         """Where the loader stands; `restore` continues there."""
@@ -121,12 +147,14 @@ class PooledLoader:
         found = read_ahead(self.part.read, [pool.buckets for pool in pools])
         for pool in pools:
             builder, samples = next(found)
+            self._builder = builder
             loader = Loader(builder, self._shared(pool, samples), self.config, pin=self.pin)
             plan = self._plan(self.pool, loader.sizes)
             for batch in built_ahead(loader.planned, plan[self.next_batch :]):
                 self.next_batch += 1
                 yield batch
             del builder, samples, loader, plan  # before another pool is waited for
+            self._builder = None
             self.pool, self.next_batch = self.pool + 1, 0
         self.epoch, self.pool, self.next_batch = self.epoch + 1, 0, 0
 

@@ -93,6 +93,11 @@ class StoredData:
         """Of the folder's files."""
         return fingerprint(self.manifest.files)
 
+    def labels_only(self) -> "StoredData":
+        """Without features, feedback and statistics of exposures, for counting."""
+        spec = replace(self.manifest.spec, features=(), feedback=(), statistics=())
+        return replace(self, manifest=replace(self.manifest, spec=spec))
+
     def load(self, buckets: Buckets) -> Timelines:
         """The timelines of those buckets' users."""
         timelines = load_buckets(self.folder, buckets, self.manifest.spec)
@@ -162,7 +167,8 @@ class StoredPart:
 
     def sizes(self) -> tuple[list[SampleSizes], list[int]]:
         """Of each bucket: its samples' sizes, and how many users it has. Reads one bucket after another."""
-        found = [replace(self, search=None)._size_of(bucket) for bucket in range(len(self.data.rows))]
+        bare = replace(self, search=None, data=self.data.labels_only())
+        found = [bare._size_of(bucket) for bucket in range(len(self.data.rows))]
         self.require(sum(len(sizes) for sizes, _ in found))
         return [sizes for sizes, _ in found], [num_users for _, num_users in found]
 

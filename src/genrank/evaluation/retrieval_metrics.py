@@ -9,8 +9,8 @@ A request may have several targets. With r the targets' ranks (from 0) in the re
 Means are over requests. Items with equal scores all get the middle rank among them.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from genrank.data.groups import group_starts
 from genrank.evaluation.bootstrap import poisson_weights
+from genrank.evaluation.predictions import joined_column
 
 Floats = NDArray[np.float64]
 Column = NDArray[Any]
@@ -40,6 +41,19 @@ class RetrievedTargets:
     ranks: Mapping[str, Floats]  # per stage, from 0; infinite: not retrievable; the last stage gives the answer
     top: Column  # (N, K) rows of items.parquet at the head of each list
     catalogue: Column  # rows that could be retrieved
+
+    def after(self, requests: int) -> "RetrievedTargets":
+        """The same behind so many requests of other timelines."""
+        return replace(self, request=self.request + requests)
+
+
+def joined_targets(parts: Sequence[RetrievedTargets]) -> RetrievedTargets:
+    """All of them, one behind another; they are of the same catalogue."""
+    if len(parts) == 1:
+        return parts[0]
+    names = [each.name for each in fields(RetrievedTargets) if each.name != "catalogue"]
+    columns = {name: joined_column([getattr(part, name) for part in parts]) for name in names}
+    return RetrievedTargets(**columns, catalogue=parts[0].catalogue)
 
 
 def judge(r: RetrievedTargets, popularity: Column, *, num_bootstrap: int = 200, seed: int = 0) -> dict[str, Any]:

@@ -30,9 +30,9 @@ class ItemVectors:
     device: torch.device
 
     @classmethod
-    def of(cls, table: FeatureTable, target_items: NDArray[np.int64], device: torch.device) -> "ItemVectors":
-        """From the item of each target in training."""
-        count = torch.from_numpy(np.bincount(target_items, minlength=len(table)))
+    def of(cls, table: FeatureTable, target_count: NDArray[np.int64], device: torch.device) -> "ItemVectors":
+        """target_count: (I) how often each row was a target in training; that of row 0 is not counted."""
+        count = torch.from_numpy(target_count.copy())
         count[0] = 0
         return cls(table, count.to(device), count.nonzero().squeeze(1).to(device), device)
 
@@ -69,6 +69,6 @@ def embed_all(model: Retriever, table: FeatureTable, rows: NDArray[np.int64] | N
     `model.vectors` computes an index's vectors from them.
     """
     device = next(model.parameters()).device
-    catalogue = ItemVectors.of(table, np.zeros(0, np.int64), device)
+    catalogue = ItemVectors.of(table, np.zeros(len(table), np.int64), device)
     wanted = torch.arange(len(table)) if rows is None else torch.from_numpy(rows)
     return torch.cat([catalogue.embedded(model.items, wanted[part]) for part in pieces(len(wanted), ROWS_AT_ONCE)])

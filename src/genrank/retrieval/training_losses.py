@@ -12,6 +12,7 @@ Shapes: C places, P chosen places, N pool, K hard negatives, J trained items, W 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +25,8 @@ from genrank.retrieval.hard_negatives import HardNegatives, Seen
 from genrank.retrieval.item_vectors import ItemVectors
 from genrank.retrieval.losses import full_softmax, info_nce, log_expected
 from genrank.retrieval.retriever import Encoded, Retriever
+
+ItemOf = Callable[[Tensor], Tensor]  # (N) exposures -> (N) int64 rows of items, both on the host
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,15 @@ class Rows(NamedTuple):
 
 
 class RetrievalLosses:
-    """Losses of a batch. item_of_row: the catalogue's row of every exposure of the timelines. seen: see hard_negatives.
+    """Losses of a batch. item_of: the catalogue's rows of exposures of the batch. seen: see hard_negatives.
 
     Items are drawn on the host, where their features are, so that every device draws the same ones. Nothing that is
     sent to a device has to be read back; only the ranker's negatives are found on the device.
     """
 
-    def __init__(self, model: Retriever, catalogue: ItemVectors, item_of_row: Tensor, *, seen: Seen | None = None):
+    def __init__(self, model: Retriever, catalogue: ItemVectors, item_of: ItemOf, *, seen: Seen | None = None):
         self.hard = HardNegatives(model, catalogue, seen) if model.config.ranker else None
-        self.model, self.catalogue, self.item_of_row = model, catalogue, item_of_row.cpu()
+        self.model, self.catalogue, self.item_of = model, catalogue, item_of
         self.trained_on_host_J = catalogue.trained_J.cpu()
         self.is_full = len(catalogue.trained_J) <= model.config.full_softmax
         self.place_of_row = torch.full_like(catalogue.target_count, -1)  # among the trained items
@@ -72,7 +75,7 @@ class RetrievalLosses:
         encoded = model.encode(batch)
         query_CW = model.queries(encoded, batch)
         exposure_C, offsets = _on_host(batch.candidates)
-        target = self._both(self.item_of_row[exposure_C])
+        target = self._both(self.item_of(exposure_C))
         others = self._everything() if self.is_full else self._pool(target, None)
         vector_NW = model.vectors(others.embedded_NW)
         if self.is_full:
@@ -112,7 +115,7 @@ class RetrievalLosses:
         c, device = batch.candidates, self.catalogue.device
         place_P = _thinned(place_P, self.hard.places_at_once)
         exposure_P = _on_host(c)[0][place_P]
-        best = self.hard(query_CW[sent(place_P, device)], exposure_P, self.item_of_row[exposure_P])
+        best = self.hard(query_CW[sent(place_P, device)], exposure_P, self.item_of(exposure_P))
         drawn_PK = _drawn(best.row_PR, self.model.config.num_hard)
         found = read(torch.cat([best.is_met_P[:, None].long(), best.row_PR.gather(1, drawn_PK)], 1))
         met = found[:, 0].nonzero().squeeze(1)

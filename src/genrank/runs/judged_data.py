@@ -7,13 +7,7 @@ from genrank.artifacts.bundle import Bundle, require_same_schema
 from genrank.data.learned_days import with_learned_days
 from genrank.data.manifest import Manifest
 from genrank.data.pools import StoredData
-from genrank.data.prepared import PreparedData
 from genrank.runs.run_config import RunConfig
-
-
-def judged_data(bundle: Bundle, folder: Path, config: RunConfig) -> PreparedData:
-    """All of `judged_stored` in memory."""
-    return judged_stored(bundle, folder, config).whole()
 
 
 def judged_stored(bundle: Bundle, folder: Path, config: RunConfig, *, at_once: bool = False) -> StoredData:

@@ -50,7 +50,6 @@ class _Retrieval:
         return retrieval.retrieval_view(config.model, spec)
 
     def objective(self, model: Any, loader: TrainingLoader, config: RunConfig, device: torch.device) -> Objective:
-        assert isinstance(loader, Loader)  # a retriever's log is in memory
         return retrieval.RetrievalObjective(model, loader, device)
 
     def validation_figures(self, model: Any, held_out: Iterable[Loader], config: RunConfig) -> Mapping[str, float]:

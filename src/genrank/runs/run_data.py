@@ -28,13 +28,14 @@ class RunData:
     def of(cls, stored: StoredData, config: RunConfig, *, pin: bool) -> "RunData":
         """Both, over the same timelines if these are in memory."""
         validated = stored.manifest.counts.valid.exposures or not config.days
-        pools = stored.pools(config.loader.max_exposures)
-        if len(pools) > 1 and not config.model.retrieves:
+        if config.model.retrieves:
+            task = positive_task(cast(RetrieverConfig, config.model), stored.manifest.spec)
+            for part in ("train", "valid") if validated else ("train",):
+                require_positives(stored.folder, stored.manifest, task, part)
+        if len(stored.pools(config.loader.max_exposures)) > 1:
             pooled, valid = _pooled(stored, config, pin=pin)
             return cls(pooled, valid if validated else None)
         data = stored.whole()
-        if config.model.retrieves:
-            require_positives(data, positive_task(cast(RetrieverConfig, config.model), stored.manifest.spec))
         builder = data.builder(config.sequence, config.model.search)
         loader = training_loader(data, builder, config, pin=pin)
         if not validated:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from genrank.artifacts.bundle import load_bundle
 from genrank.data.loader import Loader, LoaderConfig
+from genrank.data.pools import StoredData
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceBuilder, SequenceConfig
 from genrank.documents import read_json_lines
@@ -30,6 +31,7 @@ from genrank.runs.run_config import RunConfig
 from genrank.runs.selection import Figure
 from genrank.runs.selection import choices as selections
 from genrank.runs.train import configure_torch, start_run, train
+from genrank.schema import DataSpec
 from genrank.studies.cells import Cell, CellResult
 from genrank.studies.judging import judge, judge_retrieval
 from genrank.studies.study import RETRIEVAL
@@ -64,22 +66,22 @@ def _run(cell: Cell, data: Path, workplace: Path, threads: int) -> dict[str, Any
     began = time.monotonic()
     train(workplace, Console(file=io.StringIO()), displays=False)
     seconds = time.monotonic() - began
-    prepared = PreparedData.load(data, config.days).at_once(config.evaluation_leaks)
     bundle, device = load_bundle(workplace), configure_torch(config)
     model: Ranker | Retriever
     if config.model.retrieves:
-        model = bundle.retriever(device)
+        model, stored = bundle.retriever(device), StoredData.open(data, days=config.days)
         judged = {
-            "test": judge_retrieval(located(model, prepared, config, "test")[0]),
-            "valid": _best(workplace, config, prepared),
+            "test": judge_retrieval(located(model, stored, config, "test")[0]),
+            "valid": _best(workplace, config, stored.manifest.spec),
         }
         curve = _curve(workplace, {RETRIEVAL[0]: RETRIEVAL[0]})
     else:
+        prepared = PreparedData.load(data, config.days).at_once(config.evaluation_leaks)
         model, task = bundle.model(device), first_binary(prepared)
         predictions = _predict(model, prepared, config)
         judged = {
             "test": judge(predictions, task, predictions.scores[task]),
-            "valid": _validation(workplace, task, config, prepared),
+            "valid": _validation(workplace, task, config, prepared.manifest.spec),
         }
         curve = _curve(workplace, {"auc": f"auc/{task}"})
     return {
@@ -97,9 +99,9 @@ def _predict(model: Ranker, data: PreparedData, config: RunConfig) -> Prediction
     return predict(model, Loader(builder, data.part(builder, "test"), loading), data)
 
 
-def _validation(run: Path, task: str, config: RunConfig, data: PreparedData) -> dict[str, float | None]:
+def _validation(run: Path, task: str, config: RunConfig, spec: DataSpec) -> dict[str, float | None]:
     """Validation figures of the weights that were kept."""
-    kept = _kept(run, config, data, ("loss", -1))
+    kept = _kept(run, config, spec, ("loss", -1))
     loss = kept.get(f"loss/{task}")
     return {
         "auc": kept.get(f"auc/{task}"),
@@ -109,16 +111,16 @@ def _validation(run: Path, task: str, config: RunConfig, data: PreparedData) -> 
     }
 
 
-def _best(run: Path, config: RunConfig, data: PreparedData) -> dict[str, float]:
+def _best(run: Path, config: RunConfig, spec: DataSpec) -> dict[str, float]:
     """Validation figures of the retriever's weights that were kept."""
-    kept = _kept(run, config, data, ("ndcg@10", 1))
+    kept = _kept(run, config, spec, ("ndcg@10", 1))
     return {metric: kept[metric] for metric in RETRIEVAL}
 
 
-def _kept(run: Path, config: RunConfig, data: PreparedData, default: Figure) -> dict[str, Any]:
+def _kept(run: Path, config: RunConfig, spec: DataSpec, default: Figure) -> dict[str, Any]:
     """The validation whose weights were kept: see runs/selection.py."""
     select = config.training.select
-    figure, sign = selections(config, data.manifest.spec)[select] if select else default
+    figure, sign = selections(config, spec)[select] if select else default
     return max(_validations(run), key=lambda row: sign * row[figure])
 
 
