@@ -134,14 +134,12 @@ def test_targets_and_seen_items_are_those_of_the_pool_in_use(folder: Path, run: 
     with pytest.raises(ValueError, match="take a batch first"):
         pooled.builder  # noqa: B018
     whole = in_memory(config, folder, "train", config.sequence.grouping)
-    at = {(int(t.users[u]), int(s)): n for t in [whole.builder.timelines] for n, (u, s) in
-          enumerate(zip(t.user_of_row(), t.time, strict=True))}  # fmt: skip
+    row_at = {int(second): row for row, second in enumerate(whole.builder.timelines.time)}  # a second has one exposure
     pools = set()
     for batch in pooled:
-        t = pooled.builder.timelines
         rows = batch.candidates.exposure
-        pools.add(tuple(t.users))
-        there = [at[int(t.users[pooled.builder.user_of_row[row]]), int(t.time[row])] for row in rows.tolist()]
+        pools.add(tuple(pooled.builder.timelines.users))
+        there = [row_at[second] for second in batch.candidates.time.tolist()]
         assert objective.model_losses.item_of(rows).tolist() == whole.builder.timelines.item[there].tolist()
         place, item = hard.seen(rows)
         expected = [seen_by(whole, row) for row in there]
