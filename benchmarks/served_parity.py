@@ -39,7 +39,7 @@ def main() -> int:
         log, stderr = Path(folder) / "served.jsonl", Path(folder) / "stderr"
         began = time.monotonic()
         with stderr.open("wb") as taken:
-            command = [sys.executable, "-m", "genrank.cli", "serve", str(run), "--port", "0", "--until"]
+            command = [sys.executable, "-m", "genrank", "serve", str(run), "--port", "0", "--until"]
             command += [str(data.manifest.split.test_start), "--store", f"{folder}/events", "--log-requests", str(log)]
             service = subprocess.Popen(
                 [*command, "--set", "deadline=60.0", "--set", "threads=1"], stderr=taken, env={**os.environ}

@@ -35,7 +35,7 @@ class Running:
 def _started(command: list[str], log: Path, descriptors: int) -> subprocess.Popen[bytes] | ForkedCommand:
     if not descriptors:
         return ForkedCommand(command, log)
-    limited = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", sys.executable, "-m", "genrank.cli", *command]
+    limited = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", sys.executable, "-m", "genrank", *command]
     with log.open("wb") as stderr:
         return subprocess.Popen(limited, stderr=stderr)
 

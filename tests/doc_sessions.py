@@ -134,7 +134,7 @@ class Session:
         command = [
             sys.executable,
             "-m",
-            "genrank.cli",
+            "genrank",
             *arguments,
             "--port",
             "0",

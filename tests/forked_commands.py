@@ -16,7 +16,7 @@ _CONTEXT.set_forkserver_preload(
 
 
 class ForkedCommand:
-    """As `subprocess.Popen([sys.executable, "-m", "genrank.cli", *arguments], stderr=log)` to whoever watches it."""
+    """As `subprocess.Popen([sys.executable, "-m", "genrank", *arguments], stderr=log)` to whoever watches it."""
 
     def __init__(self, arguments: list[str], log: Path):
         self._process = _CONTEXT.Process(target=_run, args=(arguments, str(log), dict(os.environ)), daemon=True)

@@ -125,7 +125,7 @@ class Service:
 def started(run: Path, folder: Path, *arguments: str) -> Iterator[Service]:
     """`genrank serve RUN` on a free port, with its events in `folder`; stopped at the end."""
     log = folder / "service.log"
-    command = [sys.executable, "-m", "genrank.cli", "serve", str(run), "--port", "0", "--store", str(folder / "events")]
+    command = [sys.executable, "-m", "genrank", "serve", str(run), "--port", "0", "--store", str(folder / "events")]
     with log.open("wb") as stderr:
         process = subprocess.Popen([*command, *arguments], stderr=stderr)
     try:

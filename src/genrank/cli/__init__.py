@@ -1,4 +1,4 @@
-"""The command line. `python -m genrank.cli` is the command `genrank`."""
+"""The command line. `python -m genrank` is the command `genrank`."""
 
 from genrank.cli.command_line import main
 

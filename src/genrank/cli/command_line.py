@@ -183,7 +183,3 @@ def _fault(problem: Exception, arguments: Sequence[str]) -> int:
         raise problem
     reason = f"{type(problem).__name__}: {str(problem)[:LONGEST_SHOWN]}"
     return _fail(GenRankError(f"{FAULT} ({reason}); report it with what genrank --traceback … shows"), 1)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,13 +8,19 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
 from genrank.cli.options import Device, Json, settings_of
 from genrank.errors import ConfigError
 from genrank.finite_json import json_text
+
+if TYPE_CHECKING:
+    from genrank.artifacts.bundle import Bundle
+    from genrank.server.ranking_service import RankingService
+    from genrank.server.retrieval_service import RetrievalService
+    from genrank.server.service_options import ServiceOptions
 
 LOCALHOST = "127.0.0.1"
 
@@ -100,14 +106,11 @@ def serve(
     ] = None,
 ) -> None:
     """Serve rankings over HTTP, with cached histories."""
-    from genrank.artifacts.bundle import load_bundle
     from genrank.config import build, override
-    from genrank.inference.published import check_golden, current, is_published
+    from genrank.inference.published import is_published
     from genrank.inference.request_log import RequestLog
     from genrank.inference.stores import open_store
-    from genrank.nn.devices import device_named, precision_on
     from genrank.server.ranking_service import RankingService
-    from genrank.server.retrieval_service import RetrievalService
     from genrank.server.run import Listening, bind, read_token, require_serve, run
     from genrank.server.service_options import ServiceOptions
     from genrank.training.allocator import share_freed_memory
@@ -118,22 +121,39 @@ def serve(
     where = {"host": host, "port": port, "token": token, "trust_proxy": trust_proxy}
     listening = build(Listening, where, where="serve")
     options = override(ServiceOptions(device=device), settings or [])
-    place = device_named(options.device)
-    published = is_published(run_folder)
-    bundle = load_bundle(run_folder / current(run_folder) if published else run_folder)
-    if published:
-        check_golden(bundle, device=place, precision=precision_on(place, options.precision))
+    bundle = _bundle_to_serve(run_folder, options)
     data = history or Path(bundle.config.data)
     request_log = None if log_requests is None else RequestLog(log_requests)
     with bind(listening) as taken:
         events = open_store(store or str(data.with_name(data.name + ".events.sqlite")))
         service = RankingService(bundle, history, store=events, options=options, until=until, request_log=request_log)
-        retrieval = None
-        if retriever is not None:
-            retrieval = RetrievalService(retriever, contexts=service.contexts, options=options, clock=service.clock)
-            service.readers.append(retrieval.catch_up)
-            service.vital.append(retrieval.failure)
-        run(service, listening, taken, models=run_folder if published else None, retrieval=retrieval)
+        retrieval = None if retriever is None else _retrieval_beside(service, retriever)
+        models = run_folder if is_published(run_folder) else None
+        run(service, listening, taken, models=models, retrieval=retrieval)
+
+
+def _bundle_to_serve(folder: Path, options: "ServiceOptions") -> "Bundle":
+    """The bundle of a run, or the current one of published models, which must still score as when it was published."""
+    from genrank.artifacts.bundle import load_bundle
+    from genrank.inference.published import check_golden, current, is_published
+    from genrank.nn.devices import device_named, precision_on
+
+    device = device_named(options.device)
+    if not is_published(folder):
+        return load_bundle(folder)
+    bundle = load_bundle(folder / current(folder))
+    check_golden(bundle, device=device, precision=precision_on(device, options.precision))
+    return bundle
+
+
+def _retrieval_beside(service: "RankingService", retriever: Path) -> "RetrievalService":
+    """A retriever's service with the users and items of the ranking service, which tells it what is new."""
+    from genrank.server.retrieval_service import RetrievalService
+
+    retrieval = RetrievalService(retriever, contexts=service.contexts, options=service.options, clock=service.clock)
+    service.readers.append(retrieval.catch_up)
+    service.vital.append(retrieval.failure)
+    return retrieval
 
 
 def store(

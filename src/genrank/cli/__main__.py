@@ -1,8 +1,0 @@
-"""`python -m genrank.cli`: the command `genrank`."""
-
-import sys
-
-from genrank.cli.command_line import main
-
-if __name__ == "__main__":
-    sys.exit(main())
