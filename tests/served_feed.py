@@ -13,7 +13,8 @@ from genrank.data.past_search import SearchConfig
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceConfig
 from genrank.inference.catalogue import Catalogue
-from genrank.inference.histories import Histories, PastInMemory
+from genrank.inference.histories import Histories
+from genrank.inference.pasts import PastInMemory
 from genrank.inference.ranking_engine import EngineRequest, RankingEngine, history_cache
 from genrank.inference.sqlite_store import SQLiteStore
 from genrank.inference.store import Event

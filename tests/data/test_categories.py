@@ -24,7 +24,8 @@ from genrank.data.categories import Categories, category, id_text, intended
 from genrank.data.request import FeatureEncoder
 from genrank.data.tables import FeatureTable
 from genrank.inference.catalogue import Catalogue
-from genrank.inference.histories import Histories, NoPast
+from genrank.inference.histories import Histories
+from genrank.inference.pasts import NoPast
 from genrank.inference.sqlite_store import SQLiteStore
 from genrank.preparation.category_columns import identity, intended_numbers
 from genrank.preparation.duckdb_engine import DuckDBEngine as Engine

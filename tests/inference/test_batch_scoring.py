@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import genrank
+from genrank.artifacts.bundle import load_bundle
 from genrank.errors import BundleError, InputError, LogError, OutputError, RequestError
-from genrank.inference import batch_scoring, candidate_files
+from genrank.inference import batch_scoring, candidate_files, collected
 from genrank.inference.batch_scoring import BatchScorer, ranker_of_many, score_file, score_table
 from genrank.inference.gen_ranker import GenRanker
+from genrank.inference.pasts import PastInMemory, PastOnDisk
 
 VALUE = {"click": 1.0, "like": 5.0}
 
@@ -246,3 +248,19 @@ def test_places_that_cannot_be_written_are_refused(ranker, candidates, tmp_path)
 def test_a_retriever_scores_no_candidates(grank: Path) -> None:
     with pytest.raises(BundleError, match="is a retriever"):
         ranker_of_many(grank)
+
+
+@pytest.mark.parametrize("few", [0, 10**6])
+def test_histories_on_disk_give_the_same_scores(run, ranker, candidates, tmp_path, monkeypatch, few: int) -> None:
+    """To the last bit: whether users are collected bucket by bucket or read one by one."""
+    monkeypatch.setattr(collected, "FEW", few)
+    monkeypatch.setattr(candidate_files, "BATCH_ROWS", 70)
+    disk = GenRanker(load_bundle(run))
+    assert isinstance(ranker.engine.histories.past, PastInMemory)
+    assert isinstance(disk.engine.histories.past, PastOnDisk)
+    pq.write_table(candidates, tmp_path / "in.parquet")
+    for each, name in ((ranker, "memory"), (disk, "disk")):
+        score_file(each, tmp_path / "in.parquet", tmp_path / f"{name}.parquet")
+    assert pq.read_table(tmp_path / "disk.parquet").equals(pq.read_table(tmp_path / "memory.parquet"))
+    assert score_table(disk, candidates).equals(score_table(ranker, candidates))
+    assert {path.name for path in tmp_path.iterdir()} == {"in.parquet", "memory.parquet", "disk.parquet"}

@@ -8,7 +8,8 @@ from exposure_logs import Prepared, prepare_log
 from genrank.data.prepared import PreparedData
 from genrank.data.statistics import statistics_columns
 from genrank.inference.catalogue import Catalogue, Item
-from genrank.inference.histories import Histories, PastInMemory
+from genrank.inference.histories import Histories
+from genrank.inference.pasts import PastInMemory
 from genrank.inference.served_statistics import ServedStatistics
 from genrank.inference.store import Change, Event
 

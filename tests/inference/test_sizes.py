@@ -9,7 +9,8 @@ import pytest
 
 from amounts import mostly_slow
 from genrank.inference.catalogue import Catalogue
-from genrank.inference.histories import Histories, NoPast
+from genrank.inference.histories import Histories
+from genrank.inference.pasts import NoPast
 from genrank.inference.sqlite_store import SQLiteStore
 from genrank.inference.store import Event
 from served_feed import ServedFeed

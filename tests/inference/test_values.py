@@ -19,8 +19,9 @@ from genrank.errors import BundleError, GenRankError, RequestError
 from genrank.inference import left_out as left_out_module
 from genrank.inference.catalogue import Catalogue, Item
 from genrank.inference.gen_ranker import as_id, as_ids, check_candidates, check_time, check_value
-from genrank.inference.histories import Histories, NoPast
+from genrank.inference.histories import Histories
 from genrank.inference.left_out import LeftOut
+from genrank.inference.pasts import NoPast
 from genrank.inference.retrieval_engine import open_index
 from genrank.inference.sqlite_store import SQLiteStore
 from genrank.inference.stages import value_of

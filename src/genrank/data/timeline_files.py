@@ -83,7 +83,7 @@ def load_timelines(folder: Path, spec: DataSpec) -> Timelines:
 def load_buckets(folder: Path, numbers: Iterable[int], spec: DataSpec) -> Timelines:
     """The timelines of the users of some buckets, one bucket behind another."""
     reader = IndexReader(folder)
-    parts = [_load(folder, number, spec, reader) for number in numbers]
+    parts = [load_parts(folder, _parts(folder, number), spec, reader) for number in numbers]
     names = next((part.oracle for part in parts if len(part.users)), {})
     oracle = {name: np.concatenate([part.oracle[name] for part in parts if len(part.users)]) for name in names}
     return replace(joined(parts), oracle=oracle)
@@ -104,17 +104,29 @@ def _num_rows(path: Path) -> int:
     return sum(column.num_values for column in columns if column.path_in_schema.partition(".")[0] == "time")
 
 
-def load_user(folder: Path, user: int, spec: DataSpec) -> Timelines:
-    """The timeline of one user (row of users.parquet), without statistics; without exposures if the user has none."""
-    found = _load(folder, user % num_buckets(folder), spec, IndexReader(folder), user=user)
-    return found if len(found.users) else Timelines.empty(spec, user)
-
-
-def _load(folder: Path, number: int, spec: DataSpec, reader: IndexReader, *, user: int | None = None) -> Timelines:
+def users_of(folder: Path) -> NDArray[np.int32]:
+    """The rows of users.parquet that have exposures, in the order in which `load_timelines` has them. DataError."""
+    found = [np.zeros(0, np.int32)]
     try:
-        paths = _parts(folder, number)
-        if not paths:
-            return _nobody(spec)
+        for number in range(num_buckets(folder)):
+            parts = [pq.ParquetFile(path).read(["user"]).column(0).to_numpy() for path in _parts(folder, number)]
+            found.append(np.unique(np.concatenate([found[0], *parts])))
+    except (pa.ArrowException, OSError) as problem:
+        raise DataError(f"{folder}: timelines can't be read ({problem}); run genrank prepare again") from None
+    return np.concatenate(found)
+
+
+def load_parts(
+    folder: Path, paths: Sequence[Path], spec: DataSpec, reader: IndexReader, *, user: int | None = None
+) -> Timelines:
+    """The timelines in a bucket's parts, which are in order of days and of number.
+
+    user: of this one only (row of users.parquet), who may not be there, without statistics and the oracle's columns.
+    DataError.
+    """
+    if not paths:
+        return _nobody(spec)
+    try:
         table, settings = _read_parts(paths, spec, user)
         total = table.num_rows
         if settings is not None:
@@ -135,9 +147,13 @@ def _nobody(spec: DataSpec) -> Timelines:
 
 
 def _parts(folder: Path, bucket: int) -> list[Path]:
-    """The parts of a bucket in order of days, and of number."""
     paths = [*folder.glob(f"timelines/day=*/bucket={bucket:04d}/part-*.parquet")]
     paths += folder.glob(f"timelines/bucket={bucket:04d}/part-*.parquet")
+    return parts_in_order(paths)
+
+
+def parts_in_order(paths: Iterable[Path]) -> list[Path]:
+    """The parts of a bucket in order of days, and of number."""
     return sorted(paths, key=lambda path: (path.parts[-3], int(path.stem.partition("-")[2])))
 
 
@@ -153,21 +169,38 @@ def first_day_of(name: str) -> int:
 
 def part_table(path: Path, names: Sequence[str], *, user: int | None = None) -> pa.Table:
     """A part with a row per exposure: the columns of the given names that it has; of one user if given."""
-    filters = None if user is None else [("user", "==", user)]
-    there = [name for name in pq.read_schema(path).names if name in names]
-    lists = pq.read_table(
-        path, columns=list(dict.fromkeys(["user", "time", *there])), filters=filters, partitioning=None
-    ).combine_chunks()
+    with pq.ParquetFile(path) as file:
+        there = [name for name in file.schema_arrow.names if name in names]
+        wanted = list(dict.fromkeys(["user", "time", *there]))
+        lists = file.read(wanted) if user is None else _row_of(file, wanted, user)
+    lists = lists.combine_chunks()
     columns = {name: lists.column(name).combine_chunks() for name in there if name != "user"}
     lengths = np.diff(_offsets(lists.column("time").combine_chunks()))
     users = np.repeat(_array(lists.column("user"), np.int32), lengths)
     return pa.table({"user": pa.array(users)} | {name: column.flatten() for name, column in columns.items()})
 
 
+def _row_of(file: pq.ParquetFile, names: Sequence[str], user: int) -> pa.Table:
+    """The row of one user, if there is one. The other columns are read only where it is."""
+    about = file.metadata
+    groups = [group for group in range(about.num_row_groups) if _may_hold(about.row_group(group).column(0), user)]
+    users = file.read_row_groups(groups, columns=["user"], use_threads=False).column(0).to_numpy()
+    row = np.flatnonzero(users == user)
+    if not len(row):
+        return file.schema_arrow.empty_table().select(names)
+    # Taken, hence copied: a slice would keep the whole row group in memory.
+    return file.read_row_groups(groups, columns=list(names), use_threads=False).take(pa.array(row))
+
+
+def _may_hold(users: pq.ColumnChunkMetaData, user: int) -> bool:
+    found = users.statistics
+    return found is None or not found.has_min_max or found.min <= user <= found.max
+
+
 def _read_parts(paths: Sequence[Path], spec: DataSpec, user: int | None) -> tuple[pa.Table, PartSettings | None]:
     """A row per exposure of all parts, and the parts' settings; None for format 3, which has arranged rows."""
     schema = pq.read_schema(paths[0])
-    names = _wanted(schema.names, spec)
+    names = _wanted(schema.names, spec, oracle=user is None)
     table = pa.concat_tables([part_table(path, names, user=user) for path in paths]).combine_chunks()
     return table.append_column(ROW, pa.array(np.arange(table.num_rows))), PartSettings.of(schema)
 
@@ -236,13 +269,13 @@ def feature_columns(
     return loaded
 
 
-def _wanted(names: Sequence[str], spec: DataSpec) -> list[str]:
+def _wanted(names: Sequence[str], spec: DataSpec, *, oracle: bool) -> list[str]:
     """The columns of a file that the spec names."""
     wanted = {"user", "time", "known_at", "weight", "request", "position", "item", "target"}
     wanted |= {f"{prefix}_{task.name}" for prefix in ("task", "censored") for task in spec.tasks}
     wanted |= {f"feedback_{part.name}" for part in spec.feedback}
     wanted |= {f"feature_{feature.name}{end}" for feature in spec.of("exposure") for end in ("", WEIGHTS)}
-    return [name for name in names if name in wanted or name.startswith("oracle_")]
+    return [name for name in names if name in wanted or (oracle and name.startswith("oracle_"))]
 
 
 def _statistics(

@@ -102,6 +102,12 @@ class Timelines:
             statistics=self.statistics[rows],
         )
 
+    def of_users(self, chosen: NDArray[np.bool_]) -> "Timelines":
+        """The timelines of the chosen users. `chosen`: (U)."""
+        lengths = np.diff(self.offsets)
+        found = self.where(np.repeat(chosen, lengths))
+        return replace(found, users=self.users[chosen], offsets=offsets_of(lengths[chosen]))
+
     def where(self, chosen: NDArray[np.bool_]) -> "Timelines":
         """The chosen exposures of all users. `chosen`: (N). Users stay, with fewer or none."""
         rows = np.flatnonzero(chosen)

@@ -97,23 +97,25 @@ def read_vocabulary(folder: Path, name: str, size: int) -> Categories:
 
 
 class IndexReader:
-    """Maps codes of a prepared folder to indices of vocabularies of given sizes, by name; files are read once."""
+    """Maps codes of a prepared folder to indices of vocabularies of given sizes, by name; files are read once.
+
+    Safe to use from several threads.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._stored: dict[str, StoredVocabulary] = {}
+        self._read: dict[tuple[str, int], tuple[NDArray[np.int32], int | None]] = {}
 
     def indices(self, name: str, size: int, codes: NDArray[np.int32]) -> NDArray[np.int32]:
         """The index of every code."""
-        found: NDArray[np.int32] = self._vocabulary(name).index_of_code(size)[codes]
+        found: NDArray[np.int32] = self._vocabulary(name, size)[0][codes]
         return found
 
     def lists(self, name: str, size: int, codes: Jagged) -> Jagged:
         """The known values of every row, at most `max_values`, the first ones."""
-        vocabulary = self._vocabulary(name)
-        index = vocabulary.index_of_code(size)[codes.values]
+        index_of_code, most = self._vocabulary(name, size)
+        index = index_of_code[codes.values]
         lengths = np.diff(codes.offsets)
-        most = vocabulary.max_values
         if len(index) == 0 or (index.min() > 0 and (most is None or lengths.max() <= most)):
             return Jagged(index, codes.offsets, codes.weights)
         known = np.flatnonzero(index > 0)
@@ -124,7 +126,9 @@ class IndexReader:
         weights = None if codes.weights is None else codes.weights[known]
         return Jagged(index[known], offsets_of(np.bincount(row, minlength=len(lengths))), weights)
 
-    def _vocabulary(self, name: str) -> StoredVocabulary:
-        if name not in self._stored:
-            self._stored[name] = StoredVocabulary.load(vocabulary_path(self.folder, name))
-        return self._stored[name]
+    def _vocabulary(self, name: str, size: int) -> tuple[NDArray[np.int32], int | None]:
+        """The index of every code, and the maximum number of known values in a row."""
+        if (name, size) not in self._read:
+            stored = StoredVocabulary.load(vocabulary_path(self.folder, name))
+            self._read[name, size] = stored.index_of_code(size), stored.max_values
+        return self._read[name, size]

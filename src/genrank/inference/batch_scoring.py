@@ -1,8 +1,8 @@
 """Scores for a table or a file of candidates: one row each, in the given order, equal to those of ranking.
 
 The rows of one user and time are one request. A candidate's score doesn't depend on the other candidates of its
-request, so a request can be scored in pieces, and a file in batches of rows: in memory are one batch and the histories
-of the prepared data.
+request, so a request can be scored in pieces, and a file in batches of rows. In memory are one batch, and the histories
+of the prepared data unless they are too many: then those of the candidates' users are collected in a temporary file.
 
 Columns read: `user`, `item`; `time` (whole seconds since the epoch, or timestamps, in the schema's zone if they have
 none; without the column, one second after the data's last exposure); and the context features by name. `request` is
@@ -10,7 +10,8 @@ copied. Other columns are ignored. Columns written: the given keys, `score_<task
 expected seconds), and `value`, their weighted sum.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from genrank.errors import BundleError, RequestError, shown
 from genrank.ids import check_id
 from genrank.inference.candidate_files import CandidateFile, new_file
 from genrank.inference.gen_ranker import LATEST, GenRanker, as_id, check_value
+from genrank.inference.pasts import PastOnDisk
 from genrank.inference.ranking_engine import EngineRequest
 from genrank.inference.stages import value_of
 
@@ -60,7 +62,7 @@ class _Rows:
 
 
 def ranker_of_many(run: Path, *, data: Path | None = None, device: str = "cpu") -> GenRanker:
-    """The newest bundle of a run, with all histories in memory. BundleError for a retriever's."""
+    """The newest bundle of a run, with histories for many requests. BundleError for a retriever's."""
     bundle = load_bundle(run)
     if bundle.config.model.kind == "retrieval":
         raise BundleError(
@@ -76,8 +78,9 @@ def score_table(ranker: GenRanker, table: pa.Table, *, value: Mapping[str, float
     value: weight of each task's score; None: the run's. RequestError for a missing column, and for a row that can't be
     scored, with its number.
     """
-    scorer = BatchScorer(ranker, table.schema, value=value)
-    batches = [scorer.score(batch) for batch in table.to_batches(max_chunksize=2**16)]
+    scorer, rows = BatchScorer(ranker, table.schema, value=value), table.to_batches(max_chunksize=2**16)
+    with _collected(ranker, (batch.column("user") for batch in rows)):
+        batches = [scorer.score(batch) for batch in rows]
     return pa.Table.from_batches(batches, schema=scorer.schema)
 
 
@@ -89,10 +92,31 @@ def score_file(ranker: GenRanker, path: Path, out: Path, *, value: Mapping[str, 
     """
     source = CandidateFile.open(path)
     scorer = BatchScorer(ranker, source.schema, value=value)
-    with new_file(out, scorer.schema) as write:
+    users = (batch.column("user") for batch in source.batches(columns=["user"]))
+    with new_file(out, scorer.schema) as write, _collected(ranker, users, scratch=out.parent):
         for batch in source.batches(columns=scorer.columns):
             write(scorer.score(batch))
     return scorer.summary
+
+
+def _collected(
+    ranker: GenRanker, users: Iterable[pa.Array], *, scratch: Path | None = None
+) -> AbstractContextManager[None]:
+    """For the time of a scoring: each bucket of histories on disk is read once, whatever the order of the users."""
+    histories = ranker.engine.histories
+    if not isinstance(histories.past, PastOnDisk):
+        return nullcontext()
+    wanted = np.zeros(len(ranker.users), np.bool_)
+    for column in users:
+        wanted[[_row(histories.users, user) for user in column.unique().to_pylist()]] = True
+    return histories.past.collected(np.flatnonzero(wanted[1:]) + 1, scratch=scratch)
+
+
+def _row(users: Mapping[str, int], user: Any) -> int:
+    """The row of a user; 0 for one who is in no table, and for what is no id, which scoring refuses."""
+    with suppress(RequestError):
+        return users.get(as_id("user", user), 0)
+    return 0
 
 
 class BatchScorer:

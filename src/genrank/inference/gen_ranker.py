@@ -30,7 +30,8 @@ from genrank.data.window_statistics import WindowStatistics
 from genrank.errors import RequestError, shown
 from genrank.ids import check_id
 from genrank.inference.catalogue import Catalogue
-from genrank.inference.histories import Histories, PastInMemory, PastOnDisk
+from genrank.inference.histories import Histories
+from genrank.inference.pasts import PastOnDisk, open_past
 from genrank.inference.pipeline import Pipeline
 from genrank.inference.ranking_engine import RankingEngine
 from genrank.inference.stages import VALUE, OrderStage, RankingStage, StageCandidates, StageRequest
@@ -68,7 +69,7 @@ class GenRanker:
     """A loaded bundle that ranks."""
 
     def __init__(self, bundle: Bundle, *, data: Path | None = None, device: str = "cpu", in_memory: bool = False):
-        """in_memory: read all histories at once, for many requests."""
+        """in_memory: read all histories at once, for many requests, if there are not too many: see PastLimits."""
         on = device_named(device)
         self.bundle, self.device = bundle, str(on)
         self.spec = bundle.manifest.spec
@@ -81,7 +82,7 @@ class GenRanker:
         histories = Histories(
             self.data,
             bundle.manifest,
-            past=PastInMemory(self.data, self.spec) if in_memory else PastOnDisk(self.data, self.spec),
+            past=(open_past if in_memory else PastOnDisk)(self.data, self.spec),
             catalogue=Catalogue(self.items, self.data, bundle.manifest),
             users=self.users,
         )

@@ -23,7 +23,8 @@ from genrank.folders import writing
 from genrank.ids import check_id
 from genrank.inference.catalogue import Catalogue
 from genrank.inference.gen_ranker import as_id, as_ids, check_time
-from genrank.inference.histories import Histories, PastInMemory, PastOnDisk
+from genrank.inference.histories import Histories
+from genrank.inference.pasts import PastOnDisk, open_past
 from genrank.inference.retrieval_engine import RetrievalEngine, RetrieveRequest, open_index
 from genrank.nn.devices import device_named
 from genrank.retrieval.item_search import Precision
@@ -58,7 +59,7 @@ class GenRetriever:
         precision: Precision = "int8",
         in_memory: bool = False,
     ):
-        """in_memory: read all histories at once, for many requests."""
+        """in_memory: read all histories at once, for many requests, if there are not too many: see PastLimits."""
         self.bundle, self.index, spec = bundle, index, bundle.manifest.spec
         self.data = data if data is not None else Path(bundle.config.data)
         require_same_schema(bundle, self.data, Manifest.open(self.data))
@@ -74,7 +75,7 @@ class GenRetriever:
             histories=Histories(
                 self.data,
                 bundle.manifest,
-                past=PastInMemory(self.data, spec) if in_memory else PastOnDisk(self.data, spec),
+                past=(open_past if in_memory else PastOnDisk)(self.data, spec),
                 catalogue=self.catalogue,
                 users=users,
             ),

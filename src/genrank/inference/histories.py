@@ -10,7 +10,7 @@ Shapes: N exposures of one user.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,16 +21,16 @@ from genrank.data.request import FeatureEncoder, exposures, index_in
 from genrank.data.requests import number_requests, request_times, requests_by_gap
 from genrank.data.sequence import SequenceBuilder, SequenceConfig
 from genrank.data.tables import FeatureTable
-from genrank.data.timeline_files import load_timelines, load_user
 from genrank.data.timelines import Timelines, joined
 from genrank.data.vocabulary_files import read_vocabulary
 from genrank.errors import RequestError, shown
 from genrank.inference.cache import ByteBudgetCache
 from genrank.inference.catalogue import Catalogue
 from genrank.inference.left_out import LeftOut
+from genrank.inference.pasts import Past
 from genrank.inference.sizes import entry_bytes
 from genrank.inference.store import Event, EventStore, StoreUnavailable
-from genrank.schema import DataSpec, LogSchema
+from genrank.schema import LogSchema
 
 Ints = NDArray[np.int64]
 MAX_BYTES = 256 * 2**20
@@ -60,53 +60,6 @@ class _Exposures:
     identity: Ints  # (N) see BEFORE_EVENTS
     request: Ints  # (N)
     code: Mapping[str, int]
-
-
-class Past(Protocol):
-    """What `prepare` knew of users' exposures."""
-
-    def of(self, row: int) -> Timelines:
-        """The timeline of a user's row; without exposures where there is none."""
-
-
-class PastOnDisk:
-    """Read from the prepared folder, user by user: for few requests."""
-
-    def __init__(self, folder: Path, spec: DataSpec):
-        self.folder, self.spec = folder, spec
-
-    def of(self, row: int) -> Timelines:
-        """See Past."""
-        return load_user(self.folder, row, self.spec)
-
-
-class PastInMemory:
-    """All timelines of the prepared folder, of requests before `until` (seconds) if given: for a service."""
-
-    def __init__(self, folder: Path, spec: DataSpec, *, until: int | None = None):
-        self.spec, self.timelines, self.until = spec, load_timelines(folder, spec), until
-        self.index = {int(row): index for index, row in enumerate(self.timelines.users)}
-
-    def of(self, row: int) -> Timelines:
-        """See Past."""
-        if row not in self.index:
-            return Timelines.empty(self.spec, row)
-        timeline = self.timelines.of_user(self.index[row])
-        if self.until is None:
-            return timeline
-        assert timeline.request_time is not None  # it comes from a file
-        return timeline.take(np.flatnonzero(timeline.request_time < self.until))
-
-
-@dataclass(frozen=True)
-class NoPast:
-    """Nothing was known before."""
-
-    spec: DataSpec
-
-    def of(self, row: int) -> Timelines:
-        """See Past."""
-        return Timelines.empty(self.spec, row)
 
 
 class Histories:

@@ -29,7 +29,8 @@ from genrank.documents import read_json
 from genrank.errors import BundleError
 from genrank.folders import read_pointer, replace_text, replacement, writing
 from genrank.inference.catalogue import Catalogue
-from genrank.inference.histories import Histories, NoPast
+from genrank.inference.histories import Histories
+from genrank.inference.pasts import NoPast
 from genrank.inference.ranking_engine import EngineRequest, RankingEngine
 from genrank.inference.sqlite_store import SQLiteStore
 from genrank.inference.stages import VALUE, StageCandidates, ordered

@@ -14,8 +14,9 @@ from genrank.config import to_dict
 from genrank.data.manifest import Manifest
 from genrank.data.tables import FeatureTable
 from genrank.inference.catalogue import Catalogue
-from genrank.inference.histories import Histories, PastInMemory
+from genrank.inference.histories import Histories
 from genrank.inference.left_out import LeftOut
+from genrank.inference.pasts import PastLimits, open_past
 from genrank.inference.served_statistics import ServedStatistics
 from genrank.inference.store import EventStore, UpdatesExpired
 from genrank.schema import fingerprint
@@ -24,7 +25,16 @@ from genrank.schema import fingerprint
 class ServingContext:
     """Safe to use from several threads. expired: it missed updates that the store no longer keeps; make another."""
 
-    def __init__(self, data: Path, manifest: Manifest, *, store: EventStore, max_bytes: int, until: int | None = None):
+    def __init__(
+        self,
+        data: Path,
+        manifest: Manifest,
+        *,
+        store: EventStore,
+        max_bytes: int,
+        past_limits: PastLimits | None = None,
+        until: int | None = None,
+    ):
         """data: a prepared folder with the users' past, up to `until` (seconds, exclusive) if given.
 
         manifest: of a model with the folder's vocabularies and tasks. max_bytes: see Histories. Raises DataError and
@@ -42,7 +52,7 @@ class ServingContext:
         self.histories = Histories(
             data,
             manifest,
-            past=PastInMemory(data, spec, until=until),
+            past=open_past(data, spec, until=until, limits=past_limits),
             catalogue=self.catalogue,
             users=self.users,
             store=store,
@@ -83,8 +93,15 @@ class _Key(NamedTuple):
 class ServingContexts:
     """The contexts of one service, each made on first use and kept as long as a model uses it."""
 
-    def __init__(self, store: EventStore, *, max_bytes: int, until: int | None = None):
-        self.store, self.max_bytes, self.until = store, max_bytes, until
+    def __init__(
+        self,
+        store: EventStore,
+        *,
+        max_bytes: int,
+        past_limits: PastLimits | None = None,
+        until: int | None = None,
+    ):
+        self.store, self.max_bytes, self.past_limits, self.until = store, max_bytes, past_limits, until
         self._made: WeakValueDictionary[_Key, ServingContext] = WeakValueDictionary()
         self._making = threading.Lock()
 
@@ -97,6 +114,13 @@ class ServingContexts:
         with self._making:
             made = self._made.get(key)
             if made is None or made.expired:
-                made = ServingContext(data, mine, store=self.store, max_bytes=self.max_bytes, until=self.until)
+                made = ServingContext(
+                    data,
+                    mine,
+                    store=self.store,
+                    max_bytes=self.max_bytes,
+                    past_limits=self.past_limits,
+                    until=self.until,
+                )
                 self._made[key] = made
             return made

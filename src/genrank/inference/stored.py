@@ -9,8 +9,9 @@ from genrank.artifacts.bundle import Bundle
 from genrank.data.tables import FeatureTable
 from genrank.errors import InputError, RequestError
 from genrank.inference.catalogue import Catalogue, Item
-from genrank.inference.histories import Histories, NoPast
+from genrank.inference.histories import Histories
 from genrank.inference.left_out import LeftOut
+from genrank.inference.pasts import NoPast
 from genrank.inference.sqlite_store import SQLiteStore
 from genrank.inference.store import Event, EventStore
 from genrank.inference.stores import open_store

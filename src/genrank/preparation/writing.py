@@ -24,7 +24,7 @@ from genrank.preparation.vocabulary import bucket_of, multi_codes
 from genrank.schema import LogSchema
 
 PARTS = ("train", "valid", "test")
-EXPOSURES_PER_ROW_GROUP = 2**18
+EXPOSURES_PER_ROW_GROUP = 2**14  # a reader of one user reads a row group of each part
 
 
 @dataclass(frozen=True, kw_only=True)

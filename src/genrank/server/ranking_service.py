@@ -13,6 +13,7 @@ from genrank.artifacts.bundle import Bundle
 from genrank.errors import GenRankError, RequestError
 from genrank.inference.catalogue import Item
 from genrank.inference.gen_ranker import ranked_items
+from genrank.inference.pasts import PastLimits
 from genrank.inference.ranking_engine import Cache, history_cache
 from genrank.inference.request_log import RequestLog, ServedRanking
 from genrank.inference.serving_context import ServingContexts
@@ -50,7 +51,12 @@ class RankingService:
         if options.threads:
             torch.set_num_threads(options.threads)
         self.data, self.store, self.options = data, store, options
-        self.contexts = ServingContexts(store, max_bytes=options.decoded_bytes, until=until)
+        self.contexts = ServingContexts(
+            store,
+            max_bytes=options.decoded_bytes,
+            past_limits=PastLimits(max_exposures=options.max_exposures, max_bytes=options.timeline_bytes),
+            until=until,
+        )
         self.request_log = request_log
         self.cache: Cache = history_cache(options.cache_bytes)
         self._swapping, self._putting = threading.Lock(), threading.Lock()

@@ -55,6 +55,8 @@ class ServiceOptions:
     wait: float = 0.001
     cache_bytes: int = 512 * MIB  # of encoded histories, on the device
     decoded_bytes: int = 256 * MIB  # of histories before encoding
+    max_exposures: int = 20_000_000  # of prepared data whose timelines are in memory; those of larger data stay on disk
+    timeline_bytes: int = 512 * MIB  # of timelines read from disk that are kept
     threads: int = 1  # of PyTorch; small models are fastest with one, and several workers. 0: PyTorch's default
     device: str = "auto"  # a GPU where there is one
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # of a ranker's blocks: bf16 on a GPU, as training
@@ -67,7 +69,7 @@ class ServiceOptions:
         for name in ("max_candidates", "max_retrieved", "max_events", "max_items", "batch_candidates"):
             require_whole(name, getattr(self, name), 1, 1_000_000)
         require_whole("max_new_items", self.max_new_items, 1, 1_000_000_000)
-        for name in ("cache_bytes", "decoded_bytes"):
+        for name in ("cache_bytes", "decoded_bytes", "timeline_bytes", "max_exposures"):
             require_whole(name, getattr(self, name), 0, 2**60)
         require_whole("threads", self.threads, 0, 1024)
         require_seconds("deadline", self.deadline)
