@@ -1,6 +1,5 @@
 """The log in buckets of users, arranged and kept as Arrow files, so that memory holds a bucket or two."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from genrank.preparation.writing import BucketCounts, target_of
 from genrank.schema import Feature, LogSchema
 
 EXPOSURES_PER_PARTITION = 2**18  # at least so many, over all buckets, lie in the files of one partition; ours
-EXPOSURES_PER_BUCKET = 3_200_000  # ours
+EXPOSURES_PER_BUCKET = 2_500_000  # ours
 DAYS_PER_PART = (1, 7, 28, 364, 36400)
 
 
@@ -55,8 +54,8 @@ class Buckets:
 
 
 def choose_num_buckets(num_rows: int) -> int:
-    """A power of two, at least 8, so that a bucket has at most `EXPOSURES_PER_BUCKET` on average: memory is bounded."""
-    return max(8, 1 << max(0, math.ceil(math.log2(max(num_rows, 1) / EXPOSURES_PER_BUCKET))))
+    """A multiple of 8, with at most `EXPOSURES_PER_BUCKET` in a bucket on average: memory holds a few buckets."""
+    return 8 * max(1, -(-num_rows // (8 * EXPOSURES_PER_BUCKET)))
 
 
 @dataclass(frozen=True, kw_only=True)
