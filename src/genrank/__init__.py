@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from genrank.api import Run, evaluate, load, prepare, score, train
+    from genrank.api import Run, Walk, evaluate, load, prepare, score, train, walk
     from genrank.client import AsyncClient, Client
     from genrank.data.prepared import PreparedData
     from genrank.errors import GenRankError
@@ -29,6 +29,7 @@ __all__ = [
     "PreparedData",
     "Run",
     "RunConfig",
+    "Walk",
     "__version__",
     "evaluate",
     "load",
@@ -36,6 +37,7 @@ __all__ = [
     "recipe",
     "score",
     "train",
+    "walk",
 ]
 
 _HOMES = {
@@ -48,12 +50,14 @@ _HOMES = {
     "PreparedData": "data.prepared",
     "Run": "api",
     "RunConfig": "runs.run_config",
+    "Walk": "api",
     "evaluate": "api",
     "load": "api",
     "prepare": "api",
     "recipe": "recipes",
     "score": "api",
     "train": "api",
+    "walk": "api",
 }
 
 

@@ -4,6 +4,7 @@
     run = genrank.train(data, recipe="genrank-demo", out="runs/first")
     report = genrank.evaluate(run)
     ranker = genrank.load(run)
+    walk = genrank.walk(data, out="walk")
 
 Each raises the errors of genrank/errors.py, whose message is a line with the remedy, and leaves no incomplete output.
 """
@@ -32,6 +33,7 @@ from genrank.runs import train as training
 from genrank.runs.evaluate_ranking import evaluate_run
 from genrank.runs.evaluate_retrieval import evaluate_retrieval
 from genrank.runs.run_config import RunConfig
+from genrank.runs.walk import walk as walk_forward
 from genrank.runs.warm_start import begun_from, following
 from genrank.schema import LogSchema
 
@@ -161,6 +163,41 @@ def evaluate(
     if run.retrieves:
         return evaluate_retrieval(run.folder, data=folder, part=part)
     return evaluate_run(run.folder, data=folder, part=part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walk:
+    """A walk forward: its folder, and by day what `genrank walk --json` prints: `learned`, `judged` and `tasks`."""
+
+    folder: Path
+    days: list[dict[str, Any]]
+
+    def run(self, learned: str) -> Run:
+        """The run that has learned until the end of a day, a date. BundleError if the walk has none."""
+        return Run.open(self.folder / "days" / learned)
+
+
+def walk(
+    data: str | Path | PreparedData,
+    *,
+    out: str | Path,
+    recipe: str | RunConfig | None = None,
+    seed: int = 0,
+    settings: Sequence[str] = (),
+    first: Day = None,
+    last: Day = None,
+    begin_from: str | Path | Run | None = None,
+    console: Console | None = None,
+) -> Walk:
+    """Learn day by day, each day from the one before, and judge each model on the next day before it is learned.
+
+    first, last: the days to learn, both included; a day is a date or seconds since the epoch. None: the log's first,
+    or where `begin_from` has stopped learning, and the log's last but one. Other arguments: as of `train`. A walk of
+    the same settings in `out` goes on. Raises as `train` does, and MissingExtraError if matplotlib is not installed.
+    """
+    config = override(_config(recipe, None if begin_from is None else _run(begin_from), seed), settings)
+    days = walk_forward(_folder(data), config, Path(out), console or Console(quiet=True), first=first, last=last)
+    return Walk(folder=Path(out), days=days)
 
 
 def load(

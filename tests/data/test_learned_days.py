@@ -9,6 +9,7 @@ import pytest
 import genrank
 from exposure_logs import prepare_log
 from genrank.cli import main
+from genrank.data import timeline_files
 from genrank.data.learned_days import (
     LearnedDays,
     date_of,
@@ -27,7 +28,7 @@ from genrank.inference.gen_ranker import GenRanker
 from genrank.runs.evaluate_ranking import evaluate_run
 from genrank.runs.train import load_run
 from genrank.schema import DataSpec, FeatureSpec, TaskSpec, Time
-from run_days import NOON, days_log
+from run_days import DAYS, NOON, days_log
 
 TINY = ["model.width=16", "model.num_heads=2", "threads=1", "training.epochs=1", "evaluation.num_bootstrap=0"]
 
@@ -110,6 +111,17 @@ def test_new_groups_of_durations_have_the_quantiles_of_the_unknown_one() -> None
     assert grown.tasks[1] == plain
     assert with_sizes(grown, {"length": 2}) == spec
     assert with_sizes(spec, {"item_id": 9}) == spec
+
+
+def test_parts_of_a_folder_are_counted_once(daily: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    days = LearnedDays(until=DAYS[2], test=DAYS[4])
+    manifest = Manifest.open(daily)
+    first = with_learned_days(manifest, daily, days)
+    monkeypatch.setattr(timeline_files, "load_buckets", lambda *arguments: pytest.fail("counted again"))
+    assert with_learned_days(manifest, daily, days) == first
+    changed = replace(manifest, files=manifest.files | {"manifest": "of another content"})
+    with pytest.raises(pytest.fail.Exception, match="counted again"):
+        with_learned_days(changed, daily, days)
 
 
 def test_history_before_the_learned_days_stays_visible(daily: Path) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -5,8 +6,8 @@ import pytest
 
 from genrank.data.manifest import DataWarning
 from genrank.evaluation.baselines import baselines_of
-from genrank.evaluation.bootstrap import auc_intervals, difference
-from genrank.evaluation.metrics import auc, gauc
+from genrank.evaluation.bootstrap import auc_intervals, difference, user_weights
+from genrank.evaluation.metrics import auc, gauc, mae, normalized_entropy, pcoc
 from genrank.evaluation.predictions import Predictions
 from genrank.evaluation.ranking_evaluation import evaluate
 from genrank.schema import TaskSpec
@@ -81,6 +82,29 @@ def test_the_interval_is_over_users_and_covers_the_estimate() -> None:
     assert low == high  # resampling one user changes nothing
 
 
+@pytest.mark.parametrize("rate", [None, 0.25])  # weighted: of a log that has a quarter of the negatives
+def test_intervals_of_ne_pcoc_and_mae_are_those_of_the_metrics_over_drawn_users(rate: float | None) -> None:
+    p = predictions()
+    weights = None if rate is None else {"click": np.where(p.labels["click"] > 0, 1.0, 1 / rate)}
+    p = p if weights is None else replace(p, weights=weights)
+    found = evaluate(p, {}, num_bootstrap=40).tasks
+    label = p.labels["click"].astype(float)
+    clicked = ~np.isnan(p.labels["dwell"])
+    weight = np.ones(N) if weights is None else weights["click"]
+    values = {"ne": [], "pcoc": []}
+    for drawn in user_weights(p.user, 40, 0):
+        values["ne"].append(normalized_entropy(p.scores["click"], label, drawn * weight))
+        values["pcoc"].append(pcoc(p.scores["click"], label, drawn * weight))
+    for name, replicates in values.items():
+        assert found["click"][f"{name}_ci"] == pytest.approx(np.quantile(replicates, [0.025, 0.975]))
+        assert found["click"][f"{name}_ci"][0] < found["click"][name] < found["click"][f"{name}_ci"][1]
+    errors = [
+        mae(p.scores["dwell"][clicked], p.labels["dwell"][clicked], drawn)
+        for drawn in user_weights(p.user[clicked], 40, 0)
+    ]
+    assert found["dwell"]["mae_ci"] == pytest.approx(np.quantile(errors, [0.025, 0.975]))
+
+
 def test_a_paired_difference_is_narrower_than_the_intervals_themselves() -> None:
     p = predictions()
     label, users = p.labels["click"].astype(float), p.user
@@ -113,8 +137,6 @@ def test_counting_on_ml_100k_is_the_published_baseline(real_data: Path) -> None:
     user, item, rating, time = (column[order] for column in (user, item, rating, time))
     valid, test = np.quantile(time, [0.8, 0.9])
     t = timelines(lengths=np.bincount(user)[1:].tolist())
-    from dataclasses import replace
-
     like = (rating >= 4).astype(np.int8)
     t = replace(t, time=time, item=item.astype(np.int32), tasks=t.tasks | {"click": like})
     t = replace(t, request=np.unique(time, return_inverse=True)[1].astype(np.int32))

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+import genrank
 from exposure_logs import SCHEMA, prepare_log
 from genrank.artifacts.bundle import load_bundle
 from genrank.cli import main
 from genrank.data.learned_days import LearnedDays, day_begin
-from genrank.evaluation.walk_report import walk_table
+from genrank.evaluation.walk_report import walk_chart, walk_table
 from genrank.runs.evaluate_ranking import evaluate_run
 from genrank.runs.train import load_run
 from genrank.runs.walk import Step, steps_of
@@ -86,7 +87,31 @@ def test_it_prints_a_table_writes_a_chart_and_json_says_the_same(daily, walked, 
     assert all(word in printed for word in ("AUC", "GAUC", "NE", "PCOC", DAYS[2], DAYS[3], "mean of days"))
     assert (walked / "walk.svg").read_text().startswith("<svg")
     table = walk_table(rows(walked), "click")
-    assert table.rows[0][2] == f"{rows(walked)[0]['tasks']['click']['auc']:.4f}"
+    click = rows(walked)[0]["tasks"]["click"]
+    for name, cell in zip(("auc", "gauc", "ne", "pcoc"), table.rows[0][2:], strict=True):
+        low, high = click[f"{name}_ci"]
+        assert low <= click[name] <= high
+        assert cell == f"{click[name]:.4f} ±{(high - low) / 2:.4f}"
+
+
+def test_figures_without_intervals_are_tabled_and_drawn() -> None:
+    click = {"num_exposures": 3, "auc": 0.5, "gauc": None, "ne": 1.0, "pcoc": 1.1}
+    days = [{"judged": day, "tasks": {"click": click}} for day in DAYS]
+    assert walk_table(days, "click").rows[0][2:] == ["0.5000", "–", "1.0000", "1.1000"]
+    assert walk_chart(days).startswith("<svg")
+
+
+def test_the_call_in_python_gives_the_figures_and_runs_of_the_command(
+    daily: Path, walked: Path, tmp_path: Path
+) -> None:
+    walk = genrank.walk(
+        daily, out=tmp_path / "walk", recipe="genrank-small", settings=TINY, first=DAYS[1], last=DAYS[2]
+    )
+    without_time = [{name: value for name, value in row.items() if name != "training_seconds"} for row in walk.days]
+    assert without_time == rows(walked) == rows(walk.folder)
+    assert walk.run(DAYS[2]).config.days.until == DAYS[3]
+    goes_on = genrank.walk(daily, out=tmp_path / "next", begin_from=walk.run(DAYS[2]), last=DAYS[3])
+    assert [row["learned"] for row in goes_on.days] == [DAYS[3]]
 
 
 def test_finished_days_are_kept_and_a_broken_off_one_goes_on(daily, walked, tmp_path) -> None:

@@ -36,16 +36,12 @@ def walk(
 
     from genrank.cli.new_config import new_config
     from genrank.data.learned_days import day_named
-    from genrank.evaluation.page import require
-    from genrank.evaluation.walk_report import walk_chart, walk_table
-    from genrank.folders import replace_text
+    from genrank.evaluation.walk_report import walk_table
     from genrank.runs.walk import walk
     from genrank.text_table import to_rich
 
-    require(extra="report")
     config = new_config(recipe, begin=begin, seed=seed, settings=settings)
     rows = walk(data, config, out, console(), first=day_named("--first", first), last=day_named("--last", last))
-    replace_text(out / "walk.svg", walk_chart(rows))
     if json:
         sys.stdout.write(json_text({"days": rows}))
     else:

@@ -11,6 +11,7 @@ when training ends; boundaries, base rates and quantiles are still those fitted 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from genrank.data.manifest import Manifest, PartCounts, SplitTimes
 from genrank.data.timelines import Timelines
 from genrank.errors import ConfigError, shown
-from genrank.schema import DataSpec, TaskSpec
+from genrank.schema import DataSpec, TaskSpec, fingerprint
 
 Day = str | int | None  # a date such as 2024-05-01, in the schema's zone, or a time in seconds since the epoch
 DAY = 86_400  # seconds
@@ -135,7 +136,9 @@ def with_learned_days(manifest: Manifest, folder: Path, days: LearnedDays) -> Ma
     if not days:
         return manifest
     spec, split = manifest.spec, days.split(manifest.split, manifest.spec.zone)
-    parts = _count_parts(folder, spec, split)
+    tasks = tuple(task for task in spec.tasks if task.kind == "binary")
+    counted = DataSpec(features=(), tasks=tasks, known_later=spec.known_later)
+    parts = _count_parts((folder.resolve(), fingerprint(manifest.files)), counted, split)
     for name, what in (("train", "learn from"), ("test", "judge on")):
         if not parts[name].exposures and split.times(name)[0] != day_end(split.last_time, spec.zone):
             raise ConfigError(f"{folder}: there are no exposures to {what} in the chosen days; choose others")
@@ -183,13 +186,12 @@ def train_counts(rows: NDArray[np.int32], t: Timelines, until: int, size: int) -
     return counts
 
 
-def _count_parts(folder: Path, spec: DataSpec, split: SplitTimes) -> dict[str, PartCounts]:
-    """The size of each part, counted bucket by bucket."""
+@lru_cache(maxsize=32)
+def _count_parts(hashed: tuple[Path, str], counted: DataSpec, split: SplitTimes) -> dict[str, PartCounts]:
+    """The size of each part, counted bucket by bucket; once for a folder and the hash of its files."""
     from genrank.data import timeline_files  # needs pyarrow, which a run's settings do without
 
-    tasks = tuple(task for task in spec.tasks if task.kind == "binary")
-    counted = DataSpec(features=(), tasks=tasks, known_later=spec.known_later)
-    parts: dict[str, PartCounts] = {}
+    folder, parts = hashed[0], dict[str, PartCounts]()
     for number in range(timeline_files.num_buckets(folder)):
         t = timeline_files.load_buckets(folder, [number], counted)
         found = {name: _counts(t, *split.times(name)) for name in ("train", "valid", "test")}

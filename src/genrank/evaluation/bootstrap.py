@@ -1,6 +1,6 @@
 """Confidence intervals by bootstrap over users, because a user's exposures are not independent. Plain and paired."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -77,6 +77,45 @@ def gauc_replicates(
             for name, values in per_name.items():
                 replicates[name].append(float(values.auc @ weight / weight.sum()))
     return replicates
+
+
+def sum_replicates(columns_KN: Sequence[Floats], users: Floats, *, num_replicates: int, seed: int) -> Floats:
+    """(replicates, K) sums of columns over the rows of the drawn users: for metrics that are ratios of sums."""
+    _, index = np.unique(users, return_inverse=True)
+    sums_KU = np.stack([np.bincount(index, weights=column) for column in columns_KN])
+    drawn = user_weights(np.arange(sums_KU.shape[1]), num_replicates, seed)
+    return np.array([sums_KU @ times_U for times_U in drawn]).reshape(-1, len(columns_KN))
+
+
+def calibration_intervals(
+    probabilities: Floats,
+    labels: Floats,
+    users: Floats,
+    *,
+    num_replicates: int,
+    seed: int,
+    weights: Floats | None = None,
+) -> dict[str, Interval | None]:
+    """The intervals of normalised entropy (`ne`) and of predicted over observed positives (`pcoc`)."""
+    p = np.clip(probabilities.astype(np.float64), 1e-12, 1 - 1e-12)
+    each = np.ones(len(p)) if weights is None else weights.astype(np.float64)
+    loss = -(labels * np.log(p) + (1 - labels) * np.log1p(-p))
+    columns = [each, each * labels, each * probabilities, each * loss]
+    found = sum_replicates(columns, users, num_replicates=num_replicates, seed=seed)
+    total, positive, predicted, lost = found[(found[:, 1] > 0) & (found[:, 1] < found[:, 0])].T
+    rate = positive / total
+    entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
+    return {"ne": interval((lost / total / entropy).tolist()), "pcoc": interval((predicted / positive).tolist())}
+
+
+def mean_interval(
+    values: Floats, users: Floats, *, num_replicates: int, seed: int, weights: Floats | None = None
+) -> Interval | None:
+    """The interval of a mean over rows."""
+    each = np.ones(len(values)) if weights is None else weights.astype(np.float64)
+    found = sum_replicates([each, each * values], users, num_replicates=num_replicates, seed=seed)
+    found = found[found[:, 0] > 0]
+    return interval((found[:, 1] / found[:, 0]).tolist())
 
 
 def difference(one: list[float], other: list[float]) -> Interval | None:

@@ -11,6 +11,7 @@ from genrank.evaluation.retrieval_metrics import HEADLINES
 from genrank.text_table import TextTable, to_rich
 
 BINARY = ("auc", "gauc", "logloss", "ne", "pcoc", "ece")
+WIDE = ("ne_ci", "pcoc_ci", "mae_ci")  # intervals for which the table has no room
 
 
 def as_tables(evaluation: Evaluation) -> RenderableType:
@@ -27,12 +28,14 @@ def task_table(evaluation: Evaluation, task: str, *, bounds: bool = False) -> Te
     bounds: write intervals by their two ends, in wider cells, instead of as ± half of their width.
     """
     model = evaluation.tasks[task]
+    shown = {"model": model, **evaluation.baselines.get(task, {})}
+    narrow = {name: {k: v for k, v in row.items() if k not in WIDE} for name, row in shown.items()}
     columns = BINARY if "auc" in model else ("mae", "xauc")
     return TextTable(
         head=["", *map(_heading, columns)],
         rows=[
             [name.replace("_", " "), *(_cell(row, column, bounds=bounds) for column in columns)]
-            for name, row in {"model": model, **evaluation.baselines.get(task, {})}.items()
+            for name, row in narrow.items()
         ],
         title=f"{task}  ({model['num_exposures']:,} exposures)",
         numeric=range(1, len(columns) + 1),

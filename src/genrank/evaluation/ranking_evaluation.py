@@ -9,7 +9,14 @@ import numpy as np
 from genrank.config import to_dict
 from genrank.data.manifest import DataWarning
 from genrank.evaluation import metrics as m
-from genrank.evaluation.bootstrap import auc_intervals, difference, gauc_replicates, interval
+from genrank.evaluation.bootstrap import (
+    auc_intervals,
+    calibration_intervals,
+    difference,
+    gauc_replicates,
+    interval,
+    mean_interval,
+)
 from genrank.evaluation.predictions import Predictions
 from genrank.evaluation.slices import slices
 
@@ -59,6 +66,15 @@ def evaluate(
             ended = ~p.censored[task][known]
             label, weights = label[ended], None if weights is None else weights[ended]
             tasks[task] = _duration(score[known][ended], label, weights)
+            tasks[task]["mae_ci"] = _list(
+                mean_interval(
+                    np.abs(score[known][ended] - label),
+                    users[ended],
+                    num_replicates=num_bootstrap,
+                    seed=seed,
+                    weights=weights,
+                )
+            )
             beside[task] = {name: _duration(values[ended], label, weights) for name, values in others.items()}
             continue
         if task in p.oracle:
@@ -92,6 +108,8 @@ def _binary_rows(
     for name, row in rows.items():
         row["auc_ci"] = _list(intervals[name])
         row["gauc_ci"] = _list(interval(gaucs[name]))
+        calibrated = calibration_intervals(columns[name], label, users, **drawn)
+        row |= {f"{metric}_ci": _list(bounds) for metric, bounds in calibrated.items()}
         if name != "model":
             row["model_minus_this_auc_ci"] = _list(difference(replicates["model"], replicates[name]))
             row["model_minus_this_gauc_ci"] = _list(difference(gaucs["model"], gaucs[name]))

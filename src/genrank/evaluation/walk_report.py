@@ -1,4 +1,4 @@
-"""A walk forward as tables and a chart: the figures of each judged day, task by task."""
+"""A walk forward as tables and a chart: the figures of each judged day, task by task, with their intervals."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,11 +9,12 @@ from genrank.evaluation.report_charts import BLUE, GREEN, GREY, ORANGE, draw, sv
 from genrank.text_table import TextTable
 
 Rows = Sequence[Mapping[str, Any]]  # judged: a date; tasks: figures by task
+MAX_TICKS = 14
 BINARY, DURATION = ("auc", "gauc", "ne", "pcoc"), ("mae", "xauc")
 
 
 def walk_table(rows: Rows, task: str) -> TextTable:
-    """A row per judged day, and the mean over the days in which a figure is defined."""
+    """A row per judged day, ± half of the width of the 95 % intervals; and the mean over days with a figure."""
     names = BINARY if "auc" in rows[0]["tasks"][task] else DURATION
     figures = [row["tasks"][task] for row in rows]
     days = [
@@ -26,28 +27,49 @@ def walk_table(rows: Rows, task: str) -> TextTable:
         head=["judged", "exposures", *map(str.upper, names)],
         rows=[*days, ["mean of days", "", *_cells(means, names)]],
         numeric=range(1, len(names) + 2),
+        unbroken=(0,),
     )
 
 
 def walk_chart(rows: Rows) -> str:
-    """AUC and GAUC, normalised entropy, and PCOC by day, a row of axes per binary task; SVG."""
+    """AUC and GAUC, normalised entropy, and PCOC by day with 95 % bands, a row of axes per binary task; SVG."""
     tasks = [task for task, figures in rows[0]["tasks"].items() if "auc" in figures]
     panels = ((("auc", BLUE), ("gauc", ORANGE)), (("ne", GREEN),), (("pcoc", BLUE),))
     with draw(max(len(tasks), 1), 3, (9.6, 2.4 * max(len(tasks), 1)), squeeze=False) as (figure, axes):
         for task, across in zip(tasks, axes, strict=False):
             for axis, lines in zip(across, panels, strict=True):
                 for name, colour in lines:
-                    values = [np.nan if row["tasks"][task][name] is None else row["tasks"][task][name] for row in rows]
-                    axis.plot(range(len(rows)), values, "o-", color=colour, label=name.upper(), markersize=3.5)
+                    _line(axis, [row["tasks"][task] for row in rows], name, colour)
                 axis.set_title(f"{task}: {', '.join(name.upper() for name, _ in lines)}", loc="left", fontsize=9.5)
-                axis.set_xticks(range(len(rows)), [row["judged"][5:] for row in rows], rotation=60)
+                _days(axis, [row["judged"] for row in rows])
             across[0].legend()
             across[2].axhline(1.0, color=GREY, linewidth=1, linestyle="--")
         return svg(figure)
 
 
+def _line(axis: Any, figures: Sequence[Mapping[str, Any]], name: str, colour: str) -> None:
+    """A figure by day, over the band of its 95 % intervals."""
+    values = [np.nan if each[name] is None else each[name] for each in figures]
+    bounds = [each.get(f"{name}_ci") or (np.nan, np.nan) for each in figures]
+    low, high = np.array(bounds, float).T
+    axis.fill_between(range(len(values)), low, high, color=colour, alpha=0.18, linewidth=0)
+    axis.plot(range(len(values)), values, "o-", color=colour, label=name.upper(), markersize=3.5)
+
+
+def _days(axis: Any, days: Sequence[str]) -> None:
+    """At most MAX_TICKS dates on the axis."""
+    step = -(-len(days) // MAX_TICKS)
+    axis.set_xticks(range(0, len(days), step), [day[5:] for day in days[::step]], rotation=60)
+
+
 def _cells(figures: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    return ["–" if figures[name] is None else f"{figures[name]:.4f}" for name in names]
+    return [_cell(figures[name], figures.get(f"{name}_ci")) for name in names]
+
+
+def _cell(value: float | None, bounds: Sequence[float] | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" + (f" ±{(bounds[1] - bounds[0]) / 2:.4f}" if bounds else "")
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -2,7 +2,8 @@
 
     walk/settings.json      what the walk is of
     walk/days/DATE/         the run that has learned until the end of DATE, and judged.json, its figures on the next day
-    walk/walk.json          all figures by day
+    walk/walk.json          all figures by day, with their intervals
+    walk/walk.svg           a chart of them
 
 Each day begins from the run of the day before. Of the days' checkpoints only the newest are kept. A day that has its
 judged.json isn't computed again, and a later `last` goes on where the walk ended.
@@ -28,6 +29,8 @@ from genrank.data.manifest import Manifest
 from genrank.data.timeline_files import load_timelines
 from genrank.documents import read_json
 from genrank.errors import BundleError, ConfigError, OutputError
+from genrank.evaluation.page import require
+from genrank.evaluation.walk_report import walk_chart
 from genrank.finite_json import json_text
 from genrank.folders import refuse_occupied, replace_text, writing
 from genrank.runs.evaluate_ranking import evaluate_run
@@ -37,6 +40,7 @@ from genrank.runs.warm_start import begun_from
 from genrank.schema import DataSpec
 
 FIGURES = ("num_exposures", "auc", "gauc", "logloss", "ne", "pcoc", "mae", "xauc")
+INTERVALS = ("auc_ci", "gauc_ci", "ne_ci", "pcoc_ci", "mae_ci")  # 95 %, by bootstrap over users
 REMEDY = "remove this day's folder, and walk again"
 
 
@@ -59,12 +63,15 @@ def walk(
 ) -> list[dict[str, Any]]:
     """Walk over the days from `first` to `last`, both learned; by day what was learned, judged and found.
 
+    Writes walk.json and the chart walk.svg. Raises MissingExtraError if matplotlib is not installed.
+
     config: of every day; its `warm_start` is the first day's. Where it has none, the first day's run learns everything
     until the end of that day. first: None is the day at which the run of the warm start has stopped learning, else the
     log's first. last: None is the log's last but one. Raises ConfigError, DataError, BundleError, OutputError.
     """
     if config.model.retrieves:
         raise ConfigError("walk: judges rankers by their predictions, and the recipe is a retriever's; take a ranker's")
+    require(extra="report")
     begin = config.warm_start.run
     if begin and first is None:
         first = load_bundle(Path(begin)).manifest.split.valid_start
@@ -79,6 +86,7 @@ def walk(
                 shutil.rmtree(before / "checkpoints", ignore_errors=True)
             before = run
         replace_text(out / "walk.json", json_text({"days": rows}, indent=1))
+        replace_text(out / "walk.svg", walk_chart(rows))
     return rows
 
 
@@ -111,7 +119,9 @@ def _step(
     train(run, console, resume=goes_on, displays=False)
     seconds = time.monotonic() - began
     judged = evaluate_run(run, report=False)
-    tasks = {task: {name: row[name] for name in FIGURES if name in row} for task, row in judged.tasks.items()}
+    tasks = {
+        task: {name: row[name] for name in (*FIGURES, *INTERVALS) if name in row} for task, row in judged.tasks.items()
+    }
     row = {"learned": step.learned, "judged": step.judged, "training_seconds": round(seconds, 1), "tasks": tasks}
     replace_text(run / "judged.json", json_text(row))
     return row
