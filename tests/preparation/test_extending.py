@@ -29,6 +29,7 @@ from genrank.data.prepared import PreparedData
 from genrank.errors import DataError, InputError, LogError, OutputError
 from genrank.journal import changing
 from genrank.log_settings import HistoryLists, HistorySettings, RequestSettings
+from genrank.preparation import duckdb_engine
 from genrank.preparation.extending import expire, extend
 from genrank.preparation.sources.files import files
 from genrank.schema import Columns, Feature, LogSchema, SideTable, SideTables, Split
@@ -67,6 +68,16 @@ def test_days_added_one_after_the_other_are_the_bytes_of_all_at_once(
     assert Manifest.open(grown.folder) == grown.manifest
     assert not [path for path in grown.folder.iterdir() if path.name.startswith(".") and path.name != ".verified"]
     shutil.rmtree(folder)
+
+
+def test_a_large_log_is_split_into_files_and_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = random_log(11)
+    small = prepare_log(tmp_path / "small", log, SCHEMA, OPTIONS).bytes()
+    monkeypatch.setattr(duckdb_engine, "ROWS_OF_A_TABLE", 0)
+    assert prepare_log(tmp_path / "large", log, SCHEMA, OPTIONS).bytes() == small
+    assert in_steps(tmp_path / "grown", by_days(log, [3])).bytes() == small
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceConfig
 from genrank.log_settings import RequestSettings
 from genrank.preparation.buckets import choose_num_buckets
-from genrank.preparation.prepare import PrepareOptions
+from genrank.preparation.prepare import PrepareOptions, prepare
+from genrank.preparation.sources.files import files
 from genrank.schema import Feature, Feedback, SideTable, SideTables, Split, Task, Time
 
 COLUMNS = SCHEMA.columns
@@ -108,6 +109,20 @@ def test_requests_are_numbered_by_their_first_exposure_even_if_they_interleave(t
     columns = log(6, user=["u"] * 6, request=ids, click=[0, 1, 0, 1, 0, 1])
     changes = {"columns": replace(COLUMNS, request="request"), "split": Split(valid_fraction=0, test_fraction=0)}
     assert [row["request"] for row in prepare_log(tmp_path, columns, **changes).rows()] == [0, 1, 0, 1, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["price", "file_row_number"])  # the latter hides DuckDB's own
+def test_exposures_of_one_second_keep_the_order_of_files_and_rows(tmp_path: Path, name: str) -> None:
+    shown = np.random.default_rng(3).permutation(300)
+    columns = log(300, user=["u"] * 300, item=shown.tolist(), time=[START + row // 100 for row in range(300)])
+    table = pa.table(columns | {name: list(range(300))})
+    for part in range(3):  # row groups and files, in order of name
+        pq.write_table(table.slice(100 * part, 100), tmp_path / f"{part}.parquet", row_group_size=7)
+    source = files([tmp_path], schema=replace(SCHEMA, split=Split(valid_start=START + 1, test_start=START + 2)))
+    prepare(source, out=tmp_path / "out", options=PrepareOptions(threads=2))
+    data = PreparedData.load(tmp_path / "out")
+    ids = pq.read_table(tmp_path / "out" / "items.parquet")["id"].to_pylist()
+    assert [int(ids[row]) for row in data.timelines.item] == shown.tolist()
 
 
 def test_positions_order_the_exposures_of_a_request(tmp_path: Path) -> None:
