@@ -40,17 +40,17 @@ class SearchConfig:
 class CategoryIndex:
     """An index of timeline rows by (user, category), in order of time."""
 
-    def __init__(self, user_of_row: Ints, item_of_row: NDArray[np.int32], category_of_item: Ints):
+    def __init__(self, user_of_row: NDArray[np.int32], item_of_row: NDArray[np.int32], category_of_item: Ints):
         self.category_of_item = category_of_item
         self.num_categories = int(category_of_item.max(initial=0)) + 1
         self.num_rows = len(user_of_row)
-        key = user_of_row * self.num_categories + category_of_item[item_of_row]
+        key = user_of_row.astype(np.int64) * self.num_categories + category_of_item[item_of_row]
         self.rows = np.argsort(key, kind="stable")
         self.sorted_keys = key[self.rows] * self.num_rows + self.rows
 
-    def latest(self, user: Ints, item: Ints, end: Ints, count: int) -> tuple[Ints, Ints]:
+    def latest(self, user: NDArray[np.int32], item: Ints, end: Ints, count: int) -> tuple[Ints, Ints]:
         """Rows below `end` of each candidate's user and category, the latest `count` in order; and how many (C)."""
-        key = (user * self.num_categories + self.category_of_item[item]) * self.num_rows
+        key = (user.astype(np.int64) * self.num_categories + self.category_of_item[item]) * self.num_rows
         first, last = np.searchsorted(self.sorted_keys, key), np.searchsorted(self.sorted_keys, key + end)
         # An item without a category (index 0) has no history of the same category.
         length = np.where(self.category_of_item[item] == 0, 0, np.minimum(last - first, count))

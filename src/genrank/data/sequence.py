@@ -9,6 +9,7 @@ Shapes: N exposures, R requests, S samples (sequences), T history tokens, C cand
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from genrank.batch import Candidates, History, LongHistory, OnHost, PackedBatch,
 from genrank.data.groups import changes
 from genrank.data.hashing import hashed
 from genrank.data.past_search import CategoryIndex, SearchConfig, latest_rows
+from genrank.data.request_index import RequestIndex, pieces_of_users
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import Timelines, gather, offsets_of, ranges
 from genrank.log_settings import SECONDS
@@ -115,63 +117,34 @@ class SequenceBuilder:
         self.config, self.spec = config, spec
         self.timelines, self.items, self.users = timelines, items, users
         self.search = search or SearchConfig()
-        self.user_of_row = timelines.user_of_row()
-        self._index_requests()
+        self.user_of_row = np.repeat(np.arange(len(timelines.users), dtype=np.int32), np.diff(timelines.offsets))
+        index = RequestIndex.of(timelines)
+        self.num_requests, self.request_key, self.request_time = (
+            index.num_requests,
+            index.request_key,
+            index.request_time,
+        )
+        self.visible_end, self.gap = index.visible_end, index.gap
+        self.request_index, self.requests_before = index.request_index, index.requests_before
         if self.search.kind == "hard":
             categories = items.categories(search_feature(self.search, spec))
             self.categories = CategoryIndex(self.user_of_row, timelines.item, categories)
 
-    def _index_requests(self) -> None:
-        """Per row: its request and the visible history of that request. K requests, in order of user, then time.
-
-        A request is known to later ones from the moment when the first of its exposures is.
-        """
-        t, user_of_row = self.timelines, self.user_of_row
-        # A request's rows need not be neighbours: another request may lie between them.
-        order = np.lexsort((np.arange(t.num_exposures), t.request, user_of_row))
-        begins = changes(user_of_row[order]) | changes(t.request[order].astype(np.int64))
-        first_row = order[begins]  # known first, since rows are in that order
-        own_time = t.time if t.request_time is None else t.request_time
-        time = np.minimum.reduceat(own_time[order], np.flatnonzero(begins)) if len(order) else own_time
-        by_time = np.lexsort((time, user_of_row[first_row]))
-        number = np.empty(len(by_time), np.int64)
-        number[by_time] = np.arange(len(by_time))
-        self.request_key = np.empty(len(order), np.int64)
-        self.request_key[order] = number[np.cumsum(begins) - 1]
-        self._index_known(time[by_time], first_row[by_time])
-
-    def _index_known(self, time: Ints, first_row: Ints) -> None:
-        """`time`, `first_row`: (K) of the requests. The moments of all users are in one array, user by user."""
-        t, user_of_row = self.timelines, self.user_of_row
-        user, known = user_of_row[first_row], t.known_time
-        begin = int(time.min(initial=0))
-        span = max(int(time.max(initial=0)), int(known.max(initial=0))) - begin + 1
-        moment = user * span + time - begin
-        end = np.searchsorted(user_of_row * span + known - begin, moment)
-        by_known = np.sort(first_row)
-        of_earlier_users = np.searchsorted(by_known, t.offsets[user])
-        num_known = np.searchsorted(by_known, end)
-        latest = np.maximum.accumulate(moment[np.argsort(first_row)])
-        previous = latest[np.maximum(num_known - 1, 0)] - user * span + begin
-        gap = np.where(num_known > of_earlier_users, time - previous, -1)
-        self.request_time, self.visible_end, self.request_index, self.gap = (
-            column[self.request_key] for column in (time, end, num_known - of_earlier_users, gap)
-        )
-        is_first = np.zeros(t.num_exposures, bool)
-        is_first[first_row] = True
-        self.num_requests = len(time)
-        # The number of requests among the rows before each row, without the row's request.
-        self.requests_before = np.cumsum(is_first) - 1 - np.searchsorted(by_known, t.offsets[user_of_row])
-
     def samples(self, *, begin: int | None = None, end: int | None = None) -> Samples:
         """The samples whose requests' times lie in [begin, end), in order of time, then user."""
-        t, config = self.timelines, self.config
+        t = self.timelines
         chosen = t.target.copy()
         if begin is not None:
             chosen &= self.request_time >= begin
         if end is not None:
             chosen &= self.request_time < end
         rows = np.flatnonzero(chosen)
+        bounds = np.searchsorted(rows, [t.offsets[end] for _, end in pieces_of_users(t.offsets)])
+        return _in_order_of_time([self._cut(piece) for piece in np.split(rows, bounds[:-1])])
+
+    def _cut(self, rows: Ints) -> Samples:
+        """The samples of candidates of some users, in order of user, then window."""
+        t, config = self.timelines, self.config
         user = self.user_of_row[rows]
         past = self.visible_end[rows] - t.offsets[user]
         window = window_start(past, config.max_history)
@@ -239,15 +212,14 @@ class SequenceBuilder:
         opening = np.flatnonzero(first)
         lengths = np.diff(np.append(opening, len(rows)))
         # Within a sample the requests are in order of time, so its last candidate sees the most history.
-        samples = Samples(
-            user=self.user_of_row[rows[opening]],
+        return Samples(
+            user=self.user_of_row[rows[opening]].astype(np.int64),
             start=start[opening],
-            end=self.visible_end[rows[opening + lengths - 1]] if len(rows) else opening,
+            end=self.visible_end[rows[opening + lengths - 1]].astype(np.int64) if len(rows) else opening,
             time=self.request_time[rows[opening]],
             candidates=rows,
             candidate_offsets=offsets_of(lengths),
         )
-        return take(samples, np.lexsort((samples.user, samples.time)))
 
     def request(self, rows: Ints) -> Samples:
         """One sample for one request of one user, regardless of the grouping; used for ranking."""
@@ -337,7 +309,7 @@ class SequenceBuilder:
             # An event at the window's edge may be of a request that began before the window: it sees no history.
             prefix=np.maximum(self.visible_end[rows] - start, 0),
             time=self.request_time[rows],
-            request=np.maximum(self.request_index[rows] - self.requests_before[start], 0),
+            request=np.maximum(self.request_index[rows].astype(np.int64) - self.requests_before[start], 0),
             gap=self.gap[rows],
         )
 
@@ -381,6 +353,21 @@ def search_feature(search: SearchConfig, spec: DataSpec) -> str:
         f"search.kind=hard needs a categorical feature of the item{f' named {name!r}' if name else ''}; "
         f"the data has {', '.join(known) or 'none'}; set search.by to one, or search.kind=soft"
     )
+
+
+def _in_order_of_time(parts: Sequence[Samples]) -> Samples:
+    """All samples, in order of time, then user."""
+    if not parts:
+        none = np.zeros(0, np.int64)
+        return Samples(user=none, start=none, end=none, time=none, candidates=none, candidate_offsets=offsets_of(none))
+    whole = Samples(
+        **{
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in ("user", "start", "end", "time", "candidates")
+        },
+        candidate_offsets=offsets_of(np.concatenate([part.num_candidates for part in parts])),
+    )
+    return take(whole, np.lexsort((whole.user, whole.time)))
 
 
 def take(samples: Samples, chosen: Ints) -> Samples:

@@ -24,7 +24,7 @@ from genrank.batch import Jagged
 from genrank.data.arranging import arrange, array, drop_duplicates, in_stored_order, take
 from genrank.data.groups import group_starts
 from genrank.data.requests import request_times
-from genrank.data.timelines import Timelines, joined
+from genrank.data.timelines import Timelines, joined_and_freed
 from genrank.data.vocabulary_files import IndexReader
 from genrank.errors import DataError
 from genrank.log_settings import RequestSettings
@@ -86,7 +86,9 @@ def load_buckets(folder: Path, numbers: Iterable[int], spec: DataSpec) -> Timeli
     parts = [load_parts(folder, _parts(folder, number), spec, reader) for number in numbers]
     names = next((part.oracle for part in parts if len(part.users)), {})
     oracle = {name: np.concatenate([part.oracle[name] for part in parts if len(part.users)]) for name in names}
-    return replace(joined(parts), oracle=oracle)
+    whole = replace(joined_and_freed(parts), oracle=oracle)
+    pa.default_memory_pool().release_unused()
+    return whole
 
 
 def bucket_rows(folder: Path) -> list[int]:

@@ -138,17 +138,21 @@ class Timelines:
 
 def joined(parts: Sequence[Timelines], *, one_user: bool = False) -> Timelines:
     """All parts, concatenated: parts of one user, in order, or one part per user."""
-    first = parts[0]
+    return joined_and_freed(list(parts), one_user=one_user)
+
+
+def joined_and_freed(parts: list[Timelines], *, one_user: bool = False) -> Timelines:
+    """As `joined`. The list is emptied: a column of the parts is freed as soon as it has been copied."""
     if len(parts) == 1:
-        return first
-    columns = [_columns(part, lambda column: column) for part in parts]
+        return parts.pop()
     lengths = np.concatenate([np.diff(part.offsets) for part in parts])
-    return replace(
-        first,
-        users=first.users if one_user else np.concatenate([part.users for part in parts]),
+    users = parts[0].users if one_user else np.concatenate([part.users for part in parts])
+    columns = [_columns(part, lambda column: column) | {"statistics": part.statistics} for part in parts]
+    parts.clear()
+    return Timelines(
+        users=users,
         offsets=offsets_of(lengths.sum(keepdims=True) if one_user else lengths),
-        **{name: _join([column[name] for column in columns]) for name in columns[0]},
-        statistics=np.concatenate([part.statistics for part in parts]),
+        **{name: _join([column.pop(name) for column in columns]) for name in tuple(columns[0])},
     )
 
 
@@ -164,8 +168,8 @@ def _columns(t: Timelines, change: Callable[[Any], Any]) -> dict[str, Any]:
 def _join(columns: Sequence[Any]) -> Any:
     if columns[0] is None:
         return None
-    if isinstance(columns[0], Mapping):
-        return {name: _join([column[name] for column in columns]) for name in columns[0]}
+    if isinstance(columns[0], dict):
+        return {name: _join([column.pop(name) for column in columns]) for name in tuple(columns[0])}
     if isinstance(columns[0], Jagged):
         return join_jagged(columns)
     return np.concatenate(columns)

@@ -20,7 +20,7 @@ PSEUDO = 5.0
 
 
 def baselines_of(
-    timelines: Timelines, task: TaskSpec, *, rows: NDArray[np.int64], visible_end: NDArray[np.int64], valid_start: int
+    timelines: Timelines, task: TaskSpec, *, rows: NDArray[np.int64], visible_end: NDArray[np.int32], valid_start: int
 ) -> dict[str, Floats]:
     """The baselines of timelines that are all in memory: see CountBaselines."""
     counted = CountBaselines(task, valid_start)
@@ -42,7 +42,7 @@ class CountBaselines:
         self.seen: list[Floats] = []
         self.done: list[Floats] = []
 
-    def add(self, timelines: Timelines, *, rows: NDArray[np.int64], visible_end: NDArray[np.int64]) -> None:
+    def add(self, timelines: Timelines, *, rows: NDArray[np.int64], visible_end: NDArray[np.int32]) -> None:
         """A pool of which the exposures at `rows` are predicted.
 
         visible_end: (N) first row that each exposure's request doesn't see.
@@ -83,7 +83,7 @@ def _added(one: Floats, other: Floats) -> Floats:
     return longer
 
 
-def _before(values: Floats, end: NDArray[np.int64], start: NDArray[np.int64]) -> Floats:
+def _before(values: Floats, end: NDArray[np.int32], start: NDArray[np.int64]) -> Floats:
     """Σ values[start:end] per row."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     sums: Floats = total[end] - total[start]

@@ -179,7 +179,7 @@ def _retrieved(
 def _had_before(builder: SequenceBuilder, row: NDArray[np.int64]) -> NDArray[np.bool_]:
     """(N) whether the user had the item before the request."""
     t = builder.timelines
-    key = builder.user_of_row * len(builder.items) + t.item
+    key = builder.user_of_row.astype(np.int64) * len(builder.items) + t.item
     order = np.argsort(key, kind="stable")  # and in order of time
     first = np.r_[True, np.diff(key[order]) > 0]
     earliest = np.empty(len(key), np.int64)
