@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from genrank.data.arranging import Arranged, arrange, array, drop_duplicates, in_stored_order
+from genrank.data.arranging import Arranged, arrange, array, drop_duplicates, in_stored_order, take
 from genrank.data.manifest import FolderLayout, Manifest
 from genrank.data.timeline_files import part_table, parts_of
 from genrank.data.vocabulary_files import StoredVocabulary, vocabulary_path
@@ -22,6 +22,7 @@ from genrank.preparation.staging import KnownValues
 from genrank.preparation.writing import BucketCounts, count_bucket
 from genrank.schema import LogSchema, Owner
 
+REACH = {False: 3600, True: DAY}  # known later → seconds before new rows that are read at first; ours
 NEW = "new"  # a row's place among the new ones, -1 where it was there before
 
 
@@ -85,16 +86,17 @@ class PreparedBefore:
     def arrange(self, number: int, table: pa.Table, schema: LogSchema) -> tuple[pa.Table, BucketFindings]:
         """See Earlier. Stored requests may continue in new rows; an exposure already stored is not written again.
 
-        The folder is read from the day before the new rows on, and further back if a request has lasted longer.
+        The exposures of the new rows' users are read from an hour or two before the first row on (a day where actions
+        become known later), and further back if a request has lasted longer.
         """
         if not table.num_rows:
             found = arrange(table, schema.requests)
             return with_place(found, table), BucketFindings(num_recurring=0, num_late=0)
         new = _narrow(table, schema).append_column(NEW, pa.array(np.arange(table.num_rows)))
         gap, first = max(schema.requests.gap_seconds, schema.requests.max_gap_seconds), int(array(table, "time").min())
-        for days in (1 << power for power in itertools.count()):
-            begin = first - gap - days * DAY
-            old = self.exposures(number, first_day=begin // DAY)
+        for reach in (REACH[schema.known_later] << power for power in itertools.count()):
+            begin = first - gap - reach
+            old = self.exposures(number, begin=begin, users=array(table, "user"))
             both = in_stored_order(pa.concat_tables([old, new.select(old.column_names)]).combine_chunks())
             both, _ = drop_duplicates(both, but=NEW)
             before, after = arrange(old, schema.requests), arrange(both, schema.requests)
@@ -102,7 +104,7 @@ class PreparedBefore:
             if begin <= self.manifest.split.first_time or np.all(
                 array(after.table, "request_time")[is_new] > begin + gap
             ):
-                break  # every request with a new row began within these days
+                break  # every request with a new row began within reach
         place = array(after.table, NEW)
         written = np.flatnonzero(place >= 0)
         rows = pa.array(place[written])
@@ -126,24 +128,24 @@ class PreparedBefore:
         counts = count_bucket(after.table, schema, self.manifest.split)
         return counts if before is None else difference(counts, count_bucket(before.table, schema, self.manifest.split))
 
-    def exposures(self, number: int, *, first_day: int) -> pa.Table:
-        """A bucket's exposures in stored order, of partitions with `first_day` (since the epoch) or later ones.
+    def exposures(self, number: int, *, begin: int, users: NDArray[np.integer] | None = None) -> pa.Table:
+        """A bucket's exposures in stored order, from `begin` (seconds) on; of the given users, or of all.
 
         Columns: what requests and labels need, and `new`, which is -1.
         """
         width = self.manifest.layout.days_per_part
-        paths = [path for day, path in parts_of(self.folder, number) if day + width > first_day]
+        paths = [path for day, path in parts_of(self.folder, number) if (day + width) * DAY > begin]
         schema = self.manifest.schema
         names = _columns(schema)
-        parts = [_narrow(part_table(path, names), schema) for path in paths] or [_nothing(schema)]
-        table = in_stored_order(pa.concat_tables(parts).combine_chunks())
+        parts = [_chosen(_narrow(part_table(path, names), schema), begin, users) for path in paths]
+        table = in_stored_order(pa.concat_tables(parts or [_nothing(schema)]).combine_chunks())
         table, _ = drop_duplicates(table)
         return table.append_column(NEW, pa.array(np.full(table.num_rows, -1)))
 
     def counts(self, *, first_day: int) -> Iterator[BucketCounts]:
-        """What every bucket counts, of partitions with `first_day` or later ones."""
+        """What every bucket counts, of partitions that begin on `first_day` (since the epoch) or later."""
         for number in range(self.manifest.layout.num_buckets):
-            found = arrange(self.exposures(number, first_day=first_day), self.manifest.schema.requests)
+            found = arrange(self.exposures(number, begin=first_day * DAY), self.manifest.schema.requests)
             yield self._counted(found, self.manifest.schema)
 
 
@@ -202,6 +204,16 @@ def _narrow(table: pa.Table, schema: LogSchema) -> pa.Table:
             column = pa.repeat(constants[name], table.num_rows)
         columns[name] = column.cast(TYPES.get(name, _task_type(schema, name)))
     return pa.table(columns)
+
+
+def _chosen(table: pa.Table, begin: int, users: NDArray[np.integer] | None) -> pa.Table:
+    """The rows from `begin` on, of these users."""
+    chosen = array(table, "time") >= begin
+    if users is not None and len(users):
+        listed = np.zeros(max(int(users.max()), int(array(table, "user").max(initial=0))) + 1, np.bool_)
+        listed[users] = True
+        chosen &= listed[array(table, "user")]
+    return table if chosen.all() else take(table, np.flatnonzero(chosen))
 
 
 def _nothing(schema: LogSchema) -> pa.Table:
