@@ -1,5 +1,7 @@
 """Statistics counted bucket by bucket and partition by partition are those of the whole log, bit for bit."""
 
+import io
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -71,15 +73,28 @@ def test_buckets_get_what_the_whole_log_would_give(
     assert found.tobytes() == plainly(log, features).tobytes()
 
 
-@pytest.mark.parametrize("partitions", [1, 5])
+def carry_over(past: EventTotals, keep: EventTotals) -> None:
+    """The blocks that stay, as an extension leaves them."""
+    for path in past.folder.glob("*/*"):
+        again = keep.folder / path.relative_to(past.folder)
+        if keep.keeps(path.parent.name) and not again.exists():
+            again.parent.mkdir(exist_ok=True)
+            shutil.copy(path, again)
+
+
+@pytest.mark.parametrize(("partitions", "stretch"), [(1, 1), (5, 1), (2, 9000)])  # 9000: over months
 @examples(60, 20)
 @given(seed=st.integers(0, 10_000), size=st.integers(1, 90), num_buckets=st.integers(1, 4))
 def test_later_days_are_answered_from_totals_as_from_all_events(
-    partitions: int, seed: int, size: int, num_buckets: int
+    partitions: int, stretch: int, seed: int, size: int, num_buckets: int
 ) -> None:
     """Three times: what is kept of the first two logs answers the third."""
     random = np.random.default_rng(seed)
     log, features = random_events(random, size), random_item_features(random)
+    begin = int(log.request_time.min())
+    log = replace(
+        log, time=begin + stretch * (log.time - begin), request_time=begin + stretch * (log.request_time - begin)
+    )
     cuts = np.sort(random.choice(np.unique(log.request_time), 2)).tolist()
     expected, totals = plainly(log, features), None
     with TemporaryDirectory() as name:
@@ -87,13 +102,15 @@ def test_later_days_are_answered_from_totals_as_from_all_events(
         for number, (begin, end) in enumerate(pairwise([0, *cuts, 2**40])):
             rows = np.flatnonzero((log.request_time >= begin) & (log.request_time < end))
             keep = EventTotals.of(
-                SCHEMA, folder / f"totals-{number}", until=end, num_partitions=partitions, rates=RATES
+                SCHEMA, folder / f"totals-{number}", until=end, num_partitions=partitions, rates=RATES, past=totals
             )
             found = counted(
                 folder / str(number), log.take(rows), features, num_buckets,
                 num_partitions=partitions, past=totals, keep=keep,
             )  # fmt: skip
             assert found.tobytes() == expected[rows].tobytes()
+            if totals is not None:
+                carry_over(totals, keep)
             totals = EventTotals.open(keep.folder)
             assert totals == keep
 
@@ -103,9 +120,9 @@ def test_totals_hold_one_event_a_key_before_their_windows(tmp_path: Path) -> Non
     log, features = random_events(random, 90), random_item_features(random)
     totals = EventTotals.of(SCHEMA, tmp_path / "totals", until=2**40, num_partitions=1, rates=RATES)
     counted(tmp_path / "counts", log, features, 1, num_partitions=1, keep=totals)
-    (by_item,) = totals.load(0, 0)
+    (by_item,) = EventTotals.open(totals.folder).load(0, 0)
     assert by_item.keys.tolist() == list(range(1, 9))
-    assert by_item.times.tolist() == [totals.since - 1] * 8
+    assert [int(time) % (4 * DAY) for time in by_item.times] == [4 * DAY - 1] * 8
     assert totals.until - totals.since == 3600
     known = log.target & (log.labels["click"] >= 0) & (log.item > 0)
     assert by_item.sums[-1, 0] == known.sum()
@@ -164,11 +181,24 @@ def test_days_are_written_one_after_another_as_all_at_once(tmp_path: Path) -> No
         assert answers[is_late].tobytes() == late[number].tobytes()
 
 
+def saved(numbers: np.ndarray) -> bytes:
+    """The file of an array."""
+    file = io.BytesIO()
+    np.save(file, numbers)
+    return file.getvalue()
+
+
 def test_damaged_totals_are_refused_in_one_line(tmp_path: Path) -> None:
     totals = EventTotals.of(SCHEMA, tmp_path / "totals", until=2**40, num_partitions=1, rates=RATES)
-    (totals.folder / "0-0000.npz").write_bytes(b"PK damaged")
-    with pytest.raises(DataError, match=r"0-0000.npz: can't be read .* run genrank prepare again"):
-        totals.load(0, 0)
+    (totals.folder / "16+4").mkdir()
+    for damaged in (b"damaged", saved(np.arange(8)), saved(np.arange(2)), saved(np.zeros(3))):
+        (totals.folder / "16+4" / "0-0000.npy").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"0-0000.npy: can't be read .* run genrank prepare again"):
+            totals.load(0, 0)
+    text = (totals.folder / "totals.json").read_text()
+    (totals.folder / "totals.json").write_text(text.replace('"format": 2, ', ""))
+    with pytest.raises(DataError, match=r"totals can't be read \(of an earlier version\); run genrank prepare again"):
+        EventTotals.open(totals.folder)
     (totals.folder / "totals.json").write_text('{"since": 1}')
     with pytest.raises(DataError, match=r"totals can't be read .* run genrank prepare again"):
         EventTotals.open(totals.folder)

@@ -101,7 +101,7 @@ extern "C" void sum_places_64(
     sum_places(values, num_values, order, ends, num_places, sums);
 }
 
-// found: value v of window w summed over the events of the key asked_keys[q] with asked[q] - windows[w] <= time <
+// found: to it is added value v of window w, summed over the events of the key asked_keys[q] with asked[q] - windows[w] <= time <
 // asked[q], at q * question_step + (w * num_values + v) * value_step; a negative window has no beginning. keys[k]
 // ascend, and have the places starts[k] .. starts[k + 1], in order of time; sums[p][v] is the sum over all places before
 // p. Questions in order of (key, time) are answered fastest: each search begins where the last one ended.
@@ -117,10 +117,7 @@ extern "C" void sums_within(
         const int64_t key = asked_keys[q], time = asked[q];
         const bool same_key = q && key == asked_keys[q - 1];
         if (!same_key) k = gallop(keys, q && key > asked_keys[q - 1] ? k : 0, num_keys, key);
-        if (k == num_keys || keys[k] != key) {
-            for (int64_t i = 0; i < num_windows * num_values; i++) out[i * value_step] = 0;
-            continue;
-        }
+        if (k == num_keys || keys[k] != key) continue;
         if (!same_key || time < asked[q - 1]) {
             upto = starts[k], end = starts[k + 1];
             std::fill(begins.begin(), begins.end(), upto);
@@ -129,7 +126,7 @@ extern "C" void sums_within(
         for (int64_t w = 0; w < num_windows; w++) {
             if (windows[w] >= 0) begins[w] = gallop(times, begins[w], upto, time - windows[w]);
             const int64_t *high = sums + upto * num_values, *low = sums + begins[w] * num_values;
-            for (int64_t v = 0; v < num_values; v++, out += value_step) *out = high[v] - low[v];
+            for (int64_t v = 0; v < num_values; v++, out += value_step) *out += high[v] - low[v];
         }
     }
 }

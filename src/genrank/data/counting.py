@@ -62,18 +62,30 @@ class EventCounts:
         counts.keys, counts.times, counts.starts, counts.sums = keys, times, starts, sums
         return counts
 
-    def within(self, keys: Ints, times: Ints, windows: Sequence[int | None], *, by_question: bool = False) -> Ints:
+    def within(
+        self,
+        keys: Ints,
+        times: Ints,
+        windows: Sequence[int | None],
+        *,
+        by_question: bool = False,
+        onto: Ints | None = None,
+    ) -> Ints:
         """(W, V, Q) sums over each key's events with time - window <= their time < time; None: over all before.
 
-        `keys`, `times`: (Q); questions in order are answered fastest. by_question: (Q, W, V).
+        `keys`, `times`: (Q); questions in order are answered fastest. by_question: (Q, W, V). onto: sums of other
+        counts, to which these are added.
         """
         keys, times = (np.ascontiguousarray(column, np.int64) for column in (keys, times))
         library, num_values = _library(), self.sums.shape[1]
         if library is None:
-            found = self._plain_within(keys, times, windows)
-            return np.ascontiguousarray(found.transpose(2, 0, 1)) if by_question else found
+            plain = self._plain_within(keys, times, windows)
+            plain = np.ascontiguousarray(plain.transpose(2, 0, 1)) if by_question else plain
+            return plain if onto is None else plain + onto
         shape = (len(windows), num_values)
-        found = np.empty((len(keys), *shape) if by_question else (*shape, len(keys)), np.int64)
+        found = onto
+        if found is None:
+            found = np.zeros((len(keys), *shape) if by_question else (*shape, len(keys)), np.int64)
         steps = (len(windows) * num_values, 1) if by_question else (1, len(keys))
         seconds = np.array([-1 if window is None else window for window in windows], np.int64)
         library.sums_within(

@@ -178,5 +178,8 @@ def sums_within(
     indices: Sequence[EventCounts], keys: Ints, times: Ints, windows: Sequence[int | None], *, by_question: bool = False
 ) -> Ints:
     """(W, V, Q), or by question (Q, W, V), over all indices together: see EventCounts."""
-    first, *others = (index.within(keys, times, windows, by_question=by_question) for index in indices)
-    return sum(others, start=first)
+    first, *others = indices
+    sums = first.within(keys, times, windows, by_question=by_question)
+    for index in others:
+        sums = index.within(keys, times, windows, by_question=by_question, onto=sums)
+    return sums

@@ -64,7 +64,9 @@ def extend(
         grown = extension.run()
         grown = replace(grown, warnings=(*grown.warnings, *(each for each in skipped if each not in grown.warnings)))
         files = hash_folder(change.new, but=FILE_NAME)
-        grown = replace(grown, files=dict(sorted((manifest.files | files).items())))
+        change.removed.extend(_outdated(manifest, change.new, files))
+        kept = {name: hashed for name, hashed in manifest.files.items() if name not in change.removed}
+        grown = replace(grown, files=dict(sorted((kept | files).items())))
         grown.save(change.new)
     added = grown.counts.exposures - manifest.counts.exposures
     report(f"extended {folder} by {added:,} exposures, now {grown.counts.exposures:,} of {grown.counts.users:,} users")
@@ -300,6 +302,15 @@ def _first_difference(one: Any, other: Any, path: str = "") -> str | None:
 
 def _is_task(column: str, schema: LogSchema) -> bool:
     return column in {f"{prefix}_{task.name}" for prefix in ("task", "censored") for task in schema.tasks}
+
+
+def _outdated(manifest: Manifest, new: Path, files: dict[str, str]) -> list[str]:
+    """The files of totals whose blocks of days are part of larger ones among the new `files`."""
+    if not manifest.schema.statistics.enabled:
+        return []
+    totals = EventTotals.open(new / "totals")
+    blocks = [Path(name) for name in manifest.files if name.startswith("totals/") and name not in files]
+    return [path.as_posix() for path in blocks if not totals.keeps(path.parent.name)]
 
 
 def _is_part(name: str) -> bool:

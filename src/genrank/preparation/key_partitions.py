@@ -67,14 +67,14 @@ class KeyPartitions:
     ) -> list[EventCounts]:
         """Counts partition `number` and answers its questions. residuals: also by the rates of these keys.
 
-        `past`: what was counted of the partition before; what is counted now includes it.
+        `past`: what was counted of the partition before; what is returned leaves it out.
         """
-        counts, whole = past, self._whole(number)
+        counts, whole = list[EventCounts](), self._whole(number)
         for chunk in whole or self._chunks(number):
             counted = count_known(*(np.ascontiguousarray(chunk[name]) for name in ("key", "time", "values")))
             counts = [joined_counts([*counts, counted])]
         for chunk in whole or self._chunks(number):
-            self._answer(number, counts, chunk, residuals=residuals)
+            self._answer(number, [*counts, *past], chunk, residuals=residuals)
         self._path("records", number).unlink(missing_ok=True)
         return counts
 

@@ -74,7 +74,7 @@ class PartitionedStatistics:
             partitions.add(keys, *(repeated(each, offsets) for each in (events.time, events.request_time, values)))
 
     def count(self, keep: EventTotals | None = None, *, threads: int = 1) -> None:
-        """Counts the added events. `keep`: receives the totals for later requests, also of those that `answers` counts.
+        """Counts the added events. `keep`: receives them for later requests, also those that `answers` counts.
 
         Each of the `threads` holds a partition in memory.
         """
@@ -98,9 +98,10 @@ class PartitionedStatistics:
             start, stop = stop, stop + self.formulas.width
             out = found[:, start:stop]
             if entity.of_user:
-                counts = [statistics.index(entity), *self._past(entity, bucket)]
+                counted = statistics.index(entity)
+                counts = [counted, *self._past(entity, bucket)]
                 statistics.answer(entity, counts, events.user, events.item, events.request_time, out)
-                self._keep(entity, bucket, counts)
+                self._keep(entity, bucket, [counted])
             else:
                 keys, offsets = self._keys(entity, events)
                 self.partitions[entity].columns(bucket, keys, offsets, out)
@@ -110,8 +111,8 @@ class PartitionedStatistics:
         return [] if self.past is None else self.past.load(self.entities.index(entity), part)
 
     def _keep(self, entity: Entity, part: int, counts: list[EventCounts]) -> None:
-        if self.keep is not None and counts:
-            self.keep.save(self.entities.index(entity), part, counts)
+        if self.keep is not None:
+            self.keep.add(self.entities.index(entity), part, counts)
 
     def _statistics(self, events: Events, residuals: Mapping[Entity, Any] | None = None) -> WindowStatistics:
         return WindowStatistics(

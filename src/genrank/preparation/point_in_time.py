@@ -49,7 +49,7 @@ def write_statistics(
     """Writes the statistics of every bucket below `folder`; the base rates they are measured against.
 
     Each of the `threads` holds a bucket in memory. `past`: of the log's earlier days, which `buckets` then leave out.
-    `keep`: a new folder for the totals of all days.
+    `keep`: a new folder for the totals of all days, without those of `past` that stay.
     """
     (folder / "statistics").mkdir()
     tasks, last = statistics_tasks(schema), 0
@@ -63,7 +63,7 @@ def write_statistics(
     totals = None
     if keep is not None:
         until = max(last - last % DAY - LATEST, 0 if past is None else past.until)
-        totals = EventTotals.of(schema, keep, until=until, num_partitions=num_partitions, rates=rates)
+        totals = EventTotals.of(schema, keep, until=until, num_partitions=num_partitions, rates=rates, past=past)
     with TemporaryDirectory(prefix=".counts-", dir=folder) as scratch:
         log = PartitionedStatistics(
             schema, rates, items.features, Path(scratch), num_partitions=num_partitions, past=past
