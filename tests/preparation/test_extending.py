@@ -80,6 +80,19 @@ def test_a_large_log_is_split_into_files_and_gives_the_same_bytes(
     assert in_steps(tmp_path / "grown", by_days(log, [3])).bytes() == small
 
 
+def test_totals_of_many_days_are_joined_as_they_become_old(tmp_path: Path) -> None:
+    log = random_log(2)
+    log["time"] = [START + (time - START) * 4 for time in log["time"]]  # 24 days
+    schema = replace(SCHEMA, split=Split(valid_start=START + 8 * DAY, test_start=START + 10 * DAY))
+    whole = prepare_log(tmp_path / "whole", log, schema, OPTIONS)
+    grown = in_steps(tmp_path / "grown", by_days(log, [12, 13, 14, 19, 20]), schema)
+    assert grown.bytes() == whole.bytes()
+    assert grown.manifest.files == whole.manifest.files
+    blocks = {path.name for path in (grown.folder / "totals").iterdir()}
+    assert {"18000+16", "18016+4", "18020+1", "18023+1"} <= blocks
+    assert Manifest.open(grown.folder) == grown.manifest
+
+
 @pytest.fixture(scope="module")
 def two_parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, list[Any]]]]:
     """A folder with three days, which no test may change, and the parts of its log: of then, and of later."""
