@@ -5,12 +5,13 @@ Every test has cases in the default run, and every value of every axis is in one
 
 from collections.abc import Collection, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import settings
 
 THOROUGH = "thorough"  # the profile of Hypothesis with all examples
+Value = TypeVar("Value")
 
 
 def mostly_slow(values: Collection[Any], *, often: Collection[Any]) -> list[Any]:
@@ -36,5 +37,13 @@ def crossed(*axes: Sequence[Any], ids: Sequence[Sequence[str]] | None = None) ->
 
 def examples(thorough: int, default: int, **others: Any) -> settings:
     """Settings of a property: its number of examples under the thorough profile and by default."""
-    number = thorough if settings.get_current_profile_name() == THOROUGH else default
-    return settings(max_examples=number, **others)
+    return settings(max_examples=thorough if _thorough() else default, **others)
+
+
+def sampled(values: Sequence[Value], *, every: int) -> Sequence[Value]:
+    """All values under the thorough profile; by default every so many, with the last one among them."""
+    return values if _thorough() else values[(len(values) - 1) % every :: every]
+
+
+def _thorough() -> bool:
+    return settings.get_current_profile_name() == THOROUGH

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from genrank.cli import main
 
-_CONTEXT = get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
+FORKS = get_context("forkserver")  # for multiprocessing
+FORKS.set_forkserver_preload(
     ["torch", "genrank.cli.command_line", "genrank.runs.train", "genrank.server.app", "genrank.inference.published"]
 )
 
@@ -19,7 +19,7 @@ class ForkedCommand:
     """As `subprocess.Popen([sys.executable, "-m", "genrank", *arguments], stderr=log)` to whoever watches it."""
 
     def __init__(self, arguments: list[str], log: Path):
-        self._process = _CONTEXT.Process(target=_run, args=(arguments, str(log), dict(os.environ)), daemon=True)
+        self._process = FORKS.Process(target=_run, args=(arguments, str(log), dict(os.environ)), daemon=True)
         log.touch()
         self._process.start()
         assert self._process.pid is not None

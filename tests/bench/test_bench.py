@@ -12,6 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from amounts import mostly_slow
+from forked_commands import FORKS
 from genrank.bench import attention_speed
 from genrank.bench.attention_speed import growth_exponent
 from genrank.bench.bench_options import TINY
@@ -80,6 +81,12 @@ def assert_figures(result: dict[str, Any], *names: str) -> None:
         assert result[name]["low"] <= result[name]["value"] <= result[name]["high"]
 
 
+@pytest.fixture
+def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is measured in a forked process, which begins with torch imported, instead of one that imports it."""
+    monkeypatch.setattr("genrank.bench.peak_memory.get_context", lambda _: FORKS)
+
+
 @pytest.mark.parametrize(
     "name",
     mostly_slow(
@@ -90,6 +97,7 @@ def test_every_named_figure_is_measured(name: str, capsys: pytest.CaptureFixture
     assert_figures(bench(capsys, name), *FIGURES[name])
 
 
+@pytest.mark.usefixtures("_forked")
 def test_training_measures_its_named_figures_on_equal_losses(capsys: pytest.CaptureFixture[str]) -> None:
     result = bench(capsys, "training")
     assert_figures(result, *FIGURES["training"])
@@ -102,6 +110,7 @@ def test_training_measures_its_named_figures_on_equal_losses(capsys: pytest.Capt
         assert_figures(cell, "exposures_per_second", "tokens_per_second", "step_ms", "utilisation")
 
 
+@pytest.mark.usefixtures("_forked")
 @pytest.mark.parametrize("backends", mostly_slow(["quick", "all"], often=["quick"]))
 def test_attention_measures_every_backend_that_runs_and_says_why_others_do_not(
     backends: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -35,12 +35,21 @@ def run_script(*command: str) -> None:
     assert done.returncode == 0, done.stdout.decode()
 
 
+def run_bare(folder: Path, *steps: str) -> Path:
+    run_script("-c", BARE, str(SCRIPT), *TINY, "--out", str(folder), "--same-process", *steps, *BUDGET)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of all steps but the demo, run without what a GPU machine may not have."""
-    folder = tmp_path_factory.mktemp("gpu")
-    run_script("-c", BARE, str(SCRIPT), *TINY, "--out", str(folder), "--same-process", "--skip", "demo", *BUDGET)
-    return folder
+    """The files of the steps that the slow tests don't run, without what a GPU machine may not have."""
+    return run_bare(tmp_path_factory.mktemp("gpu"), "--skip", "demo,training")
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of the training."""
+    return run_bare(tmp_path_factory.mktemp("gpu_training"), "--only", "training")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +65,7 @@ def content(folder: Path, step: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("step", ["check", "attention", "training", "scoring"])
+@pytest.mark.parametrize("step", ["check", "attention", "scoring"])
 def test_a_step_leaves_its_figures_and_what_they_were_measured_with(out: Path, step: str) -> None:
     assert_done(out, step)
 
@@ -101,14 +110,16 @@ def test_the_winning_tiles_are_a_file_that_the_kernels_take(out: Path) -> None:
     assert {one.kernel for one in read(path).measured} == set(KERNELS)
 
 
-def test_training_compares_every_model_and_explains_its_step(out: Path) -> None:
-    found = content(out, "training")
+@pytest.mark.slow
+def test_training_compares_every_model_and_explains_its_step(training: Path) -> None:
+    assert_done(training, "training")
+    found = content(training, "training")
     cases = ["action, genrank", "interleaved, genrank", "action, hstu", "interleaved, hstu", "hstu with its own block"]
     assert [row["case"] for row in found["rows"]] == cases
     for row in found["rows"]:
         assert min(row["exposures_per_second"], row["mfu_measured"], row["over_hstu"], row["over_own_block"]) > 0
     assert len(found["facts"]["kernels of genrank"]) == 15
-    assert "_Attend" in (out / "kernels-genrank.txt").read_text()
+    assert "_Attend" in (training / "kernels-genrank.txt").read_text()
 
 
 def test_scoring_has_percentiles_of_every_case_eager_and_by_graphs(out: Path) -> None:
@@ -280,7 +291,7 @@ def test_a_process_that_hangs_is_ended_with_its_children(gpu: ModuleType) -> Non
 def test_a_case_that_fails_or_kills_its_process_costs_no_other_case() -> None:
     from gpu_steps.workers import spread
 
-    found = {str(o.case): o for o in spread(int, ["3", "x", "5"], workers=2, seconds=lambda: 100.0)}
+    found = {str(o.case): o for o in spread(int, ["3", "x", "5"], workers=1, seconds=lambda: 100.0)}
     assert (found["3"].value, found["5"].value) == (3, 5)
     assert found["x"].error[-1].startswith("ValueError")
     (died,) = spread(os._exit, [7], workers=1, seconds=lambda: 100.0)

@@ -53,8 +53,6 @@ def test_evaluate_prints_trees_beside_the_model_when_asked(run: Path, capsys) ->
     assert main(["evaluate", str(run), "--json", "--trees"]) == 0
     judged = json.loads(capsys.readouterr().out)
     assert 0 < judged["baselines"]["click"]["trees"]["auc"] < 1
-    assert main(["evaluate", str(run), "--json"]) == 0
-    assert "trees" not in json.loads(capsys.readouterr().out)["baselines"]["click"]
 
 
 def test_without_lightgbm_the_extra_is_named(run: Path, capsys, monkeypatch) -> None:
