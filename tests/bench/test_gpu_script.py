@@ -42,14 +42,14 @@ def run_bare(folder: Path, *steps: str) -> Path:
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of the steps that the slow tests don't run, without what a GPU machine may not have."""
-    return run_bare(tmp_path_factory.mktemp("gpu"), "--skip", "demo,training")
+    """The files of the quick steps, run without what a GPU machine may not have."""
+    return run_bare(tmp_path_factory.mktemp("gpu"), "--only", "check,scoring")
 
 
 @pytest.fixture(scope="module")
-def training(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of the training."""
-    return run_bare(tmp_path_factory.mktemp("gpu_training"), "--only", "training")
+def slow_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of the steps that take longest, run in the same way."""
+    return run_bare(tmp_path_factory.mktemp("gpu_slow"), "--only", "attention,training")
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +65,15 @@ def content(folder: Path, step: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("step", ["check", "attention", "scoring"])
+@pytest.mark.parametrize("step", ["check", "scoring"])
 def test_a_step_leaves_its_figures_and_what_they_were_measured_with(out: Path, step: str) -> None:
     assert_done(out, step)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["attention", "training"])
+def test_a_long_step_does_so_too(slow_out: Path, step: str) -> None:
+    assert_done(slow_out, step)
 
 
 def assert_done(out: Path, step: str) -> None:
@@ -87,8 +93,9 @@ def test_every_backend_is_checked_forward_and_backward(out: Path) -> None:
     assert {row["bit_equal"] for row in rows if row["deterministic"]} == {True}
 
 
-def test_attention_is_held_against_that_of_pytorch_and_tiles_are_searched(out: Path) -> None:
-    rows = content(out, "attention")["rows"]
+@pytest.mark.slow
+def test_attention_is_held_against_that_of_pytorch_and_tiles_are_searched(slow_out: Path) -> None:
+    rows = content(slow_out, "attention")["rows"]
     speeds = [row for row in rows if "what" in row]
     assert {(row["case"], row["what"]) for row in speeds} >= {
         (case, what) for case in ("triton, ALiBi", "triton, HSTU", "sdpa, flash") for what in ("forward", "both")
@@ -103,23 +110,23 @@ def test_attention_is_held_against_that_of_pytorch_and_tiles_are_searched(out: P
     assert {row["learned"] for row in checked} == {True, False}
 
 
-def test_the_winning_tiles_are_a_file_that_the_kernels_take(out: Path) -> None:
+@pytest.mark.slow
+def test_the_winning_tiles_are_a_file_that_the_kernels_take(slow_out: Path) -> None:
     from genrank.nn.triton_tiles import KERNELS, read
 
-    (path,) = (out / "tiles").iterdir()
+    (path,) = (slow_out / "tiles").iterdir()
     assert {one.kernel for one in read(path).measured} == set(KERNELS)
 
 
 @pytest.mark.slow
-def test_training_compares_every_model_and_explains_its_step(training: Path) -> None:
-    assert_done(training, "training")
-    found = content(training, "training")
+def test_training_compares_every_model_and_explains_its_step(slow_out: Path) -> None:
+    found = content(slow_out, "training")
     cases = ["action, genrank", "interleaved, genrank", "action, hstu", "interleaved, hstu", "hstu with its own block"]
     assert [row["case"] for row in found["rows"]] == cases
     for row in found["rows"]:
         assert min(row["exposures_per_second"], row["mfu_measured"], row["over_hstu"], row["over_own_block"]) > 0
     assert len(found["facts"]["kernels of genrank"]) == 15
-    assert "_Attend" in (training / "kernels-genrank.txt").read_text()
+    assert "_Attend" in (slow_out / "kernels-genrank.txt").read_text()
 
 
 def test_scoring_has_percentiles_of_every_case_eager_and_by_graphs(out: Path) -> None:

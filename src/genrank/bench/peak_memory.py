@@ -36,7 +36,9 @@ def _measure(
     if libc is not None:
         libc.mallopt(MMAP_THRESHOLD, _KEPT)
         libc.mallopt(TRIM_THRESHOLD, _KEPT)
-    return {name: _growth(run) for name, run in prepare(*arguments).items()}
+    work = prepare(*arguments)
+    gc.freeze()  # what there is before the first piece is not searched for garbage before every piece
+    return {name: _growth(run) for name, run in work.items()}
 
 
 def _growth(run: Work) -> int:
