@@ -1,55 +1,84 @@
-"""One function of every bucket's rows, run by Spark's workers."""
+"""One function of every bucket's rows, run by Spark's workers, whose results reach the driver bucket by bucket."""
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from genrank.preparation.engine import BucketFunction
+from genrank.preparation.spark_numbers import stored
 
-BUCKET, NOTE = "genrank_bucket", "genrank_note"
+BUCKET = "genrank_bucket"
+RESULT = "bucket int, note binary, rows binary"  # a note, or rows as a stream of Arrow
+ROWS_SENT = 2**18  # at a time
+IDS_PER_PARTITION = 64  # tried until every partition has one: of n partitions one stays without by n·e⁻⁶⁴
 
 
 def map_in_arrow(
     frame: Any, key: str, function: BucketFunction, *, num_buckets: int, order_by: Sequence[str], schema: pa.Schema
-) -> Callable[[int], tuple[pa.Table, Any]]:
-    """The function's results on the rows of `frame`, as a function of the bucket's number. See Engine.map_buckets.
+) -> Iterator[tuple[pa.Table, Any]]:
+    """The function's results on the rows of `frame`, of `schema`, in order of bucket. See Engine.map_buckets.
 
-    schema: of the frame. The note travels in a row of its own, before the others.
+    One shuffle makes every bucket a partition. Each is arranged by the worker that has it, and stored there as rows
+    that hold a stream of Arrow; the driver fetches one partition after the other, and the next one meanwhile.
     """
-    from pyspark import StorageLevel
     from pyspark.sql import functions as f
-    from pyspark.sql.pandas.types import from_arrow_schema
 
-    found = function(0, schema.empty_table())[0].schema
+    ids = f.lit(_ids_of_partitions(frame.sparkSession, num_buckets))
     numbered = frame.withColumn(BUCKET, (f.col(key) % num_buckets).cast("int"))
-    spread = numbered.repartition(num_buckets, BUCKET).sortWithinPartitions(BUCKET, *order_by)
+    spread = numbered.repartition(num_buckets, f.element_at(ids, f.col(BUCKET) + 1)).sortWithinPartitions(*order_by)
 
     def work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         parts = [batch for batch in batches if batch.num_rows]
         if not parts:
             return
         rows = pa.Table.from_batches(parts)
-        for number in pc.unique(rows[BUCKET]).to_pylist():
-            bucket = rows.filter(pc.equal(rows[BUCKET], number)).drop_columns(BUCKET).cast(schema)
-            table, note = function(number, bucket)
-            first = pa.table({field.name: pa.nulls(1, field.type) for field in found}, schema=found)
-            table = pa.concat_tables([first, table.cast(found)])
-            notes = pa.array([pickle.dumps(note), *[None] * (table.num_rows - 1)], pa.binary())
-            numbers = pa.array([number] * table.num_rows, pa.int32())
-            yield from table.append_column(NOTE, notes).append_column(BUCKET, numbers).combine_chunks().to_batches()
+        number = rows[BUCKET][0].as_py()
+        table, note = function(number, rows.drop_columns(BUCKET).cast(schema))
+        yield _sent(number, pickle.dumps(note), None)
+        for begin in range(0, table.num_rows, ROWS_SENT):
+            yield _sent(number, None, _stream(table.slice(begin, ROWS_SENT)))
 
-    sent = found.append(pa.field(NOTE, pa.binary())).append(pa.field(BUCKET, pa.int32()))
-    mapped = spread.mapInArrow(work, from_arrow_schema(sent, prefer_timestamp_ntz=True)).persist(StorageLevel.DISK_ONLY)
+    return _results(stored(spread.mapInArrow(work, RESULT)), function, num_buckets, schema)
 
-    def of(number: int) -> tuple[pa.Table, Any]:
-        table = mapped.filter(f.col(BUCKET) == number).drop(BUCKET).toArrow()
-        if not table.num_rows:
-            return function(number, schema.empty_table())
-        is_note = pc.is_valid(table[NOTE])
-        note = pickle.loads(table[NOTE].filter(is_note)[0].as_py())  # noqa: S301, a note of our own workers
-        return table.filter(pc.invert(is_note)).drop_columns(NOTE).cast(found), note
 
-    return of
+def _ids_of_partitions(session: Any, num_partitions: int) -> NDArray[np.int64]:
+    """For every partition a number that Spark's hash puts into it."""
+    from pyspark.sql import functions as f
+
+    tried = session.range(IDS_PER_PARTITION * num_partitions).select("id", f.pmod(f.hash("id"), f.lit(num_partitions)))
+    found = {partition: number for number, partition in tried.collect()}
+    return np.array([found[partition] for partition in range(num_partitions)], np.int64)
+
+
+def _sent(number: int, note: bytes | None, rows: bytes | None) -> pa.RecordBatch:
+    columns = [pa.array([number], pa.int32()), pa.array([note], pa.binary()), pa.array([rows], pa.binary())]
+    return pa.RecordBatch.from_arrays(columns, ["bucket", "note", "rows"])
+
+
+def _stream(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def _results(
+    sent: Any, function: BucketFunction, num_buckets: int, schema: pa.Schema
+) -> Iterator[tuple[pa.Table, Any]]:
+    """Bucket by bucket what the workers sent; a bucket without rows is the driver's."""
+    number = 0
+    for bucket, rows in groupby(sent.toLocalIterator(prefetchPartitions=True), attrgetter("bucket")):
+        for empty in range(number, bucket):
+            yield function(empty, schema.empty_table())
+        note = pickle.loads(next(rows).note)  # noqa: S301, a note of our own workers
+        tables = [pa.ipc.open_stream(row.rows).read_all() for row in rows]
+        yield (pa.concat_tables(tables) if tables else function(bucket, schema.empty_table())[0]), note
+        number = bucket + 1
+    for empty in range(number, num_buckets):
+        yield function(empty, schema.empty_table())

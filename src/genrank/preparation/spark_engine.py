@@ -136,9 +136,11 @@ class SparkEngine(Engine):
             results = map_in_arrow(
                 self._frame(expression), key, function, num_buckets=num_buckets, order_by=order_by, schema=schema
             )
-        for number in range(num_buckets):
+        while True:
             with self._guard():
-                result = results(number)
+                result = next(results, None)
+            if result is None:
+                return
             yield result
 
     def versions(self) -> dict[str, str]:
