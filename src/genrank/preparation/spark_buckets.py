@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from genrank.errors import InputError
 from genrank.preparation.engine import BucketFunction
 from genrank.preparation.spark_numbers import stored
 
 BUCKET = "genrank_bucket"
-RESULT = "bucket int, note binary, rows binary"  # a note, or rows as a stream of Arrow
+RESULT = "bucket int, note binary, rows binary"  # a note, or the user's error; behind it rows as streams of Arrow
 ROWS_SENT = 2**18  # at a time
 IDS_PER_PARTITION = 64  # tried until every partition has one: of n partitions one stays without by n·e⁻⁶⁴
 
@@ -39,7 +40,11 @@ def map_in_arrow(
             return
         rows = pa.Table.from_batches(parts)
         number = rows[BUCKET][0].as_py()
-        table, note = function(number, rows.drop_columns(BUCKET).cast(schema))
+        try:
+            table, note = function(number, rows.drop_columns(BUCKET).cast(schema))
+        except InputError as problem:
+            yield _sent(number, pickle.dumps(problem), None)
+            return
         yield _sent(number, pickle.dumps(note), None)
         for begin in range(0, table.num_rows, ROWS_SENT):
             yield _sent(number, None, _stream(table.slice(begin, ROWS_SENT)))
@@ -76,8 +81,11 @@ def _results(
     for bucket, rows in groupby(sent.toLocalIterator(prefetchPartitions=True), attrgetter("bucket")):
         for empty in range(number, bucket):
             yield function(empty, schema.empty_table())
-        note = pickle.loads(next(rows).note)  # noqa: S301, a note of our own workers
-        tables = [pa.ipc.open_stream(row.rows).read_all() for row in rows]
+        first, *parts = rows
+        note = pickle.loads(first.note)  # noqa: S301, a note of our own workers
+        if isinstance(note, InputError):
+            raise note
+        tables = [pa.ipc.open_stream(part.rows).read_all() for part in parts]
         yield (pa.concat_tables(tables) if tables else function(bucket, schema.empty_table())[0]), note
         number = bucket + 1
     for empty in range(number, num_buckets):
