@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from genrank.data.integrity import STAMP
 from genrank.errors import InputError
 from genrank.preparation.logs import Source
 from genrank.preparation.prepare import PrepareOptions, prepare
@@ -25,7 +26,7 @@ def outcome(source: Source, out: Path, engine: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         path.relative_to(out).as_posix(): path.read_bytes()
         for path in out.rglob("*")
-        if path.is_file() and path.name != "manifest.json"
+        if path.is_file() and path.name not in ("manifest.json", STAMP)
     }
     written = json.loads((out / "manifest.json").read_text())
     return found | {

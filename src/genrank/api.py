@@ -70,13 +70,16 @@ def prepare(
     settings: Sequence[str] = (),
     engine: str = "duckdb",
     master: str | None = None,
+    spark_conf: Mapping[str, str] | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> PreparedData:
     """Read a log, write the prepared folder `out`, and open it; or add the log's days to the folder `extend`.
 
-    logs: files, folders or patterns such as `logs/day=*/*.parquet`. schema: a TOML file or a LogSchema. source: instead
+    logs: files, folders or patterns such as `logs/day=*/*.parquet`; with Spark also addresses such as s3://bucket/logs
+    and table:NAME. schema: a TOML file or a LogSchema. source: instead
     of a schema, the name of a public data set in its published form. settings: "path=value", as --set takes them.
     engine: "duckdb" or "spark", with equal results. master: Spark's, as in "local[2]" or "spark://host:7077".
+    spark_conf: Spark's settings, as in {"spark.executor.memory": "8g"}.
     report: called with each line of progress. Raises SchemaError, ConfigError, LogError and OutputError.
     """
     from genrank.preparation.extending import extend as extend_folder
@@ -85,7 +88,8 @@ def prepare(
     from genrank.preparation.sources.files import files
     from genrank.preparation.sources.public_data import published
 
-    options = build(PrepareOptions, {"engine": engine, "master": master}, where="prepare")
+    conf = [f"{key}={value}" for key, value in (spark_conf or {}).items()]
+    options = build(PrepareOptions, {"engine": engine, "master": master, "spark_conf": conf}, where="prepare")
     paths = [logs] if isinstance(logs, str | Path) else list(logs)
     if (schema is None) == (source is None):
         raise ConfigError("prepare: expected a schema or the name of a source; give one of the two")

@@ -52,7 +52,12 @@ def simulate(
 
 def prepare(
     logs: Annotated[
-        list[Path], Argument(metavar="LOGS…", help="Parquet, CSV or TSV files, or a folder", show_default=False)
+        list[str],
+        Argument(
+            metavar="LOGS…",
+            help="Parquet, CSV or TSV files, or a folder; for Spark also addresses, as in s3://bucket/logs",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path | None, Option(help="folder to write; it must be new", show_default=False)] = None,
     extend: Annotated[
@@ -76,6 +81,10 @@ def prepare(
     master: Annotated[
         str | None,
         Option(help="Spark's master, as in local[2] or spark://host:7077 (default: this machine)", show_default=False),
+    ] = None,
+    spark_conf: Annotated[
+        list[str] | None,
+        Option(metavar="KEY=VALUE", help="a setting of Spark, as in spark.executor.memory=8g", show_default=False),
     ] = None,
     memory_limit: Annotated[
         str | None, Option(help="memory of the engine, as in 4GB (default: half of the memory)", show_default=False)
@@ -105,6 +114,7 @@ def prepare(
         )
     log = LogArguments(logs=logs, schema=schema, source=source, settings=settings or [])
     options = {"engine": engine, "master": master, "memory_limit": memory_limit, "threads": threads}
+    options["spark_conf"] = spark_conf or None  # type: ignore[assignment]
     if out is not None and extend is None:
         layout = {"num_buckets": buckets, "days_per_part": days_per_part}
         prepare_with_progress(log, out=out, options=options | layout, console=console())

@@ -23,7 +23,7 @@ from genrank.preparation.sources.public_data import published
 class LogArguments:
     """A log as the command line names it: with a `schema` or as a `source`, and settings of the schema."""
 
-    logs: Sequence[Path]
+    logs: Sequence[Path | str]
     schema: Path | None = None
     source: str | None = None
     settings: Sequence[str] = ()
@@ -36,7 +36,7 @@ class LogArguments:
             raise ConfigError(
                 f"--source {self.source}: expected one folder, found {len(self.logs)} paths; give the unpacked folder"
             )
-        return published(str(self.source), self.logs[0]).with_settings(self.settings)
+        return published(str(self.source), Path(self.logs[0])).with_settings(self.settings)
 
 
 def prepare_with_progress(

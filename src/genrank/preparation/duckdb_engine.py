@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from genrank.errors import LogError, OutputError, shown
 from genrank.preparation.engine import READ_ORDER, BucketFunction, Column, Engine, Expression, import_ibis
+from genrank.preparation.log_addresses import Address
 from genrank.preparation.parquet_files import parquet_damage
 from genrank.preparation.value_functions import FUNCTIONS
 
@@ -84,6 +85,10 @@ class DuckDBEngine(Engine):
                 f"FROM read_parquet([{names}], union_by_name = true)"
             )
             return self._connection.table(view)
+
+    def elsewhere(self, addresses: Sequence[Address], wanted: Sequence[str]) -> Expression | None:
+        """None: see Engine."""
+        return None
 
     def text(
         self,

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from genrank.errors import MissingExtraError
+from genrank.preparation.log_addresses import Address
 
 Expression = Any  # an ibis.Table; Ibis has no types that mypy could check
 Column = Any  # an ibis.Column
@@ -55,6 +56,13 @@ class Engine(ABC):
         """The rows of Parquet files; columns are matched by name. They are read whenever the expression is used.
 
         ordered: with the column `READ_ORDER`, if the engine has one at no cost.
+        """
+
+    @abstractmethod
+    def elsewhere(self, addresses: Sequence[Address], wanted: Sequence[str]) -> Expression | None:
+        """The rows of Parquet files at addresses, or of one table; if all columns `wanted` are there, only those.
+
+        None where the engine reads files of this machine only. Raises LogError for what can't be reached.
         """
 
     @abstractmethod

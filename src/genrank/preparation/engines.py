@@ -1,5 +1,6 @@
 """The engines by name."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
@@ -18,13 +19,19 @@ def check_engine(name: EngineName) -> None:
 
 
 def open_engine(
-    name: EngineName, scratch: Path, *, master: str | None, memory_limit: str | None, threads: int | None
+    name: EngineName,
+    scratch: Path,
+    *,
+    master: str | None,
+    memory_limit: str | None,
+    threads: int | None,
+    spark_conf: Mapping[str, str] | None = None,
 ) -> Engine:
     """The engine `name`. `master`: of Spark, as in local[2] or spark://host:7077; None: this machine."""
     if name == "spark":
         from genrank.preparation.spark_engine import SparkEngine
 
-        return SparkEngine(scratch, master=master, memory_limit=memory_limit, threads=threads)
+        return SparkEngine(scratch, master=master, memory_limit=memory_limit, threads=threads, conf=spark_conf)
     from genrank.preparation.duckdb_engine import DuckDBEngine
 
     return DuckDBEngine(scratch, memory_limit=memory_limit, threads=threads)

@@ -1,5 +1,6 @@
 """Errors of Parquet files, in plain words."""
 
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +17,19 @@ def parquet_columns(path: Path) -> list[str]:
         return pq.read_schema(path).names  # type: ignore[no-any-return]
     except (pa.ArrowException, OSError, ValueError):
         raise LogError(f"{path}: {_kind(path)}; write or copy it again") from None
+
+
+def check_columns(present: Mapping[str, Collection[str]], wanted: Sequence[str]) -> None:
+    """Refuses files that lack a column which others have: its values would silently be unknown there."""
+    for name in wanted:
+        with_it = [path for path, columns in present.items() if name in columns]
+        without = [path for path, columns in present.items() if name not in columns]
+        if with_it and without:
+            raise LogError(
+                f"{without[0]}: there is no column {name!r}, which {with_it[0].rpartition('/')[2]} has "
+                f"({len(without)} of {len(present)} files lack it); add the column, with empty values where they are "
+                "unknown"
+            )
 
 
 def parquet_damage(path: Path) -> str | None:

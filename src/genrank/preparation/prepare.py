@@ -45,6 +45,7 @@ class PrepareOptions:
 
     engine: EngineName = "duckdb"
     master: str | None = None  # of Spark, as in local[2] or spark://host:7077; None: this machine
+    spark_conf: tuple[str, ...] = ()  # settings of Spark, as in "spark.executor.memory=8g"
     memory_limit: str | None = None  # of the engine, as in "4GB"; None: half of the machine's memory
     threads: int | None = None  # None: all cores
     num_buckets: int | None = None  # number of buckets of users; None: by the size of the log
@@ -55,6 +56,11 @@ class PrepareOptions:
             raise ValueError(f"engine is {self.engine!r}; it must be one of {', '.join(ENGINES)}")
         if self.master is not None and self.engine != "spark":
             raise ValueError(f"master is {self.master!r}, but the engine is {self.engine!r}; set engine to 'spark'")
+        if self.spark_conf and self.engine != "spark":
+            raise ValueError(f"spark_conf is set, but the engine is {self.engine!r}; set engine to 'spark'")
+        for setting in self.spark_conf:
+            if not re.fullmatch(r"spark\.[^=\s]+=.*", setting):
+                raise ValueError(f"spark_conf has {setting!r}; it must be KEY=VALUE, as in spark.executor.memory=8g")
         if self.memory_limit is not None and not re.fullmatch(r"[0-9.]+ ?[KMGT]i?B", self.memory_limit):
             raise ValueError(f"memory_limit is {self.memory_limit!r}; it must be a size, as in 4GB or 512MiB")
         if self.threads is not None and self.threads < 1:
@@ -204,4 +210,5 @@ class _Preparation:
 def opened_engine(options: PrepareOptions, scratch: Path) -> Engine:
     """The engine of these options, which spills into `scratch`."""
     limits = {"master": options.master, "memory_limit": options.memory_limit}
-    return open_engine(options.engine, scratch / "spill", threads=options.threads, **limits)
+    conf = {key: value for key, _, value in (setting.partition("=") for setting in options.spark_conf)}
+    return open_engine(options.engine, scratch / "spill", threads=options.threads, spark_conf=conf, **limits)

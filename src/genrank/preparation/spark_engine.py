@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 
 from genrank.preparation.duckdb_engine import DuckDBEngine
 from genrank.preparation.engine import BucketFunction, Column, Engine, Expression, import_ibis
-from genrank.preparation.spark_errors import translated
-from genrank.preparation.spark_files import read_file
+from genrank.preparation.log_addresses import Address
+from genrank.preparation.spark_errors import translated, unreachable
+from genrank.preparation.spark_files import quoted, read_file
 from genrank.preparation.spark_functions import define_functions
 from genrank.preparation.spark_numbers import stored, with_numbers
 from genrank.preparation.spark_session import open_session
@@ -28,13 +29,21 @@ Frame = Any  # a pyspark.sql.DataFrame
 
 
 class SparkEngine(Engine):
-    """The session of `master`, which is kept if there is one already. `scratch`: for text files on their way.
+    """The session of `master`, which is kept if there is one already, with Spark's settings `conf`.
+
+    `scratch`: for text files on their way.
 
     Raises MissingExtraError without pyspark or Java.
     """
 
     def __init__(
-        self, scratch: Path, *, master: str | None = None, memory_limit: str | None = None, threads: int | None = None
+        self,
+        scratch: Path,
+        *,
+        master: str | None = None,
+        memory_limit: str | None = None,
+        threads: int | None = None,
+        conf: Mapping[str, str] | None = None,
     ) -> None:
         self.ibis = import_ibis()
         self.scratch = scratch
@@ -42,7 +51,9 @@ class SparkEngine(Engine):
         self._parquet: list[Path] = []
         self._numbers = itertools.count()
         with self._guard():
-            self._session, self._own = open_session(scratch, master=master, memory_limit=memory_limit, threads=threads)
+            self._session, self._own = open_session(
+                scratch, master=master, memory_limit=memory_limit, threads=threads, conf=conf
+            )
             self._connection = self.ibis.pyspark.connect(self._session)
             define_functions(self._session)
         self.threads = self._session.sparkContext.defaultParallelism
@@ -80,6 +91,13 @@ class SparkEngine(Engine):
         """See Engine. There is no `READ_ORDER`. Every file is read in its order, and files one behind the other."""
         self._parquet += paths
         return self._read(paths)
+
+    def elsewhere(self, addresses: Sequence[Address], wanted: Sequence[str]) -> Expression:
+        """See Engine; Spark's file systems and catalogue read it."""
+        from genrank.preparation.spark_addresses import read_addresses
+
+        with self._guard(addresses):
+            return self._table(read_addresses(self._session, addresses, wanted))
 
     def text(
         self,
@@ -164,7 +182,7 @@ class SparkEngine(Engine):
             name: frame.schema[name].dataType if kind.is_timestamp() else PySparkType.from_ibis(kind)
             for name, kind in schema.items()
         }
-        columns = [f.col(_quoted(name)).cast(kind).alias(name) for name, kind in wanted.items()]
+        columns = [f.col(quoted(name)).cast(kind).alias(name) for name, kind in wanted.items()]
         return frame.select(columns)
 
     def _table(self, frame: Frame) -> Expression:
@@ -180,14 +198,15 @@ class SparkEngine(Engine):
             return self._table(reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), frames))
 
     @contextmanager
-    def _guard(self) -> Iterator[None]:
+    def _guard(self, addresses: Sequence[Address] = ()) -> Iterator[None]:
         from py4j.protocol import Py4JError
         from pyspark.errors import PySparkException
 
         try:
             yield
         except (PySparkException, Py4JError, ConnectionError) as problem:
-            raise translated(problem, self._parquet) from problem
+            unreached = unreachable(problem, addresses)
+            raise unreached or translated(problem, self._parquet) from problem
 
 
 def _with_zones(schema: Any, frame: Frame) -> Any:
@@ -197,8 +216,3 @@ def _with_zones(schema: Any, frame: Frame) -> Any:
     ibis = import_ibis()
     zoned = {field.name for field in frame.schema if isinstance(field.dataType, TimestampType)}
     return ibis.schema({name: "timestamp('UTC')" if name in zoned else kind for name, kind in schema.items()})
-
-
-def _quoted(name: str) -> str:
-    """A column's name as Spark takes it literally."""
-    return "`" + name.replace("`", "``") + "`"

@@ -1,5 +1,6 @@
 """A Parquet file as a frame of Spark, with the columns that DuckDB finds in it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,29 @@ def read_file(session: Any, path: Path, paths: list[Path]) -> Frame:
             raise LogError(
                 f"{path}: Spark can't read column {field.name!r} ({field.type}); cast it, or use --engine duckdb"
             )
-    frame = session.read.parquet(_literal(path))
-    for field in schema:
-        if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
-            moment = f.expr(f"timestamp_micros(genrank_floor_division(`{field.name.replace('`', '``')}`, 1000))")
-            frame = frame.withColumn(field.name, moment if field.type.tz else moment.cast("timestamp_ntz"))
+    frame = session.read.parquet(literal(f"file:{path.absolute()}"))
+    times = [field for field in schema if pa.types.is_timestamp(field.type) and field.type.unit == "ns"]
+    frame = in_microseconds(frame, {field.name: field.type.tz is not None for field in times})
     for name, value in partition_values(path, paths).items():
         frame = frame.withColumn(name, f.lit(value))
     return frame
 
 
-def _literal(path: Path) -> str:
-    """The path as one that Spark takes for this file only."""
-    escaped = "".join(f"\\{letter}" if letter in "*?[]{}\\" else letter for letter in str(path.absolute()))
-    return f"file:{escaped}"
+def in_microseconds(frame: Frame, columns: Mapping[str, bool]) -> Frame:
+    """The frame with columns of nanoseconds, which Spark reads as whole numbers, as times: true for those of UTC."""
+    from pyspark.sql import functions as f
+
+    for name, zoned in columns.items():
+        moment = f.expr(f"timestamp_micros(genrank_floor_division({quoted(name)}, 1000))")
+        frame = frame.withColumn(name, moment if zoned else moment.cast("timestamp_ntz"))
+    return frame
+
+
+def quoted(name: str) -> str:
+    """A column's name as Spark takes it literally."""
+    return "`" + name.replace("`", "``") + "`"
+
+
+def literal(address: str) -> str:
+    """The address of a file as a pattern that Spark takes for this file only."""
+    return "".join(f"\\{letter}" if letter in "*?[]{}\\" else letter for letter in address)

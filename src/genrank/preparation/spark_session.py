@@ -5,10 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from genrank.errors import MissingExtraError
+from genrank.errors import ConfigError, MissingExtraError
 from genrank.preparation.duckdb_engine import half_of_memory
 
 JAVA = 17  # the oldest that Spark 4 runs on
@@ -51,27 +52,49 @@ def check_spark() -> None:
 
 
 def open_session(
-    scratch: Path, *, master: str | None, memory_limit: str | None, threads: int | None
+    scratch: Path,
+    *,
+    master: str | None,
+    memory_limit: str | None,
+    threads: int | None,
+    conf: Mapping[str, str] | None = None,
 ) -> tuple[Any, bool]:
-    """A session of the process's Spark, or of a new one on `master` (None: this machine); and whether it is new."""
+    """A session of the process's Spark, or of a new one on `master` (None: this machine); and whether it is new.
+
+    conf: Spark's settings. Raises ConfigError for those that preparation needs otherwise, or that come too late.
+    """
     check_spark()
     from pyspark import SparkContext
+    from pyspark.errors import AnalysisException
     from pyspark.sql import SparkSession
+
+    conf = conf or {}
+    for name in set(conf) & set(COMPUTING):
+        raise ConfigError(f"{name}: preparation sets it to {COMPUTING[name]}; leave it out")
 
     new = SparkContext._active_spark_context is None
     if new:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers need what this environment has
         if _is_local(master):
             os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-        session = _new_session(scratch, master=master, memory_limit=memory_limit, threads=threads)
+        session = _new_session(scratch, master=master, memory_limit=memory_limit, threads=threads, conf=conf)
     else:
         session = SparkSession.builder.getOrCreate().newSession()  # with settings and names of its own
+        for name, value in conf.items():
+            try:
+                session.conf.set(name, value)
+            except AnalysisException:
+                raise ConfigError(
+                    f"{name}: this process has a Spark already, which can't take it; set it where that Spark begins"
+                ) from None
     for name, value in COMPUTING.items():
         session.conf.set(name, value)
     return session, new
 
 
-def _new_session(scratch: Path, *, master: str | None, memory_limit: str | None, threads: int | None) -> Any:
+def _new_session(
+    scratch: Path, *, master: str | None, memory_limit: str | None, threads: int | None, conf: Mapping[str, str]
+) -> Any:
     from pyspark.sql import SparkSession
 
     cores = threads or os.cpu_count() or 1
@@ -95,7 +118,7 @@ def _new_session(scratch: Path, *, master: str | None, memory_limit: str | None,
             "spark.sql.warehouse.dir": str(scratch),
             "spark.sql.shuffle.partitions": str(max(2, 2 * cores)),
         }
-    for name, value in settings.items():
+    for name, value in (settings | dict(conf)).items():
         builder = builder.config(name, value)
     return builder.getOrCreate()
 

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from genrank.data.manifest import DataWarning
@@ -12,8 +12,9 @@ from genrank.preparation.history_events import with_histories
 from genrank.preparation.history_lists import histories_of_log, histories_of_table
 from genrank.preparation.joining import join_actions
 from genrank.preparation.lists import one_row_per_exposure
+from genrank.preparation.log_addresses import Address, address_of, local_path, split_addresses
 from genrank.preparation.logs import Relations, Source
-from genrank.preparation.parquet_files import parquet_columns
+from genrank.preparation.parquet_files import check_columns, parquet_columns
 from genrank.preparation.text_files import read_text
 from genrank.preparation.tidying import TableName, roles, tidy
 from genrank.schema import LogSchema
@@ -23,26 +24,27 @@ TEXT = (".csv", ".tsv")
 
 
 def files(paths: Sequence[Path | str], *, schema: Path | LogSchema, folder: Path | None = None) -> Source:
-    """The log in `paths`: files, folders (all files in them) or patterns such as `logs/day=*/*.parquet`.
+    """The log in `paths`: files, folders (all files in them) or patterns such as `logs/day=*/*.parquet`; or at
+    addresses, see `log_addresses`.
 
     `schema`: a TOML file, or the schema itself; then `folder` is where side tables and embeddings lie. Raises
     SchemaError for the schema; reading raises LogError for files that are missing, empty, damaged or of mixed formats.
     """
     log_schema = schema if isinstance(schema, LogSchema) else LogSchema.from_toml(schema)
     base = folder or (Path() if isinstance(schema, LogSchema) else Path(schema).parent)
-    found = [path for name in paths for path in expanded(Path(name))]
+    found = [place for name in paths for place in located(name)]
 
     def read(engine: Engine, used: LogSchema) -> Relations:
         exposures, derived, warnings = exposures_of(engine, read_table(engine, found, used, None), used, base)
         sides = {}
         for owner, table in (("item", used.tables.item), ("user", used.tables.user)):
             if table is not None:
-                rows = read_table(engine, expanded(base / table.path), used, owner)  # type: ignore[arg-type]
+                rows = read_table(engine, located(table.path, base), used, owner)  # type: ignore[arg-type]
                 sides[f"{owner}s"], of_side = tidy(engine, rows, roles(used, owner), used)  # type: ignore[arg-type]
                 warnings += of_side
         return Relations(exposures=exposures, derived=derived, warnings=tuple(warnings), **sides)
 
-    description = {"kind": "files", "files": [path.name for path in found]}
+    description = {"kind": "files", "files": [place.name for place in found]}
     return Source(schema=log_schema, read=read, folder=base, description=description)
 
 
@@ -56,7 +58,7 @@ def exposures_of(
     """
     lists, histories = schema.history.lists, None
     if lists is not None and lists.path is not None:
-        table = read_table(engine, expanded(folder / lists.path), schema, "history")
+        table = read_table(engine, located(lists.path, folder), schema, "history")
         histories = histories_of_table(engine, table, schema)
     elif lists is not None:
         rows, histories = histories_of_log(engine, rows, schema)
@@ -70,33 +72,34 @@ def exposures_of(
     return exposures, derived | from_history, warnings + of_history
 
 
-def read_table(engine: Engine, paths: Sequence[Path], schema: LogSchema, owner: TableName | None) -> Expression:
-    """Rows of Parquet or of text files: of the log (owner None), of an owner's side table, or of the history's."""
+def read_table(
+    engine: Engine, places: Sequence[Path | Address], schema: LogSchema, owner: TableName | None
+) -> Expression:
+    """Rows of Parquet, text files or addresses: of the log (owner None), an owner's side table, or the history's."""
+    wanted = list(dict.fromkeys(role.name for role in roles(schema, owner)))
+    paths, addresses = split_addresses(places)
+    rows = engine.elsewhere(addresses, wanted) if addresses else None
+    if rows is not None:
+        return rows
+    paths += [file for each in addresses for file in expanded(local_path(each))]
     kinds = {"Parquet" if _suffix(path) in PARQUET else "text" for path in paths}
     if len(kinds) > 1:
         suffixes = ", ".join(sorted({_suffix(path) for path in paths}))
         raise LogError(f"expected files of one format, found {suffixes}; give those of one format only")
-    wanted = list(dict.fromkeys(role.name for role in roles(schema, owner)))
     if kinds == {"Parquet"}:
-        _check_columns({path: parquet_columns(path) for path in paths}, wanted)
+        check_columns({str(path): parquet_columns(path) for path in paths}, wanted)
         return engine.parquet(list(paths), ordered=owner is None)
     tables = {"item": schema.tables.item, "user": schema.tables.user, "history": schema.history.lists}
     table = None if owner is None else tables[owner]
     rows, present = read_text(engine, paths, (table.csv if table else None) or schema.csv, wanted)
-    _check_columns(present, wanted)
+    check_columns({str(path): columns for path, columns in present.items()}, wanted)
     return rows
 
 
-def _check_columns(present: Mapping[Path, Collection[str]], wanted: Sequence[str]) -> None:
-    """Refuses files that lack a column which others have: its values would silently be unknown there."""
-    for name in wanted:
-        with_it = [path for path, columns in present.items() if name in columns]
-        without = [path for path, columns in present.items() if name not in columns]
-        if with_it and without:
-            raise LogError(
-                f"{without[0]}: there is no column {name!r}, which {with_it[0].name} has ({len(without)} of "
-                f"{len(present)} files lack it); add the column, with empty values where they are unknown"
-            )
+def located(name: Path | str, base: Path = Path()) -> list[Path | Address]:
+    """The address in a name, or the files that it means; `base`: the folder of its path."""
+    address = address_of(name)
+    return [address] if address is not None else [*expanded(base / name)]
 
 
 def expanded(path: Path) -> list[Path]:
