@@ -19,7 +19,7 @@ from genrank.preparation.log_addresses import Address, address_of, split_address
 from genrank.preparation.prepare import PrepareOptions
 from genrank.preparation.sources.files import files
 from genrank.preparation.spark_engine import SparkEngine
-from genrank.schema import Feature, SideTable, SideTables
+from genrank.schema import Feature, SideTable, SideTables, Split
 
 OF_SPARK = [
     pytest.mark.spark,
@@ -50,7 +50,8 @@ def settings(folder: Path) -> Any:
     features = [Feature(name=name, owner="exposure", kind="categorical", column=name) for name in ("day", "slot")]
     kind = Feature(name="kind", owner="item", kind="categorical", column="kind")
     items = SideTable(path=(folder / "items.parquet").as_uri(), key="item")
-    return replace(SCHEMA, features=(*features, kind), tables=SideTables(item=items))
+    split = Split(valid_fraction=0, test_fraction=0)
+    return replace(SCHEMA, features=(*features, kind), tables=SideTables(item=items), split=split)
 
 
 @pytest.mark.parametrize("engine", ["duckdb", pytest.param("spark", marks=OF_SPARK)])
