@@ -7,6 +7,7 @@ files in the order of files and rows, by a sort in ranges.
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from genrank.errors import LogError
 from genrank.preparation.log_addresses import Address
@@ -37,8 +38,9 @@ def _files(session: Any, addresses: Sequence[Address], wanted: Sequence[str]) ->
     from pyspark.sql import functions as f
 
     session.sparkContext._jsc.hadoopConfiguration().setIfUnset("fs.s3.impl", "org.apache.hadoop.fs.s3a.S3AFileSystem")
+    places = [unquote(each) if each.startswith("file:") else str(each) for each in addresses]
     listed = session.read.format("binaryFile").option("recursiveFileLookup", "true")
-    listed = listed.option("pathGlobFilter", "*.{parquet,pq}").load([*addresses]).select("path", "_metadata.file_path")
+    listed = listed.option("pathGlobFilter", "*.{parquet,pq}").load(places).select("path", "_metadata.file_path")
     files = sorted({tuple(row) for row in listed.collect()}, key=lambda file: Path(file[0]).parts)
     if not files:
         raise LogError(f"{addresses[0]}: no .parquet files there; text files are read by paths of this machine only")
