@@ -25,7 +25,7 @@ TEXT = (".csv", ".tsv")
 
 def files(paths: Sequence[Path | str], *, schema: Path | LogSchema, folder: Path | None = None) -> Source:
     """The log in `paths`: files, folders (all files in them) or patterns such as `logs/day=*/*.parquet`; or at
-    addresses, see `log_addresses`.
+    addresses, see `preparation/log_addresses.py`.
 
     `schema`: a TOML file, or the schema itself; then `folder` is where side tables and embeddings lie. Raises
     SchemaError for the schema; reading raises LogError for files that are missing, empty, damaged or of mixed formats.
