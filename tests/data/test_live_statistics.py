@@ -8,6 +8,7 @@ import pytest
 
 from counted_logs import random_log, schema
 from exposure_logs import prepare_log
+from genrank.data.counted_features import counted_features
 from genrank.data.live_statistics import LiveStatistics
 from genrank.data.request import load_statistics
 from genrank.data.requests import request_times
@@ -23,6 +24,7 @@ class Log:
 
         prepared = prepare_log(folder, random_log(seed, size=240), schema(request=True, gap=0))
         self.data = PreparedData.load(prepared.folder)
+        self.features = counted_features(prepared.folder, self.data.manifest.schema)
         self.whole = load_statistics(prepared.folder, self.data.manifest)
         t, user = self.data.timelines, self.data.timelines.users[self.data.timelines.user_of_row()]
         self.request_time = request_times(user.astype(np.int64), t.request, t.time)
@@ -32,7 +34,7 @@ class Log:
 
     def statistics(self, rows: np.ndarray) -> WindowStatistics:
         return WindowStatistics(
-            self.data.manifest.schema, self.events(rows), rates=self.whole.rates, item_features=self.data.items.features
+            self.data.manifest.schema, self.events(rows), rates=self.whole.rates, item_features=self.features
         )
 
 
@@ -83,8 +85,8 @@ def test_new_items_and_users_are_counted(tmp_path: Path) -> None:
     log = Log(tmp_path, 3)
     live = LiveStatistics(log.whole)
     items = len(log.data.items)
-    author = np.append(log.data.items.features["author"], 1).astype(np.int32)
-    features = log.data.items.features | {"author": author}
+    author = np.append(log.features["author"], 1).astype(np.int32)
+    features = log.features | {"author": author}
     live.know_items({**features, **{name: _longer(features[name]) for name in log.whole.columns if name != "author"}})
     now = np.array([int(log.request_time.max()) + 100])
     user, item = np.array([10**6]), np.array([items])

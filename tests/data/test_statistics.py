@@ -15,6 +15,7 @@ from counted_logs import LIKE, SMOOTHING, WINDOWS, random_log, schema
 from exposure_logs import CLICK, SCHEMA, START, Prepared, log, prepare_log
 from genrank.artifacts.bundle import write_bundle
 from genrank.cli import main
+from genrank.data.counted_features import counted_features
 from genrank.data.learned_days import spec_until
 from genrank.data.prepared import PreparedData
 from genrank.data.request import load_statistics
@@ -43,7 +44,7 @@ class ByHand:
 
     def __init__(self, data: PreparedData, request_time: np.ndarray):
         self.t, self.time, self.request_time = data.timelines, data.timelines.known_time, request_time
-        self.items, self.rows = data.items.features, range(data.timelines.num_exposures)
+        self.items, self.rows = counted_features(data.folder, data.manifest.schema), range(data.timelines.num_exposures)
         self.user = self.t.users[self.t.user_of_row()]
         self.valid_start = data.manifest.split.valid_start
         self.rates = {task: self.base(task) for task in ("click", "like")}

@@ -26,6 +26,7 @@ from exposure_logs import CLICK, Prepared, prepare_log
 from genrank.cli import main
 from genrank.data.manifest import Manifest
 from genrank.data.prepared import PreparedData
+from genrank.data.request import load_statistics
 from genrank.errors import DataError, InputError, LogError, OutputError
 from genrank.journal import changing
 from genrank.log_settings import HistoryLists, HistorySettings, RequestSettings
@@ -142,6 +143,36 @@ def test_a_click_that_is_logged_later_replaces_the_exposure_without_one(
     clicks = [PreparedData.load(folder).timelines for folder in (two_parts[0], grown_from)]
     moment = [t.tasks["click"][(t.time == old["time"][last]) & (t.time < START + 3 * DAY)].sum() for t in clicks]
     assert moment[1] == moment[0] + 1
+
+
+def test_a_click_that_is_logged_later_counts_in_place_of_the_exposure_without_one(tmp_path: Path) -> None:
+    log = random_log(7)
+    last = int(np.searchsorted(log["time"], START + 3 * DAY)) - 1
+    log["click"][last] = 1
+    old, new = by_days(log, [3])
+    corrected = {name: [old[name][last], *values] for name, values in new.items()}
+    without = old | {"click": [*old["click"][:-1], 0]}
+    whole, grown = prepare_log(tmp_path / "whole", log, SCHEMA, OPTIONS), in_steps(tmp_path, [without, corrected])
+    timelines = [PreparedData.load(made.folder).timelines for made in (whole, grown)]
+    later = [t.statistics[t.time >= START + 3 * DAY] for t in timelines]
+    assert later[0].tobytes() == later[1].tobytes()
+    assert grown.manifest.counts == whole.manifest.counts
+
+
+def test_values_that_came_after_the_training_part_have_statistics(tmp_path: Path) -> None:
+    log = random_log(8)
+    log["topic"] = [f"of {item}" for item in log["item"]]  # so a new item has a new topic
+    whole = prepare_log(tmp_path / "whole", log, SCHEMA, OPTIONS)
+    grown = in_steps(tmp_path / "grown", by_days(log, [3, 4, 5]))
+    assert grown.bytes() == whole.bytes()
+    data = PreparedData.load(grown.folder)
+    t, column = data.timelines, data.manifest.spec.statistics.index("topic_all_count")
+    unknown = data.items.features["topic"][t.item] == 0  # to a model of the training part
+    assert unknown.any()
+    assert (t.statistics[unknown, column] > 0).any()
+    assert t.request_time is not None
+    served = load_statistics(grown.folder, data.manifest).answers(t.users[t.user_of_row()], t.item, t.request_time)
+    assert served.tobytes() == t.statistics.tobytes()
 
 
 def test_side_tables_and_embeddings_grow_with_the_log(tmp_path: Path) -> None:

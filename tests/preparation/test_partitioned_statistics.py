@@ -153,7 +153,6 @@ def test_days_are_written_one_after_another_as_all_at_once(tmp_path: Path) -> No
     day = log.request_time // DAY
     first, second, *_, last = np.unique(day).tolist()
     assert last - first >= 3
-    items = SimpleNamespace(features=features)
     split = SimpleNamespace(valid_start=(second + 1) * DAY)
     logs = {
         "all": log,
@@ -164,7 +163,7 @@ def test_days_are_written_one_after_another_as_all_at_once(tmp_path: Path) -> No
     def written(name: str, **settings: Any) -> tuple[dict[str, float], list[np.ndarray]]:
         buckets, folder = stored(logs[name], tmp_path / name), tmp_path / f"{name}-out"
         folder.mkdir()
-        rates = write_statistics(buckets, SCHEMA, items, split, folder, report=print, **settings)
+        rates = write_statistics(buckets, SCHEMA, features, split, folder, report=print, **settings)
         return rates, [np.load(path) for path in sorted((folder / "statistics").iterdir())]
 
     rates, whole = written("all", threads=3)

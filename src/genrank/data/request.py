@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from genrank.batch import Jagged
 from genrank.config import nearest
 from genrank.data.categories import intended
+from genrank.data.counted_features import counted_features
 from genrank.data.manifest import Manifest
-from genrank.data.statistics import Events, statistics_entities, statistics_tasks
-from genrank.data.tables import FeatureTable
+from genrank.data.statistics import Events, statistics_tasks
 from genrank.data.timeline_files import load_timelines
 from genrank.data.timelines import Timelines, gather, joined, offsets_of
 from genrank.data.vocabulary_files import read_vocabulary
@@ -103,14 +103,8 @@ def load_statistics(folder: Path, manifest: Manifest) -> WindowStatistics:
     key and second count as one).
     """
     events = load_events(folder, manifest)
-    return WindowStatistics(manifest.schema, events, rates=manifest.base_rates, item_features=counted_features(folder))
-
-
-def counted_features(folder: Path) -> dict[str, Any]:
-    """The items' features as `prepare` counted by them: a model that has learned fewer days knows fewer values."""
-    manifest = Manifest.load(folder)
-    features = FeatureTable.load(folder, "item", manifest.spec).features
-    return {e.feature: features[e.feature] for e in statistics_entities(manifest.schema) if e.feature is not None}
+    features = counted_features(folder, manifest.schema)
+    return WindowStatistics(manifest.schema, events, rates=manifest.base_rates, item_features=features)
 
 
 def load_events(folder: Path, manifest: Manifest, *, until: int | None = None) -> Events:

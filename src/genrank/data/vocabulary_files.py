@@ -47,6 +47,13 @@ class StoredVocabulary:
         known = np.where(self.index < size, self.index, 0)
         return np.append(np.int32(0), known).astype(np.int32)
 
+    def code_of_index(self) -> NDArray[np.int32]:
+        """The code of every index; 0 of 0."""
+        codes = np.zeros(int(self.index.max(initial=0)) + 1, np.int32)
+        codes[self.index] = np.arange(1, len(self.index) + 1)
+        codes[0] = 0
+        return codes
+
     def categories(self, size: int) -> Categories:
         """The known values and their indices."""
         rows = np.flatnonzero((self.index > 0) & (self.index < size))

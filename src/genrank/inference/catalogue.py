@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from genrank.batch import Jagged
 from genrank.config import nearest
 from genrank.data.categories import Categories
+from genrank.data.counted_features import as_codes
 from genrank.data.manifest import Manifest
 from genrank.data.request import FeatureEncoder, index_in
 from genrank.data.tables import LARGEST_COMPONENT, FeatureTable
@@ -131,12 +132,18 @@ class Catalogue:
                 self._put(list(readable.values()))
         return list(readable.values())
 
-    def over(self, prepared: Mapping[str, Any]) -> dict[str, Any]:
-        """The given features of the prepared items, and the features here of items that were added or changed."""
+    def over(self, prepared: Mapping[str, Any], code_of: Mapping[str, NDArray[np.int32]]) -> dict[str, Any]:
+        """The given codes of the prepared items, and those of the items that were added or changed here.
+
+        `code_of`: the code of every index of a feature.
+        """
         with self._lock:
             rows, changed, features = np.arange(len(self.table)), self.revisions > 0, self.table.features
             source = np.where(changed, self._prepared + rows, rows)
-            return {name: _rejoin(column, features[name], source) for name, column in prepared.items()}
+            return {
+                name: _rejoin(column, as_codes(features[name], code_of[name]), source)
+                for name, column in prepared.items()
+            }
 
     def with_known_features(self, item: Item) -> Item:
         """The item without features that this schema lacks."""

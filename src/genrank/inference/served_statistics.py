@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genrank.data.counted_features import codes_of_indices, counted_features
 from genrank.data.live_statistics import LiveStatistics
 from genrank.data.manifest import Manifest
-from genrank.data.request import counted_features, load_events
+from genrank.data.request import load_events
 from genrank.data.requests import request_times
 from genrank.data.statistics import Events, statistics_tasks
 from genrank.data.window_statistics import WindowStatistics
@@ -37,7 +38,8 @@ class ServedStatistics:
         fresh = [event for event in events if not histories.prepared(event)]
         if fresh:
             log = log.joined(self._events(fresh, [1] * len(fresh)))
-        self._prepared = counted_features(folder)
+        self._prepared = counted_features(folder, manifest.schema)
+        self._codes = codes_of_indices(folder, manifest.schema)
         self._known_items = histories.catalogue.version
         self.live = LiveStatistics(
             WindowStatistics(manifest.schema, log, rates=manifest.base_rates, item_features=self._features())
@@ -70,7 +72,7 @@ class ServedStatistics:
             self._known_items = version
 
     def _features(self) -> Mapping[str, Any]:
-        return self.histories.catalogue.over(self._prepared)
+        return self.histories.catalogue.over(self._prepared, self._codes)
 
     def _events(self, events: Sequence[Event], signs: Sequence[int]) -> Events:
         known = self.histories.users

@@ -1,7 +1,7 @@
 """The log in buckets of users, arranged and kept as Arrow files, so that memory holds a bucket or two."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -48,6 +48,7 @@ class Buckets:
     times: NDArray[np.int64]
     multi_values: dict[str, pa.Array]
     counts: tuple[BucketCounts, ...] = ()  # if a folder is extended: the growth of each bucket
+    replaced: dict[int, pa.Table] = field(default_factory=dict)  # and the exposures that it corrects, by bucket
 
     def __iter__(self) -> Iterator[pa.Table]:
         return (load_bucket(path) for path in self.paths)
@@ -66,6 +67,7 @@ class BucketFindings:
     num_recurring: int
     num_late: int
     grown: tuple[BucketCounts, ...] = ()
+    replaced: pa.Table | None = None  # the folder's exposures that new rows give other labels, arranged
 
 
 class Earlier(Protocol):
@@ -132,6 +134,7 @@ def arrange_buckets(
     values: dict[str, list[pa.Array]] = {name: [] for name in _multi(schema)}
     days: dict[str, list[NDArray[np.int64]]] = {name: [] for name in values}
     grown: list[BucketCounts] = []
+    replaced: dict[int, pa.Table] = {}
     paths, counts, first, last, hours = [], np.zeros(4, np.int64), [], [], set()
     order = [name for name in (*PLACE, "row") if name in staging.log.columns]
     arranged = engine.map_buckets(
@@ -148,6 +151,8 @@ def arrange_buckets(
             values[name].append(found_values)
             days[name].append(found_days)
         grown += found.grown
+        if found.replaced is not None:
+            replaced[number] = found.replaced
         paths.append(folder / f"bucket-{number}.arrow")
         _save(table, paths[-1])
         counts += [table.num_rows, found.num_duplicates, found.num_recurring, found.num_late]
@@ -174,6 +179,7 @@ def arrange_buckets(
             for name, parts in values.items()
         },
         counts=tuple(grown),
+        replaced=replaced,
     )
 
 

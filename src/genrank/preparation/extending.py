@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from genrank.config import to_dict
+from genrank.data.counted_features import counted_features
 from genrank.data.event_totals import EventTotals
 from genrank.data.integrity import hash_folder
 from genrank.data.learned_days import vocabulary_sizes, with_sizes
 from genrank.data.manifest import FILE_NAME, Counts, DataWarning, FolderLayout, Manifest
-from genrank.data.tables import FeatureTable
 from genrank.data.timeline_files import first_day_of
 from genrank.errors import ConfigError, DataError, LogError, SchemaError
 from genrank.journal import changing
@@ -222,7 +222,7 @@ class _Extension:
         write_statistics(
             buckets,
             old.schema,
-            FeatureTable.load(self.out, "item", old.spec),
+            counted_features(self.out, old.schema),
             old.split,
             self.scratch,
             report=self.report,

@@ -6,11 +6,12 @@ Counting works on arranged buckets and not by a query, so that ranking can use t
 partition of keys: see partitioned_statistics.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +38,7 @@ MIN_GROUP = 50  # a group with fewer durations has the quantiles of all; ours
 def write_statistics(
     buckets: Buckets,
     schema: LogSchema,
-    items: FeatureTable,
+    item_features: Mapping[str, Any],
     split: SplitTimes,
     folder: Path,
     *,
@@ -48,8 +49,9 @@ def write_statistics(
 ) -> dict[str, float]:
     """Writes the statistics of every bucket below `folder`; the base rates they are measured against.
 
-    Each of the `threads` holds a bucket in memory. `past`: of the log's earlier days, which `buckets` then leave out.
-    `keep`: a new folder for the totals of all days, without those of `past` that stay.
+    `item_features`: see counted_features. Each of the `threads` holds a bucket in memory. `past`: of the log's earlier
+    days, which `buckets` then leave out. `keep`: a new folder for the totals of all days, without those of `past` that
+    stay.
     """
     (folder / "statistics").mkdir()
     tasks, last = statistics_tasks(schema), 0
@@ -66,22 +68,32 @@ def write_statistics(
         totals = EventTotals.of(schema, keep, until=until, num_partitions=num_partitions, rates=rates, past=past)
     with TemporaryDirectory(prefix=".counts-", dir=folder) as scratch:
         log = PartitionedStatistics(
-            schema, rates, items.features, Path(scratch), num_partitions=num_partitions, past=past
+            schema, rates, item_features, Path(scratch), num_partitions=num_partitions, past=past
         )
         report("counting window statistics")
-        for number, bucket in enumerate(buckets):
-            log.add(number, events_of(bucket, tasks))
+        for number in range(len(buckets.paths)):
+            log.add(number, _corrected(buckets, number, tasks))
         log.count(totals, threads=threads)
 
         def write(number: int) -> None:
-            events = events_of(load_bucket(buckets.paths[number]), tasks)
-            np.save(folder / "statistics" / f"bucket={number:04d}.npy", log.answers(number, events))
+            answers = log.answers(number, _corrected(buckets, number, tasks))
+            written = answers[: load_bucket(buckets.paths[number]).num_rows]
+            np.save(folder / "statistics" / f"bucket={number:04d}.npy", written)
 
         report("writing window statistics")
         with ThreadPoolExecutor(max_workers=threads) as pool:
             for _ in pool.map(write, range(len(buckets.paths))):
                 pass
     return rates
+
+
+def _corrected(buckets: Buckets, number: int, tasks: tuple[str, ...]) -> Events:
+    """A bucket's events, then with sign -1 those of earlier days that it has with other labels."""
+    events = events_of(load_bucket(buckets.paths[number]), tasks)
+    if number not in buckets.replaced:
+        return events
+    before = events_of(buckets.replaced[number], tasks)
+    return events.joined(replace(before, sign=np.full(len(before.time), -1, np.int8)))
 
 
 def events_of(bucket: pa.Table, tasks: tuple[str, ...]) -> Events:

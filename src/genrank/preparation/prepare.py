@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from genrank import __version__
+from genrank.data.counted_features import counted_features
 from genrank.data.integrity import hash_folder, remember_hashes
 from genrank.data.manifest import FILE_NAME, DataWarning, FolderLayout, Manifest, SplitTimes
 from genrank.data.tables import FeatureTable
@@ -152,7 +153,7 @@ class _Preparation:
             rates = write_statistics(
                 buckets,
                 schema,
-                items,
+                counted_features(self.out, schema),
                 split,
                 self.scratch,
                 report=self.report,

@@ -23,7 +23,7 @@ from genrank.preparation.writing import BucketCounts, count_bucket
 from genrank.schema import LogSchema, Owner
 
 REACH = {False: 3600, True: DAY}  # known later → seconds before new rows that are read at first; ours
-NEW = "new"  # a row's place among the new ones, -1 where it was there before
+NEW = "new"  # a row's place among the new ones; below 0 where it was there before, each with another number
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,7 @@ class PreparedBefore:
             num_recurring=joint.num_recurring,
             num_late=joint.num_late,
             grown=(self._counted(after, schema, before),),
+            replaced=_dropped(before.table, array(after.table, NEW)),
         )
 
     def _counted(self, after: Arranged, schema: LogSchema, before: Arranged | None = None) -> BucketCounts:
@@ -131,7 +132,7 @@ class PreparedBefore:
     def exposures(self, number: int, *, begin: int, users: NDArray[np.integer] | None = None) -> pa.Table:
         """A bucket's exposures in stored order, from `begin` (seconds) on; of the given users, or of all.
 
-        Columns: what requests and labels need, and `new`, which is -1.
+        Columns: what requests and labels need, and `new`, which is below 0.
         """
         width = self.manifest.layout.days_per_part
         paths = [path for day, path in parts_of(self.folder, number) if (day + width) * DAY > begin]
@@ -140,13 +141,19 @@ class PreparedBefore:
         parts = [_chosen(_narrow(part_table(path, names), schema), begin, users) for path in paths]
         table = in_stored_order(pa.concat_tables(parts or [_nothing(schema)]).combine_chunks())
         table, _ = drop_duplicates(table)
-        return table.append_column(NEW, pa.array(np.full(table.num_rows, -1)))
+        return table.append_column(NEW, pa.array(-1 - np.arange(table.num_rows)))
 
     def counts(self, *, first_day: int) -> Iterator[BucketCounts]:
         """What every bucket counts, of partitions that begin on `first_day` (since the epoch) or later."""
         for number in range(self.manifest.layout.num_buckets):
             found = arrange(self.exposures(number, begin=first_day * DAY), self.manifest.schema.requests)
             yield self._counted(found, self.manifest.schema)
+
+
+def _dropped(before: pa.Table, left: NDArray[np.int64]) -> pa.Table | None:
+    """The rows of `before` that are not left: a new row has taken their place. None if there are none."""
+    gone = ~np.isin(array(before, NEW), left)
+    return take(before, np.flatnonzero(gone)) if gone.any() else None
 
 
 def new_parts(folder: Path, layout: FolderLayout) -> dict[tuple[int, int], int]:
