@@ -34,7 +34,7 @@ from genrank.runs.evaluate_ranking import evaluate_run
 from genrank.runs.evaluate_retrieval import evaluate_retrieval
 from genrank.runs.run_config import RunConfig
 from genrank.runs.walk import walk as walk_forward
-from genrank.runs.warm_start import begun_from, following
+from genrank.runs.warm_start import following
 from genrank.schema import LogSchema
 
 Paths = str | Path | Sequence[str | Path]
@@ -245,12 +245,12 @@ def score(
 def _config(recipe: str | RunConfig | None, begin: Run | None, seed: int) -> RunConfig:
     """Of a new run: its recipe's, or that of the run which it begins from."""
     if isinstance(recipe, RunConfig):
-        return recipe if begin is None else replace(recipe, warm_start=begun_from(begin.folder))
+        begun = recipe.warm_start if begin is None else replace(recipe.warm_start, run=str(begin.folder.resolve()))
+        return replace(recipe, warm_start=begun)
     if begin is None:
         return replace(recipe_named(recipe or "genrank-small"), seed=seed)
-    if recipe is None:
-        return replace(following(begin.config, begin.folder), seed=seed)
-    return replace(recipe_named(recipe), seed=seed, warm_start=begun_from(begin.folder))
+    config = begin.config if recipe is None else recipe_named(recipe)
+    return replace(following(config, begin.folder), seed=seed)
 
 
 def _run(run: str | Path | Run) -> Run:

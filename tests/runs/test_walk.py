@@ -16,10 +16,11 @@ from genrank.evaluation.walk_report import walk_chart, walk_table
 from genrank.runs.evaluate_ranking import evaluate_run
 from genrank.runs.train import load_run
 from genrank.runs.walk import Step, steps_of
+from genrank.runs.warm_start import gentler
 from genrank.schema import Split
 from run_days import DAYS, NOON, days_log
 
-TINY = ["model.width=16", "model.num_heads=2", "threads=1", "training.epochs=1", "training.checkpoint_steps=1"]
+TINY = ["model.width=16", "model.num_heads=2", "threads=1", "training.epochs=2", "training.checkpoint_steps=1"]
 FLAGS = ["--recipe", "genrank-small", *(flag for setting in TINY for flag in ("--set", setting))]
 
 
@@ -52,6 +53,8 @@ def test_every_day_begins_from_the_one_before_and_is_judged_on_the_next(daily: P
     assert first.days == LearnedDays(until=DAYS[2], test=DAYS[2])
     assert second.days == LearnedDays(first=DAYS[2], until=DAYS[3], test=DAYS[3])
     assert not first.warm_start.run
+    assert (first.training.epochs, second.training.epochs) == (2, 1)
+    assert second.training == gentler(first.training)
     assert second.warm_start.run == str((walked / "days" / DAYS[1]).resolve())
     assert second.warm_start.version == load_bundle(walked / "days" / DAYS[1]).version
     judged = evaluate_run(walked / "days" / DAYS[2], report=False).tasks["click"]
@@ -136,6 +139,7 @@ def test_it_begins_from_a_run_and_learns_only_the_days_since(daily, walked, tmp_
     first = load_run(out / "days" / DAYS[3])[0]
     assert first.days.first == DAYS[3]
     assert first.warm_start.run == str(begin.resolve())
+    assert first.training == load_run(begin)[0].training  # that is a warm start already
     assert [row["judged"] for row in rows(out)] == DAYS[4:6]
 
 

@@ -14,6 +14,7 @@ import genrank
 from exposure_logs import SCHEMA, prepare_log
 from genrank.artifacts.bundle import load_bundle
 from genrank.cli import main
+from genrank.cli.new_config import new_config
 from genrank.data.learned_days import day_begin, vocabulary_sizes, with_sizes
 from genrank.data.manifest import Manifest
 from genrank.errors import BundleError, ConfigError
@@ -23,7 +24,7 @@ from genrank.preparation.sources.files import files
 from genrank.recipes import recipe
 from genrank.runs.evaluate_ranking import evaluate_run
 from genrank.runs.train import load_run
-from genrank.runs.warm_start import check_sizes, grown_state, load_grown
+from genrank.runs.warm_start import check_sizes, gentler, grown_state, load_grown
 from genrank.schema import Split
 from genrank.training.checkpoint import Checkpoints, optimizer_tensors
 from genrank.training.optimizers import RowWiseAdagrad, dense_optimizer, split_parameters
@@ -31,7 +32,7 @@ from run_days import DAYS, days_log
 from worlds import SPEC
 from zoo import config as model_config
 
-TINY = ["model.width=16", "model.num_heads=2", "threads=1", "training.epochs=1", "evaluation.num_bootstrap=0",
+TINY = ["model.width=16", "model.num_heads=2", "threads=1", "training.epochs=2", "evaluation.num_bootstrap=0",
         "training.checkpoint_steps=1", "loader.batch_tokens=60"]  # fmt: skip
 TABLES = ("item_id", "user_id")
 
@@ -139,6 +140,24 @@ def test_optimizer_state_goes_on_and_the_run_says_what_it_began_from(daily, firs
     assert (start.run, start.version) == (str(first.resolve()), load_bundle(first).version)
     assert run.config.recipe == "genrank-small"
     assert run.config.model == load_run(first)[0].model
+
+
+def test_learned_weights_are_trained_gently_once_and_settings_come_after(daily, first, tmp_path) -> None:
+    theirs = load_run(first)[0].training
+    one, other = tmp_path / "one", tmp_path / "other"
+    begun = genrank.train(daily, out=one, begin_from=first, days=f"{DAYS[3]}..{DAYS[3]}").config
+    assert begun.training == replace(theirs, epochs=1, learning_rate=theirs.learning_rate / 10)
+    again = genrank.train(
+        daily,
+        out=other,
+        begin_from=one,
+        days=f"{DAYS[4]}..{DAYS[4]}",
+        settings=["training.epochs=2", "warm_start.new_rows=fresh"],
+    ).config
+    assert again.training == replace(begun.training, epochs=2)
+    named = new_config("genrank-small", begin=other, seed=0, settings=TINY[:2])
+    assert named.training == gentler(recipe("genrank-small").training)
+    assert new_config(None, begin=other, seed=0, settings=[]).warm_start.new_rows == "fresh"
 
 
 def test_a_warm_start_helps_and_stopping_it_changes_nothing(daily, first, tmp_path, capsys) -> None:

@@ -26,10 +26,10 @@ def new_config(
     from genrank.config import override
     from genrank.data.learned_days import LearnedDays
     from genrank.runs.train import load_run
-    from genrank.runs.warm_start import begun_from, following
+    from genrank.runs.warm_start import following
 
     config = recipes.recipe(recipe or DEFAULT)
     if begin is not None:
-        theirs = following(load_run(begin)[0], begin)
-        config = replace(config, warm_start=begun_from(begin)) if recipe else theirs
+        theirs = load_run(begin)[0]
+        config = following(config if recipe else theirs, begin)
     return override(replace(config, seed=seed, days=days or LearnedDays()), settings or [])

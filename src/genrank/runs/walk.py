@@ -36,7 +36,7 @@ from genrank.folders import refuse_occupied, replace_text, writing
 from genrank.runs.evaluate_ranking import evaluate_run
 from genrank.runs.run_config import RunConfig
 from genrank.runs.train import start_run, train
-from genrank.runs.warm_start import begun_from
+from genrank.runs.warm_start import following
 from genrank.schema import DataSpec
 
 FIGURES = ("num_exposures", "auc", "gauc", "logloss", "ne", "pcoc", "mae", "xauc")
@@ -114,8 +114,8 @@ def _step(
     began = time.monotonic()
     goes_on = (run / "config.json").exists()
     if not goes_on:
-        start = config.warm_start if before is None else replace(config.warm_start, run=begun_from(before).run)
-        start_run(data, replace(config, days=step.days, warm_start=start), run)
+        begun = config if before is None else following(config, before)
+        start_run(data, replace(begun, days=step.days), run)
     train(run, console, resume=goes_on, displays=False)
     seconds = time.monotonic() - began
     judged = evaluate_run(run, report=False)

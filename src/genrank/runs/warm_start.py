@@ -23,20 +23,25 @@ from genrank.data.tables import FeatureTable
 from genrank.errors import BundleError, ConfigError, shown
 from genrank.models.inputs import RankerConfig
 from genrank.runs.new_rows import begin_from_content, item_content, require_content
-from genrank.runs.run_config import NewRows, RunConfig, WarmStartConfig
+from genrank.runs.run_config import NewRows, RunConfig
 from genrank.schema import DataSpec
 from genrank.training.checkpoint import Checkpoints, restore_optimizer
-from genrank.training.trainer import Trainer
+from genrank.training.trainer import Trainer, TrainingConfig
+
+SLOWER = 10  # learning rate of random dense weights over that of learned ones; docs/accuracy.md, "One more day"
 
 
-def following(theirs: RunConfig, run: Path) -> RunConfig:
-    """The configuration of a run that begins from the finished `run`: `theirs`, that of `run`, except for the days."""
-    return replace(theirs, days=LearnedDays(), warm_start=begun_from(run))
+def following(config: RunConfig, run: Path) -> RunConfig:
+    """The configuration of a run that begins from the finished `run`: `config`, that of `run` or of its recipe, without
+    its days, and with training for learned weights unless it is such a configuration already."""
+    begun = replace(config.warm_start, run=str(run.resolve()), version="")
+    training = config.training if config.warm_start.run else gentler(config.training)
+    return replace(config, days=LearnedDays(), warm_start=begun, training=training)
 
 
-def begun_from(run: Path) -> WarmStartConfig:
-    """The settings of a start from a run."""
-    return WarmStartConfig(run=str(run.resolve()))
+def gentler(training: TrainingConfig) -> TrainingConfig:
+    """Training of weights that are good already: one epoch, with a tenth of the learning rate of dense weights."""
+    return replace(training, epochs=1, learning_rate=training.learning_rate / SLOWER)
 
 
 def checked_start(config: RunConfig, theirs: RunConfig, data: Path, manifest: Manifest) -> RunConfig:
