@@ -2,7 +2,9 @@
 
 Prepares a random log of 200 exposures a user, then reads one epoch in a fresh process per bound of memory. Prints a
 line of JSON for each: seconds until the first batch, exposures learned from per second in all, processor seconds, and
-the peak resident memory of the process, that before its data is opened (imports) beside it.
+the peak resident memory of the process, that before its data is opened (imports) beside it. With `--retrieval`, the
+epoch is that of a retriever (recipe grank-small): positives only, a longer history for its ranker, and items counted
+before.
 """
 
 import argparse
@@ -25,6 +27,8 @@ from genrank.data.pools import StoredData, StoredPart
 from genrank.data.sequence import SequenceConfig
 from genrank.preparation.prepare import PrepareOptions, prepare
 from genrank.preparation.sources.files import files
+from genrank.recipes import recipe
+from genrank.runs.learner import learner_of
 from genrank.schema import Columns, LogSchema, Task
 from genrank.training.allocator import keep_freed_memory
 
@@ -50,15 +54,19 @@ def prepared(folder: Path, exposures: int) -> Path:
     return folder / "prepared"
 
 
-def measured(folder: Path, max_exposures: int) -> dict[str, Any]:
+def measured(folder: Path, max_exposures: int, *, retrieval: bool) -> dict[str, Any]:
     """One epoch of the training part in this process."""
     keep_freed_memory()  # as training does
     imports, began, processor = _peak(), time.monotonic(), time.process_time()
-    stored = StoredData.open(folder)
+    config = recipe("grank-small" if retrieval else "genrank")
+    stored = StoredData.open(folder, view=lambda spec: learner_of(config.model).view(config, spec))
     loading = LoaderConfig(max_exposures=max_exposures)
-    part = StoredPart(data=stored, part="train", sequence=SequenceConfig(), loading=loading)
+    sequence = config.sequence if retrieval else SequenceConfig()
+    part = StoredPart(data=stored, part="train", sequence=sequence, loading=loading, search=config.model.search)
     num_pools = len(stored.pools(max_exposures))
     loader = PooledLoader(part) if num_pools > 1 else Loader(*part.read(stored.pools(max_exposures)[0]), loading)
+    if retrieval:
+        loader.item_counts()
     first, exposures = 0.0, 0
     for batch in loader:
         first = first or time.monotonic() - began
@@ -87,16 +95,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--exposures", type=int, default=1_000_000)
     parser.add_argument("--bounds", type=int, nargs="+", help="of exposures in memory; default: all, a half, a quarter")
+    parser.add_argument("--retrieval", action="store_true", help="a retriever's epoch, not a ranker's")
     parser.add_argument("--folder", type=Path, help="measure this prepared folder in this process, with one bound")
     options = parser.parse_args()
     if options.folder:
-        print(json.dumps(measured(options.folder, options.bounds[0])))
+        print(json.dumps(measured(options.folder, options.bounds[0], retrieval=options.retrieval)))
         return
     bounds = options.bounds or [2 * options.exposures, options.exposures // 2, options.exposures // 4]
     with tempfile.TemporaryDirectory() as scratch:
         folder = prepared(Path(scratch), options.exposures)
         for bound in bounds:
-            subprocess.run([sys.executable, __file__, "--folder", str(folder), "--bounds", str(bound)], check=True)
+            command = [sys.executable, __file__, "--folder", str(folder), "--bounds", str(bound)]
+            subprocess.run(command + ["--retrieval"] * options.retrieval, check=True)
 
 
 if __name__ == "__main__":

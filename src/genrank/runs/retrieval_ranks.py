@@ -164,7 +164,7 @@ def _retrieved(
     t, items = builder.timelines, builder.items
     item = t.item[row].astype(np.int64)
     return RetrievedTargets(
-        request=builder.request_key[row],
+        request=builder.request_key[row].astype(np.int64),
         user=t.users[builder.user_of_row[row]],
         item=item,
         repeated=_had_before(builder, row),
