@@ -1,5 +1,7 @@
 """The effect of modules, features and content embeddings on the generative and the MLP ranker (section 3.2)."""
 
+from collections.abc import Iterator
+
 from genrank.errors import DataError
 from genrank.studies.bases import GENRANK, Bases
 from genrank.studies.study import Finding, Study, Variant
@@ -113,47 +115,47 @@ def cold_start(bases: Bases) -> Study:
             Variant(name=f"{ranker} + content", config=bases.recipe(ranker, "model.content=on")),
             Variant(name=ranker, config=bases.recipe(ranker, "model.content=off"), tuned_as=f"{ranker} + content"),
         ]
-    gain = {ranker: {f"{ranker} + content": 1.0, ranker: -1.0} for ranker in (GENRANK, "mlp")}
-    over_mlp = {f"{GENRANK} + content": 1.0, "mlp + content": -1.0}
-    findings = [
-        Finding(
-            claim=f"Content embeddings help the {ranker} ranker on items of the first day",
-            contrast=w,
-            slice="first day",
-        )
-        for ranker, w in gain.items()
-    ]
-    findings += [
-        Finding(
-            claim=f"Content embeddings help the {ranker} ranker more on items of the first day than on older ones",
-            contrast=w,
-            slice="first day",
-            than="older",
-            paper=ranker == GENRANK,
-        )
-        for ranker, w in gain.items()
-    ]
-    findings += [
-        Finding(
-            claim="Content embeddings help the generative ranker more than twice as much",
-            contrast=gain[GENRANK] | {name: -2 * weight for name, weight in gain["mlp"].items()},
-            relative=True,
-        ),
-        Finding(
-            claim="GenRank's gain over the MLP is larger on items of the first day than on older ones",
-            contrast=over_mlp,
-            slice="first day",
-            than="older",
-        ),
-        Finding(claim="GenRank beats the MLP on items of the first day", contrast=over_mlp, slice="first day"),
-        Finding(claim="GenRank beats the MLP on older items", contrast=over_mlp, slice="older"),
-    ]
     return Study(
         name="cold-start",
         title="Cold start: gains by the item's age",
         question="Are the generative ranker's gains largest on new items, and are content embeddings the reason?",
         variants=tuple(variants),
         baseline="mlp + content",
-        findings=tuple(findings),
+        findings=(*_gains_of_content(), *_gains_over_the_mlp()),
         slices=True,
     )
+
+
+def _gains_of_content() -> Iterator[Finding]:
+    gain = {ranker: {f"{ranker} + content": 1.0, ranker: -1.0} for ranker in (GENRANK, "mlp")}
+    for ranker, weights in gain.items():
+        yield Finding(
+            claim=f"Content embeddings help the {ranker} ranker on items of the first day",
+            contrast=weights,
+            slice="first day",
+        )
+    for ranker, weights in gain.items():
+        yield Finding(
+            claim=f"Content embeddings help the {ranker} ranker more on items of the first day than on older ones",
+            contrast=weights,
+            slice="first day",
+            than="older",
+            paper=ranker == GENRANK,
+        )
+    yield Finding(
+        claim="Content embeddings help the generative ranker more than twice as much",
+        contrast=gain[GENRANK] | {name: -2 * weight for name, weight in gain["mlp"].items()},
+        relative=True,
+    )
+
+
+def _gains_over_the_mlp() -> Iterator[Finding]:
+    over_mlp = {f"{GENRANK} + content": 1.0, "mlp + content": -1.0}
+    yield Finding(
+        claim="GenRank's gain over the MLP is larger on items of the first day than on older ones",
+        contrast=over_mlp,
+        slice="first day",
+        than="older",
+    )
+    yield Finding(claim="GenRank beats the MLP on items of the first day", contrast=over_mlp, slice="first day")
+    yield Finding(claim="GenRank beats the MLP on older items", contrast=over_mlp, slice="older")

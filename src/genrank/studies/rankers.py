@@ -1,5 +1,7 @@
 """All rankers compared, with gradient-boosted trees and count-based baselines."""
 
+from collections.abc import Iterator, Sequence
+
 from genrank.studies.bases import GENRANK, HSTU, Bases
 from genrank.studies.study import Finding, Study, Variant
 from genrank.studies.tokens import NOT_BELOW_OFFICIAL, hstu_axes, official_hstu
@@ -10,7 +12,6 @@ def overall(bases: Bases) -> Study:
     rankers = [GENRANK, HSTU, "mlp", "din", *(["sim"] if bases.has_categories else [])]
     if bases.size == "paper":
         rankers = [GENRANK, HSTU]
-    opponents = [name for name in rankers if name != GENRANK]
     weakness = "" if bases.spec.statistics else "window statistics, its main input, are off in this data"
     notes = [
         "HSTU also has its SiLU block here; the study table1 compares it over GenRank's block.",
@@ -42,27 +43,19 @@ def overall(bases: Bases) -> Study:
             Variant(name="item rate", classical="item_rate"),
         ),
         baseline="mlp" if "mlp" in rankers else HSTU,
-        findings=(
-            *(
-                Finding(
-                    claim=f"GenRank beats {name.upper()}",
-                    contrast={GENRANK: 1, name: -1},
-                    size=0.0020 if name != HSTU else 0.0006,
-                )
-                for name in opponents
-            ),
-            Finding(
-                claim="GenRank is at least as accurate as HSTU",
-                contrast={GENRANK: 1, HSTU: -1},
-                kind="not_below",
-                size=0.0006,
-            ),
-            NOT_BELOW_OFFICIAL,
-            Finding(
-                claim="GenRank beats gradient-boosted trees",
-                contrast={GENRANK: 1, "gradient-boosted trees": -1},
-                paper=False,
-            ),
-        ),
+        findings=tuple(_findings(rankers)),
         notes=tuple(notes),
     )
+
+
+def _findings(rankers: Sequence[str]) -> Iterator[Finding]:
+    for name in rankers:
+        if name != GENRANK:
+            size = 0.0020 if name != HSTU else 0.0006
+            yield Finding(claim=f"GenRank beats {name.upper()}", contrast={GENRANK: 1, name: -1}, size=size)
+    yield Finding(
+        claim="GenRank is at least as accurate as HSTU", contrast={GENRANK: 1, HSTU: -1}, kind="not_below", size=0.0006
+    )
+    yield NOT_BELOW_OFFICIAL
+    trees = {GENRANK: 1, "gradient-boosted trees": -1}
+    yield Finding(claim="GenRank beats gradient-boosted trees", contrast=trees, paper=False)

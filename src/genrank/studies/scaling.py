@@ -1,7 +1,7 @@
 """Scaling: AUC and log loss against parameters, exposures and history length, with a fitted power law."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, cast
 
@@ -37,8 +37,7 @@ def scaling(bases: Bases) -> Study:
         Variant(name=name, config=bases.recipe("genrank", *changes), tuned_as="genrank")
         for name, changes in (by_width | by_share | by_window).items()
     ]
-    middle = f"width {model.width}"
-    widths = {f"width {round(times * model.width)}": times for times in WIDTHS} | {middle: 1.0}
+    widths = {f"width {round(times * model.width)}": times for times in WIDTHS} | {f"width {model.width}": 1.0}
     lengths = {"genrank": window, **windows}
     return Study(
         name="scaling",
@@ -52,30 +51,31 @@ def scaling(bases: Bases) -> Study:
                 contrast={"genrank": 1, "0.5 of the users": -1},
                 paper=False,
             ),
-            *(
-                Finding(
-                    claim=f"A wider model helps ({wider} against {narrower.removeprefix('width ')})",
-                    contrast={"genrank" if name == middle else name: w for name, w in ((wider, 1), (narrower, -1))},
-                    paper=False,
-                )
-                for narrower, wider in pairwise(sorted(widths, key=lambda name: widths[name]))
-            ),
-            *(
-                Finding(
-                    claim=f"A longer history helps (window {lengths[longer]} against {lengths[shorter]})",
-                    contrast={longer: 1, shorter: -1},
-                    paper=False,
-                )
-                for shorter, longer in pairwise(sorted(lengths, key=lambda name: lengths[name]))
-            ),
+            *_gains_of_width(widths),
+            *_gains_of_history(lengths),
         ),
         axes={
             "parameters": dict.fromkeys(["genrank", *by_width], 0.0),  # taken from the cells
             "share of the users' exposures": {"genrank": 1.0, **dict(zip(by_share, SHARES, strict=True))},
-            "history window": {"genrank": window, **windows},
+            "history window": lengths,
         },
         notes=("The paper publishes no scaling curve; the claims are ours.",),
     )
+
+
+def _gains_of_width(widths: Mapping[str, float]) -> Iterator[Finding]:
+    """widths: multiples of the recipe's width, by variant; that of the recipe itself, 1, is the variant genrank."""
+    for narrower, wider in pairwise(sorted(widths, key=lambda name: widths[name])):
+        weights = {"genrank" if widths[name] == 1 else name: weight for name, weight in ((wider, 1), (narrower, -1))}
+        claim = f"A wider model helps ({wider} against {narrower.removeprefix('width ')})"
+        yield Finding(claim=claim, contrast=weights, paper=False)
+
+
+def _gains_of_history(lengths: Mapping[str, int]) -> Iterator[Finding]:
+    """lengths: the window's exposures, by variant."""
+    for shorter, longer in pairwise(sorted(lengths, key=lambda name: lengths[name])):
+        claim = f"A longer history helps (window {lengths[longer]} against {lengths[shorter]})"
+        yield Finding(claim=claim, contrast={longer: 1, shorter: -1}, paper=False)
 
 
 def power_law(x: Sequence[float], loss_SX: NDArray[np.float64], *, seed: int = 0) -> dict[str, Any] | None:

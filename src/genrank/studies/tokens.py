@@ -23,6 +23,57 @@ NOT_BELOW_OFFICIAL = Finding(
     paper=False,
 )
 BY_REQUEST = "one request a sample"
+TABLE1_FINDINGS = (
+    Finding(
+        claim="Action-oriented tokens cost no accuracy",
+        contrast={"action, hstu bias": 1, CORNER: -1},
+        kind="not_below",
+        size=-0.0003,
+    ),
+    Finding(
+        claim="GenRank's biases are at least as accurate as HSTU's",
+        contrast={"interleaved, genrank biases": 1, CORNER: -1},
+        kind="not_below",
+        size=0.0009,
+    ),
+    Finding(
+        claim="GenRank is at least as accurate as HSTU's tokens and bias",
+        contrast={GENRANK: 1, CORNER: -1},
+        kind="not_below",
+        size=0.0006,
+    ),
+    NOT_BELOW_OFFICIAL,
+    Finding(
+        claim="GenRank's biases over action tokens are at least as accurate as HSTU's",
+        contrast={GENRANK: 1, "action, hstu bias": -1},
+        kind="not_below",
+        paper=False,
+    ),
+    *(
+        Finding(
+            claim=f"{claim}, {regime}",
+            contrast={name: 1, CORNER: -1},
+            kind="faster",
+            size=size if regime == BY_REQUEST else None,
+            paper=regime == BY_REQUEST,
+            regime=regime,
+        )
+        for regime in (BY_REQUEST, AS_TRAINED)
+        for name, claim, size in (
+            ("action, hstu bias", "Action-oriented tokens train faster", 1.787),
+            ("interleaved, genrank biases", "GenRank's biases train faster", 1.250),
+            (GENRANK, "GenRank trains faster than HSTU's tokens and bias", 1.948),
+        )
+    ),
+)
+TABLE1_NOTES = (
+    "Speed is that of training on samples of this data set. One request a sample is the paper's regime: the "
+    "history is given and only the last few positions are predicted. As trained here, a user's requests are "
+    "packed and every exposure is predicted. With HSTU's bias the item tokens themselves predict, so that both "
+    "organizations have two tokens per exposure; interleaved tokens with GenRank's biases need a copy of each "
+    "candidate as a third token. `genrank bench training` measures the paper's 480 positions.",
+    "HSTU in its later official code differs in the block too: SiLU attention, no feed-forward.",
+)
 
 
 def table1(bases: Bases) -> Study:
@@ -42,58 +93,9 @@ def table1(bases: Bases) -> Study:
             official_hstu(bases),
         ),
         baseline=CORNER,
-        findings=(
-            Finding(
-                claim="Action-oriented tokens cost no accuracy",
-                contrast={"action, hstu bias": 1, CORNER: -1},
-                kind="not_below",
-                size=-0.0003,
-            ),
-            Finding(
-                claim="GenRank's biases are at least as accurate as HSTU's",
-                contrast={"interleaved, genrank biases": 1, CORNER: -1},
-                kind="not_below",
-                size=0.0009,
-            ),
-            Finding(
-                claim="GenRank is at least as accurate as HSTU's tokens and bias",
-                contrast={GENRANK: 1, CORNER: -1},
-                kind="not_below",
-                size=0.0006,
-            ),
-            NOT_BELOW_OFFICIAL,
-            Finding(
-                claim="GenRank's biases over action tokens are at least as accurate as HSTU's",
-                contrast={GENRANK: 1, "action, hstu bias": -1},
-                kind="not_below",
-                paper=False,
-            ),
-            *(
-                Finding(
-                    claim=f"{claim}, {regime}",
-                    contrast={name: 1, CORNER: -1},
-                    kind="faster",
-                    size=size if regime == BY_REQUEST else None,
-                    paper=regime == BY_REQUEST,
-                    regime=regime,
-                )
-                for regime in (BY_REQUEST, AS_TRAINED)
-                for name, claim, size in (
-                    ("action, hstu bias", "Action-oriented tokens train faster", 1.787),
-                    ("interleaved, genrank biases", "GenRank's biases train faster", 1.250),
-                    (GENRANK, "GenRank trains faster than HSTU's tokens and bias", 1.948),
-                )
-            ),
-        ),
+        findings=TABLE1_FINDINGS,
         regimes={AS_TRAINED: (), BY_REQUEST: ("sequence.grouping=request",)},
-        notes=(
-            "Speed is that of training on samples of this data set. One request a sample is the paper's regime: the "
-            "history is given and only the last few positions are predicted. As trained here, a user's requests are "
-            "packed and every exposure is predicted. With HSTU's bias the item tokens themselves predict, so that both "
-            "organizations have two tokens per exposure; interleaved tokens with GenRank's biases need a copy of each "
-            "candidate as a third token. `genrank bench training` measures the paper's 480 positions.",
-            "HSTU in its later official code differs in the block too: SiLU attention, no feed-forward.",
-        ),
+        notes=TABLE1_NOTES,
     )
 
 
