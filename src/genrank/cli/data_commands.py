@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Option
 
-from genrank.cli.options import Json, PreparedFolder, Seed, console, day_of, seconds_of, settings_of
+from genrank.cli.options import Json, PreparedFolder, Seed, argument, console, day_of, option, seconds_of, settings_of
 from genrank.errors import ConfigError
 from genrank.finite_json import json_text
 
@@ -36,9 +36,9 @@ def demo(
 
 
 def simulate(
-    out: Annotated[Path, Argument(metavar="OUT", help="folder to write; it must be new", show_default=False)],
-    users: Annotated[int | None, Option(help="number of users", show_default=False)] = None,
-    days: Annotated[int | None, Option(help="number of days", show_default=False)] = None,
+    out: Annotated[Path, argument("OUT", "folder to write; it must be new")],
+    users: Annotated[int | None, option("number of users")] = None,
+    days: Annotated[int | None, option("number of days")] = None,
     seed: Seed = 0,
     settings: Annotated[list[str] | None, settings_of("a setting of the world, as in num_topics=40")] = None,
 ) -> None:
@@ -53,55 +53,35 @@ def simulate(
 def prepare(
     logs: Annotated[
         list[str],
-        Argument(
-            metavar="LOGS…",
-            help="Parquet, CSV or TSV files, or a folder; for Spark also addresses, as in s3://bucket/logs",
-            show_default=False,
-        ),
+        argument("LOGS…", "Parquet, CSV or TSV files, or a folder; for Spark also addresses, as in s3://bucket/logs"),
     ],
-    out: Annotated[Path | None, Option(help="folder to write; it must be new", show_default=False)] = None,
+    out: Annotated[Path | None, option("folder to write; it must be new")] = None,
     extend: Annotated[
-        Path | None,
-        Option(metavar="DATA", help="instead of --out: add the logs' days to this prepared folder", show_default=False),
+        Path | None, option("instead of --out: add the logs' days to this prepared folder", metavar="DATA")
     ] = None,
     late: Annotated[
         str, Option(help="with --extend: how long before its end a row may be from; earlier ones are dropped")
     ] = "2d",
-    schema: Annotated[Path | None, Option(help="what the columns mean, in TOML", show_default=False)] = None,
+    schema: Annotated[Path | None, option("what the columns mean, in TOML")] = None,
     source: Annotated[
         str | None,
-        Option(
-            help="a public data set as published, instead of --schema: movielens, mind, kuairand, taobao, sequences",
-            show_default=False,
-        ),
+        option("a public data set as published, instead of --schema: movielens, mind, kuairand, taobao, sequences"),
     ] = None,
-    engine: Annotated[
-        str | None, Option(help="duckdb or spark, with equal results (default: duckdb)", show_default=False)
-    ] = None,
+    engine: Annotated[str | None, option("duckdb or spark, with equal results (default: duckdb)")] = None,
     master: Annotated[
-        str | None,
-        Option(help="Spark's master, as in local[2] or spark://host:7077 (default: this machine)", show_default=False),
+        str | None, option("Spark's master, as in local[2] or spark://host:7077 (default: this machine)")
     ] = None,
     spark_conf: Annotated[
-        list[str] | None,
-        Option(metavar="KEY=VALUE", help="a setting of Spark, as in spark.executor.memory=8g", show_default=False),
+        list[str] | None, option("a setting of Spark, as in spark.executor.memory=8g", metavar="KEY=VALUE")
     ] = None,
-    memory_limit: Annotated[
-        str | None, Option(help="memory of the engine, as in 4GB (default: half of the memory)", show_default=False)
-    ] = None,
-    threads: Annotated[
-        int | None, Option(help="threads of the engine (default: all cores)", show_default=False)
-    ] = None,
+    memory_limit: Annotated[str | None, option("memory of the engine, as in 4GB (default: half of the memory)")] = None,
+    threads: Annotated[int | None, option("threads of the engine (default: all cores)")] = None,
     buckets: Annotated[
-        int | None,
-        Option(help="with --out: users are spread over so many files (default: by the log's size)", show_default=False),
+        int | None, option("with --out: users are spread over so many files (default: by the log's size)")
     ] = None,
     days_per_part: Annotated[
         int | None,
-        Option(
-            help="with --out: a file holds so many days (default: by the exposures of a day; 1 where days are added)",
-            show_default=False,
-        ),
+        option("with --out: a file holds so many days (default: by the exposures of a day; 1 where days are added)"),
     ] = None,
     settings: Annotated[list[str] | None, settings_of("a setting of the schema, as in split.test_fraction=0.2")] = None,
 ) -> None:
@@ -126,9 +106,7 @@ def prepare(
 
 def expire(
     data: PreparedFolder,
-    before: Annotated[
-        str, Option(metavar="DAY", help="the first day (UTC) to keep, as in 2026-11-30", show_default=False)
-    ],
+    before: Annotated[str, option("the first day (UTC) to keep, as in 2026-11-30", metavar="DAY")],
 ) -> None:
     """Remove the oldest days of a prepared folder."""
     from genrank.preparation.extending import expire
@@ -138,12 +116,7 @@ def expire(
 
 
 def schema(
-    logs: Annotated[
-        list[Path],
-        Argument(
-            metavar="LOG…", help="files or a folder, as for prepare; only the beginning is read", show_default=False
-        ),
-    ],
+    logs: Annotated[list[Path], argument("LOG…", "files or a folder, as for prepare; only the beginning is read")],
     json: Annotated[bool, Option("--json", help="the proposed settings as JSON, without the reasons")] = False,
 ) -> None:
     """Look at a log, and propose the schema that genrank prepare needs."""
@@ -163,9 +136,7 @@ def schema(
 
 
 def recipes(
-    show: Annotated[
-        str | None, Option(metavar="NAME", help="all settings of this recipe, as --set takes them", show_default=False)
-    ] = None,
+    show: Annotated[str | None, option("all settings of this recipe, as --set takes them", metavar="NAME")] = None,
     json: Json = False,
 ) -> None:
     """List the recipes that can be trained, or the settings of one."""

@@ -13,45 +13,39 @@ from genrank.errors import LONGEST_SHOWN, ConfigError, shown
 if TYPE_CHECKING:
     from rich.console import Console
 
-Part = Literal["valid", "test"]
-RunFolder = Annotated[Path, Argument(metavar="RUN", help="a run's folder", show_default=False)]
-PreparedFolder = Annotated[Path, Argument(metavar="DATA", help="a prepared folder", show_default=False)]
-OutFolder = Annotated[Path, Option("--out", help="folder to write; it must be new", show_default=False)]
-Histories = Annotated[
-    Path | None, Option("--data", help="prepared data with the histories (default: the run's data)", show_default=False)
-]
-DEVICES = "where the model computes: cpu, cuda, cuda:1 …"
-Device = Annotated[
-    str, Option("--device", help=f"{DEVICES} (default: auto, a GPU where there is one)", show_default=False)
-]
-Json = Annotated[bool, Option("--json", help="print one JSON document on stdout and nothing else")]
-Value = Annotated[
-    str,
-    Option("--value", metavar="TASK=WEIGHT,…", help="value to order by, as in click=1,like=5", show_default=False),
-]
-Moment = Annotated[
-    int | None, Option("--time", help="seconds since the epoch (default: just after the log's end)", show_default=False)
-]
-Seed = Annotated[int, Option("--seed")]
-RecipeOrBegin = Annotated[
-    str | None,
-    Option(
-        "--recipe",
-        metavar="NAME",
-        help="a named run; genrank recipes lists them (default: genrank, or that of --from)",
-        show_default=False,
-    ),
-]
-Begin = Annotated[
-    Path | None,
-    Option("--from", metavar="RUN", help="warm start: begin from this finished run", show_default=False),
-]
-A_DAY = "a date by the clocks of the schema's zone, or seconds since the epoch"
+
+def option(help_text: str, *flags: str, metavar: str | None = None) -> Any:
+    """An option whose default isn't shown: there is none, or the help names it. flags: by default the parameter's."""
+    return Option(*flags, metavar=metavar, help=help_text, show_default=False)
+
+
+def argument(metavar: str, help_text: str) -> Any:
+    """A positional argument, under the name that the help has for it."""
+    return Argument(metavar=metavar, help=help_text, show_default=False)
 
 
 def settings_of(help_text: str) -> Any:
     """The option --set of a command, with its help."""
-    return Option("--set", metavar="PATH=VALUE", help=help_text, show_default=False)
+    return option(help_text, "--set", metavar="PATH=VALUE")
+
+
+Part = Literal["valid", "test"]
+RunFolder = Annotated[Path, argument("RUN", "a run's folder")]
+PreparedFolder = Annotated[Path, argument("DATA", "a prepared folder")]
+OutFolder = Annotated[Path, option("folder to write; it must be new", "--out")]
+Histories = Annotated[Path | None, option("prepared data with the histories (default: the run's data)", "--data")]
+DEVICES = "where the model computes: cpu, cuda, cuda:1 …"
+Device = Annotated[str, option(f"{DEVICES} (default: auto, a GPU where there is one)", "--device")]
+Json = Annotated[bool, Option("--json", help="print one JSON document on stdout and nothing else")]
+Value = Annotated[str, option("value to order by, as in click=1,like=5", "--value", metavar="TASK=WEIGHT,…")]
+Moment = Annotated[int | None, option("seconds since the epoch (default: just after the log's end)", "--time")]
+Seed = Annotated[int, Option("--seed")]
+RecipeOrBegin = Annotated[
+    str | None,
+    option("a named run; genrank recipes lists them (default: genrank, or that of --from)", "--recipe", metavar="NAME"),
+]
+Begin = Annotated[Path | None, option("warm start: begin from this finished run", "--from", metavar="RUN")]
+A_DAY = "a date by the clocks of the schema's zone, or seconds since the epoch"
 
 
 def console() -> "Console":

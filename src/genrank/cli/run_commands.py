@@ -26,6 +26,7 @@ from genrank.cli.options import (
     Value,
     console,
     ids,
+    option,
     pairs,
     settings_of,
     weights_of,
@@ -39,15 +40,9 @@ def train(
     out: OutFolder,
     recipe: RecipeOrBegin = None,
     seed: Seed = 0,
-    until: Annotated[
-        str | None, Option(metavar="DAY", help=f"learn what is before DAY: {A_DAY}", show_default=False)
-    ] = None,
-    days: Annotated[
-        str, Option(metavar="A..B", help="learn these days only; earlier ones are history", show_default=False)
-    ] = "",
-    test: Annotated[
-        str | None, Option(metavar="DAY", help="judge on DAY (default: where learning ends)", show_default=False)
-    ] = None,
+    until: Annotated[str | None, option(f"learn what is before DAY: {A_DAY}", metavar="DAY")] = None,
+    days: Annotated[str, option("learn these days only; earlier ones are history", metavar="A..B")] = "",
+    test: Annotated[str | None, option("judge on DAY (default: where learning ends)", metavar="DAY")] = None,
     begin: Begin = None,
     resume: Annotated[bool, Option("--resume", help="continue from the last checkpoint in OUT")] = False,
     settings: Annotated[list[str] | None, settings_of("a setting of the recipe, as in model.width=128")] = None,
@@ -74,10 +69,8 @@ def train(
 
 def evaluate(
     run_folder: RunFolder,
-    data: Annotated[
-        Path | None, Option(help="prepared data (default: what the run was trained on)", show_default=False)
-    ] = None,
-    device: Annotated[str | None, Option(help=f"{DEVICES} (default: the run's setting)", show_default=False)] = None,
+    data: Annotated[Path | None, option("prepared data (default: what the run was trained on)")] = None,
+    device: Annotated[str | None, option(f"{DEVICES} (default: the run's setting)")] = None,
     part: Annotated[Part, Option(help="part of the data to evaluate on")] = "test",
     trees: Annotated[bool, Option("--trees", help="also train gradient-boosted trees, as a baseline")] = False,
     json: Json = False,
@@ -119,23 +112,13 @@ def rank(
     run_folder: RunFolder,
     user: Annotated[str, Option(show_default=False)],
     candidates: Annotated[
-        str,
-        Option(
-            metavar="I,I,I",
-            help="""item ids, or a JSON list where ids have commas or spaces: '["a,b", " c"]'""",
-            show_default=False,
-        ),
+        str, option("""item ids, or a JSON list where ids have commas or spaces: '["a,b", " c"]'""", metavar="I,I,I")
     ],
     data: Histories = None,
     device: Device = "auto",
     time: Moment = None,
     context: Annotated[
-        str,
-        Option(
-            metavar="NAME=VALUE,…",
-            help="features of the exposure, as in device=phone, or a JSON object",
-            show_default=False,
-        ),
+        str, option("features of the exposure, as in device=phone, or a JSON object", metavar="NAME=VALUE,…")
     ] = "",
     value: Value = "",
     json: Json = False,
@@ -204,9 +187,7 @@ def score(
 
 def index(
     run_folder: RunFolder,
-    data: Annotated[
-        Path | None, Option(help="prepared data with the items (default: the run's data)", show_default=False)
-    ] = None,
+    data: Annotated[Path | None, option("prepared data with the items (default: the run's data)")] = None,
 ) -> None:
     """Embed all items with a retriever's run, so that they can be retrieved."""
     from genrank.inference.gen_retriever import build_index
@@ -221,16 +202,10 @@ def retrieve(
     k: Annotated[int, Option("--k", help="number of items")] = 500,
     data: Histories = None,
     time: Moment = None,
-    exclude: Annotated[
-        str, Option(metavar="I,I,I", help="items to leave out, or a JSON list of them", show_default=False)
-    ] = "",
+    exclude: Annotated[str, option("items to leave out, or a JSON list of them", metavar="I,I,I")] = "",
     without: Annotated[
         list[str] | None,
-        Option(
-            metavar="NAME=A,B",
-            help="leave out items with these values of a feature: A,B or a JSON list",
-            show_default=False,
-        ),
+        option("leave out items with these values of a feature: A,B or a JSON list", metavar="NAME=A,B"),
     ] = None,
     precision: Annotated[Literal["float32", "bfloat16", "int8"], Option(help="of the first look")] = "int8",
     json: Json = False,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
-from genrank.cli.options import Device, Json, settings_of
+from genrank.cli.options import Device, Json, argument, option, settings_of
 from genrank.errors import ConfigError
 from genrank.finite_json import json_text
 
@@ -26,8 +26,8 @@ LOCALHOST = "127.0.0.1"
 
 
 def publish(
-    to: Annotated[Path, Option(metavar="MODELS", help="folder of published models", show_default=False)],
-    run_folder: Annotated[Path | None, Argument(metavar="RUN", help="a run's folder", show_default=False)] = None,
+    to: Annotated[Path, option("folder of published models", metavar="MODELS")],
+    run_folder: Annotated[Path | None, argument("RUN", "a run's folder")] = None,
     roll_back: Annotated[
         bool, Option("--roll-back", help="go back to the version before the current one, instead of publishing a RUN")
     ] = False,
@@ -45,60 +45,34 @@ def publish(
 
 
 def serve(
-    run_folder: Annotated[
-        Path, Argument(metavar="RUN", help="a run, or a folder of published models", show_default=False)
-    ],
+    run_folder: Annotated[Path, argument("RUN", "a run, or a folder of published models")],
     retriever: Annotated[
-        Path | None,
-        Option(
-            metavar="RUN",
-            help="a retriever's run with an index: adds /v1/retrieve, /v1/recommend",
-            show_default=False,
-        ),
+        Path | None, option("a retriever's run with an index: adds /v1/retrieve, /v1/recommend", metavar="RUN")
     ] = None,
-    history: Annotated[
-        Path | None,
-        Option(help="prepared folder with the users' past (default: the run's data)", show_default=False),
-    ] = None,
+    history: Annotated[Path | None, option("prepared folder with the users' past (default: the run's data)")] = None,
     until: Annotated[
-        int | None,
-        Option(
-            help="leave out the folder's exposures from this time on, in seconds since the epoch", show_default=False
-        ),
+        int | None, option("leave out the folder's exposures from this time on, in seconds since the epoch")
     ] = None,
     store: Annotated[
         str | None,
-        Option(
-            help="file for live events, or redis://host:port/db (default: DATA.events.sqlite beside the folder)",
-            show_default=False,
-        ),
+        option("file for live events, or redis://host:port/db (default: DATA.events.sqlite beside the folder)"),
     ] = None,
     device: Device = "auto",
-    host: Annotated[
-        str, Option(help="address to listen on (default: this machine only)", show_default=False)
-    ] = LOCALHOST,
+    host: Annotated[str, option("address to listen on (default: this machine only)")] = LOCALHOST,
     port: Annotated[int, Option()] = 8080,
-    token_file: Annotated[
-        Path | None, Option(metavar="FILE", help="file with the bearer token of callers", show_default=False)
-    ] = None,
+    token_file: Annotated[Path | None, option("file with the bearer token of callers", metavar="FILE")] = None,
     token: Annotated[
-        str,
-        Option(
-            help="bearer token of callers; visible in the list of processes (default: $GENRANK_TOKEN, or none)",
-            show_default=False,
-        ),
+        str, option("bearer token of callers; visible in the list of processes (default: $GENRANK_TOKEN, or none)")
     ] = "",
     trust_proxy: Annotated[
         str,
-        Option(
+        option(
+            f"trust X-Forwarded-For and -Proto of these proxies, as in 10.0.0.0/8 (without a value: {LOCALHOST})",
             metavar="[ADDRESSES]",
-            help=f"trust X-Forwarded-For and -Proto of these proxies, as in 10.0.0.0/8 (without a value: {LOCALHOST})",
-            show_default=False,
         ),
     ] = "",
     log_requests: Annotated[
-        Path | None,
-        Option(metavar="FILE", help="append every ranking to FILE, for genrank replay", show_default=False),
+        Path | None, option("append every ranking to FILE, for genrank replay", metavar="FILE")
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -157,27 +131,14 @@ def _retrieval_beside(service: "RankingService", retriever: Path) -> "RetrievalS
 
 
 def store(
-    store: Annotated[
-        str,
-        Argument(
-            metavar="STORE", help="SQLite file or redis:// address, as for genrank serve --store", show_default=False
-        ),
-    ],
+    store: Annotated[str, argument("STORE", "SQLite file or redis:// address, as for genrank serve --store")],
     action: Annotated[Literal["list", "show", "check", "repair", "delete"], Argument(show_default=False)],
-    user: Annotated[
-        list[str] | None, Option(help="user whose events to show or delete; may be repeated", show_default=False)
-    ] = None,
+    user: Annotated[list[str] | None, option("user whose events to show or delete; may be repeated")] = None,
     event: Annotated[
-        list[str] | None,
-        Option(metavar="KEY", help="delete only this event of the user; show prints its key", show_default=False),
+        list[str] | None, option("delete only this event of the user; show prints its key", metavar="KEY")
     ] = None,
-    item: Annotated[
-        list[str] | None, Option(help="item to show or delete; may be repeated", show_default=False)
-    ] = None,
-    model: Annotated[
-        Path | None,
-        Option(metavar="RUN", help="run with the schema that stored entries must fit", show_default=False),
-    ] = None,
+    item: Annotated[list[str] | None, option("item to show or delete; may be repeated")] = None,
+    model: Annotated[Path | None, option("run with the schema that stored entries must fit", metavar="RUN")] = None,
     limit: Annotated[int, Option(help="number of users and items to list")] = 20,
     json: Json = False,
 ) -> None:
@@ -221,14 +182,10 @@ def _store_lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def replay(
-    log: Annotated[Path, Argument(metavar="FILE", help="written by genrank serve --log-requests", show_default=False)],
-    data: Annotated[Path, Option(help="prepared folder with the histories", show_default=False)],
-    run_folder: Annotated[
-        Path | None, Option("--run", help="run or published models (default: as logged)", show_default=False)
-    ] = None,
-    limit: Annotated[
-        int | None, Option(help="number of rankings, from the file's start (default: all)", show_default=False)
-    ] = None,
+    log: Annotated[Path, argument("FILE", "written by genrank serve --log-requests")],
+    data: Annotated[Path, option("prepared folder with the histories")],
+    run_folder: Annotated[Path | None, option("run or published models (default: as logged)", "--run")] = None,
+    limit: Annotated[int | None, option("number of rankings, from the file's start (default: all)")] = None,
     json: Json = False,
 ) -> None:
     """Compute served rankings again offline, and compare the scores."""

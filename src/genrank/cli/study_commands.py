@@ -7,34 +7,26 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Option
 
-from genrank.cli.options import Json, PreparedFolder, Seed, console, settings_of
+from genrank.cli.options import Json, PreparedFolder, Seed, argument, console, option, settings_of
 from genrank.finite_json import json_text
 
 
 def study(
-    name: Annotated[
-        str,
-        Argument(
-            metavar="NAME", help="table1, mechanisms, modules, features, biases, cold-start, …", show_default=False
-        ),
-    ],
+    name: Annotated[str, argument("NAME", "table1, mechanisms, modules, features, biases, cold-start, …")],
     data: PreparedFolder,
-    out: Annotated[Path, Option(help="folder for cells and pages; cells in it are reused", show_default=False)],
+    out: Annotated[Path, option("folder for cells and pages; cells in it are reused")],
     seeds: Annotated[int, Option(help="number of seeds")] = 3,
     minutes: Annotated[float, Option(help="time budget, 0 for none; a later call adds the missing cells")] = 0.0,
     size: Annotated[str, Option(help="size of the recipes: small, full, paper")] = "small",
     jobs: Annotated[int, Option(help="cells computed at the same time, each in a separate process")] = 1,
-    only: Annotated[
-        list[str] | None, Option(metavar="A;B", help="only these variants, and the baseline", show_default=False)
-    ] = None,
+    only: Annotated[list[str] | None, option("only these variants, and the baseline", metavar="A;B")] = None,
     grid: Annotated[
         list[str] | None,
-        Option(
+        option(
+            "settings to tune, or none (default: learning rate, sparse learning rate, batch; grows at its edges)",
             metavar="PATH=A,B,C",
-            help="settings to tune, or none (default: learning rate, sparse learning rate, batch; grows at its edges)",
-            show_default=False,
         ),
     ] = None,
     trials: Annotated[int, Option(help="most tuning trials of each ranker")] = 15,
@@ -65,7 +57,7 @@ def study(
 
 
 def results(
-    folder: Annotated[Path, Argument(metavar="FOLDER", help="folder of studies", show_default=False)],
+    folder: Annotated[Path, argument("FOLDER", "folder of studies")],
     judge: Annotated[
         bool, Option("--judge", help="first compute all verdicts again from the cells, and write each study's JSON")
     ] = False,
@@ -98,22 +90,12 @@ def results(
 
 def bench(
     name: Annotated[
-        str,
-        Argument(
-            metavar="NAME",
-            help="attention, training, data, optimizer, scoring, serve, decomposed, search, retrieve",
-            show_default=False,
-        ),
+        str, argument("NAME", "attention, training, data, optimizer, scoring, serve, decomposed, search, retrieve")
     ],
     size: Annotated[str, Option(help="tiny, small (width 256), paper (768)")] = "small",
-    minutes: Annotated[
-        float | None,
-        Option(help="about how long to measure (default: 1 to 6, by benchmark)", show_default=False),
-    ] = None,
+    minutes: Annotated[float | None, option("about how long to measure (default: 1 to 6, by benchmark)")] = None,
     seed: Seed = 0,
-    run_folder: Annotated[
-        Path | None, Option("--run", help="serve: the run to serve (default: a small new one)", show_default=False)
-    ] = None,
+    run_folder: Annotated[Path | None, option("serve: the run to serve (default: a small new one)", "--run")] = None,
     json: Json = False,
 ) -> None:
     """Measure speed on this machine."""
