@@ -58,10 +58,10 @@ def test_readme_is_short_and_its_links_lead_somewhere() -> None:
 
 
 def test_the_line_that_decides_what_a_candidate_sees_is_where_readme_says() -> None:
-    readme, source = page("README.md"), page("src/genrank/data/sequence.py")
-    function, line = "_index_known", "end = np.searchsorted("
-    assert f"`{line}…)` in `SequenceBuilder.{function}`" in readme
-    (body,) = re.findall(rf"    def {function}\(.*?(?=\n    def )", source, re.S)
+    readme, source = page("README.md"), page("src/genrank/data/request_index.py")
+    function, line = "_fill_known", "end = np.searchsorted("
+    assert f"`{line}…)` in `RequestIndex.{function}`" in readme
+    (body,) = re.findall(rf"    def {function}\(.*?(?=\n    def |\n\n\n)", source, re.S)
     assert body.count(line) == 1
     tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     for test in re.findall(r"`(test_\w+)`", readme):
