@@ -171,7 +171,10 @@ def evaluate(
 
 @dataclass(frozen=True, kw_only=True)
 class Walk:
-    """A walk forward: its folder, and by day what `genrank walk --json` prints: `learned`, `judged` and `tasks`."""
+    """A walk forward: its folder, and by day what `genrank walk --json` prints: `learned`, `judged` and the figures.
+
+    The figures are `tasks`, those of each task of a ranker, or `retrieval`, those of a retriever.
+    """
 
     folder: Path
     days: list[dict[str, Any]]

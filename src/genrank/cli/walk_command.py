@@ -36,7 +36,7 @@ def walk(
 
     from genrank.cli.new_config import new_config
     from genrank.data.learned_days import day_named
-    from genrank.evaluation.walk_report import walk_table
+    from genrank.evaluation.walk_report import walk_tables
     from genrank.runs.walk import walk
     from genrank.text_table import to_rich
 
@@ -45,5 +45,5 @@ def walk(
     if json:
         sys.stdout.write(json_text({"days": rows}))
     else:
-        Console().print(*(to_rich(walk_table(rows, task)) for task in rows[0]["tasks"]))
+        Console().print(*map(to_rich, walk_tables(rows)))
     console().print(f"figures: {out / 'walk.json'}; chart: {out / 'walk.svg'}")

@@ -26,21 +26,19 @@ from genrank.artifacts.bundle import load_bundle
 from genrank.config import to_dict
 from genrank.data.learned_days import Day, LearnedDays, date_of, day_after, day_begin
 from genrank.data.manifest import Manifest
-from genrank.data.timeline_files import load_timelines
+from genrank.data.timeline_files import load_buckets, num_buckets
 from genrank.documents import read_json
 from genrank.errors import BundleError, ConfigError, OutputError
 from genrank.evaluation.page import require
 from genrank.evaluation.walk_report import walk_chart
 from genrank.finite_json import json_text
 from genrank.folders import refuse_occupied, replace_text, writing
-from genrank.runs.evaluate_ranking import evaluate_run
 from genrank.runs.run_config import RunConfig
 from genrank.runs.train import start_run, train
+from genrank.runs.walk_figures import judged_figures
 from genrank.runs.warm_start import following
 from genrank.schema import DataSpec
 
-FIGURES = ("num_exposures", "auc", "gauc", "logloss", "ne", "pcoc", "mae", "xauc")
-INTERVALS = ("auc_ci", "gauc_ci", "ne_ci", "pcoc_ci", "mae_ci")  # 95 %, by bootstrap over users
 REMEDY = "remove this day's folder, and walk again"
 
 
@@ -69,8 +67,6 @@ def walk(
     until the end of that day. first: None is the day at which the run of the warm start has stopped learning, else the
     log's first. last: None is the log's last but one. Raises ConfigError, DataError, BundleError, OutputError.
     """
-    if config.model.retrieves:
-        raise ConfigError("walk: judges rankers by their predictions, and the recipe is a retriever's; take a ranker's")
     require(extra="report")
     begin = config.warm_start.run
     if begin and first is None:
@@ -118,11 +114,8 @@ def _step(
         start_run(data, replace(begun, days=step.days), run)
     train(run, console, resume=goes_on, displays=False)
     seconds = time.monotonic() - began
-    judged = evaluate_run(run, report=False)
-    tasks = {
-        task: {name: row[name] for name in (*FIGURES, *INTERVALS) if name in row} for task, row in judged.tasks.items()
-    }
-    row = {"learned": step.learned, "judged": step.judged, "training_seconds": round(seconds, 1), "tasks": tasks}
+    row = {"learned": step.learned, "judged": step.judged, "training_seconds": round(seconds, 1)}
+    row |= judged_figures(run, retrieves=config.model.retrieves)
     replace_text(run / "judged.json", json_text(row))
     return row
 
@@ -153,9 +146,13 @@ def _claim(out: Path, data: Path, config: RunConfig, first: str) -> None:
 def _days(data: Path, manifest: Manifest) -> Iterator[str]:
     """The dates, by the clocks of the schema's zone, on which the log has exposures to learn from."""
     zone = manifest.spec.zone
-    t = load_timelines(data, DataSpec(features=(), tasks=(), known_later=manifest.spec.known_later))
-    assert t.request_time is not None  # they come from a file
-    times = np.sort(t.request_time[t.target])
+    spec = DataSpec(features=(), tasks=(), known_later=manifest.spec.known_later)
+    seconds = [np.zeros(0, np.int64)]
+    for bucket in range(num_buckets(data)):
+        t = load_buckets(data, [bucket], spec)
+        assert t.request_time is not None  # they come from a file
+        seconds.append(np.unique(t.request_time[t.target]))
+    times = np.unique(np.concatenate(seconds))
     here = 0
     while here < len(times):
         day = date_of(int(times[here]), zone)
