@@ -1,10 +1,14 @@
 """The window statistics of a service: what the log has already counts once, and new items count by their features."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+import growing_logs
 from counted_logs import random_log, schema
 from exposure_logs import Prepared, prepare_log
+from genrank.data.past_counts import PastCounts
 from genrank.data.prepared import PreparedData
 from genrank.data.statistics import statistics_columns
 from genrank.inference.catalogue import Catalogue, Item
@@ -12,6 +16,7 @@ from genrank.inference.histories import Histories
 from genrank.inference.pasts import PastInMemory
 from genrank.inference.served_statistics import ServedStatistics
 from genrank.inference.store import Change, Event
+from growing_logs import DAY, OPTIONS, START
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +73,65 @@ def test_an_item_that_comes_later_has_the_statistics_of_its_author(prepared: Pre
     found, other = (np.array(answers(statistics, known, item))[of_author] for item in ("new", "i0"))
     assert found.tolist() == other.tolist()  # i0 is of author a
     assert found.any()
+
+
+@pytest.fixture(scope="module")
+def days(tmp_path_factory: pytest.TempPathFactory) -> tuple[Prepared, Histories]:
+    """Six days, of which totals answer for the last three."""
+    prepared = prepare_log(tmp_path_factory.mktemp("days"), growing_logs.random_log(3), growing_logs.SCHEMA, OPTIONS)
+    data, manifest = PreparedData.load(prepared.folder), prepared.manifest
+    histories = Histories(
+        prepared.folder,
+        manifest,
+        past=PastInMemory(prepared.folder, manifest.spec),
+        catalogue=Catalogue(data.items, prepared.folder, manifest),
+        users=data.users,
+    )
+    return prepared, histories
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_totals_answer_as_the_whole_log_does(
+    days: tuple[Prepared, Histories], monkeypatch: pytest.MonkeyPatch, early: bool
+) -> None:
+    """With events of before, and events and questions that come later; early: some of them of before the totals."""
+    prepared, histories = days
+    end = prepared.manifest.split.last_time
+    stored = [Event(user="u1", item="i2", time=end + 60, actions={"click": True})]
+    later = [Event(user=f"u{n}", item=f"i{n}", time=end + 600 * n, actions={"click": n % 2 == 0}) for n in range(1, 5)]
+    if early:
+        later.append(Event(user="u1", item="i1", time=START + 7, actions={"click": True}))
+    totals = served(prepared, histories, *stored)
+    monkeypatch.setattr(PastCounts, "open", lambda *_: None)
+    whole = served(prepared, histories, *stored)
+    assert totals.live.log.past is not None
+    assert whole.live.log.past is None
+    items = np.arange(len(histories.catalogue.table))
+    for statistics in (totals, whole):
+        statistics.count([Change(event, None) for event in later])
+    assert (totals.live.log.past is None) == early
+    assert totals.live.num_events == whole.live.num_events == len(later)
+    for time in [end + 5000, end + 3 * DAY, end - DAY, *([START + DAY] if early else [])]:
+        for user in ("u0", "u1", "u2", "nobody"):
+            found = totals.answers(user, items, time)
+            assert found.tobytes() == whole.answers(user, items, time).tobytes()
+    assert found.any()
+
+
+def test_a_question_from_before_the_totals_has_the_whole_log_read_once(days: tuple[Prepared, Histories]) -> None:
+    prepared, histories = days
+    statistics = served(prepared, histories)
+    statistics.answers("u1", np.arange(3), START + 2 * DAY)
+    whole = statistics.live.log
+    assert whole.past is None
+    statistics.answers("u1", np.arange(3), START + DAY)
+    assert statistics.live.log is whole
+
+
+def test_totals_that_were_counted_otherwise_are_not_used(days: tuple[Prepared, Histories]) -> None:
+    prepared, _ = days
+    manifest = prepared.manifest
+    assert PastCounts.open(prepared.folder, manifest) is not None
+    assert PastCounts.open(prepared.folder, replace(manifest, base_rates={"click": 0.9})) is None
+    smoother = replace(manifest.schema, statistics=replace(manifest.schema.statistics, smoothing=7.0))
+    assert PastCounts.open(prepared.folder, replace(manifest, schema=smoother)) is None

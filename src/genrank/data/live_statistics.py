@@ -30,6 +30,13 @@ class LiveStatistics:
         self._parts: list[WindowStatistics] = []
         self._lock = threading.Lock()
 
+    def over(self, log: WindowStatistics) -> "LiveStatistics":
+        """The same later events, over another account of the same log."""
+        found = LiveStatistics(log)
+        with self._lock:
+            found._parts = list(self._parts)
+        return found
+
     @property
     def num_events(self) -> int:
         """The number of exposures added since, and of removals."""

@@ -16,6 +16,7 @@ from genrank.config import nearest
 from genrank.data.categories import intended
 from genrank.data.counted_features import counted_features
 from genrank.data.manifest import Manifest
+from genrank.data.past_counts import PastCounts
 from genrank.data.statistics import Events, statistics_tasks
 from genrank.data.timeline_files import load_timelines
 from genrank.data.timelines import Timelines, gather, joined, offsets_of
@@ -105,6 +106,24 @@ def load_statistics(folder: Path, manifest: Manifest) -> WindowStatistics:
     events = load_events(folder, manifest)
     features = counted_features(folder, manifest.schema)
     return WindowStatistics(manifest.schema, events, rates=manifest.base_rates, item_features=features)
+
+
+def load_recent_statistics(folder: Path, manifest: Manifest) -> tuple[int, WindowStatistics] | None:
+    """The same for requests from a time on (seconds), two days before the log's last day, by the folder's totals.
+
+    None where its totals were counted in another way than by `manifest`, or it has none. Memory: see past_counts.py.
+    """
+    past = PastCounts.open(folder, manifest)
+    if past is None:
+        return None
+    log = WindowStatistics(
+        manifest.schema,
+        Events.none(manifest.schema),
+        rates=manifest.base_rates,
+        item_features=counted_features(folder, manifest.schema),
+        past=past,
+    )
+    return past.until, log
 
 
 def load_events(folder: Path, manifest: Manifest, *, until: int | None = None) -> Events:

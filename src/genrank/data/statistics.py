@@ -58,6 +58,13 @@ class Events:
     labels: Mapping[str, NDArray[np.int8]]  # (N) per task, -1 unknown
     sign: NDArray[np.int8] | None = None  # (N) -1 removes an exposure that was counted; None: all are added
 
+    @classmethod
+    def none(cls, schema: LogSchema) -> "Events":
+        """No exposures."""
+        ints = np.zeros(0, np.int64)
+        rows, labels = ints.astype(np.int32), {task: ints.astype(np.int8) for task in statistics_tasks(schema)}
+        return cls(user=rows, item=rows, time=ints, request_time=ints, target=ints.astype(np.bool_), labels=labels)
+
     def take(self, rows: Ints) -> "Events":
         """The given exposures."""
         return _mapped(lambda column: column[rows], self)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from genrank.batch import Jagged
 from genrank.data.counting import EventCounts, Ints, Questions, copy_rows, pieces, summed
+from genrank.data.past_counts import PastCounts
 from genrank.data.statistics import (
     ITEM,
     USER,
@@ -41,20 +42,22 @@ class WindowStatistics:
         rates: Mapping[str, float],
         item_features: Mapping[str, Any],
         residuals: Mapping[Entity, Mapping[str, Ints]] | None = None,
+        past: PastCounts | None = None,
     ):
         """`item_features`: columns by row of items.parquet, int32 or Jagged. `rates`: `base_rates` of training.
 
         residuals: of the events, by the item's and by the user's rate, where they are known; else from the events.
+        past: counts of earlier events, which are not among `events`; questions are then of its `until` or later.
         """
         self.schema, self.config, self.tasks, self.rates = schema, schema.statistics, statistics_tasks(schema), rates
         self.events, self.entities = events, statistics_entities(schema)
-        self.formulas = Formulas(schema, rates)
+        self.formulas, self.past = Formulas(schema, rates), past
         self.know_items(item_features)
         self._indices: dict[Entity, EventCounts] = {}
         self.residuals = dict(residuals or {})
         if residuals is None:
-            self.residuals[USER] = self.residuals_by_user()
-            self.residuals[ITEM] = self._residuals(ITEM, events, [self.kept_index(ITEM)])
+            self.residuals[USER] = self.residuals_by_user(self.past_counts(USER, events.user))
+            self.residuals[ITEM] = self._residuals(ITEM, events, self.kept_counts(ITEM, events.user))
 
     def know_items(self, item_features: Mapping[str, Any]) -> None:
         """Use these features of the items in later questions; events already counted keep their keys."""
@@ -67,7 +70,7 @@ class WindowStatistics:
         found = np.empty((len(user), len(statistics_columns(self.schema))), np.float16)
         for entity in self.entities:
             start, stop = stop, stop + self.formulas.width
-            indices = [part.kept_index(entity) for part in parts]
+            indices = [counts for part in parts for counts in part.kept_counts(entity, user)]
             self.answer(entity, indices, user, item, time, found[:, start:stop])
         return found
 
@@ -89,6 +92,14 @@ class WindowStatistics:
             self._indices[entity] = self.index(entity)
         return self._indices[entity]
 
+    def kept_counts(self, entity: Entity, users: Rows) -> list[EventCounts]:
+        """The entity's index, and the past's counts for these users."""
+        return [self.kept_index(entity), *self.past_counts(entity, users)]
+
+    def past_counts(self, entity: Entity, users: Rows) -> list[EventCounts]:
+        """Those of the past alone."""
+        return [] if self.past is None else self.past.of(entity, users)
+
     def index(self, entity: Entity) -> EventCounts:
         """The entity's events, counted."""
         residuals = self.residuals[ITEM if entity.of_user else USER]
@@ -106,7 +117,10 @@ class WindowStatistics:
         """Residuals of other events, by the rates that these events and those of `beside` had at their requests."""
         parts = (self, *beside)
         return {
-            owner: self._residuals(owner, events, [part.kept_index(owner) for part in parts]) for owner in (ITEM, USER)
+            owner: self._residuals(
+                owner, events, [counts for part in parts for counts in part.kept_counts(owner, events.user)]
+            )
+            for owner in (ITEM, USER)
         }
 
     def _residuals(self, owner: Entity, events: Events, indices: Sequence[EventCounts]) -> dict[str, Ints]:

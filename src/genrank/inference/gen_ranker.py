@@ -23,7 +23,7 @@ from genrank.artifacts.bundle import Bundle, load_bundle, require_same_schema
 from genrank.config import nearest
 from genrank.data.categories import id_text
 from genrank.data.manifest import Manifest
-from genrank.data.request import load_statistics
+from genrank.data.request import load_recent_statistics, load_statistics
 from genrank.data.tables import FeatureTable
 from genrank.data.weights import LARGEST_WEIGHT
 from genrank.data.window_statistics import WindowStatistics
@@ -158,11 +158,18 @@ class GenRanker:
     def _statistics(self, user: str, items: Ints, time: int) -> NDArray[np.float16]:
         """(C, S) window statistics at the request's time."""
         row = self.users.find([user])[0]
-        return self.statistics.answers(np.full(len(items), row), items, np.full(len(items), time))
+        recent = self._recent
+        statistics = self.statistics if recent is None or time < recent[0] else recent[1]
+        return statistics.answers(np.full(len(items), row), items, np.full(len(items), time))
+
+    @cached_property
+    def _recent(self) -> tuple[int, WindowStatistics] | None:
+        """The counts of the folder's totals, and the time from which they answer; None where there are none."""
+        return load_recent_statistics(self.data, self.bundle.manifest)
 
     @cached_property
     def statistics(self) -> WindowStatistics:
-        """Counts over the whole log, read at the first request; for the memory see `load_statistics`.
+        """Counts over the whole log, for requests that its totals don't answer; for the memory see `load_statistics`.
 
         Smoothing and base rates are those that the model was trained with.
         """

@@ -1,5 +1,6 @@
 """The window statistics of a service: counts of its prepared log and of later events."""
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from genrank.data.counted_features import codes_of_indices, counted_features
 from genrank.data.live_statistics import LiveStatistics
 from genrank.data.manifest import Manifest
+from genrank.data.past_counts import PastCounts
 from genrank.data.request import load_events
 from genrank.data.requests import request_times
 from genrank.data.statistics import Events, statistics_tasks
@@ -24,6 +26,9 @@ Ints = NDArray[np.int64]
 class ServedStatistics:
     """Window statistics for users by name; users who are in no table are counted separately from one another.
 
+    The log's counts are those of its totals, unless the model counts in another way or doesn't know all days; the first
+    request or event of more than two days before the log's end has the whole log read.
+
     Exposures of a request that come in one call don't count for one another's residuals.
     """
 
@@ -34,20 +39,40 @@ class ServedStatistics:
         self.schema, self.histories = manifest.schema, histories
         self.tasks = statistics_tasks(manifest.schema)
         self._names = NameNumbers(max(histories.users.values(), default=0) + 1)  # of users whom no table has
-        log = load_events(folder, manifest, until=until)
         fresh = [event for event in events if not histories.prepared(event)]
-        if fresh:
-            log = log.joined(self._events(fresh, [1] * len(fresh)))
+        self._fresh = self._events(fresh, [1] * len(fresh)) if fresh else None
         self._prepared = counted_features(folder, manifest.schema)
         self._codes = codes_of_indices(folder, manifest.schema)
         self._known_items = histories.catalogue.version
-        self.live = LiveStatistics(
-            WindowStatistics(manifest.schema, log, rates=manifest.base_rates, item_features=self._features())
-        )
+        self._folder, self._manifest, self._until, self._lock = folder, manifest, until, threading.Lock()
+        past = PastCounts.open(folder, manifest) if until is None else None
+        if past is not None and self._fresh is not None and self._fresh.request_time.min() < past.until:
+            past = None
+        self.live = LiveStatistics(self._whole_log() if past is None else self._recent(past))
+
+    def _recent(self, past: PastCounts) -> WindowStatistics:
+        """Of the folder's totals and the fresh events."""
+        fresh = Events.none(self.schema) if self._fresh is None else self._fresh
+        rates = self._manifest.base_rates
+        return WindowStatistics(self.schema, fresh, rates=rates, item_features=self._features(), past=past)
+
+    def _whole_log(self) -> WindowStatistics:
+        """Of all events, for questions of any time."""
+        log = load_events(self._folder, self._manifest, until=self._until)
+        log = log if self._fresh is None else log.joined(self._fresh)
+        return WindowStatistics(self.schema, log, rates=self._manifest.base_rates, item_features=self._features())
+
+    def _reach_back(self, time: int) -> None:
+        """Read the whole log, once, if a time (seconds) is before those that its totals answer."""
+        past = self.live.log.past
+        if past is not None and time < past.until:
+            self.live = self.live.over(self._whole_log())
 
     def answers(self, user: str, items: Ints, time: int) -> NDArray[np.float16]:
         """(C, S) statistics of candidates at one time."""
         self._learn_items()
+        with self._lock:
+            self._reach_back(time)
         key = self.histories.users.get(user) or self._names.find(user)
         return self.live.answers(np.full(len(items), key), items, np.full(len(items), time))
 
@@ -63,7 +88,10 @@ class ServedStatistics:
                     signs.append(sign)
         if events:
             self._learn_items()
-            self.live.add(self._events(events, signs))
+            counted = self._events(events, signs)
+            with self._lock:
+                self._reach_back(int(counted.request_time.min()))
+                self.live.add(counted)
 
     def _learn_items(self) -> None:
         version = self.histories.catalogue.version
