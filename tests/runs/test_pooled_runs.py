@@ -34,7 +34,8 @@ def train(folder: Path, out: Path, **settings: object) -> list[str]:
 
 
 def test_a_pooled_run_is_trained_and_judged(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(train(folder, tmp_path / "run")) == 0
+    assert main(train(folder, tmp_path / "run", **{"loader.max_exposures": 500})) == 0
+    assert "the largest bucket of users has 150 exposures" in (tmp_path / "run" / "warnings.json").read_text()
     assert main(["evaluate", str(tmp_path / "run"), "--json"]) == 0
     judged = json.loads(capsys.readouterr().out)
     assert judged["tasks"]["click"]["num_exposures"] == 120

@@ -17,15 +17,16 @@ class LoaderConfig:
     batch_tokens: history and candidate tokens of a batch over all ranks; a larger single sample is a batch of its own.
     shuffle: false keeps the order of time; see PooledLoader for that of a larger log.
     bucket_batches: with shuffle, samples of this many batches are sorted by history length, so that padding is small.
-    max_exposures: exposures in memory at once. A larger log is read in pools of users of half as many, each epoch
-        others, and is shuffled within a pool; the next pool is read while one is in use. 20 million take about 8 GB.
+    max_exposures: exposures in memory at once. A larger log is read in pools of users of a quarter as many, each
+        epoch others, and is shuffled within a pool. Training has two in memory, one in use and the next one, which is
+        read meanwhile; while it validates, two more are.
     """
 
     batch_tokens: int = 16384
     shuffle: bool = True
     bucket_batches: int = 8
     seed: int = 0
-    max_exposures: int = 20_000_000
+    max_exposures: int = 12_000_000
 
     def __post_init__(self) -> None:
         if self.batch_tokens < 1 or self.bucket_batches < 1:

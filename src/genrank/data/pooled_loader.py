@@ -3,8 +3,8 @@
 The pools of an epoch and the batches of a pool are pure functions of the samples' sizes, the settings and the epoch:
 the number of batches is known before a pool is read, and the loader's state is a few numbers.
 
-Without shuffling, an epoch is cut into windows of days: as many UTC days (one at least) as hold at most half of
-`max_exposures` candidates. Windows come in order of time. Within a window the pools come in order of buckets, and
+Without shuffling, an epoch is cut into windows of days: as many UTC days (one at least) as hold at most a pool's
+number of candidates. Windows come in order of time. Within a window the pools come in order of buckets, and
 within a pool the samples whose first request is in the window come in order of time, then user. So each pool is read
 once for each window.
 """
@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from genrank.batch import PackedBatch
 from genrank.data.batch_plan import SampleSizes, cut, merged, plan_batches
 from genrank.data.loader import Loader, built_ahead
-from genrank.data.pools import Buckets, StoredPart, read_ahead
+from genrank.data.pools import POOLS_IN_MEMORY, Buckets, StoredPart, read_ahead
 from genrank.data.sequence import Ints, Samples, SequenceBuilder, take
 from genrank.data.tables import FeatureTable
 from genrank.data.timelines import offsets_of
 
-VERSION = 1  # of the state
+VERSION = 2  # of the state
 DAY = 86_400  # seconds
 
 
@@ -122,7 +122,7 @@ class PooledLoader:
 
     def _windows(self) -> list[tuple[int, int]]:
         """Begin and end of each window."""
-        most = self.config.max_exposures // 2
+        most = self.config.max_exposures // POOLS_IN_MEMORY
         if self.config.shuffle or sum(self.part.data.rows) <= self.config.max_exposures:
             return [(-(2**62), 2**62)]
         days = [sizes.time // DAY for sizes in self.bucket_sizes]

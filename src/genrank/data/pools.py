@@ -27,6 +27,7 @@ from genrank.schema import DataSpec, fingerprint
 View = Callable[[Timelines], Timelines]
 ViewOf = Callable[[DataSpec], View | None]
 Buckets = tuple[int, ...]  # numbers of buckets, rising
+POOLS_IN_MEMORY = 4  # of training and, meanwhile, of validation: one in use, and the next one, which is read
 _T = TypeVar("_T")
 
 
@@ -115,9 +116,9 @@ class StoredData:
         return self.with_timelines(self.load(tuple(range(len(self.rows)))))
 
     def pools(self, max_exposures: int, order: Sequence[int] | None = None) -> list[Buckets]:
-        """Buckets, one behind another or in the given order, in pools of half of `max_exposures`, or one of all.
+        """Buckets, one behind another or in the given order, in pools of a part of `max_exposures`, or one of all.
 
-        Half, since the next pool is read while one is in use. A bucket that is larger is a pool of its own.
+        A bucket that is larger is a pool of its own.
         """
         if sum(self.rows) <= max_exposures:
             return [tuple(range(len(self.rows)))]
@@ -126,10 +127,21 @@ class StoredData:
         for bucket in range(len(self.rows)) if order is None else order:
             if not pools or self.rows[bucket] > room:
                 pools.append([])
-                room = max_exposures // 2
+                room = max_exposures // POOLS_IN_MEMORY
             pools[-1].append(bucket)
             room -= self.rows[bucket]
         return [tuple(sorted(pool)) for pool in pools]
+
+    def too_large(self, max_exposures: int) -> str:
+        """A warning of buckets that are larger than a pool may be, with the remedy; empty if there are none."""
+        largest, room = max(self.rows, default=0), max_exposures // POOLS_IN_MEMORY
+        if sum(self.rows) <= max_exposures or largest <= room:
+            return ""
+        wanted = -(-len(self.rows) * largest // max(room, 1))
+        return (
+            f"the largest bucket of users has {largest:,} exposures, so up to {POOLS_IN_MEMORY * largest:,} are in "
+            f"memory instead of loader.max_exposures={max_exposures:,}; prepare again with --buckets {wanted}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -286,17 +286,24 @@ def _statistics(
     """The statistics of the given rows, of a bucket's `total` rows; None if there are none."""
     if not spec.statistics:
         return None
-    files = [statistics_path(folder, path) for path in paths]
-    for path in files:
+    stored = [statistics_path(folder, path) for path in paths]
+    for path in stored:
         if not path.is_file():
             raise DataError(f"{path}: missing; run genrank prepare again")
-    whole = np.concatenate([np.load(path, mmap_mode="r", allow_pickle=False) for path in files])
+    files = [np.load(path, mmap_mode="r", allow_pickle=False) for path in stored]
     expected = (total, len(spec.statistics))
-    if whole.shape != expected:
-        raise DataError(
-            f"{folder}/statistics: expected {expected} numbers, found {whole.shape}; run genrank prepare again"
-        )
-    taken: NDArray[np.float16] = whole if np.array_equal(rows, np.arange(total)) else whole[rows]
+    for found in ((sum(map(len, files)), *file.shape[1:]) for file in files):
+        if found != expected:
+            raise DataError(
+                f"{folder}/statistics: expected {expected} numbers, found {found}; run genrank prepare again"
+            )
+    begins = np.cumsum([0, *map(len, files)])
+    order = np.argsort(rows, kind="stable")
+    taken = np.empty((len(rows), len(spec.statistics)), np.float16)
+    for file, begin, places in zip(
+        files, begins, np.split(order, np.searchsorted(rows[order], begins[1:])), strict=False
+    ):
+        taken[places] = file[rows[places] - begin]  # from file to place, without a copy of the whole bucket
     return taken
 
 

@@ -19,10 +19,14 @@ from genrank.runs.run_config import RunConfig
 
 @dataclass(frozen=True)
 class RunData:
-    """The training part, and the loaders of the validation part, one for each of its pools; None: it has no days."""
+    """The training part, and the loaders of the validation part, one for each of its pools; None: it has no days.
+
+    warning: of memory beyond the bound; empty: none.
+    """
 
     loader: TrainingLoader
     held_out: Iterable[Loader] | None
+    warning: str = ""
 
     @classmethod
     def of(cls, stored: StoredData, config: RunConfig, *, pin: bool) -> "RunData":
@@ -34,7 +38,7 @@ class RunData:
                 require_positives(stored.folder, stored.manifest, task, part)
         if len(stored.pools(config.loader.max_exposures)) > 1:
             pooled, valid = _pooled(stored, config, pin=pin)
-            return cls(pooled, valid if validated else None)
+            return cls(pooled, valid if validated else None, stored.too_large(config.loader.max_exposures))
         data = stored.whole()
         builder = data.builder(config.sequence, config.model.search)
         loader = training_loader(data, builder, config, pin=pin)

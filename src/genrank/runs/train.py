@@ -149,10 +149,10 @@ def _train(out: Path, console: Console, *, resume: bool, displays: bool, sibling
     metrics.rewind(trainer.step)
     _describe(model, trainer, console, begun_from=config.warm_start.run)
     steps = trainer.num_steps
-    warnings: list[str] = []
+    warnings = [run_data.warning] if run_data.warning else []
     if not config.warm_start.run:  # else what was learned before counts too
         unfit = misfit(model, config, spec, loader.sizes, num_steps=steps, siblings=siblings)
-        warnings = [warning for warning in (unfit, unfinished(config, num_steps=steps)) if warning]
+        warnings += [warning for warning in (unfit, unfinished(config, num_steps=steps)) if warning]
     _write_json(out / "warnings.json", warnings)
     for warning in warnings:
         console.print(f"[bold yellow]warning:[/] {warning}", highlight=False, soft_wrap=True)
