@@ -11,7 +11,7 @@ import genrank
 from exposure_logs import SCHEMA, prepare_log
 from genrank.artifacts.bundle import load_bundle
 from genrank.cli import main
-from genrank.data.learned_days import LearnedDays, day_begin
+from genrank.data.learned_days import LearnedDays, date_of, day_begin
 from genrank.evaluation.walk_report import walk_chart, walk_table
 from genrank.runs.evaluate_ranking import evaluate_run
 from genrank.runs.evaluate_retrieval import evaluate_retrieval
@@ -175,9 +175,21 @@ def test_days_without_exposures_are_passed_over(tmp_path: Path) -> None:
     ]
 
 
+def test_a_retriever_passes_over_days_without_positives(tmp_path: Path) -> None:
+    log = days_log()
+    log["click"] = [
+        0 if date_of(time, "UTC") == DAYS[2] else click for time, click in zip(log["time"], log["click"], strict=True)
+    ]
+    data, out = prepare_log(tmp_path, log).folder, tmp_path / "walk"
+    flags = ["--recipe", "grank-small", *(flag for setting in SETTINGS for flag in ("--set", setting))]
+    assert main(["walk", str(data), "--out", str(out), "--first", DAYS[1], "--last", DAYS[2], *flags]) == 0
+    assert [(row["learned"], row["judged"]) for row in rows(out)] == [(DAYS[1], DAYS[3])]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--recipe", "grank-small", "--set", "model.positive=clik"], "did you mean 'click'"),
         (["--first", "2020-12-01"], "no day from 2020-12-01 to 2020-09-19 has exposures"),
         (["--first", "yesterday"], "--first: expected a date"),
     ],

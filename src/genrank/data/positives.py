@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from genrank.data.manifest import Manifest
+from genrank.data.manifest import Manifest, PartCounts
 from genrank.data.prepared import Part
 from genrank.data.timelines import Timelines
 from genrank.errors import DataError
@@ -25,10 +25,15 @@ def positives(timelines: Timelines, task: str, *, events: Literal["positives", "
     return timelines.where(np.asarray(positive))
 
 
+def num_positives(manifest: Manifest, task: str, part: Part) -> int:
+    """The number of positives in a part. task: see `positives`."""
+    counts: PartCounts = getattr(manifest.counts, part)
+    return counts.positives[task] if task else counts.exposures
+
+
 def require_positives(folder: Path, manifest: Manifest, task: str, part: Part) -> None:
-    """DataError where a part has exposures, and none of them is a positive."""
-    counts = getattr(manifest.counts, part)
-    if task and counts.exposures and not counts.positives[task]:
+    """DataError where no exposure of a part is a positive."""
+    if task and not num_positives(manifest, task, part):
         raise DataError(
             f"{folder}: the part {part!r} has no exposure with {task}=1, so there is nothing to retrieve; name another "
             "task (model.positive), or choose other days"

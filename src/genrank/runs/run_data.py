@@ -9,7 +9,7 @@ import numpy as np
 from genrank.data.loader import Loader, LoaderConfig, TrainingLoader
 from genrank.data.pooled_loader import PooledLoader
 from genrank.data.pools import StoredData, StoredPart
-from genrank.data.positives import require_positives
+from genrank.data.positives import num_positives, require_positives
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceBuilder, take
 from genrank.errors import ConfigError
@@ -31,11 +31,11 @@ class RunData:
     @classmethod
     def of(cls, stored: StoredData, config: RunConfig, *, pin: bool) -> "RunData":
         """Both, over the same timelines if these are in memory."""
-        validated = stored.manifest.counts.valid.exposures or not config.days
+        task = ""
         if config.model.retrieves:
             task = positive_task(cast(RetrieverConfig, config.model), stored.manifest.spec)
-            for part in ("train", "valid") if validated else ("train",):
-                require_positives(stored.folder, stored.manifest, task, part)
+            require_positives(stored.folder, stored.manifest, task, "train")
+        validated = num_positives(stored.manifest, task, "valid") or not config.days
         if len(stored.pools(config.loader.max_exposures)) > 1:
             pooled, valid = _pooled(stored, config, pin=pin)
             return cls(pooled, valid if validated else None, stored.too_large(config.loader.max_exposures))

@@ -64,10 +64,7 @@ def start_run(data: Path, config: RunConfig, out: Path) -> None:
     check_selection(config, manifest)
     if config.warm_start.run:
         config = checked_start(config, load_run(Path(config.warm_start.run))[0], data, manifest)
-    try:
-        config.model.check(manifest.spec, num_items=manifest.counts.items)
-    except ValueError as problem:
-        raise ConfigError(f"{data}: model.{problem}") from None
+    check_model(data, config, manifest)
     record = DataRecord.of(data, manifest)
     with writing(out):
         _refuse_run(out)  # another process may have been faster
@@ -232,6 +229,14 @@ def _check_tasks(data: Path, config: RunConfig, manifest: Manifest) -> None:
         for task in weights:
             if task not in tasks:
                 raise ConfigError(f"{setting}.{task}: the data has no such task; there is: {', '.join(tasks)}")
+
+
+def check_model(data: Path, config: RunConfig, manifest: Manifest) -> None:
+    """ConfigError where the data does not have what the model's settings name."""
+    try:
+        config.model.check(manifest.spec, num_items=manifest.counts.items)
+    except ValueError as problem:
+        raise ConfigError(f"{data}: model.{problem}") from None
 
 
 def _check_slots(data: Path, config: RunConfig, manifest: Manifest) -> None:

@@ -26,6 +26,7 @@ from genrank.artifacts.bundle import load_bundle
 from genrank.config import to_dict
 from genrank.data.learned_days import Day, LearnedDays, date_of, day_after, day_begin
 from genrank.data.manifest import Manifest
+from genrank.data.pools import View
 from genrank.data.timeline_files import load_buckets, num_buckets
 from genrank.documents import read_json
 from genrank.errors import BundleError, ConfigError, OutputError
@@ -33,11 +34,11 @@ from genrank.evaluation.page import require
 from genrank.evaluation.walk_report import walk_chart
 from genrank.finite_json import json_text
 from genrank.folders import refuse_occupied, replace_text, writing
+from genrank.runs.learner import learner_of
 from genrank.runs.run_config import RunConfig
-from genrank.runs.train import start_run, train
+from genrank.runs.train import check_model, start_run, train
 from genrank.runs.walk_figures import judged_figures
 from genrank.runs.warm_start import following
-from genrank.schema import DataSpec
 
 REMEDY = "remove this day's folder, and walk again"
 
@@ -68,10 +69,13 @@ def walk(
     log's first. last: None is the log's last but one. Raises ConfigError, DataError, BundleError, OutputError.
     """
     require(extra="report")
-    begin = config.warm_start.run
+    manifest, begin = Manifest.open(data), config.warm_start.run
+    check_model(data, config, manifest)
     if begin and first is None:
         first = load_bundle(Path(begin)).manifest.split.valid_start
-    steps = steps_of(data, first=first, last=last, warm=bool(begin))
+    steps = steps_of(
+        data, first=first, last=last, warm=bool(begin), view=learner_of(config.model).view(config, manifest.spec)
+    )
     _claim(out, data, config, steps[0].learned)
     with writing(out):
         rows, before = [], None
@@ -86,11 +90,16 @@ def walk(
     return rows
 
 
-def steps_of(data: Path, *, first: Day = None, last: Day = None, warm: bool = False) -> list[Step]:
-    """The steps over the days of the log that have exposures; ConfigError where there are none between the two."""
+def steps_of(
+    data: Path, *, first: Day = None, last: Day = None, warm: bool = False, view: View | None = None
+) -> list[Step]:
+    """The steps over the days of the log that have exposures; ConfigError where there are none between the two.
+
+    view: what the model sees of timelines, so that a retriever's days are those with positives.
+    """
     manifest = Manifest.open(data)
     zone = manifest.spec.zone
-    days = list(_days(data, manifest))
+    days = list(_days(data, manifest, view))
     begin, end = _date(first, zone) or days[0], _date(last, zone) or days[-1]
     learned = [(day, judged) for day, judged in pairwise(days) if begin <= day <= end]
     if not learned:
@@ -143,13 +152,14 @@ def _claim(out: Path, data: Path, config: RunConfig, first: str) -> None:
         )
 
 
-def _days(data: Path, manifest: Manifest) -> Iterator[str]:
+def _days(data: Path, manifest: Manifest, view: View | None) -> Iterator[str]:
     """The dates, by the clocks of the schema's zone, on which the log has exposures to learn from."""
     zone = manifest.spec.zone
-    spec = DataSpec(features=(), tasks=(), known_later=manifest.spec.known_later)
+    spec = replace(manifest.spec, features=(), feedback=(), statistics=(), tasks=manifest.spec.tasks if view else ())
     seconds = [np.zeros(0, np.int64)]
     for bucket in range(num_buckets(data)):
         t = load_buckets(data, [bucket], spec)
+        t = t if view is None else view(t)
         assert t.request_time is not None  # they come from a file
         seconds.append(np.unique(t.request_time[t.target]))
     times = np.unique(np.concatenate(seconds))
