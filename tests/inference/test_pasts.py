@@ -15,6 +15,7 @@ import pytest
 from exposure_logs import prepare_log
 from genrank.data import user_timelines
 from genrank.data.manifest import Manifest
+from genrank.data.timeline_files import load_timelines, users_of
 from genrank.data.timelines import Timelines
 from genrank.errors import DataError
 from genrank.inference import collected
@@ -180,6 +181,10 @@ def test_a_part_that_is_damaged_or_gone_is_refused(folder: Path) -> None:
     with pytest.raises(DataError, match=r"timelines can't be read \(.*\); run genrank prepare again"):
         disk.of(1)
     assert disk.of(2).num_exposures
+
+
+def test_users_with_a_timeline_are_found_without_reading_it(folder: Path) -> None:
+    np.testing.assert_array_equal(users_of(folder), load_timelines(folder, spec_of(folder)).users)
 
 
 def test_data_beyond_the_limit_stays_on_disk(folder: Path) -> None:

@@ -11,7 +11,7 @@ expected seconds), and `value`, their weighted sum.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from genrank.errors import BundleError, RequestError, shown
 from genrank.ids import check_id
 from genrank.inference.candidate_files import CandidateFile, new_file
 from genrank.inference.gen_ranker import LATEST, GenRanker, as_id, check_value
-from genrank.inference.pasts import PastOnDisk
 from genrank.inference.ranking_engine import EngineRequest
 from genrank.inference.stages import value_of
 
@@ -79,7 +78,7 @@ def score_table(ranker: GenRanker, table: pa.Table, *, value: Mapping[str, float
     scored, with its number.
     """
     scorer, rows = BatchScorer(ranker, table.schema, value=value), table.to_batches(max_chunksize=2**16)
-    with _collected(ranker, (batch.column("user") for batch in rows)):
+    with ranker.engine.histories.collected(_users(batch.column("user") for batch in rows)):
         batches = [scorer.score(batch) for batch in rows]
     return pa.Table.from_batches(batches, schema=scorer.schema)
 
@@ -92,31 +91,19 @@ def score_file(ranker: GenRanker, path: Path, out: Path, *, value: Mapping[str, 
     """
     source = CandidateFile.open(path)
     scorer = BatchScorer(ranker, source.schema, value=value)
-    users = (batch.column("user") for batch in source.batches(columns=["user"]))
-    with new_file(out, scorer.schema) as write, _collected(ranker, users, scratch=out.parent):
+    users = _users(batch.column("user") for batch in source.batches(columns=["user"]))
+    with new_file(out, scorer.schema) as write, ranker.engine.histories.collected(users, scratch=out.parent):
         for batch in source.batches(columns=scorer.columns):
             write(scorer.score(batch))
     return scorer.summary
 
 
-def _collected(
-    ranker: GenRanker, users: Iterable[pa.Array], *, scratch: Path | None = None
-) -> AbstractContextManager[None]:
-    """For the time of a scoring: each bucket of histories on disk is read once, whatever the order of the users."""
-    histories = ranker.engine.histories
-    if not isinstance(histories.past, PastOnDisk):
-        return nullcontext()
-    wanted = np.zeros(len(ranker.users), np.bool_)
-    for column in users:
-        wanted[[_row(histories.users, user) for user in column.unique().to_pylist()]] = True
-    return histories.past.collected(np.flatnonzero(wanted[1:]) + 1, scratch=scratch)
-
-
-def _row(users: Mapping[str, int], user: Any) -> int:
-    """The row of a user; 0 for one who is in no table, and for what is no id, which scoring refuses."""
-    with suppress(RequestError):
-        return users.get(as_id("user", user), 0)
-    return 0
+def _users(columns: Iterable[pa.Array]) -> Iterator[str]:
+    """The users in columns of ids, each once per column. What is no id is left out here; scoring refuses it."""
+    for column in columns:
+        for value in column.unique().to_pylist():
+            with suppress(RequestError):
+                yield as_id("user", value)
 
 
 class BatchScorer:

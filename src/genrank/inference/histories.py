@@ -7,7 +7,8 @@ is decoded once, and again when the archive or the items have changed.
 Shapes: N exposures of one user.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from genrank.errors import RequestError, shown
 from genrank.inference.cache import ByteBudgetCache
 from genrank.inference.catalogue import Catalogue
 from genrank.inference.left_out import LeftOut
-from genrank.inference.pasts import Past
+from genrank.inference.pasts import Past, PastOnDisk
 from genrank.inference.sizes import entry_bytes
 from genrank.inference.store import Event, EventStore, StoreUnavailable
 from genrank.schema import LogSchema
@@ -128,6 +129,15 @@ class Histories:
             users=self.user_table,
             search=search,
         )
+
+    def collected(self, users: Iterable[str], *, scratch: Path | None = None) -> AbstractContextManager[None]:
+        """Within the block, histories on disk are read for many users in any order: see PastOnDisk. DataError."""
+        if not isinstance(self.past, PastOnDisk):
+            return nullcontext()
+        wanted = np.zeros(len(self.user_table), np.bool_)
+        for user in users:
+            wanted[self.users.get(user, 0)] = True
+        return self.past.collected(np.flatnonzero(wanted[1:]) + 1, scratch=scratch)
 
     def prepared(self, event: Event) -> bool:
         """Whether the past has this exposure already."""

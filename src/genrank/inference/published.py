@@ -24,13 +24,13 @@ from genrank.config import build
 from genrank.data.decoding import Decoder
 from genrank.data.manifest import Manifest
 from genrank.data.tables import FeatureTable
-from genrank.data.timeline_files import load_timelines
+from genrank.data.timeline_files import users_of
 from genrank.documents import read_json
 from genrank.errors import BundleError
 from genrank.folders import read_pointer, replace_text, replacement, writing
 from genrank.inference.catalogue import Catalogue
 from genrank.inference.histories import Histories
-from genrank.inference.pasts import NoPast
+from genrank.inference.pasts import NoPast, PastOnDisk
 from genrank.inference.ranking_engine import EngineRequest, RankingEngine
 from genrank.inference.sqlite_store import SQLiteStore
 from genrank.inference.stages import VALUE, StageCandidates, ordered
@@ -154,13 +154,13 @@ def golden_requests(bundle: Bundle, *, seed: int = 0) -> list[GoldenRequest]:
     """Some users' last events in the data that the model was trained on, and items drawn at random."""
     data, manifest = Path(bundle.config.data), bundle.manifest
     require_same_schema(bundle, data, Manifest.open(data))
-    t = load_timelines(data, manifest.spec)
+    with_history, past = users_of(data), PastOnDisk(data, manifest.spec)
     items, users = (FeatureTable.load(data, owner, manifest.spec) for owner in ("item", "user"))
     decoder, random = Decoder(data, manifest), np.random.default_rng(seed)
     asked = []
-    for index in random.permutation(len(t.users))[:NUM_GOLDEN].tolist():
-        rows = np.arange(t.offsets[index], t.offsets[index + 1])[-NUM_EVENTS:]
-        user = str(users.ids[int(t.users[index])])
+    for row in with_history[random.permutation(len(with_history))[:NUM_GOLDEN]].tolist():
+        t, user = past.of(row), str(users.ids[row])
+        rows = np.arange(t.num_exposures)[-NUM_EVENTS:]
         drawn = 1 + random.choice(len(items) - 1, min(NUM_CANDIDATES, len(items) - 1), replace=False)
         asked.append(
             GoldenRequest(

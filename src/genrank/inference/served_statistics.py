@@ -39,7 +39,8 @@ class ServedStatistics:
         self.schema, self.histories = manifest.schema, histories
         self.tasks = statistics_tasks(manifest.schema)
         self._names = NameNumbers(max(histories.users.values(), default=0) + 1)  # of users whom no table has
-        fresh = [event for event in events if not histories.prepared(event)]
+        with histories.collected(event.user for event in events):
+            fresh = [event for event in events if not histories.prepared(event)]
         self._fresh = self._events(fresh, [1] * len(fresh)) if fresh else None
         self._prepared = counted_features(folder, manifest.schema)
         self._codes = codes_of_indices(folder, manifest.schema)
