@@ -1,5 +1,6 @@
 """Prepared folders whose parts are gone or spoilt, past the check of hashes: one line with the remedy."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -16,9 +17,15 @@ from genrank.data.timeline_files import bucket_rows, load_timelines
 from genrank.errors import DataError
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return prepare_log(tmp_path_factory.mktemp("made"), random_log(3), schema(request=True, gap=60))
+
+
 @pytest.fixture
-def prepared(tmp_path: Path) -> Prepared:
-    return prepare_log(tmp_path, random_log(3), schema(request=True, gap=60))
+def prepared(made: Prepared, tmp_path: Path) -> Prepared:
+    """A copy of the test's own."""
+    return replace(made, folder=shutil.copytree(made.folder, tmp_path / "prepared"))
 
 
 def refusal(prepared: Prepared) -> str:

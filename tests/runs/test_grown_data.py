@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import genrank
+from amounts import crossed
 from genrank.artifacts.bundle import load_bundle
 from genrank.data.manifest import Manifest
 from genrank.errors import DataError
@@ -60,14 +61,17 @@ def train(data: Path, out: Path, *settings: str, **options: Any) -> Path:
     return genrank.train(data, out=out, settings=[*TINY, *settings], **options).folder
 
 
-@pytest.mark.parametrize("days_per_part", [1, 4])  # 4: the part in which learning ends grows too
 @pytest.mark.parametrize(
-    "days",
-    [
-        {},
-        {"until": START + 3 * DAY, "test": START + 4 * DAY},
-        {"until": START + 5 * DAY, "test": START + 5 * DAY},  # all days that there are
-    ],
+    ("days_per_part", "days"),
+    crossed(
+        [1, 4],  # 4: the part in which learning ends grows too
+        [
+            {},
+            {"until": START + 5 * DAY, "test": START + 5 * DAY},
+            {"until": START + 3 * DAY, "test": START + 4 * DAY},
+        ],
+        ids=[["days apart", "days together"], ["as prepared", "all days that there are", "until a day"]],
+    ),
 )
 def test_a_stopped_run_goes_on_in_a_grown_folder_bit_for_bit(tmp_path: Path, days_per_part: int, days) -> None:
     before, later = by_days(random_log(4), [5])
