@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from amounts import sampled
 from case_logs import SCHEMA, Case, last_json, rows, written
 from genrank.cli import main
 
@@ -27,7 +28,7 @@ def test_any_id_can_be_ranked_by_name(case: Case, capsys: pytest.CaptureFixture[
         assert main(["rank", str(run), "--user", user, "--candidates", candidates, "--json", *flags]) == 0
         return last_json(capsys)
 
-    for user in ODD[:10]:
+    for user in sampled(ODD[:10], every=3):
         found = ranked(user, json.dumps(ODD))
         assert found["user_known"]
         assert {place["item"] for place in found["places"]} == set(ODD)

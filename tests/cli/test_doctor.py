@@ -12,6 +12,8 @@ from genrank.cli import main
 from genrank.cli.doctor import Rates, examine, thread_advice
 from genrank.native import BuildError
 
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+
 
 @pytest.fixture(autouse=True)
 def _no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +67,7 @@ def test_missing_kernels_are_shown_with_the_reason_and_what_it_costs(monkeypatch
 def test_advice_follows_how_idle_threads_wait(
     policy: str | None, spins: str | None, advice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("OMP_WAIT_POLICY", policy), ("GOMP_SPINCOUNT", spins)):
+    for name, value in zip(WAITING, (policy, spins), strict=True):
         if value is None:
             monkeypatch.delenv(name, raising=False)
         else:
@@ -75,7 +77,10 @@ def test_advice_follows_how_idle_threads_wait(
     assert bool(sentences) == bool(advice)
 
 
-def test_the_command_lines_own_setting_needs_no_advice() -> None:
-    code = "import genrank.cli; from genrank.cli.doctor import thread_advice; assert thread_advice() == []"
-    untouched = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
-    subprocess.run([sys.executable, "-c", code], env=untouched, check=True)
+def test_the_command_lines_own_setting_needs_no_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    untouched = {name: value for name, value in os.environ.items() if name not in WAITING}
+    code = f"import os, genrank.cli; print(*(os.environ[name] for name in {WAITING}))"
+    set_there = subprocess.run([sys.executable, "-c", code], env=untouched, capture_output=True, text=True, check=True)
+    for name, value in zip(WAITING, set_there.stdout.split(), strict=True):
+        monkeypatch.setenv(name, value)
+    assert thread_advice() == []

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -113,9 +114,12 @@ def test_an_a_a_study_compares_a_recipe_with_itself(world: Path, out: Path) -> N
     assert [row["effect"] for row in sanity["rows"]] == [0.0, 0.003]
 
 
-def test_committed_rules_are_applied_to_cells_again(world: Path, tmp_path: Path) -> None:
+def test_committed_rules_are_applied_to_cells_again(world: Path, out: Path, tmp_path: Path) -> None:
     """`genrank results --judge` corrects what a result says against its cells, and nothing else."""
-    study(world, tmp_path / "mine", "cold-start", "--seeds", "2", "--grid", "none")
+    study(world, out, "cold-start", *CHEAP)
+    (tmp_path / "mine").mkdir()
+    shutil.copy(out / "cold-start.json", tmp_path / "mine")
+    shutil.copytree(out / "cells", tmp_path / "mine" / "cells")
     path = tmp_path / "mine" / "cold-start.json"
     sound = path.read_text(encoding="utf-8")
     assert main(["results", str(tmp_path), "--judge"]) == 0

@@ -4,32 +4,13 @@ import sys
 
 import pytest
 
+from freed_memory import new_pages
 from genrank.training.allocator import glibc, keep_freed_memory, release_freed_memory, share_freed_memory
-
-# A fresh process, so that what other tests have freed doesn't serve. Blocks of 64 MiB are above glibc's own threshold.
-STEPS = """
-import resource
-import torch
-from genrank.training.allocator import keep_freed_memory
-{call}
-work = lambda: torch.ones(2**24).mul_(2).sum()
-for _ in range(8):  # the heap settles within a few steps, how many depends on where it begins
-    work()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    work()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-def new_pages(call: str) -> int:
-    found = subprocess.run([sys.executable, "-c", STEPS.format(call=call)], capture_output=True, text=True, check=True)
-    return int(found.stdout)
 
 
 @pytest.mark.skipif(glibc() is None, reason="needs glibc")
 def test_freed_memory_serves_the_next_step() -> None:
-    kept, given_back = new_pages("assert keep_freed_memory()"), new_pages("")
+    kept, given_back = new_pages(kept=True), new_pages(kept=False)
     assert kept < 0.2 * given_back
     assert given_back > 5 * 2**26 / resource.getpagesize() / 512  # the control does ask anew, huge pages or not
 
