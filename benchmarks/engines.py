@@ -26,7 +26,7 @@ NOT_COMPARED = ("versions", "manifest_hash")
 
 def prepared(feed: Path, out: Path, flags: list[str]) -> float:
     """Seconds to prepare the log into `out`."""
-    command = [sys.executable, "-m", "genrank.cli", "prepare", str(feed / "exposures")]
+    command = [sys.executable, "-m", "genrank", "prepare", str(feed / "exposures")]
     started = time.perf_counter()
     subprocess.run([*command, "--schema", str(feed / "schema.toml"), "--out", str(out), *flags], check=True)
     return time.perf_counter() - started

@@ -14,7 +14,7 @@ import pytest
 
 from exposure_logs import SCHEMA, log
 from genrank.cli import main
-from genrank.errors import ConfigError, MissingExtraError
+from genrank.errors import ConfigError, LogError, MissingExtraError
 from genrank.preparation import value_functions as values
 from genrank.preparation.engine import BucketFunction, Engine
 from genrank.preparation.engines import check_engine, open_engine
@@ -132,6 +132,18 @@ def totals(plus: int) -> BucketFunction:
     return total
 
 
+def test_an_error_of_the_users_values_is_told_as_it_is(engine: Engine) -> None:
+    def refusing(number: int, rows: pa.Table) -> tuple[pa.Table, None]:  # pickled whole: see totals
+        if number == 3:
+            raise LogError("bucket 3: expected other values; change them")
+        return rows, None
+
+    table = engine.from_arrow(pa.table({"user": range(40)}))
+    mapped = engine.map_buckets(table, "user", refusing, num_buckets=5, num_rows=40, order_by=["user"])
+    with pytest.raises(LogError, match=r"^bucket 3: expected other values; change them$"):
+        list(mapped)
+
+
 @pytest.mark.parametrize("num_rows", [3000, 3_000_000])  # said to be so many: a table, and files of each bucket
 def test_a_function_sees_every_bucket_whole_alone_and_in_order(engine: Engine, num_rows: int) -> None:
     users = [row % 7 if row % 7 != 2 else 9 for row in range(3000)]
@@ -212,20 +224,32 @@ def test_pyspark_is_missing(
 
 
 DYING = """
-import os, signal, sys
+import functools, os, signal, sys
 from pathlib import Path
 from dataclasses import replace
 from genrank.errors import OutputError
 from genrank.preparation.prepare import PrepareOptions, prepare
 from genrank.preparation.sources.files import files
+from genrank.preparation.spark_engine import SparkEngine
 from exposure_logs import SCHEMA
 
 source = files([sys.argv[1]], schema=SCHEMA)
 
-def read(engine, schema):
-    found = source.read(engine, schema)
+def kill(engine):
     os.kill(engine._session.sparkContext._gateway.proc.pid, signal.SIGKILL)
     engine._session.sparkContext._gateway.proc.wait()
+
+def buckets(engine, *arguments, **options):
+    for number, result in enumerate(SparkEngine.map_buckets(engine, *arguments, **options)):
+        if number == 2:
+            kill(engine)
+        yield result
+
+def read(engine, schema):
+    found = source.read(engine, schema)
+    if sys.argv[3] == "reading":
+        kill(engine)
+    engine.map_buckets = functools.partial(buckets, engine)
     return found
 
 try:
@@ -238,11 +262,12 @@ except OutputError as problem:
 @pytest.mark.slow
 @pytest.mark.spark
 @pytest.mark.usefixtures("spark")
-def test_a_spark_that_dies_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["reading", "fetching"])
+def test_a_spark_that_dies_leaves_nothing_behind(moment: str, tmp_path: Path) -> None:
     pq.write_table(pa.table(log()), tmp_path / "log.parquet")
     folder = Path(__file__).parents[1]
     path = os.pathsep.join([str(folder), str(folder.parent / "src")])
-    command = [sys.executable, "-c", DYING, str(tmp_path / "log.parquet"), str(tmp_path / "out")]
+    command = [sys.executable, "-c", DYING, str(tmp_path / "log.parquet"), str(tmp_path / "out"), moment]
     env = os.environ | {"PYTHONPATH": path}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.stdout.startswith("refused: Spark has stopped while preparing"), done.stdout + done.stderr

@@ -204,7 +204,7 @@ class SparkEngine(Engine):
 
         try:
             yield
-        except (PySparkException, Py4JError, ConnectionError) as problem:
+        except (PySparkException, Py4JError, ConnectionError, EOFError) as problem:
             unreached = unreachable(problem, addresses)
             raise unreached or translated(problem, self._parquet) from problem
 

@@ -10,8 +10,6 @@ from genrank.preparation.log_addresses import Address
 from genrank.preparation.parquet_files import parquet_damage
 
 OF_A_VALUE = ("ConversionException", "InvalidInputException", "OutOfRangeException")  # of DuckDB, in a worker
-
-
 NO_CLASS = re.compile(r"ClassNotFoundException: (?:Class )?([\w.$]+)")
 NO_SCHEME = re.compile(r'No FileSystem for scheme "([^"]+)"')
 JAR = "give its jar, as in --spark-conf spark.jars.packages=GROUP:NAME:VERSION"
@@ -50,7 +48,7 @@ def translated(problem: Exception, parquet: Sequence[Path]) -> Exception:
     if any(name in text for name in OF_A_VALUE):
         kind, _, said = text[min(place for name in OF_A_VALUE if (place := text.rfind(name)) >= 0) :].partition(":")
         return unusable_value(kind, said)
-    if isinstance(problem, ConnectionError) or type(problem).__name__ == "Py4JNetworkError":
+    if isinstance(problem, ConnectionError | EOFError) or type(problem).__name__ == "Py4JNetworkError":
         return OutputError("Spark has stopped while preparing; look for the reason in its log, and prepare again")
     reason = next((line.strip() for line in reversed(text.splitlines()) if "Exception" in line or "Error" in line), "")
     reason = reason or text.partition("\n")[0]
