@@ -13,7 +13,7 @@ from genrank.retrieval.item_vectors import ItemVectors
 from genrank.retrieval.losses import full_softmax, info_nce, log_expected
 from genrank.retrieval.retriever import Retriever
 from genrank.retrieval.retriever_config import RetrieverConfig
-from genrank.retrieval.training_losses import Pool, RetrievalLosses, draw_places
+from genrank.retrieval.training_losses import NegativePool, RetrievalLosses, draw_places
 from genrank.runs.retrieval_ranks import items_of
 from worlds import SPEC, builder, timelines
 
@@ -74,7 +74,7 @@ def test_corrected_for_how_often_it_is_drawn_a_pool_stands_for_the_whole_catalog
         expected = log_expected(
             counts[drawn], total=int(counts.sum()), num_in_batch=in_batch, num_uniform=uniform, num_items=5
         )
-        pool = Pool(drawn, logit[drawn, None], expected).thinned(thinned)
+        pool = NegativePool(drawn, logit[drawn, None], expected).thinned(thinned)
         assert len(pool.row_N) == min(thinned, in_batch + uniform)
         loss = info_nce(
             torch.zeros(1),

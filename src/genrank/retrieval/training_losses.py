@@ -30,20 +30,20 @@ ItemOf = Callable[[Tensor], Tensor]  # (N) exposures -> (N) int64 rows of items,
 
 
 @dataclass(frozen=True)
-class Pool:
+class NegativePool:
     """Negatives: rows of the catalogue, their embeddings, and the log of how often each is expected."""
 
     row_N: Tensor
     embedded_NW: Tensor
     log_expected_N: Tensor
 
-    def thinned(self, count: int) -> "Pool":
+    def thinned(self, count: int) -> "NegativePool":
         """A random part of at most `count`, with the expected frequencies reduced accordingly."""
         if len(self.row_N) <= count:
             return self
         kept = sent(torch.randperm(len(self.row_N))[:count], self.row_N.device)
         rarer = math.log(count / len(self.row_N))
-        return Pool(self.row_N[kept], self.embedded_NW[kept], self.log_expected_N[kept] + rarer)
+        return NegativePool(self.row_N[kept], self.embedded_NW[kept], self.log_expected_N[kept] + rarer)
 
 
 class Rows(NamedTuple):
@@ -99,7 +99,9 @@ class RetrievalLosses:
     def _both(self, host_N: Tensor) -> Rows:
         return Rows(host_N, sent(host_N, self.catalogue.device))
 
-    def _auxiliary(self, encoded: Encoded, batch: PackedBatch, place_P: Tensor, target: Rows, known: Pool) -> Tensor:
+    def _auxiliary(
+        self, encoded: Encoded, batch: PackedBatch, place_P: Tensor, target: Rows, known: NegativePool
+    ) -> Tensor:
         pool = self._pool(target, known if self.is_full else None).thinned(self.model.config.num_auxiliary)
         own_PW = encoded.items_IW[batch.candidates.item[place_P]]
         items_PMW = torch.cat([own_PW[:, None], pool.embedded_NW.expand(len(place_P), -1, -1)], 1)
@@ -130,16 +132,16 @@ class RetrievalLosses:
         ).float()
         return info_nce(scores_PM[:, 0], scores_PM[:, 1:], hidden_PN=best.hidden_PR.gather(1, drawn_PK)[met])
 
-    def _against(self, pool: Pool, own_P: Tensor, logits_PN: Tensor, target_P: Tensor) -> Tensor:
+    def _against(self, pool: NegativePool, own_P: Tensor, logits_PN: Tensor, target_P: Tensor) -> Tensor:
         hidden_PN = pool.row_N == target_P[:, None]
         return info_nce(own_P, logits_PN, hidden_PN=hidden_PN, log_expected_N=pool.log_expected_N)
 
-    def _everything(self) -> Pool:
+    def _everything(self) -> NegativePool:
         rows = self.catalogue.trained_J
         embedded_JW = self.model.items(self.catalogue.trained_columns)
-        return Pool(rows, embedded_JW, torch.zeros((), device=self.catalogue.device))
+        return NegativePool(rows, embedded_JW, torch.zeros((), device=self.catalogue.device))
 
-    def _pool(self, target: Rows, known: Pool | None) -> Pool:
+    def _pool(self, target: Rows, known: NegativePool | None) -> NegativePool:
         """The given targets and uniform draws; embedded here, or taken from `known`, which has all trained items."""
         trained, num_uniform = self.trained_on_host_J, self.model.config.num_negatives
         drawn = self._both(trained[torch.randint(len(trained), (num_uniform,))])
@@ -153,8 +155,8 @@ class RetrievalLosses:
         )
         if known is None:
             on_host = torch.cat([target.host, drawn.host])
-            return Pool(rows, self.catalogue.embedded(self.model.items, on_host), expected)
-        return Pool(rows, known.embedded_NW[self.place_of_row[rows]], expected)
+            return NegativePool(rows, self.catalogue.embedded(self.model.items, on_host), expected)
+        return NegativePool(rows, known.embedded_NW[self.place_of_row[rows]], expected)
 
 
 def read(found: Tensor) -> Tensor:

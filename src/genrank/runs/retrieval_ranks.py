@@ -29,7 +29,7 @@ class RankedLists(NamedTuple):
     top: Tensor
 
 
-class Catalogue(NamedTuple):
+class SearchedItems(NamedTuple):
     """All I items as they are searched; popularity_I: a score of each, for a list beside the model's."""
 
     embedded_IW: Tensor
@@ -47,19 +47,19 @@ def locate(
     popularity: (I) a score of every item, for a list that is evaluated beside the model's.
     """
     model.eval()
-    catalogue, parts, num_requests = None, [], 0
+    searched, parts, num_requests = None, [], 0
     for loader in loaders:
-        catalogue = catalogue or _catalogue(model, loader.builder.items, popularity)
+        searched = searched or _searched(model, loader.builder.items, popularity)
         if len(loader.samples):
-            parts.append(_located(_Search(model, catalogue, loader.builder), loader).after(num_requests))
+            parts.append(_located(_Search(model, searched, loader.builder), loader).after(num_requests))
         num_requests += loader.builder.num_requests
     return joined_targets(parts)
 
 
-def _catalogue(model: Retriever, items: FeatureTable, popularity: NDArray[np.int64] | None) -> Catalogue:
+def _searched(model: Retriever, items: FeatureTable, popularity: NDArray[np.int64] | None) -> SearchedItems:
     embedded_IW = embed_all(model, items)
     scores_I = None if popularity is None else torch.from_numpy(popularity).float().to(embedded_IW.device)
-    return Catalogue(embedded_IW, model.vectors(embedded_IW), scores_I)
+    return SearchedItems(embedded_IW, model.vectors(embedded_IW), scores_I)
 
 
 def _located(search: "_Search", loader: Loader) -> RetrievedTargets:
@@ -77,9 +77,9 @@ def _located(search: "_Search", loader: Loader) -> RetrievedTargets:
 class _Search:
     """Finds the ranks of batches' targets in the whole catalogue."""
 
-    def __init__(self, model: Retriever, catalogue: Catalogue, builder: SequenceBuilder):
-        self.model, self.builder, self.device = model, builder, catalogue.vector_IW.device
-        self.embedded_IW, self.vector_IW, self.popularity = catalogue
+    def __init__(self, model: Retriever, searched: SearchedItems, builder: SequenceBuilder):
+        self.model, self.builder, self.device = model, builder, searched.vector_IW.device
+        self.embedded_IW, self.vector_IW, self.popularity = searched
 
     def __call__(self, batch: PackedBatch) -> list[RankedLists]:
         encoded = self.model.encode(batch)
