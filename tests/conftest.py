@@ -79,6 +79,15 @@ def data(feed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def daily(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny log of several days, prepared."""
+    from exposure_logs import prepare_log
+    from run_days import days_log
+
+    return prepare_log(tmp_path_factory.mktemp("daily"), days_log()).folder
+
+
 @pytest.fixture
 def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis of the test's own."""

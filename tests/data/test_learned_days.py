@@ -33,11 +33,6 @@ from run_days import DAYS, NOON, days_log
 TINY = ["model.width=16", "model.num_heads=2", "threads=1", "training.epochs=1", "evaluation.num_bootstrap=0"]
 
 
-@pytest.fixture(scope="module")
-def daily(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepare_log(tmp_path_factory.mktemp("daily"), days_log()).folder
-
-
 def times(data: PreparedData, part: str) -> tuple[int, int]:
     builder = data.builder(SequenceConfig())
     found = data.timelines.time[data.part(builder, part).candidates]

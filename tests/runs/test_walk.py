@@ -27,11 +27,6 @@ FLAGS = ["--recipe", "genrank-small", *(flag for setting in TINY for flag in ("-
 
 
 @pytest.fixture(scope="module")
-def daily(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepare_log(tmp_path_factory.mktemp("daily"), days_log()).folder
-
-
-@pytest.fixture(scope="module")
 def walked(daily: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A walk that has learned the second and the third day."""
     out = tmp_path_factory.mktemp("walk") / "walk"

@@ -38,11 +38,6 @@ TABLES = ("item_id", "user_id")
 
 
 @pytest.fixture(scope="module")
-def daily(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepare_log(tmp_path_factory.mktemp("daily"), days_log()).folder
-
-
-@pytest.fixture(scope="module")
 def first(daily: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has learned the first three days."""
     out = tmp_path_factory.mktemp("first") / "run"
