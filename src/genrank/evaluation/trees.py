@@ -5,7 +5,7 @@ Features: the window statistics where the data has them; category and bucket ind
 age of the item. Trained on the training part; the numbers of trees and leaves are chosen on the validation part.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -13,15 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genrank.data.hashing import hashed
+from genrank.data.manifest import Manifest
 from genrank.data.prepared import PreparedData
 from genrank.data.sequence import SequenceBuilder
+from genrank.data.timelines import Timelines
 from genrank.data.weights import metric_weights
 from genrank.errors import MissingExtraError
 from genrank.evaluation.metrics import Floats
-from genrank.schema import TaskSpec
+from genrank.schema import DataSpec
 
 LEAVES = (15, 31, 63)  # the grid; all else is fixed
-MAX_TRAINING_ROWS = 2_000_000  # a larger training part is sampled uniformly, so that memory stays bounded
+MAX_ROWS = 2_000_000  # of a part; a larger one is sampled uniformly, so that memory stays bounded
 PARAMETERS: Mapping[str, Any] = {
     "objective": "binary",
     "learning_rate": 0.05,
@@ -37,58 +40,110 @@ PARAMETERS: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TreeScores:
-    """Predicted probabilities of one task, and the chosen numbers of leaves and trees."""
+class TreeRows:
+    """Sampled exposures of the training or validation part: features (N, F), labels and weights (N) per task."""
 
-    scores: Floats
-    num_leaves: int
-    num_trees: int
+    features: NDArray[np.float32]
+    labels: Mapping[str, NDArray[np.int8]]
+    weights: Mapping[str, Floats | None]
 
 
-def tree_baseline(
-    data: PreparedData, builder: SequenceBuilder, task: TaskSpec, *, rows: NDArray[np.int64], seed: int = 0
-) -> TreeScores | None:
-    """Trees for the binary `task`, scored for the timelines' `rows`; None where training has one class only.
+class TreeBaselines:
+    """Trees for every binary task, of timelines that come a pool after another. MissingExtraError without LightGBM.
 
-    Raises MissingExtraError without LightGBM.
+    A part above `MAX_ROWS` exposures is sampled: by a hash of user and row, so that pools don't matter.
     """
-    lightgbm = import_lightgbm()
-    label, weight = data.timelines.tasks[task.name], metric_weights(data.timelines, task)
-    known = (label >= 0) & data.timelines.target
-    split = data.manifest.split
-    training = np.flatnonzero(known & (builder.request_time < split.valid_start))
-    validation = np.flatnonzero(
-        known & (builder.request_time >= split.valid_start) & (builder.request_time < split.test_start)
-    )
-    if len(np.unique(label[training])) < 2 or len(np.unique(label[validation])) < 2:
-        return None
-    if len(training) > MAX_TRAINING_ROWS:
-        training = np.random.default_rng(seed).choice(training, MAX_TRAINING_ROWS, replace=False)
-    categorical = categorical_columns(data)
-    sets = [
-        lightgbm.Dataset(
-            exposure_features(data, builder, part),
-            label[part],
-            weight=None if weight is None else weight[part],
-            categorical_feature=categorical,
-        )
-        for part in (training, validation)
-    ]
-    best: Any = None
-    for leaves in LEAVES:
-        model = lightgbm.train(
-            {**PARAMETERS, "num_leaves": leaves, "seed": seed},
-            sets[0],
-            num_boost_round=3000,
-            valid_sets=[sets[1]],
-            callbacks=[lightgbm.early_stopping(50, verbose=False)],
-        )
-        loss = model.best_score["valid_0"]["binary_logloss"]
-        if best is None or loss < best[0]:
-            best = (loss, leaves, model)
-    _, leaves, model = best
-    scores: Floats = model.predict(exposure_features(data, builder, rows), num_iteration=model.best_iteration)
-    return TreeScores(scores=scores, num_leaves=leaves, num_trees=model.best_iteration)
+
+    def __init__(self, manifest: Manifest, *, seed: int = 0):
+        self.lightgbm = import_lightgbm()
+        self.split, self.spec, self.seed = manifest.split, manifest.spec, seed
+        self.tasks = [task for task in self.spec.tasks if task.kind == "binary"]
+        counts = manifest.counts
+        self.sizes = {"train": counts.train.exposures, "valid": counts.valid.exposures}
+        self.rows: dict[str, list[TreeRows]] = {"train": [], "valid": []}
+        self.models: dict[str, Any] = {}
+
+    def add(self, data: PreparedData, builder: SequenceBuilder) -> None:
+        """A pool to learn from."""
+        t = data.timelines
+        for part, rows in self.rows.items():
+            begin, end = self.split.times(part)
+            assert end is not None  # only the test part may end with the log
+            chosen = t.target & (builder.request_time < end)
+            if begin is not None:
+                chosen &= builder.request_time >= begin
+            kept = self._sampled(t, builder, np.flatnonzero(chosen), MAX_ROWS / max(self.sizes[part], 1))
+            rows.append(
+                TreeRows(
+                    features=exposure_features(data, builder, kept),
+                    labels={task.name: t.tasks[task.name][kept] for task in self.tasks},
+                    weights={task.name: metric_weights(t, task, kept) for task in self.tasks},
+                )
+            )
+
+    def _sampled(
+        self, t: Timelines, builder: SequenceBuilder, rows: NDArray[np.int64], rate: float
+    ) -> NDArray[np.int64]:
+        if rate >= 1:
+            return rows
+        user = builder.user_of_row[rows]
+        seed = np.full(len(rows), self.seed)
+        draw = hashed(seed, t.users[user].astype(np.int64), rows - t.offsets[user])
+        return rows[draw < np.uint64(int(rate * 2**64))]
+
+    @property
+    def sampled(self) -> str:
+        """What was left out, to be said beside the figures; empty: nothing."""
+        size, learned = self.sizes["train"], sum(len(rows.features) for rows in self.rows["train"])
+        if max(self.sizes.values()) <= MAX_ROWS:
+            return ""
+        return f"trees learn from a sample: {learned:,} of {size:,} training exposures"
+
+    def fit(self) -> None:
+        """Learn from what was added. A task that has one class only gets no trees."""
+        categorical = list(range(_num_categorical(self.spec)))
+        for task in self.tasks:
+            parts = [_known(rows, task.name) for rows in self.rows.values()]
+            if any(len(np.unique(label)) < 2 for _, label, _ in parts):
+                continue
+            sets = [
+                self.lightgbm.Dataset(features, label, weight=weight, categorical_feature=categorical)
+                for features, label, weight in parts
+            ]
+            self.models[task.name] = self._best(*sets)
+
+    def _best(self, training: Any, validation: Any) -> Any:
+        best: Any = None
+        for leaves in LEAVES:
+            model = self.lightgbm.train(
+                {**PARAMETERS, "num_leaves": leaves, "seed": self.seed},
+                training,
+                num_boost_round=3000,
+                valid_sets=[validation],
+                callbacks=[self.lightgbm.early_stopping(50, verbose=False)],
+            )
+            loss = model.best_score["valid_0"]["binary_logloss"]
+            if best is None or loss < best[0]:
+                best = (loss, model)
+        return best[1]
+
+    def scores(self, data: PreparedData, builder: SequenceBuilder, rows: NDArray[np.int64]) -> dict[str, Floats]:
+        """(rows) predicted probabilities of the rows of a pool, per task with trees."""
+        features = exposure_features(data, builder, rows)
+        if not len(rows):
+            return {name: np.zeros(0) for name in self.models}
+        return {
+            name: model.predict(features, num_iteration=model.best_iteration) for name, model in self.models.items()
+        }
+
+
+def _known(pools: Sequence[TreeRows], task: str) -> tuple[NDArray[np.float32], NDArray[np.int8], Floats | None]:
+    """Features, labels and weights of the exposures whose label is known."""
+    label = np.concatenate([rows.labels[task] for rows in pools])
+    weights = [weight for rows in pools if (weight := rows.weights[task]) is not None]
+    known = label >= 0
+    weight = np.concatenate(weights)[known] if weights else None
+    return np.concatenate([rows.features for rows in pools])[known], label[known], weight
 
 
 def exposure_features(data: PreparedData, builder: SequenceBuilder, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -117,8 +172,11 @@ def exposure_features(data: PreparedData, builder: SequenceBuilder, rows: NDArra
 
 def categorical_columns(data: PreparedData) -> list[int]:
     """Numbers of the categorical columns of `exposure_features`."""
-    kinds = [f.kind for f in data.manifest.spec.features if f.name not in ("item_id", "user_id")]
-    return list(range(kinds.count("categorical")))
+    return list(range(_num_categorical(data.manifest.spec)))
+
+
+def _num_categorical(spec: DataSpec) -> int:
+    return sum(f.kind == "categorical" and f.name not in ("item_id", "user_id") for f in spec.features)
 
 
 def import_lightgbm() -> ModuleType:

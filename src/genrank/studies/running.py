@@ -9,25 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 
 from genrank.artifacts.bundle import load_bundle
-from genrank.data.loader import Loader, LoaderConfig
-from genrank.data.pools import StoredData
-from genrank.data.prepared import PreparedData
-from genrank.data.sequence import SequenceBuilder, SequenceConfig
+from genrank.data.loader import LoaderConfig
+from genrank.data.manifest import Manifest
+from genrank.data.pools import StoredData, StoredPart
+from genrank.data.sequence import SequenceConfig
 from genrank.documents import read_json_lines
 from genrank.errors import BundleError, GenRankError, InputError, Interrupted
-from genrank.evaluation.predictions import Predictions
-from genrank.evaluation.trees import tree_baseline
 from genrank.models.ranker import Ranker
 from genrank.retrieval.retriever import Retriever
-from genrank.runs.evaluate_ranking import count_baselines, evaluation_sequence
+from genrank.runs.evaluate_ranking import add_trees, evaluation_sequence, predicted_with_baselines
 from genrank.runs.evaluate_retrieval import located
-from genrank.runs.predict import predict, predictions_of
 from genrank.runs.run_config import RunConfig
+from genrank.runs.run_data import evaluation_loading
 from genrank.runs.selection import Figure
 from genrank.runs.selection import choices as selections
 from genrank.runs.train import configure_torch, start_run, train
@@ -68,20 +65,21 @@ def _run(cell: Cell, data: Path, workplace: Path, threads: int) -> dict[str, Any
     seconds = time.monotonic() - began
     bundle, device = load_bundle(workplace), configure_torch(config)
     model: Ranker | Retriever
+    stored = StoredData.open(data, days=config.days, at_once=config.evaluation_leaks and not config.model.retrieves)
     if config.model.retrieves:
-        model, stored = bundle.retriever(device), StoredData.open(data, days=config.days)
+        model = bundle.retriever(device)
         judged = {
             "test": judge_retrieval(located(model, stored, config, "test")[0]),
             "valid": _best(workplace, config, stored.manifest.spec),
         }
         curve = _curve(workplace, {RETRIEVAL[0]: RETRIEVAL[0]})
     else:
-        prepared = PreparedData.load(data, config.days).at_once(config.evaluation_leaks)
-        model, task = bundle.model(device), first_binary(prepared)
-        predictions = _predict(model, prepared, config)
+        model, task = bundle.model(device), first_binary(stored.manifest)
+        part = _test_part(stored, config, evaluation_sequence(config))
+        predictions, _ = predicted_with_baselines(model, part)
         judged = {
             "test": judge(predictions, task, predictions.scores[task]),
-            "valid": _validation(workplace, task, config, prepared.manifest.spec),
+            "valid": _validation(workplace, task, config, stored.manifest.spec),
         }
         curve = _curve(workplace, {"auc": f"auc/{task}"})
     return {
@@ -93,10 +91,10 @@ def _run(cell: Cell, data: Path, workplace: Path, threads: int) -> dict[str, Any
     }
 
 
-def _predict(model: Ranker, data: PreparedData, config: RunConfig) -> Predictions:
-    builder = data.builder(evaluation_sequence(config), config.model.search)
-    loading = LoaderConfig(batch_tokens=config.evaluation.batch_tokens, shuffle=False)
-    return predict(model, Loader(builder, data.part(builder, "test"), loading), data)
+def _test_part(stored: StoredData, config: RunConfig, sequence: SequenceConfig) -> StoredPart:
+    return StoredPart(
+        data=stored, part="test", sequence=sequence, search=config.model.search, loading=evaluation_loading(config)
+    )
 
 
 def _validation(run: Path, task: str, config: RunConfig, spec: DataSpec) -> dict[str, float | None]:
@@ -140,26 +138,24 @@ def _validations(run: Path) -> list[dict[str, Any]]:
 def _classical(cell: Cell, data: Path) -> dict[str, Any]:
     """Figures of trees or of a count-based baseline, on the same exposures as those of the runs."""
     began = time.monotonic()
-    prepared = PreparedData.load(data)
-    builder = prepared.builder(SequenceConfig(grouping="user"))
-    predictions, task = _empty(builder, prepared), first_binary(prepared)
+    stored = StoredData.open(data)
+    part = StoredPart(data=stored, part="test", sequence=SequenceConfig(grouping="user"), loading=LoaderConfig())
+    predictions, baselines = predicted_with_baselines(None, part)
+    task = first_binary(stored.manifest)
+    assert cell.classical is not None
+    about: dict[str, Any] = {}
     if cell.classical == "trees":
-        spec = next(each for each in prepared.manifest.spec.tasks if each.name == task)
-        found = tree_baseline(prepared, builder, spec, rows=predictions.exposure, seed=cell.seed)
-        if found is None:
+        trees = add_trees(baselines, part, cell.seed)
+        if task not in trees.models:
             raise GenRankError(f"{task} has one class only in the training or the validation part")
-        scores, about = found.scores, {"leaves": found.num_leaves, "trees": found.num_trees}
-    else:
-        assert cell.classical is not None
-        scores, about = count_baselines(prepared, builder, predictions)[task][cell.classical], {}
+        model = trees.models[task]
+        about = {"leaves": model.params["num_leaves"], "trees": model.best_iteration}
+        if trees.sampled:
+            about["sampled"] = trees.sampled
+    scores = baselines[task][cell.classical]
     return {"test": judge(predictions, task, scores), "seconds": round(time.monotonic() - began, 2), **about}
 
 
-def _empty(builder: SequenceBuilder, data: PreparedData) -> Predictions:
-    """The test part without any model's scores."""
-    return predictions_of(np.sort(data.part(builder, "test").candidates), {}, builder, data)
-
-
-def first_binary(data: PreparedData) -> str:
+def first_binary(manifest: Manifest) -> str:
     """The task by which studies compare rankers."""
-    return next(task.name for task in data.manifest.spec.tasks if task.kind == "binary")
+    return next(task.name for task in manifest.spec.tasks if task.kind == "binary")
