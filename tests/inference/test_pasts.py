@@ -1,5 +1,6 @@
 """Histories read from disk user by user are those in memory, whatever becomes of the folder meanwhile."""
 
+import re
 import shutil
 import tarfile
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from genrank.data import user_timelines
 from genrank.data.manifest import Manifest
 from genrank.data.timeline_files import load_timelines, users_of
 from genrank.data.timelines import Timelines
-from genrank.errors import DataError
+from genrank.errors import DataError, OutputError
 from genrank.inference import collected
 from genrank.inference.pasts import Past, PastInMemory, PastLimits, PastOnDisk, open_past
 from genrank.log_settings import HistorySettings
@@ -126,6 +127,18 @@ def test_collected_users_are_the_same_as_those_read_one_by_one(
         assert_same(memory, disk, range(num_users(folder) + 3))
     assert_same(memory, disk, range(num_users(folder) + 3))
     assert set(tmp_path.iterdir()) == before
+
+
+def test_no_room_for_collected_users_is_said(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collected, "FEW", 0)
+    full = Path("/dev/full").open("wb")  # noqa: SIM115  # the code closes it
+    monkeypatch.setattr(collected.tempfile, "TemporaryFile", lambda **_: full)
+    disk = PastOnDisk(folder, spec_of(folder))
+    said = re.escape(f"{tmp_path}: no temporary file of histories can be written (No space left on device)")
+    with pytest.raises(OutputError, match=said), disk.collected(np.arange(1, 9), scratch=tmp_path):
+        pass
+    assert full.closed
+    assert disk.of(1).num_exposures
 
 
 def test_every_bucket_is_read_once_for_collected_users(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from genrank.artifacts.bundle import load_bundle
+from genrank.data.tables import FeatureTable
+from genrank.inference import collected
 from genrank.inference.catalogue import Item
 from genrank.inference.pasts import PastInMemory, PastOnDisk
 from genrank.inference.sqlite_store import SQLiteStore
@@ -86,3 +88,23 @@ def test_rankings_retrievals_and_recommendations_are_equal(both: tuple[Services,
         services.ranking.catch_up()
         services.retrieval.catch_up()
     assert_alike(both)
+
+
+def test_rankings_with_window_statistics_are_equal(counted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that finds events in its store looks which of them the prepared log has already."""
+    monkeypatch.setattr(collected, "FEW", 0)
+    bundle = load_bundle(counted)
+    users = FeatureTable.load(Path(bundle.config.data), "user", bundle.manifest.spec).ids.to_pylist()[1:9]
+    time = bundle.manifest.split.last_time + 100
+    scores = []
+    for options in (ServiceOptions(deadline=60.0), ServiceOptions(deadline=60.0, max_exposures=0)):
+        store = SQLiteStore(":memory:")
+        store.append([Event(user=user, item="i0000003", time=time - 7, actions={"click": True}) for user in users])
+        service = RankingService(bundle, store=store, options=options)
+        items = tuple(f"i{number:07d}" for number in range(1, 20))
+        queries = [PipelineQuery(user=user, time=time, candidates=items) for user in (*users, "nobody")]
+        scores.append([service.rank(query).result(60) for query in queries])
+        service.stop()
+    for one, other in zip(*scores, strict=True):
+        assert one.places == other.places
+    assert len({place.value for answer in scores[0] for place in answer.places}) > 50

@@ -1,9 +1,10 @@
 """Timelines of some users of a prepared folder, collected bucket by bucket into one file for access in any order."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,20 +12,19 @@ from numpy.typing import NDArray
 from genrank.batch import map_arrays
 from genrank.data.timelines import Timelines
 from genrank.data.user_timelines import UserTimelines
+from genrank.errors import OutputError
 
 Ints = NDArray[np.int64]
 FEW = 32  # users of a bucket that take no longer to read one by one than the whole bucket does; ours
 
 
 class CollectedTimelines:
-    """In a temporary file, which is mapped into memory and goes when the `with` block ends."""
+    """In a file that is mapped into memory; see `collected`."""
 
-    def __init__(self, timelines: UserTimelines, rows: Ints, *, scratch: Path | None = None):
-        """rows: of users.parquet, in any order; not collected where there are few in their bucket. scratch: a folder
-        for the file; None: the system's. DataError, OSError."""
-        self.num_buckets = timelines.num_buckets
-        self._file: Any = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  # closed by __exit__
-        self._of_bucket: dict[int, Timelines] = {}
+    def __init__(self, timelines: UserTimelines, rows: Ints, file: IO[bytes]):
+        """rows: of users.parquet, in any order; not collected where there are few in their bucket. DataError,
+        OSError."""
+        self.num_buckets, self._file, self._of_bucket = timelines.num_buckets, file, dict[int, Timelines]()
         for bucket in range(self.num_buckets):
             wanted = rows[rows % self.num_buckets == bucket]
             if len(wanted) > FEW:
@@ -40,13 +40,6 @@ class CollectedTimelines:
         copied: Timelines = map_arrays(found.of_user(index), np.array)  # which outlives the file
         return copied
 
-    def __enter__(self) -> "CollectedTimelines":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, found: BaseException | None, at: TracebackType | None) -> None:
-        self._of_bucket.clear()
-        self._file.close()
-
     def _stored(self, column: NDArray[Any]) -> NDArray[Any]:
         """The array, in the file."""
         if not column.size:
@@ -55,3 +48,26 @@ class CollectedTimelines:
         self._file.write(np.ascontiguousarray(column).data)
         self._file.flush()
         return np.memmap(self._file, column.dtype, mode="r", offset=begin, shape=column.shape)
+
+
+@contextmanager
+def collected(timelines: UserTimelines, rows: Ints, *, scratch: Path | None = None) -> Iterator[CollectedTimelines]:
+    """The users' timelines in a temporary file without a name, which goes when the block ends.
+
+    scratch: a folder for the file; None: the system's. DataError, and OutputError where there is no room.
+    """
+    folder = scratch or Path(tempfile.gettempdir())
+    file: IO[bytes] | None = None
+    try:
+        try:
+            file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # closed below, also where it can't be flushed
+            found = CollectedTimelines(timelines, rows, file)
+        except OSError as problem:
+            raise OutputError(
+                f"{folder}: no temporary file of histories can be written ({problem.strerror}); make room there"
+            ) from None
+        yield found
+    finally:
+        if file is not None:
+            with suppress(OSError):
+                file.close()

@@ -17,7 +17,7 @@ from genrank.data.timeline_files import load_timelines
 from genrank.data.timelines import Timelines
 from genrank.data.user_timelines import UserTimelines
 from genrank.inference.cache import ByteBudgetCache
-from genrank.inference.collected import CollectedTimelines
+from genrank.inference.collected import CollectedTimelines, collected
 from genrank.inference.sizes import entry_bytes
 from genrank.schema import DataSpec
 
@@ -90,10 +90,11 @@ class PastOnDisk:
     def collected(self, rows: Ints, *, scratch: Path | None = None) -> Iterator[None]:
         """Within the block these users are read from a temporary file, for which every bucket was read once at most.
 
-        scratch: a folder for the file, which has the users' timelines uncompressed; None: the system's.
+        scratch: a folder for the file, which has the users' timelines uncompressed; None: the system's. OutputError
+        where there is no room.
         """
-        with CollectedTimelines(self.timelines, rows, scratch=scratch) as collected:
-            self._collected = collected
+        with collected(self.timelines, rows, scratch=scratch) as found:
+            self._collected = found
             try:
                 yield
             finally:
