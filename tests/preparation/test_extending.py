@@ -123,6 +123,18 @@ def test_rows_that_come_late_are_where_they_would_have_been(tmp_path: Path) -> N
     assert grown.manifest.late_actions == whole.manifest.late_actions
 
 
+def test_a_day_has_three_parts_at_most_as_later_rows_come_too_late(tmp_path: Path) -> None:
+    log = random_log(1)
+    day, row = (np.array(log["time"]) - START) // DAY, np.arange(len(log["time"]))
+    comes = np.where(
+        day == 2, 2 + row % 4, np.maximum(day, 2)
+    )  # rows of the third day with each of the next three, too
+    made = in_steps(tmp_path, [rows_where(log, comes == when) for when in range(2, 6)])
+    parts = [path.name for path in (made.folder / "timelines" / "day=2019-04-16").rglob("*.parquet")]
+    assert set(parts) == {"part-0.parquet", "part-1.parquet", "part-2.parquet"}
+    assert made.manifest.dropped["late"] == ((day == 2) & (row % 4 == 3)).sum()
+
+
 def test_rows_that_come_too_late_are_dropped_and_counted(
     grown_from: Path, two_parts: tuple[Path, list[dict[str, list[Any]]]], tmp_path: Path
 ) -> None:
