@@ -32,16 +32,21 @@ ANEW = "anew on all days"
 
 def warm_starts(recipe: str) -> dict[str, tuple[int, list[str]]]:
     """By name the number of last days that a warm start learns, and its settings."""
-    config = recipe_named(recipe).training
-    as_from_scratch = [f"training.epochs={config.epochs}", f"training.learning_rate={config.learning_rate}"]
+    config, batch_tokens = recipe_named(recipe).training, recipe_named(recipe).loader.batch_tokens
+    rate = f"training.learning_rate={config.learning_rate}"
+    history = "sequence.loss_on_history=true"
     return {
         "as by default": (1, []),
         "two epochs": (1, ["training.epochs=2"]),
-        "learning rate and epochs of the recipe": (1, as_from_scratch),
+        "learning rate and epochs of the recipe": (1, [rate, f"training.epochs={config.epochs}"]),
         "a third of its learning rate": (1, [f"training.learning_rate={config.learning_rate / 3}"]),
         "a 30th of its learning rate": (1, [f"training.learning_rate={config.learning_rate / 30}"]),
         "without warm-up": (1, ["training.warmup=0"]),
         "and the two days before": (3, []),
+        "batches twice as large": (1, [f"loader.batch_tokens={2 * batch_tokens}"]),
+        "loss on the history too": (1, [history]),
+        "and at the learning rate of the recipe": (1, [history, rate]),
+        "and at a third of it": (1, [history, f"training.learning_rate={config.learning_rate / 3}"]),
         "new rows fresh": (1, ["warm_start.new_rows=fresh"]),
         "new rows by content": (1, ["warm_start.new_rows=content"]),
     }
