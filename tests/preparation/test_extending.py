@@ -18,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import genrank
+from amounts import examples
 from exposure_logs import CLICK, Prepared, prepare_log
 from genrank.cli import main
 from genrank.data.manifest import Manifest
@@ -54,8 +55,9 @@ def in_steps(folder: Path, parts: Sequence[dict[str, list[Any]]], schema: LogSch
     return Prepared(made.folder, manifest)
 
 
-@settings(max_examples=12)
-@given(st.integers(0, 10_000), st.sets(st.integers(3, 5), min_size=1))
+@examples(20, 3)
+@example(seed=5, cuts={3, 4, 5})
+@given(seed=st.integers(0, 10_000), cuts=st.sets(st.integers(3, 5), min_size=1))
 def test_days_added_one_after_the_other_are_the_bytes_of_all_at_once(
     tmp_path_factory: pytest.TempPathFactory, seed: int, cuts: set[int]
 ) -> None:
