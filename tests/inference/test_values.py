@@ -97,17 +97,21 @@ def test_items_that_changed_or_came_have_their_own_features_the_others_those_giv
 ) -> None:
     given = {name: catalogue.table.features[name] for name in ("topic", "labels")}
     given["topic"] = given["topic"] + 10  # of a table that knows more values
-    assert catalogue.over(given)["topic"].tolist() == given["topic"].tolist()
+    code_of = {name: np.arange(100, dtype=np.int32)[::-1] for name in given}
+    assert catalogue.over(given, code_of)["topic"].tolist() == given["topic"].tolist()
     known = catalogue.table.ids.to_pylist()[3]
     catalogue.put([Item(id=known, features={"topic": 1, "labels": [0.5]}), Item(id="new", features={"topic": 2})])
-    found, here = catalogue.over(given), catalogue.table.features
+    found, here = catalogue.over(given, code_of), catalogue.table.features
     rows = [3, len(catalogue.table) - 1]
     others = np.setdiff1d(np.arange(len(catalogue.table)), rows)
     assert (here["topic"][rows] > 0).all()
-    assert found["topic"][rows].tolist() == here["topic"][rows].tolist()
+    assert found["topic"][rows].tolist() == code_of["topic"][here["topic"][rows]].tolist()
     assert found["topic"][others].tolist() == given["topic"][others].tolist()
-    assert found["labels"].values.tolist() == here["labels"].values.tolist()
-    assert found["labels"].offsets.tolist() == here["labels"].offsets.tolist()
+    labels = here["labels"]
+    changed = np.isin(np.repeat(np.arange(len(catalogue.table)), np.diff(labels.offsets)), rows)
+    codes = np.where(changed, code_of["labels"][labels.values], labels.values)
+    assert found["labels"].values.tolist() == codes.tolist()
+    assert found["labels"].offsets.tolist() == labels.offsets.tolist()
 
 
 def test_what_is_stored_and_cannot_be_read_is_left_out_and_named(
