@@ -1,8 +1,11 @@
 """The window statistics of a service: what the log has already counts once, and new items count by their features."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import growing_logs
@@ -16,6 +19,8 @@ from genrank.inference.histories import Histories
 from genrank.inference.pasts import PastInMemory
 from genrank.inference.served_statistics import ServedStatistics
 from genrank.inference.store import Change, Event
+from genrank.preparation.extending import extend
+from genrank.preparation.sources.files import files
 from growing_logs import DAY, OPTIONS, START
 
 
@@ -24,8 +29,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return prepare_log(tmp_path_factory.mktemp("served"), random_log(3), schema(request=True, gap=60))
 
 
-@pytest.fixture
-def histories(prepared: Prepared) -> Histories:
+def histories_of(prepared: Prepared) -> Histories:
     data, manifest = PreparedData.load(prepared.folder), prepared.manifest
     return Histories(
         prepared.folder,
@@ -34,6 +38,11 @@ def histories(prepared: Prepared) -> Histories:
         catalogue=Catalogue(data.items, prepared.folder, manifest),
         users=data.users,
     )
+
+
+@pytest.fixture
+def histories(prepared: Prepared) -> Histories:
+    return histories_of(prepared)
 
 
 def served(prepared: Prepared, histories: Histories, *events: Event) -> ServedStatistics:
@@ -79,15 +88,7 @@ def test_an_item_that_comes_later_has_the_statistics_of_its_author(prepared: Pre
 def days(tmp_path_factory: pytest.TempPathFactory) -> tuple[Prepared, Histories]:
     """Six days, of which totals answer for the last three."""
     prepared = prepare_log(tmp_path_factory.mktemp("days"), growing_logs.random_log(3), growing_logs.SCHEMA, OPTIONS)
-    data, manifest = PreparedData.load(prepared.folder), prepared.manifest
-    histories = Histories(
-        prepared.folder,
-        manifest,
-        past=PastInMemory(prepared.folder, manifest.spec),
-        catalogue=Catalogue(data.items, prepared.folder, manifest),
-        users=data.users,
-    )
-    return prepared, histories
+    return prepared, histories_of(prepared)
 
 
 @pytest.mark.parametrize("early", [False, True])
@@ -126,6 +127,20 @@ def test_a_question_from_before_the_totals_has_the_whole_log_read_once(days: tup
     assert whole.past is None
     statistics.answers("u1", np.arange(3), START + DAY)
     assert statistics.live.log is whole
+
+
+def test_days_that_are_added_while_a_service_runs_do_not_count(tmp_path: Path) -> None:
+    first, more = growing_logs.by_days(growing_logs.random_log(3), [4])
+    prepared = prepare_log(tmp_path, first, growing_logs.SCHEMA, OPTIONS)
+    histories = histories_of(prepared)
+    before, after = served(prepared, histories), served(prepared, histories)
+    early, late, items = START + DAY // 2, START + 9 * DAY, np.arange(4)
+    expected = [before.answers("u1", items, time).tobytes() for time in (early, late)]
+    assert before.live.log.past is None
+    pq.write_table(pa.table(more), tmp_path / "more.parquet")
+    extend(files([tmp_path / "more.parquet"], schema=growing_logs.SCHEMA), prepared.folder, options=OPTIONS)
+    assert [after.answers("u1", items, time).tobytes() for time in (early, late)] == expected
+    assert after.live.log.past is None
 
 
 def test_totals_that_were_counted_otherwise_are_not_used(days: tuple[Prepared, Histories]) -> None:

@@ -21,6 +21,7 @@ from genrank.inference.names import NameNumbers
 from genrank.inference.store import Change, Event
 
 Ints = NDArray[np.int64]
+DAY = 86_400  # seconds
 
 
 class ServedStatistics:
@@ -46,10 +47,11 @@ class ServedStatistics:
         self._codes = codes_of_indices(folder, manifest.schema)
         self._known_items = histories.catalogue.version
         self._folder, self._manifest, self._until, self._lock = folder, manifest, until, threading.Lock()
+        self._end = (Manifest.load(folder).layout.last_day + 1) * DAY  # days that are added later aren't counted
         past = PastCounts.open(folder, manifest) if until is None else None
         if past is not None and self._fresh is not None and self._fresh.request_time.min() < past.until:
             past = None
-        self.live = LiveStatistics(self._whole_log() if past is None else self._recent(past))
+        self.live = LiveStatistics(self._whole_log(until) if past is None else self._recent(past))
 
     def _recent(self, past: PastCounts) -> WindowStatistics:
         """Of the folder's totals and the fresh events."""
@@ -57,9 +59,9 @@ class ServedStatistics:
         rates = self._manifest.base_rates
         return WindowStatistics(self.schema, fresh, rates=rates, item_features=self._features(), past=past)
 
-    def _whole_log(self) -> WindowStatistics:
-        """Of all events, for questions of any time."""
-        log = load_events(self._folder, self._manifest, until=self._until)
+    def _whole_log(self, until: int | None) -> WindowStatistics:
+        """Of all events before `until` (seconds) if given, for questions of any time."""
+        log = load_events(self._folder, self._manifest, until=until)
         log = log if self._fresh is None else log.joined(self._fresh)
         return WindowStatistics(self.schema, log, rates=self._manifest.base_rates, item_features=self._features())
 
@@ -67,7 +69,7 @@ class ServedStatistics:
         """Read the whole log, once, if a time (seconds) is before those that its totals answer."""
         past = self.live.log.past
         if past is not None and time < past.until:
-            self.live = self.live.over(self._whole_log())
+            self.live = self.live.over(self._whole_log(self._end))
 
     def answers(self, user: str, items: Ints, time: int) -> NDArray[np.float16]:
         """(C, S) statistics of candidates at one time."""
