@@ -83,18 +83,18 @@ class RequestIndex:
         moment = user * span + time - begin
         end = np.searchsorted(user_of_row * span + known - begin, moment)
         by_known = np.sort(first_row)
-        of_earlier_users = np.searchsorted(by_known, starts[user])
-        num_known = np.searchsorted(by_known, end)
+        of_earlier_users = np.searchsorted(by_known, starts[:-1])  # per user
+        num_known = np.searchsorted(by_known, end) - of_earlier_users[user]
         latest = np.maximum.accumulate(moment[np.argsort(first_row)])
-        previous = latest[np.maximum(num_known - 1, 0)] - user * span + begin
+        previous = latest[np.maximum(num_known + of_earlier_users[user] - 1, 0)] - user * span + begin
         is_first = np.zeros(len(key), bool)
         is_first[first_row] = True
         if t.request_time is None:
             self.request_time[rows] = time[key]
         self.visible_end[rows] = (end + rows.start)[key]
-        self.request_index[rows] = (num_known - of_earlier_users)[key]
-        self.gap[rows] = np.where(num_known > of_earlier_users, time - previous, -1)[key]
-        self.requests_before[rows] = np.cumsum(is_first) - 1 - np.searchsorted(by_known, starts[user_of_row])
+        self.request_index[rows] = num_known[key]
+        self.gap[rows] = np.where(num_known > 0, time - previous, -1)[key]
+        self.requests_before[rows] = np.cumsum(is_first) - 1 - of_earlier_users[user_of_row]
 
 
 def _order(user: Ints, value: NDArray[Any]) -> Ints:
