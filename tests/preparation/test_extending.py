@@ -173,6 +173,22 @@ def test_a_click_that_is_logged_later_counts_in_place_of_the_exposure_without_on
     assert grown.manifest.counts == whole.manifest.counts
 
 
+def test_a_late_row_of_a_request_that_began_days_before_is_refused_where_statistics_count(tmp_path: Path) -> None:
+    log = random_log(7)
+    old, new = by_days(log, [3])
+    times = range(START - DAY, START + 3 * DAY - 900, 1500)  # four days without a gap of half an hour
+    long = {name: [values[0]] * len(times) for name, values in old.items()} | {"time": list(times)}
+    long |= {"user": ["endless"] * len(times), "request": ["r"] * len(times)}
+    made = prepare_log(tmp_path, {name: old[name] + long[name] for name in old}, SCHEMA, OPTIONS)
+    late = {name: [values[-1]] for name, values in long.items()} | {"time": [START + 3 * DAY - 600]}
+    before = made.bytes()
+    with pytest.raises(
+        LogError, match=r"^statistics: 1 late exposures belong to requests that began before .* days again$"
+    ):
+        grow(tmp_path / "more", made.folder, {name: late[name] + new[name] for name in new})
+    assert made.bytes() == before
+
+
 def test_values_that_came_after_the_training_part_have_statistics(tmp_path: Path) -> None:
     log = random_log(8)
     log["topic"] = [f"of {item}" for item in log["item"]]  # so a new item has a new topic

@@ -25,6 +25,7 @@ from genrank.data.counting import EventCounts, Ints
 from genrank.data.event_totals import EventTotals
 from genrank.data.statistics import ITEM, USER, Entity, Events, Formulas, Halves, counted_values, statistics_entities
 from genrank.data.window_statistics import WindowStatistics, entity_keys, repeated
+from genrank.errors import LogError
 from genrank.preparation.key_partitions import KeyPartitions
 from genrank.schema import LogSchema
 
@@ -64,8 +65,10 @@ class PartitionedStatistics:
     def add(self, bucket: int, events: Events) -> None:
         """A bucket's exposures; buckets are numbered from 0."""
         if self.past is not None and len(events.time) and events.request_time.min() < self.past.until:
-            raise ValueError(
-                f"a request at {events.request_time.min()} is before {self.past.until}, which ends the past"
+            number = int((events.request_time < self.past.until).sum())
+            raise LogError(
+                f"statistics: {number:,} late exposures belong to requests that began before those of which statistics "
+                "can be counted; add later rows only, by --late, or prepare all days again"
             )
         residuals = self._statistics(events).residuals_by_user(self._past(USER, bucket))
         values = counted_values(events, self.formulas.tasks, residuals)
