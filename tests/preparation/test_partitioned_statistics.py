@@ -19,7 +19,7 @@ from amounts import examples
 from counted_logs import RATES, random_events, random_item_features, schema
 from genrank.data.event_totals import EventTotals
 from genrank.data.statistics import Events, statistics_columns
-from genrank.errors import DataError
+from genrank.errors import DataError, LogError
 from genrank.preparation import key_partitions
 from genrank.preparation.admission import DAY
 from genrank.preparation.buckets import Buckets
@@ -209,7 +209,7 @@ def test_requests_before_the_past_ends_are_refused(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     log = random_events(random, 90)
     past = EventTotals.of(SCHEMA, tmp_path / "totals", until=2**40, num_partitions=1, rates=RATES)
-    with pytest.raises(ValueError, match=f"is before {2**40}"):
+    with pytest.raises(LogError, match="90 late exposures belong to requests that began before"):
         counted(tmp_path / "counts", log, random_item_features(random), 1, num_partitions=1, past=past)
 
 
