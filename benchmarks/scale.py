@@ -3,10 +3,9 @@
 python benchmarks/prepare.py --exposures 5000000 --json >> points.jsonl      # and more sizes
 python benchmarks/scale.py points.jsonl [--exposures N --users U] [--json]
 
-Points with and without statistics have a model each. CPU seconds, bytes on disk and peak memory are each a constant, a
-part per exposure and a part per user; memory's part per exposure is of the largest bucket, not of the log. The parts
-are not negative, and are fitted to relative errors. Seconds by the clock are CPU seconds by the cores that were busy at
-the largest point.
+Points with and without statistics have a model each. CPU seconds and bytes on disk are each a constant, a part per
+exposure and a part per user. The parts are not negative, and are fitted to relative errors. Seconds by the clock are
+CPU seconds by the cores that were busy at the largest point. `scale_points.jsonl` has the points of docs/scale.md.
 """
 
 import argparse
@@ -18,24 +17,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genrank.preparation.buckets import choose_num_buckets
-
 Point = dict[str, Any]
 PARTS = ("constant", "per exposure", "per user")
-FITTED = ("cpu_seconds", "prepared_mib", "peak_memory_gib")
+FITTED = ("cpu_seconds", "prepared_mib")
 
 
-def sizes(point: Point, what: str) -> NDArray[np.float64]:
+def sizes(point: Point) -> NDArray[np.float64]:
     """What a cost is proportional to."""
-    exposures = point["exposures"]
-    if what == "peak_memory_gib":
-        exposures /= choose_num_buckets(exposures)
-    return np.array([1.0, exposures, point["users"]])
+    return np.array([1.0, point["exposures"], point["users"]])
 
 
 def fit(points: list[Point], what: str) -> NDArray[np.float64]:
     """The cost per unit of each of `PARTS`: of all subsets of them that fit without a negative one, the best."""
-    x = np.stack([sizes(point, what) for point in points])
+    x = np.stack([sizes(point) for point in points])
     y = np.array([point[what] for point in points], np.float64)
     best, error = np.zeros(len(PARTS)), np.inf
     for kept in itertools.product((False, True), repeat=len(PARTS)):
@@ -72,14 +66,12 @@ def main() -> None:
         for what in FITTED:
             costs = fit(group, what)
             errors = {
-                f"{point['exposures']:,} of {point['users']:,}": round(
-                    float(sizes(point, what) @ costs) / point[what], 3
-                )
+                f"{point['exposures']:,} of {point['users']:,}": round(float(sizes(point) @ costs) / point[what], 3)
                 for point in group
             }
             found[name][what] = {
                 **{part: float(f"{cost:.3g}") for part, cost in zip(PARTS, costs, strict=True)},
-                "predicted": round(float(sizes(wanted, what) @ costs), 1),
+                "predicted": round(float(sizes(wanted) @ costs), 1),
                 "modelled / measured": errors,
             }
     if arguments.json:
